@@ -7,7 +7,7 @@ $(error this is GNU make $(MAKE_VERSION); 4 or newer is needed, on macOS `brew i
 endif
 .ONESHELL:
 .PHONY: setup doctor data train export encode bench evaluate register promote refresh retrain rollback prune history serve \
-        serve-http status search loadtest gatewaytest swaptest filtertest livetest remotetest demo ui serve-mlflow test test-all \
+        serve-http status search loadtest gatewaytest swaptest filtertest livetest remotetest looptest demo ui serve-mlflow test test-all \
         test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos docs notebooks clean help
 
 PYTHON ?= python3
@@ -222,6 +222,10 @@ status: setup ## which bundles the server on PORT serves, what waits to be serve
 gatewaytest: setup ## the gateway under load, beside gRPC; BUNDLE= ROUNDS= SECONDS=
 	@$(call run,tests.load gatewaytest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)))
+
+looptest: setup ## the loop of events, retraining and release with made viewers of MovieLens: ROUNDS=10 VISITS=3 BAD=10
+	@$(call run,tests.load looptest,$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(VISITS),--visits $(VISITS)) \
+	  $(if $(BAD),--bad $(BAD)))
 
 swaptest: setup ## two bundles swapped to and fro under load, every answer checked; BUNDLE= OTHER= SECONDS=60 SWAPS=10
 	@$(call run,tests.load swaptest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \

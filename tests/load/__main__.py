@@ -1,6 +1,6 @@
 """`python -m tests.load COMMAND`: the service under load; each command has --help.
 
-The commands are loadtest, swaptest, filtertest, livetest, gatewaytest and remotetest.
+The commands are loadtest, swaptest, filtertest, livetest, gatewaytest, remotetest and looptest.
 """
 
 from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[ArgumentParser], None]]] = {
         options.add_remote_arguments,
     ),
     "gatewaytest": ("measure_gateway", "Measure the gateway beside gRPC.", options.add_rounds_arguments),
+    "looptest": ("measure_loop", "Serve, record and retrain, with made viewers.", options.add_loop_arguments),
 }
 
 

@@ -110,6 +110,21 @@ def add_remote_arguments(parser: ArgumentParser) -> None:
     add("--seconds", type=seconds, default=60.0, help="of load, with one swap (%(default)g)")
 
 
+def add_loop_arguments(parser: ArgumentParser) -> None:
+    """Add the options of the loop test."""
+    add = parser.add_argument
+    count = flags.bounded_count(MAX_ROUNDS)
+    add("--rounds", type=count, default=10, help="of visits and retraining (%(default)s)")
+    add("--visits", type=count, default=3, help="searches of each viewer in a round (%(default)s)")
+    add(
+        "--bad",
+        type=flags.count_or_none,
+        default=10,
+        help="challengers that are worse by design (%(default)s)",
+    )
+    _add_seed(parser)
+
+
 def add_rounds_arguments(parser: ArgumentParser) -> None:
     """Add the options of a test in rounds of one bundle."""
     _add_bundle(parser)

@@ -1,0 +1,286 @@
+"""`python -m tests.load looptest`: serve, record, retrain, promote and swap, in rounds, with made viewers.
+
+A tracking server, a service that follows the champion, and the commands of the README run as processes.
+Viewers (`tests/load/loop/viewers.py`) search and click over gRPC. The first champion learns a few ratings of
+each viewer. After each round of visits, `retrain` learns from what was served and clicked, and the service
+swaps to what it promotes. Quality is the true nDCG@10 of the service's answers to users that no model knows.
+Then challengers that have hardly been trained are put before the gates.
+"""
+
+import json
+import os
+import random
+import subprocess
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from tests.helpers.mlflow_servers import mlflow_server
+from tests.load.alias import wait_served
+from tests.load.loop.viewers import Viewers, make_viewers
+from tests.load.plan import Target, missed
+from tests.load.report import machine_text
+from tests.load.services import ROOT, SERVE, Service, started
+from twinspire.protos import entry_points
+from twinspire.protos.bundle import read_manifest
+from twinspire.protos.cli import Result
+from twinspire.protos.errors import Unavailable
+from twinspire.serving.client import Event, RetrievalClient
+from twinspire.train.evaluation.intervals import Clusters, interval
+
+NAME = "looptest"
+WORKERS = 1
+FLUSH = 1.0  # seconds after which an answer is in the served log
+EXPLORED = 0.2  # share of the answers
+SENT = 1000  # events of a request
+TARGETS = (
+    Target("ndcg_ratio", "true nDCG@10 of the last champion, against the first", ">=", 1.15),
+    Target("worst_round", "lowest change of true nDCG@10 in a round", ">=", -0.01),
+    Target("bad_refused_of_10", "challengers that are worse by design and were refused", ">=", 10),
+)
+CONFIG = """\
+name = "looptest"
+
+[split]
+by = "last"
+
+[query.history]
+kind = "history"
+max_length = 50
+
+[item.id]
+kind = "id"
+
+[item.title]
+kind = "text"
+column = "title"
+max_length = 64
+
+[item.genres]
+kind = "category"
+column = "genres"
+multi = true
+
+[tower]
+kind = "sequence"
+history = "attention"
+dimension = 32
+layers = 1
+heads = 2
+dropout = 0.3
+input_dropout = 0.5
+
+[loss]
+kind = "full_softmax"
+
+[training]
+epochs = {epochs}
+patience = {epochs}
+batch_size = 800
+learning_rate = {rate}
+seed = {seed}
+selection = "ndcg_at_10"
+
+[data]
+{data}
+"""
+EVENTS = """\
+kind = "events"
+events = "before.parquet"
+items = "items.parquet"
+user_id = "user_id"
+time = "time"
+repeats = "first"
+display = ["title"]
+"""
+SERVICE = """\
+kind = "service"
+before = "before.toml"
+log = "served"
+events = "{url}"
+"""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The files and processes of a test.
+
+    Args:
+        environment: of the commands.
+    """
+
+    folder: Path
+    environment: Mapping[str, str]
+    viewers: Viewers
+
+    @property
+    def url(self) -> str:
+        """Of the store of events."""
+        return f"sqlite:///{self.folder / 'events.db'}"
+
+    def write(self, name: str, data: str, epochs: int = 20, rate: float = 2e-3, seed: int = 0) -> Path:
+        """Write a TOML file of the experiment; its path."""
+        path = self.folder / name
+        path.write_text(CONFIG.format(data=data, epochs=epochs, rate=rate, seed=seed))
+        return path
+
+    def command(self, module: str, *arguments: str, config: Path, may_fail: bool = False) -> Any:
+        """Run a command with `--json`; its document, or None if it fails and may.
+
+        Raises:
+            Unavailable: it fails.
+        """
+        whole = entry_points.command(module, *arguments, "--config", str(config), "--json")
+        done = subprocess.run(
+            whole, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **self.environment}
+        )
+        if done.returncode:
+            if may_fail:
+                return None
+            raise Unavailable(f"{' '.join(arguments)}: {done.stderr.strip()[-2000:]}")
+        return json.loads(done.stdout)
+
+    def release(self, config: Path, may_fail: bool = False) -> bool:
+        """Train, export and register a challenger, and promote it; whether it became the champion."""
+        self.command("twinspire.train", "data", config=config)
+        self.command("twinspire.train", "fit", config=config)
+        self.command("twinspire.export", "bundle", config=config)
+        self.command("twinspire.export", "register", config=config)
+        return self.command("twinspire.export", "promote", config=config, may_fail=may_fail) is not None
+
+    @contextmanager
+    def service(self, *flags: str) -> Iterator[Service]:
+        """The service that follows the champion, with events and served log."""
+        flags += ("--model", f"models:/{NAME}@champion", "--poll", "0.5", "--workers", str(WORKERS))
+        flags += ("--events", self.url, "--served-log", str(self.folder / "served"))
+        flags += ("--served-log-share", "1", "--served-log-flush-seconds", str(FLUSH))
+        with started("serve", *SERVE, *flags, environment=self.environment) as server:
+            yield server
+
+
+@contextmanager
+def prepared(cache: Path, seed: int) -> Iterator[Loop]:
+    """Viewers, a tracking server, and the first champion in its registry."""
+    with tempfile.TemporaryDirectory(prefix="looptest-") as place:
+        folder = Path(place)
+        viewers = make_viewers(folder, cache, seed)
+        server = folder / "server"
+        server.mkdir()
+        with mlflow_server(server, f"sqlite:///{server / 'mlflow.db'}") as url:
+            variables = {"MLFLOW_TRACKING_URI": url, "MLFLOW_REGISTRY_URI": url}
+            yield Loop(folder, {**variables, "TWINSPIRE_CACHE": str(folder / "cache")}, viewers)
+
+
+def run(arguments: Namespace) -> Result:
+    """Run the test.
+
+    Raises:
+        Unavailable: a process or a command of the loop fails.
+        DataError: MovieLens cannot be read.
+    """
+    console = Console(stderr=True)
+    report: dict[str, Any] = {"machine": machine_text(), "viewers": arguments.visits}
+    cache = Path(os.environ.get("TWINSPIRE_CACHE", ROOT / ".cache")) / "data"
+    with prepared(cache, arguments.seed) as loop:
+        report["viewers"], report["judges"] = len(loop.viewers.liked), len(loop.viewers.judges)
+        report |= rounds(loop, arguments.rounds, arguments.visits, console)
+        report["bad_refused_of_10"] = refused(loop, arguments.bad, console)
+    report["targets_missed"] = missed(TARGETS, report)
+    return report, lambda shown: show(shown, report)
+
+
+def rounds(loop: Loop, count: int, visits: int, console: Console) -> dict[str, Any]:
+    """The first champion, and some rounds of visits and retraining."""
+    before = loop.write("before.toml", EVENTS)
+    loop.release(before)
+    config = loop.write("loop.toml", SERVICE.format(url=loop.url))
+    chance = random.Random(0)
+    users = sorted(loop.viewers.liked)
+    steps: list[dict[str, Any]] = []
+    with (
+        loop.service("--explore-share", str(EXPLORED)) as service,
+        RetrievalClient(service.address, timeout=60.0) as client,
+    ):
+        known = pl.read_parquet(loop.folder / "before.parquet").iter_rows()
+        record(client, [Event(user, item, time=moment) for user, item, moment in known])
+        quality = first = loop.viewers.quality(client)
+        console.print(f"first champion: nDCG@10 {first.mean():.4f}")
+        for number in range(1, count + 1):
+            clicks: list[Event] = []
+            for user in chance.sample(users * visits, len(users) * visits):  # in any order
+                found = loop.viewers.visit(client, user, chance)
+                record(client, found)
+                clicks += found
+            time.sleep(2 * FLUSH)  # the answers are in the served log
+            started_at = time.monotonic()
+            result = loop.command("twinspire.export", "retrain", config=config)
+            seconds = time.monotonic() - started_at
+            if result["promoted"]:
+                wait_served(service, WORKERS, read_manifest(Path(result["bundle"])).bundle_version)
+            new = loop.viewers.quality(client)
+            change = interval(new, Clusters.single(len(new), "judges"), quality)
+            steps.append(
+                {
+                    "round": number,
+                    "clicks": len(clicks),
+                    "promoted": result["promoted"],
+                    "towers": [each["kind"] for each in result["candidates"]],
+                    "refused": result["refused"],
+                    "version": result["version"],
+                    "ndcg": float(new.mean()),
+                    **change.named("change"),
+                    "retrain_seconds": round(seconds, 1),
+                }
+            )
+            console.print(json.dumps(steps[-1]), soft_wrap=True, markup=False, highlight=False)
+            quality = new
+    return {
+        "ndcg_first": float(first.mean()),
+        "ndcg_last": float(quality.mean()),
+        "ndcg_ratio": float(quality.mean() / first.mean()),
+        "worst_round": min(each["change"] for each in steps),
+        "rounds": steps,
+    }
+
+
+def refused(loop: Loop, count: int, console: Console) -> int:
+    """How many challengers that have hardly been trained are refused by the gates."""
+    done = 0
+    for seed in range(1, count + 1):
+        data = SERVICE.format(url=loop.url)
+        config = loop.write("bad.toml", data, epochs=1, rate=1e-6, seed=seed)
+        done += not loop.release(config, may_fail=True)
+        console.print(f"challengers worse by design: {done} of {seed} refused")
+    return done
+
+
+def record(client: RetrievalClient, events: Sequence[Event]) -> None:
+    """Record events, in as many requests as they need."""
+    for start in range(0, len(events), SENT):
+        client.record(events[start : start + SENT])
+
+
+def show(console: Console, report: Mapping[str, Any]) -> None:
+    """Print the report of a test."""
+    table = Table("round", "clicks", "towers", "nDCG@10", "change", "seconds", "")
+    for each in report["rounds"]:
+        change = f"{each['change']:+.4f} ({each['change_low']:+.4f} to {each['change_high']:+.4f})"
+        outcome = "promoted" if each["promoted"] else "refused"
+        towers = ", ".join(each["towers"])
+        figures = f"{each['ndcg']:.4f}", change, f"{each['retrain_seconds']:.0f}", outcome
+        table.add_row(str(each["round"]), f"{each['clicks']:,}", towers, *figures)
+    console.print(table)
+    first, last = report["ndcg_first"], report["ndcg_last"]
+    console.print(f"nDCG@10 {first:.4f} at first, {last:.4f} in the end: {report['ndcg_ratio']:.2f} times")
+    for key, text in (("bad_refused_of_10", "challengers worse by design, refused"),):
+        if key in report:
+            console.print(f"{text}: {report[key]}")
