@@ -97,7 +97,6 @@ EVENTS = """\
 kind = "events"
 events = "before.parquet"
 items = "items.parquet"
-user_id = "user_id"
 time = "time"
 repeats = "first"
 display = ["title"]
@@ -106,6 +105,7 @@ SERVICE = """\
 kind = "service"
 before = "before.toml"
 log = "served"
+window_hours = 0.0003
 events = "{url}"
 """
 
