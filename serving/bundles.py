@@ -79,7 +79,8 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False, workers:
             registered = registry.resolve(model)
             found = cache.take(registered, registry)
         pointer = cache.pointer(model)
-        if pointer is None or found.name != names.bundle_folder(pointer.bundle_version):
+        served_last = pointer is not None and found.name == names.bundle_folder(pointer.bundle_version)
+        if not served_last or bundle.read_manifest(found).is_remote:
             validate_bundle(found, item_tower, ready=cache.ready(found), copies=workers)
         return found, registered.version
     except Exception as error:  # of any kind: a damaged bundle may raise anything

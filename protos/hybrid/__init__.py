@@ -2,7 +2,7 @@
 
 lexical_index.py   texts -> terms and their postings; the files of a bundle
 term_weights.py    how a term weighs in a text and in a query
-fusion.py          candidates of both sides, ranked by (1 - weight) * dense + weight * lexical, or by ranks;
+fusion.py          candidates of both sides, ranked by (1 - weight) * dense + weight * lexical;
                    items that were clicked after the same query get more
 fusion.c           the same, compiled; without it NumPy does the work, eight times as slowly
 

@@ -1,1 +1,1 @@
-"""What the stages measure of the machine and ask of it: its name, memory, huge pages, and times of calls."""
+"""What the stages measure of the machine and ask of it: its name, memory, and times of calls."""

@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -114,7 +115,10 @@ class RegistryProcess:
             self._await(connection, progress, meanwhile)
             answer = connection.recv()
         except (OSError, EOFError):
-            code = self._process.wait() if self._process else None
+            code = None
+            if self._process:
+                with suppress(subprocess.TimeoutExpired):  # it lives, if the error was not of its connection
+                    code = self._process.wait(1.0)
             self.close()
             raise Unavailable(f"the registry's process ended (exit code {code})") from None
         except BaseException:  # of `meanwhile`: the answer must not be taken for that of the next call

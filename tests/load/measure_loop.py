@@ -224,7 +224,8 @@ def rounds(loop: Loop, count: int, visits: int, console: Console) -> dict[str, A
             started_at = time.monotonic()
             result = loop.command("twinspire.export", "retrain", config=config)
             seconds = time.monotonic() - started_at
-            if result["promoted"]:
+            promoted = not result["refused"]
+            if promoted:
                 wait_served(service, WORKERS, read_manifest(Path(result["bundle"])).bundle_version)
             new = loop.viewers.quality(client)
             change = interval(new, Clusters.single(len(new), "judges"), quality)
@@ -232,7 +233,7 @@ def rounds(loop: Loop, count: int, visits: int, console: Console) -> dict[str, A
                 {
                     "round": number,
                     "clicks": len(clicks),
-                    "promoted": result["promoted"],
+                    "promoted": promoted,
                     "towers": [each["kind"] for each in result["candidates"]],
                     "refused": result["refused"],
                     "version": result["version"],

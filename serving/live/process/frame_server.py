@@ -91,7 +91,11 @@ class FrameServer:
                 for connected in self._channel.accept(ACCEPT_SECONDS):
                     peer = Peer(self._name, connected, self._received, self._closed)
                     self._peers.add(peer)
-                    peer.start()
+                    try:
+                        peer.start()
+                    except RuntimeError:  # too many threads; it is closed, and the worker connects again
+                        self._peers.discard(peer)
+                        log.exception("%s: a connection could not be accepted", self._name)
             except Exception:  # of any kind, such as too many threads
                 log.exception("%s: a connection could not be accepted", self._name)
                 self._stopped.wait(ACCEPT_SECONDS)
