@@ -2,8 +2,12 @@
 
 A viewer looks at position n with probability n ** -POSITION_BIAS. An item that is looked at is clicked with
 probability `CLICK` if the user gave it at least four stars, in those of the ratings that no model has seen;
-any other item with probability `NOISE`. Judges are other users: no model learns their ratings, and they click
-nothing. The first half of a judge's good ratings is a history, and the other half is what should be found.
+any other item with probability `NOISE`. With probability `ELSEWHERE` a visit begins with an event on an item
+of the first kind that was found without a search. Without these, all pairs of validation and test would be
+what the champion has shown, and no challenger could be better on them.
+
+Judges are other users: no model learns their ratings, and they click nothing. The first half of a judge's
+good ratings is a history, and the other half is what should be found.
 """
 
 import random
@@ -21,7 +25,7 @@ from twinspire.serving.client import Event, Query, RetrievalClient
 from twinspire.serving.retrieval.answer import Hit
 from twinspire.train.data.sources.movielens import MovielensData, MovielensSource, wheel
 
-POSITION_BIAS, CLICK, NOISE = 1.0, 0.9, 0.01
+POSITION_BIAS, CLICK, NOISE, ELSEWHERE = 1.0, 0.9, 0.01, 0.5
 JUDGES = 0.3  # share of the users
 KNOWN = 5  # good ratings of each viewer that the first model learns
 SHORTEST = 10  # users with fewer good ratings take no part
@@ -49,9 +53,12 @@ class Viewers:
     judges: Sequence[Judge]
 
     def visit(self, client: RetrievalClient, user: str, chance: random.Random) -> list[Event]:
-        """One search of a user, and the clicks on its answer; they are not recorded yet."""
+        """The events of one visit of a user; they are not recorded yet."""
+        found = []
+        if chance.random() < ELSEWHERE:
+            found.append(Event(user, chance.choice(sorted(self.liked[user])), "click"))
         answer = client.search(Query(user=user), k=K)
-        return [
+        return found + [
             Event(user, hit.id, "click", request_id=answer.request_id, position=place)
             for place, hit in enumerate(answer.hits, 1)
             if chance.random() < place**-POSITION_BIAS
