@@ -15,11 +15,13 @@ CELL_BYTES = 8
 
 
 class DatagramChannel:
-    """The socket, and for each worker a count of what could not be sent. Call `create` before the fork."""
+    """The socket, and for each worker counts of what could not be sent. Call `create` before the fork."""
 
     def __init__(self, sender: socket.socket, receiver: socket.socket, memory: mmap.mmap) -> None:
         self._sender, self._receiver = sender, receiver
-        self._cells: memoryview[int] = memoryview(memory).cast("Q")
+        cells = memoryview(memory).cast("Q")
+        self._dropped: memoryview[int] = cells[::2]
+        self._failed: memoryview[int] = cells[1::2]
 
     @classmethod
     def create(cls, workers: int) -> "DatagramChannel":
@@ -35,7 +37,7 @@ class DatagramChannel:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         sender.setblocking(False)
         receiver.setblocking(False)
-        return cls(sender, receiver, mmap.mmap(-1, workers * CELL_BYTES))
+        return cls(sender, receiver, mmap.mmap(-1, 2 * workers * CELL_BYTES))
 
     @cached_property
     def _buffer(self) -> memoryview:
@@ -44,8 +46,13 @@ class DatagramChannel:
 
     @property
     def dropped(self) -> int:
-        """What could not be sent, since the service started."""
-        return sum(self._cells)
+        """What the socket did not take, since the service started."""
+        return sum(self._dropped)
+
+    @property
+    def failed(self) -> int:
+        """What a worker could not make a datagram of, since the service started."""
+        return sum(self._failed)
 
     def send(self, slot: int, parts: Sequence[bytes], count: int = 1) -> None:
         """Send a datagram of the worker in a slot, or count it as dropped.
@@ -58,9 +65,13 @@ class DatagramChannel:
             count: of what it holds.
         """
         try:
-            self._sender.sendmsg(parts)
+            self._sender.send(b"".join(parts))  # `sendmsg` takes at most 1,024 parts
         except OSError:
-            self._cells[slot] += count
+            self._dropped[slot] += count
+
+    def fail(self, slot: int) -> None:
+        """Count something of which the worker in a slot could make no datagram."""
+        self._failed[slot] += 1
 
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds` until there is something to receive; returns whether there is."""

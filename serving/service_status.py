@@ -130,7 +130,7 @@ class ServiceStatus:
         if EVENTS in self._shared_state.names:
             yield from event_readings(self._shared_state.read(EVENTS))
         if self._log_channel:
-            yield from log_readings(self._shared_state.read(SERVED_LOG), self._log_channel.dropped)
+            yield from log_readings(self._shared_state.read(SERVED_LOG), self._log_channel)
         if ACCESS in self._shared_state.names:
             yield from access_readings(self._shared_state.read(ACCESS))
 
@@ -169,10 +169,10 @@ class ServiceStatus:
     def _served_log(self) -> wire.ServedLog | None:
         if self._log_channel is None:
             return None
-        entry, behind = self._shared_state.read(SERVED_LOG), self._log_channel.dropped
+        entry, channel = self._shared_state.read(SERVED_LOG), self._log_channel
         return wire.ServedLog(
             rows=entry["rows"],
-            dropped=entry["lost"] + behind,
+            dropped=entry["lost"] + channel.dropped + channel.failed,
             bytes=entry["bytes"],
             last_error=entry["last_error"],
         )
@@ -270,15 +270,16 @@ def event_readings(entry: Mapping[str, Any]) -> Iterator[Reading]:
     yield metrics.EVENTS_FAILED, [([], float(bool(entry["last_error"])))]
 
 
-def log_readings(entry: Mapping[str, Any], behind: int) -> Iterator[Reading]:
+def log_readings(entry: Mapping[str, Any], channel: DatagramChannel) -> Iterator[Reading]:
     """The metrics of the served log.
 
     Args:
         entry: of its process in shared memory.
-        behind: answers that the process was too far behind to take.
+        channel: to it; counts what workers could not send.
     """
     yield metrics.LOG_ROWS, [([], entry["rows"])]
-    yield metrics.LOG_DROPPED, [(["behind"], behind), (["disk"], entry["lost"])]
+    lost = {"behind": channel.dropped, "disk": entry["lost"], "error": channel.failed}
+    yield metrics.LOG_DROPPED, [([reason], count) for reason, count in lost.items()]
     yield metrics.LOG_BYTES, [([], entry["bytes"])]
     yield metrics.LOG_FAILED, [([], float(bool(entry["last_error"])))]
 

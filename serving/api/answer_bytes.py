@@ -13,6 +13,7 @@ from twinspire.serving.wire.converters import ASK_LESS
 ENVELOPE_BYTES = 1024  # most bytes of an answer to one query besides its hits
 ENVELOPE_BYTES_EACH = 32  # most bytes of a query's part of a batch's answer besides its hits
 SCORED_BYTES = 20  # most bytes of an item's score besides its id
+PROPENSITY_BYTES = 8  # of a hit of an explored answer
 
 
 class AnswerBytes:
@@ -20,10 +21,12 @@ class AnswerBytes:
 
     Args:
         most: `max_answer_bytes`.
+        explores: whether answers may be explored, and have a propensity for each hit.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, explores: bool = False) -> None:
         self._most = most
+        self._more = PROPENSITY_BYTES if explores else 0  # bytes of each hit
         self._max_hit_bytes = most - ENVELOPE_BYTES  # an answer with no more bytes of hits is not too large
         # An answer with no more bytes of hits is neither too large nor counted by `UnsentBytes`.
         self.small = min(UNCOUNTED, most) - ENVELOPE_BYTES
@@ -42,7 +45,12 @@ class AnswerBytes:
 
     def expected(self, bundle: LoadedBundle, queries: int, k: int) -> int:
         """The bytes of an answer with items of average size."""
-        return queries * (ENVELOPE_BYTES_EACH + min(k, len(bundle.responses)) * bundle.responses.average)
+        hit = bundle.responses.average + self._more
+        return queries * (ENVELOPE_BYTES_EACH + min(k, len(bundle.responses)) * hit)
+
+    def largest_hit(self, bundle: LoadedBundle) -> int:
+        """The most bytes of a hit."""
+        return bundle.responses.largest + self._more
 
     def check_vectors(self, dimension: int, count: int, name: str = "queries") -> int:
         """The bytes of an answer of `count` vectors of float32; `name` is `queries` or `items`.
@@ -80,7 +88,7 @@ class AnswerBytes:
             answer: makes the answer of a finished job.
         """
         max_hits = queries * min(k, len(bundle.responses))
-        if max_hits * bundle.responses.largest <= self._max_hit_bytes - queries * ENVELOPE_BYTES_EACH:
+        if max_hits * self.largest_hit(bundle) <= self._max_hit_bytes - queries * ENVELOPE_BYTES_EACH:
             return answer
 
         def check(job: Job) -> bytes:

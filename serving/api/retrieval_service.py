@@ -79,7 +79,7 @@ class RetrievalServicer:
         self.waits = SequenceWaits()
         self._limits = limits
         self._rate = rate
-        self._sizes = AnswerBytes(limits.max_answer_bytes)
+        self._sizes = AnswerBytes(limits.max_answer_bytes, explores=log is not None and log.explores)
         self._state = state
         self._store_sequence = store_sequence or (lambda: self.split.sequence)
         self._mirror = mirror
@@ -123,7 +123,7 @@ class RetrievalServicer:
 
         make: MakeAnswer = answer
         size = 0
-        if options.k * bundle.responses.largest > self._sizes.small:
+        if options.k * self._sizes.largest_hit(bundle) > self._sizes.small:
             make = self._sizes.checked(bundle, 1, options.k, answer)
             size = self._sizes.expected(bundle, 1, options.k)
 
@@ -287,7 +287,9 @@ class RetrievalServicer:
         queries: Sequence[Query],
         job: Callable[..., Job | Deferred],
     ) -> Job | Deferred:
-        """The champion's job with the challenger's, whose errors do not reach the client.
+        """The champion's job with the challenger's.
+
+        The challenger's errors, except those of reading the user's events, do not reach the client.
 
         Args:
             job: makes the champion's with `rival`.

@@ -10,7 +10,8 @@ from twinspire.serving.live.config import LIVE
 class EventBounds:
     """How long events and items shown stay in the store, and how many of them.
 
-    Each service that uses a store deletes what is beyond its own bounds.
+    Each service that uses a store deletes what is beyond its own bounds; one that keeps no items shown
+    deletes none of them.
     """
 
     events_max_days: int = option(

@@ -7,6 +7,8 @@ import json
 import logging
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
+from threading import Timer
 
 from twinspire.protos.errors import TwinspireError
 from twinspire.serving.live.process.frame_socket import Frame
@@ -16,6 +18,8 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 10_000  # answers that wait in a worker; more are dropped
 MOST_SENT = 500  # of them in one request
+MOST_IDS = 50_000  # in one request, unless one answer alone has more
+PAUSE_SECONDS = 0.5  # after a request that was refused
 
 
 class ShownItems:
@@ -50,22 +54,29 @@ class ShownItems:
             self._send()
 
     def _send(self) -> None:
-        sent, self._waiting = self._waiting[:MOST_SENT], self._waiting[MOST_SENT:]
+        sizes = accumulate(len(ids) for _, ids in self._waiting[:MOST_SENT])
+        count = max(1, sum(size <= MOST_IDS for size in sizes))
+        sent, self._waiting = self._waiting[:count], self._waiting[count:]
         self._is_sending = True
         payload, answered = json.dumps(sent).encode(), partial(self._answered, len(sent))
         try:
             self._client.ask(FrameKind.SHOWN, payload, answered, items=len(sent))
         except TwinspireError:  # too many requests wait
-            self._is_sending = False
             self._dropped(len(sent))
+            pause = Timer(PAUSE_SECONDS, self._call_soon, (self._resume,))
+            pause.daemon = True
+            pause.start()
 
     def _answered(self, count: int, reply: Frame | TwinspireError) -> None:
         """Take the reply to a request, on another thread."""
         self._call_soon(partial(self._done, count, isinstance(reply, TwinspireError)))
 
     def _done(self, count: int, has_failed: bool) -> None:
-        self._is_sending = False
         if has_failed:
             self._dropped(count)
+        self._resume()
+
+    def _resume(self) -> None:
+        self._is_sending = False
         if self._waiting:
             self._send()

@@ -152,7 +152,7 @@ class EventStore:
         Args:
             days: events that were recorded before are deleted.
             most: of all events, as many stay.
-            shown_hours: items that were shown before are deleted.
+            shown_hours: items that were shown before are deleted; 0 deletes none.
 
         Raises:
             Unavailable: the store cannot be written now.
@@ -161,7 +161,8 @@ class EventStore:
         oldest = sa.select(ROWS.c.arrived).order_by(ROWS.c.arrived).limit(1)
         old = sa.select(REQUESTS.c.id).where(REQUESTS.c.arrived < now - KEEP_REQUESTS)
         old = old.order_by(REQUESTS.c.arrived).limit(MOST_DELETED)
-        hidden = sa.select(SHOWN.c.shown).where(SHOWN.c.shown < now - int(shown_hours * 3600 * SECOND))
+        earliest = max(0, now - int(shown_hours * 3600 * SECOND))
+        hidden = sa.select(SHOWN.c.shown).where(SHOWN.c.shown < earliest)
         hidden = hidden.order_by(SHOWN.c.shown).limit(MOST_DELETED)
         with self._database.writing() as connection:
             excess = connection.execute(_LOCK).one().events - most
@@ -172,7 +173,8 @@ class EventStore:
                 end = max(end, last + 1)
             beyond = connection.execute(oldest.offset(MOST_DELETED)).scalar()
             end = end if beyond is None else min(end, beyond)
-            forgotten += _delete(connection, SHOWN, SHOWN.c.shown.in_(hidden))
+            if shown_hours > 0:
+                forgotten += _delete(connection, SHOWN, SHOWN.c.shown.in_(hidden))
             return _delete(connection, ROWS, ROWS.c.arrived < end) + forgotten
 
     def delete_user(self, user: str) -> int:

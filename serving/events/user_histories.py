@@ -10,8 +10,9 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ CACHE_KIB = 16 << 10  # of SQLite's pages that a worker holds
 BUSY_SECONDS = 0.1  # to wait for a lock, which readers of a write-ahead log hardly ever do
 MOST_WAITING = 1024  # calls of one worker that wait for PostgreSQL
 RETRY_SECONDS = 1.0
+MOST_REPEATS = 10  # ids of items shown that are read for each that may be excluded
 
 LATEST = "SELECT {1} FROM twinspire_events WHERE user_key = {0} ORDER BY time DESC, arrived DESC LIMIT {0}"
 SHOWN = (
@@ -109,11 +111,21 @@ class UserHistories:
 
     def _shown(self, user: str, seconds: int) -> Sequence[str]:
         """Ids of the items that a user was shown in the last seconds, the latest first."""
-        since = time.time_ns() - seconds * 1_000_000_000
-        ids: dict[str, None] = {}
-        for (item_ids,) in self._table.rows(SHOWN, user, since, self._most_shown):
-            ids |= dict.fromkeys(json.loads(item_ids))
-        return [*ids][: self._most_shown]
+        since, most = time.time_ns() - seconds * 1_000_000_000, self._most_shown
+
+        def latest(rows: Iterable[tuple[str]]) -> list[str]:
+            ids: dict[str, None] = {}
+            read = 0
+            for (item_ids,) in rows:
+                found = json.loads(item_ids)
+                ids |= dict.fromkeys(found)
+                read += len(found)
+                if len(ids) >= most or read >= MOST_REPEATS * most:
+                    break
+            return [*ids][:most]
+
+        found: list[str] = self._table.rows(SHOWN, user, since, most, take=latest)
+        return found
 
     def _read(
         self,
@@ -166,14 +178,18 @@ class FileTable:
         found: Rows = self.rows(LATEST, user, most, columns=columns)
         return found
 
-    def rows(self, statement: str, *values: Any, columns: str = "") -> Any:
-        """The rows of a statement; errors as of `latest`.
+    def rows(
+        self, statement: str, *values: Any, columns: str = "", take: Callable[[Iterable[Any]], Any] = list
+    ) -> Any:
+        """What `take` makes of the rows of a statement, by default a list; errors as of `latest`.
 
         Args:
             statement: with `{0}` in the place of each value, and `{1}` in that of `columns`.
+            take: need not read all rows.
         """
         try:
-            return self._connection().execute(statement.format("?", columns), values).fetchall()
+            with closing(self._connection().execute(statement.format("?", columns), values)) as rows:
+                return take(rows)
         except OSError as error:
             raise Unavailable(f"{UNREADABLE}: {error.strerror or 'no such file'}") from None
         except sqlite3.Error as error:
@@ -216,20 +232,22 @@ class ServerTable:
         found: Rows = self.rows(LATEST, user, most, columns=columns)
         return found
 
-    def rows(self, statement: str, *values: Any, columns: str = "") -> Any:
+    def rows(
+        self, statement: str, *values: Any, columns: str = "", take: Callable[[Iterable[Any]], Any] = list
+    ) -> Any:
         """As `FileTable.rows`; a connection that was open before and has broken is opened again."""
         was_open = self._opened is not None
         if not was_open:
             self._opened = self._database.raw_connection()
         try:
             text = statement.format("%s", columns)
-            rows = self._opened.driver_connection.execute(text, values).fetchall()
+            rows = take(self._opened.driver_connection.execute(text, values))
         except Exception as error:  # of any kind: the connection may be of no use any more
             is_broken = self._opened.driver_connection.closed
             self._opened.invalidate()
             self._opened = None
             if was_open and is_broken:
-                return self.rows(statement, *values, columns=columns)
+                return self.rows(statement, *values, columns=columns, take=take)
             raise Unavailable(f"{UNREADABLE}: {driver_reason(error)}") from None
         return rows
 

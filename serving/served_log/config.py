@@ -31,7 +31,9 @@ class ServedLogConfig:
     served_log_flush_seconds: float = option(
         30.0, "seconds after which an answer is in a file", flags.seconds, partner="served_log"
     )
-    served_log_max_days: int = option(30, "days for which answers are kept", partner="served_log")
+    served_log_max_days: int = option(
+        30, "days for which answers are kept", flags.bounded_count(36_500), partner="served_log"
+    )
     served_log_max_bytes: int = option(
         10 << 30, "bytes of all files; the oldest are deleted", flags.sequence, partner="served_log"
     )

@@ -37,6 +37,7 @@ DIGEST_LENGTH = 32  # hexadecimal digits
 DAY_LENGTH = len("2026-12-01")
 DAY_NANOSECONDS = 86_400 * 10**9
 MICROSECOND = 1_000  # nanoseconds
+SHORT_FILTER = 1024  # bytes of a filter whose text is kept to be used again
 HOURS = "????-??-??T??"  # folders of hours
 # The service has checked the filters.
 UNBOUNDED = RequestLimits(
@@ -130,13 +131,33 @@ class LogFolder:
         """
         deleted = 0
         with exclusive_lock(self.root / ".delete.lock"):
-            salts = [path.read_bytes() for path in (self.root / SALTS).glob("*")]
-            names = pa.array([user, *(_digest(user, salt) for salt in salts)])
+            self.delete_drafts(of_rewritten=True)
+            names = [user]
+            for path in (self.root / SALTS).glob("*"):
+                with suppress(FileNotFoundError):  # the service has deleted it
+                    names.append(_digest(user, path.read_bytes()))
+            users = pa.array(names)
             for path in self._files():
                 with suppress(FileNotFoundError):  # the service has deleted it
-                    deleted += _delete_rows(path, names)
+                    deleted += _delete_rows(path, users)
             self._clear()
         return deleted
+
+    def delete_drafts(self, of_rewritten: bool) -> None:
+        """Delete drafts that a process has left which was killed.
+
+        Args:
+            of_rewritten: those of files that exist, from which a user is deleted; else those of new files,
+                which the service alone may delete, before it writes.
+
+        Raises:
+            OSError: a draft cannot be deleted.
+        """
+        for pattern in (f"{HOURS}/.*-*", f"{SALTS}/.*-*"):
+            for draft in self.root.glob(pattern):
+                path = draft.with_name(draft.name[1:].rpartition("-")[0])
+                if path.exists() == of_rewritten:
+                    draft.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         """All files, the oldest first."""
@@ -144,17 +165,17 @@ class LogFolder:
 
     def _clear(self) -> None:
         """Delete what no file needs any more: folders of hours, drafts of a process that died, and salts."""
-        now = time.time_ns()
-        recent = {hour_of(now), hour_of(now - DAY_NANOSECONDS)}  # rows of these days may be on their way
-        used = {path.parent.name for path in self._files()} | recent
+        recent = hour_of(time.time_ns() - DAY_NANOSECONDS)  # later rows may be on their way
+        used = {path.parent.name for path in self._files()}
         for folder in self.root.glob(HOURS):
-            if folder.name not in used:
-                for draft in folder.iterdir():
-                    draft.unlink(missing_ok=True)
-                folder.rmdir()
+            if folder.name not in used and folder.name < recent:
+                with suppress(OSError):  # another process has deleted it, or writes there
+                    for draft in folder.iterdir():
+                        draft.unlink(missing_ok=True)
+                    folder.rmdir()
         kept = {hour[:DAY_LENGTH] for hour in used}
-        for salt in (self.root / SALTS).glob("*"):
-            if salt.name not in kept:
+        for salt in (self.root / SALTS).glob("[!.]*"):
+            if salt.name not in kept and salt.name < recent[:DAY_LENGTH]:
                 salt.unlink(missing_ok=True)
                 self._salts.pop(salt.name, None)
 
@@ -218,11 +239,17 @@ def _lists(lists: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
 
 
-@lru_cache(maxsize=1024)
 def _filter_text(content: bytes) -> str | None:
     if not content:
         return None
+    return _short_filter_text(content) if len(content) <= SHORT_FILTER else _text_of(content)
+
+
+def _text_of(content: bytes) -> str:
     return filter_text(filter_from_wire(wire.Filter.FromString(content), UNBOUNDED))
+
+
+_short_filter_text = lru_cache(maxsize=1024)(_text_of)
 
 
 def _digest(user: str, salt: bytes) -> str:

@@ -33,6 +33,7 @@ POLL_SECONDS = 0.2  # for which it waits for a row
 GATHER_SECONDS = 0.01  # for which it lets rows gather, because each wake-up costs as much as some rows
 MOST_DATAGRAMS = 32  # whose rows become columns at once
 MOST_ROWS = 100_000  # in memory; so many are written before the time to flush
+MOST_BYTES = 256 << 20  # of these rows
 PRUNE_SECONDS = 60.0  # between two looks for files beyond the bounds
 NICE = 5  # below the workers
 
@@ -62,12 +63,16 @@ class ServedLog:
         self._folder = LogFolder(config.folder)
         self._entry: dict[str, Any] = {**shared_state.read(SERVED_LOG), "pid": os.getpid(), "last_error": ""}
         self._tables: Tables = defaultdict(list)  # by hour
-        self._rows = 0  # in these tables
+        self._rows = self._bytes = 0  # in these tables
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "served log")
         self._writing: Future[None] | None = None
         self._flush_due = time.monotonic() + config.served_log_flush_seconds
         self._prune_due = 0.0
+        try:
+            self._folder.delete_drafts(of_rewritten=False)
+        except OSError as error:
+            self._failed("drafts of a process that was killed could not be deleted", error)
 
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops and the workers have ended."""
@@ -91,7 +96,7 @@ class ServedLog:
         if self._channel.wait(seconds):
             time.sleep(GATHER_SECONDS)
             self._take()
-        if self._rows >= MOST_ROWS or time.monotonic() >= self._flush_due:
+        if self._rows >= MOST_ROWS or self._bytes >= MOST_BYTES or time.monotonic() >= self._flush_due:
             self._flush()
 
     def _workers_run(self) -> bool:
@@ -106,8 +111,10 @@ class ServedLog:
             hours[hour_of(query.time)].append((query, answer))
         for hour, rows in hours.items():
             try:
-                self._tables[hour].append(to_table(rows, self._written(hour[:DAY_LENGTH])))
-                self._rows += len(rows)
+                table = to_table(rows, self._written(hour[:DAY_LENGTH]))
+                self._tables[hour].append(table)
+                self._rows += len(table)
+                self._bytes += table.nbytes
             except Exception as error:  # of any kind: other rows go on
                 self._lose(len(rows), error)
         return len(datagrams)
@@ -122,7 +129,8 @@ class ServedLog:
         """Write what has come, on another thread, after what was to be written before."""
         if self._writing is not None:
             self._writing.result()
-        tables, self._tables, self._rows = self._tables, defaultdict(list), 0
+        tables, self._tables = self._tables, defaultdict(list)
+        self._rows = self._bytes = 0
         self._writing = self._thread.submit(self._write, tables)
         self._flush_due = time.monotonic() + self._config.served_log_flush_seconds
 
@@ -145,15 +153,18 @@ class ServedLog:
         self._prune_due = time.monotonic() + PRUNE_SECONDS
         try:
             self._entry["bytes"] = self._folder.prune(config.served_log_max_days, config.served_log_max_bytes)
-        except OSError as error:
-            self._lose(0, error)
+        except Exception as error:  # of any kind: rows are written nevertheless
+            self._failed("old files could not be deleted", error)
 
     def _lose(self, rows: int, error: Exception) -> None:
-        """Count rows that are in no file, and log why, unless it is the reason of before."""
+        """Count rows that are in no file, and log why."""
+        self._failed(f"{rows} answers could not be logged", error)
+        with self._lock:
+            self._entry["lost"] += rows
+
+    def _failed(self, what: str, error: Exception) -> None:
+        """Log what has failed and why, unless it is the reason of before."""
         reason = error.strerror or str(error) if isinstance(error, OSError) else type(error).__name__
         if reason != self._entry["last_error"]:
-            log.error(
-                "%d answers could not be logged: %s", rows, error, exc_info=not isinstance(error, OSError)
-            )
-        with self._lock:
-            self._entry |= {"lost": self._entry["lost"] + rows, "last_error": reason}
+            log.error("%s: %s", what, error, exc_info=not isinstance(error, OSError))
+        self._entry["last_error"] = reason

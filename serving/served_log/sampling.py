@@ -84,7 +84,13 @@ class AnswerSampler:
         self._waiting: list[bytes] = []  # parts of the next datagram
         self._bytes = self._answers = 0  # in it
         self._share, self._explored_share = config.served_log_share, config.explore_share or 0.0
+        self._has_failed = False
         self.explorer = Explorer(config.explore_top, config.explore_temperature)
+
+    @property
+    def explores(self) -> bool:
+        """Whether the order of some answers is drawn."""
+        return self._explored_share > 0
 
     def sample(self, queries: int, explores: bool = True) -> "SampledQueries | None":
         """The queries of a request that are taken; None if none is.
@@ -127,7 +133,7 @@ class AnswerSampler:
         mixed = found.interleaved
         teams = None if mixed is None else (mixed.challenger, mixed.teams)
         logged = marshal.dumps((time.time_ns(), user, features, k, filter, candidates, teams))
-        size = len(logged) + len(answer)
+        size = HEAD.size + len(logged) + len(answer)
         if self._bytes + size > MOST_BYTES:
             self.flush()
         if not self._waiting:
@@ -135,6 +141,13 @@ class AnswerSampler:
         self._waiting += (HEAD.pack(len(logged), len(answer)), logged, answer)
         self._bytes += size
         self._answers += 1
+
+    def fail(self) -> None:
+        """Count an answer that could not be logged; the first time, log the exception that is handled."""
+        self._channel.fail(self._slot)
+        if not self._has_failed:
+            log.exception("an answer could not be logged; further such answers are only counted")
+        self._has_failed = True
 
 
 class SampledQueries(NamedTuple):
@@ -174,12 +187,12 @@ class SampledQueries(NamedTuple):
             if self.explored:
                 self._explore(job, k)
             answer = make(job)
-            try:
-                for place in self.places:
+            for place in self.places:
+                try:
                     one = answer_of(job, answer, place)
                     self.sampler.add(job, place, queries[place], k, filter, one)
-            except Exception:  # it must not fail the client's search
-                log.exception("an answer could not be logged")
+                except Exception:  # it must not fail the client's search
+                    self.sampler.fail()
             return answer
 
         return logged

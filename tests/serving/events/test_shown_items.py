@@ -1,9 +1,10 @@
 """Items shown to a user: kept by the service for some hours, and left out where a search asks for that."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import sqlalchemy as sa
@@ -11,13 +12,15 @@ import sqlalchemy as sa
 from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
 from tests.helpers.waiting import wait_until
 from tests.serving.events.test_events_service import both_workers
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.client import Query, RetrievalClient
+from twinspire.serving.events import shown_items
 from twinspire.serving.events import store as stores
 from twinspire.serving.events.shown_items import MOST_SENT, MOST_WAITING, ShownItems
 from twinspire.serving.events.store import EventStore
-from twinspire.serving.events.user_histories import SHOWN, table_of
-from twinspire.serving.live.process.store_client import Channel, StoreClient
+from twinspire.serving.events.user_histories import SHOWN, UserHistories, table_of
+from twinspire.serving.live.process.frame_socket import Frame
+from twinspire.serving.live.process.store_client import Answered, Channel, FrameKind, StoreClient
 
 ANN, BOB = Query(user="ann"), Query(user="bob")
 
@@ -106,6 +109,20 @@ def test_a_user_that_is_deleted_has_been_shown_nothing(url: str) -> None:
     assert (shown(url, "u"), shown(url, "v")) == (0, 1)
 
 
+def test_no_more_is_read_than_could_be_left_out(url: str) -> None:
+    with closing(EventStore.open(url)) as store:
+        store.show([("u", ["old"]), ("u", ["a"] * 30), ("u", ["b", "c"])])
+        users = UserHistories(url, 1, 3, lambda function: function())
+        try:
+            assert users._shown("u", 3600) == ["b", "c", "a"]
+            store.show([("u", ["a"] * 30)])
+            assert users._shown("u", 3600) == ["a"], "repeats end it, too"
+            store.show([("u", ["d", "e", "f", "g"])])
+            assert users._shown("u", 3600) == ["d", "e", "f"]
+        finally:
+            users.stop()
+
+
 def test_what_was_shown_is_deleted_after_some_hours(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "MOST_DELETED", 3)
     with closing(EventStore.open(url)) as store:
@@ -117,7 +134,9 @@ def test_what_was_shown_is_deleted_after_some_hours(url: str, monkeypatch: pytes
         store.show([("u", ["new"])])
         assert [store.prune(365, 10**9, 2.0) for _ in range(3)] == [3, 2, 0]
         assert shown(url, "u") == 1
-        assert store.prune(365, 10**9) == 1, "a service that keeps none deletes all"
+        assert store.prune(365, 10**9) == 0, "a service that keeps none deletes none"
+        assert store.prune(365, 10**9, 10.0**9) == 0
+        assert shown(url, "u") == 1
 
 
 def test_a_store_of_an_earlier_program_gets_the_table(url: str) -> None:
@@ -126,6 +145,32 @@ def test_a_store_of_an_earlier_program_gets_the_table(url: str) -> None:
     with closing(EventStore.open(url, create=False)) as store:
         store.show([("u", ["a"])])
         assert store.delete_user("v") == 0
+
+
+def test_what_waits_is_sent_after_a_refusal_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown_items, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(shown_items, "MOST_IDS", 5)
+    channel, dropped, sent = Channel.create(), list[int](), list[int]()
+    client = StoreClient(channel)
+
+    def ask(
+        kind: FrameKind, payload: bytes, answered: Answered, repeatable: bool = True, items: int = 0
+    ) -> int:
+        sent.append(items)
+        if len(sent) == 1:
+            raise Overloaded("of a test", 1.0)
+        answered(Frame(FrameKind.SHOWN, 0, 0, b""))
+        return 0
+
+    monkeypatch.setattr(client, "ask", ask)
+    soon: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    kept = ShownItems(client, 3600, soon.put, dropped.append)
+    for ids in [["a", "b"]] * 5 + [["a"] * 9]:
+        kept.add("u", ids)
+    for _ in range(4):  # the end of the pause, and three replies
+        soon.get(timeout=30)()
+    assert (sent, dropped) == ([1, 2, 2, 1], [1])
+    channel.close()
 
 
 def test_answers_beyond_what_may_wait_are_dropped_and_counted() -> None:

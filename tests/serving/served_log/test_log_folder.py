@@ -13,6 +13,7 @@ from tests.helpers.limited import files_limited_to
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.files.served_log import COLUMNS
 from twinspire.serving.client import where
+from twinspire.serving.served_log import log_folder
 from twinspire.serving.served_log.log_folder import DAY_NANOSECONDS, LogFolder, Row, hour_of, to_table
 from twinspire.serving.served_log.sampling import LoggedQuery
 from twinspire.serving.wire.filter_converters import filter_to_wire
@@ -146,6 +147,42 @@ def test_a_full_disk_leaves_no_part_of_a_file(folder: LogFolder) -> None:
         write(folder, [row(1, "u")])
     assert [*folder.root.glob("*T*/*"), *folder.root.glob("*T*/.*")] == []
     assert write(folder, [row(1, "u")]).stat().st_size > 100
+
+
+def test_salts_and_folders_of_today_and_drafts_of_salts_stay(folder: LogFolder) -> None:
+    folder.digest("u", hour_of(NOW + 2 * DAY_NANOSECONDS)[:10])  # as of a day that begins meanwhile
+    folder.digest("u", hour_of(NOW - 5 * DAY_NANOSECONDS)[:10])
+    draft = folder.root / "salts" / ".2026-12-01-abcdabcd"
+    draft.write_bytes(b"half")
+    hour = folder.root / hour_of(NOW - DAY_NANOSECONDS // 2)
+    hour.mkdir()
+    folder.delete_user("u")
+    assert hour.exists()
+    assert {each.name for each in draft.parent.iterdir()} == {
+        draft.name,
+        hour_of(NOW + 2 * DAY_NANOSECONDS)[:10],
+    }
+
+
+def test_drafts_go_with_the_next_start_or_the_next_deletion(folder: LogFolder) -> None:
+    path = write(folder, [row(1, "v")])
+    rewritten = path.with_name(f".{path.name}-abcdabcd")
+    new = path.with_name(".17-1.parquet-abcdabcd")
+    for each in (rewritten, new):
+        each.write_bytes(b"rows")
+    folder.delete_user("u")
+    assert (rewritten.exists(), new.exists()) == (False, True), "the service may be writing the other"
+    folder.delete_drafts(of_rewritten=False)
+    assert [*path.parent.iterdir()] == [path]
+
+
+def test_only_texts_of_short_filters_are_kept(folder: LogFolder) -> None:
+    long = filter_to_wire(where.color.is_in([f"color {n}" for n in range(1000)])).SerializeToString()
+    kept = log_folder._short_filter_text.cache_info().currsize
+    query, answer = row(1)
+    (text,) = to_table([(query._replace(filter=long), answer)], str)["filter"].to_pylist()
+    assert "color 999" in text
+    assert log_folder._short_filter_text.cache_info().currsize == kept
 
 
 def test_what_a_killed_process_left_is_deleted(folder: LogFolder) -> None:

@@ -14,18 +14,24 @@ from tests.serving.retrieval.test_interest_search import interests_bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.client import Query, RetrievalClient, where
 from twinspire.serving.datagrams import DatagramChannel
+from twinspire.serving.engine.batching import Job
+from twinspire.serving.observability.metrics import LOG_DROPPED
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import to_table
-from twinspire.serving.served_log.sampling import MOST_BYTES, LoggedQuery, received
+from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, received
 from twinspire.serving.server import RetrievalServer
+from twinspire.serving.service_status import log_readings
 from twinspire.serving.shadow.channel import ShadowChannel
+from twinspire.serving.wire.converters import RequestLimits
 
 Rows = list[tuple[LoggedQuery, wire.SearchResponse]]
 
 
 @contextmanager
-def logging(folder: Path, **options: Any) -> Iterator[tuple[RetrievalClient, Callable[[], Rows]]]:
+def logging(
+    folder: Path, limits: RequestLimits | None = None, **options: Any
+) -> Iterator[tuple[RetrievalClient, Callable[[], Rows]]]:
     """A client of a server with a log, and what takes the rows that have arrived."""
     config = ServedLogConfig(Path(), served_log_share=1.0, **options)
     with closing(DatagramChannel.create(1)) as channel:
@@ -37,7 +43,7 @@ def logging(folder: Path, **options: Any) -> Iterator[tuple[RetrievalClient, Cal
             assert channel.dropped == 0
             return found
 
-        server = RetrievalServer(Retriever.load(folder), served_log=config, log_channel=channel)
+        server = RetrievalServer(Retriever.load(folder), limits, served_log=config, log_channel=channel)
         with server, RetrievalClient(server.address) as client:
             yield client, rows
 
@@ -140,6 +146,40 @@ def test_large_batches_arrive_in_several_datagrams(plain: Path) -> None:
         logged = rows()
     assert sum(answer.ByteSize() for _, answer in logged) > 3 * MOST_BYTES
     assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers]
+
+
+def test_many_small_answers_fit_a_datagram(plain: Path) -> None:
+    """A call of `sendmsg` would take 1,024 parts."""
+    item = Query(item_id="item-003")
+    with logging(plain, RequestLimits(max_batch=400)) as (client, rows):
+        answers = client.search_batch([item] * 400, k=1, min_score=2.0)
+        logged = rows()
+    assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers]
+
+
+def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plain: Path
+) -> None:
+    add = AnswerSampler.add
+
+    def failing(sampler: AnswerSampler, job: Job, place: int, *rest: Any) -> None:
+        if place < 2:
+            raise ValueError("of a test")
+        add(sampler, job, place, *rest)
+
+    monkeypatch.setattr(AnswerSampler, "add", failing)
+    with closing(DatagramChannel.create(2)) as channel:
+        config = ServedLogConfig(Path(), served_log_share=1.0)
+        server = RetrievalServer(Retriever.load(plain), served_log=config, log_channel=channel, slot=0)
+        with server, RetrievalClient(server.address) as client:
+            answers = client.search_batch(["bavuti"] * 5, k=1)
+            assert channel.wait(5.0)
+            logged = [*chain.from_iterable(map(received, channel.receive(9)))]
+        entry = {"rows": 0, "lost": 4, "bytes": 0, "last_error": ""}
+        readings = dict(log_readings(entry, channel))
+    assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers[2:]]
+    assert readings[LOG_DROPPED] == [(["behind"], 0), (["disk"], 4), (["error"], 2)]
+    assert caplog.text.count("Traceback") == 1
 
 
 def test_more_cannot_be_explored_than_is_logged() -> None:

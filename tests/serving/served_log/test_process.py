@@ -1,0 +1,89 @@
+"""The process of the served log, without a service: when it writes, and what it does after faults."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.serving.served_log.test_log_folder import NOW, row
+from twinspire.protos.files.served_log import SUFFIX
+from twinspire.serving.datagrams import DatagramChannel
+from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.served_log import process
+from twinspire.serving.served_log.config import ServedLogConfig
+from twinspire.serving.served_log.log_folder import LogFolder, hour_of
+from twinspire.serving.served_log.process import ServedLog
+from twinspire.serving.shared_state import SERVED_LOG, SharedState
+
+Start = Callable[[], ServedLog]
+
+
+@pytest.fixture
+def state() -> SharedState:
+    state = SharedState.create((SERVED_LOG,))
+    state.write(SERVED_LOG, {"rows": 0, "lost": 0, "bytes": 0, "last_error": ""})
+    return state
+
+
+@pytest.fixture
+def start(tmp_path: Path, state: SharedState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Makes the process's object, for which each datagram is one row, and which is not due to write."""
+    config = ServedLogConfig(tmp_path, served_log_flush_seconds=3600.0)
+    monkeypatch.setattr(process, "received", lambda _: [row(1)])
+    with closing(DatagramChannel.create(1)) as channel:
+
+        def made() -> ServedLog:
+            channel.send(0, [b"a row"])
+            return ServedLog(config, channel, state, SharedMetrics.create(workers=1), 1.0)
+
+        yield made
+
+
+def files(folder: Path) -> Sequence[Path]:
+    return [*folder.glob(f"*T*/*{SUFFIX}")]
+
+
+def finish(log: ServedLog) -> None:
+    log._thread.shutdown()  # after what it writes
+
+
+def test_rows_of_too_many_bytes_are_written_at_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = start()
+    log.step()
+    assert log._rows == 1
+    monkeypatch.setattr(process, "MOST_BYTES", log._bytes)
+    log.step(0.0)
+    finish(log)
+    assert (log._rows, log._bytes, len(files(tmp_path))) == (0, 0, 1)
+
+
+def test_a_fault_of_pruning_is_named_and_rows_are_written(
+    start: Start,
+    tmp_path: Path,
+    state: SharedState,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def prune(folder: LogFolder, days: float, most: int) -> int:
+        raise OverflowError("date value out of range")
+
+    monkeypatch.setattr(LogFolder, "prune", prune)
+    monkeypatch.setattr(process, "MOST_ROWS", 1)
+    log = start()
+    log.step()
+    finish(log)
+    assert len(files(tmp_path)) == 1
+    assert "old files could not be deleted: date value out of range" in caplog.text
+    assert state.read(SERVED_LOG)["last_error"] == "OverflowError"
+    assert state.read(SERVED_LOG)["lost"] == 0
+
+
+def test_the_rows_of_a_killed_process_are_deleted_at_the_start(start: Start, tmp_path: Path) -> None:
+    draft = tmp_path / hour_of(NOW) / f".{NOW}-7{SUFFIX}-abcdabcd"
+    draft.parent.mkdir()
+    draft.write_bytes(b"rows")
+    finish(start())
+    assert not draft.exists()
