@@ -18,6 +18,10 @@ from twinspire.serving.live.config import default_url
         (["gateway", "--host", "\udcff"], "--host: expected a name or an address"),
         (["serve", "--port-file", "{folder}"], "--port-file: expected a file in a folder, got"),
         (["gateway", "--port-file", "{folder}/file/none/port"], "--port-file: expected a file in a folder,"),
+        (
+            ["serve", "--served-log-max-days", "400000"],
+            "expected a whole number from 1 to 36500, got '400000'",
+        ),
         (["gateway", "--address", ""], "address: expected host:port"),
         (["gateway", "--compare-address", ""], "address: expected host:port"),
         (["status", "--address", "\udcff:1"], "address: expected host:port"),

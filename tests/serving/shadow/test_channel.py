@@ -104,7 +104,7 @@ def test_a_shadow_that_has_gone_harms_nobody() -> None:
 def test_a_peer_that_has_gone_harms_nobody() -> None:
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     receiver.close()
-    datagrams = DatagramChannel(sender, receiver, mmap.mmap(-1, 16))
+    datagrams = DatagramChannel(sender, receiver, mmap.mmap(-1, 32))
     with sender:
         TrafficMirror(datagrams, memoryview(bytearray(8)).cast("Q"), slot=1, share=1.0).send(
             REQUEST, RESPONSE
