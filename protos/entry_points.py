@@ -12,6 +12,7 @@ SERVING = "twinspire.serving"  # the command line of the service: `serve`, `sear
 BUNDLES = "twinspire.serving.bundles"  # downloads a registered model's bundle; prints its folder
 CATALOGUE = "twinspire.serving.catalogue"  # reads and compacts a store of live items; prints JSON
 EVENTS = "twinspire.serving.events"  # exports and deletes events of users; prints JSON
+EVENTS_VARIABLE = "TWINSPIRE_EVENTS"  # the environment variable with the URL of its store
 REGISTRY = "twinspire.serving.rollout.registry"  # answers calls to MLflow's registry over a descriptor
 BUNDLE_VALIDATION = "twinspire.serving.rollout.bundle_validation"  # loads and tries a bundle; prints JSON
 BUNDLE_BENCHMARK = (

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from twinspire.export.release.registry import AliasState
 from twinspire.export.retrain.retrain import retrain as run
 from twinspire.export.terminal import show_record
 from twinspire.train.config import read_experiment
@@ -20,8 +21,9 @@ def retrain(arguments: Namespace) -> dict[str, Any]:
     connect()
     experiment = read_experiment(arguments.config)
     found = run(experiment, arguments.config.parent, PROGRESS, arguments.catalogue)
-    version = found["champion"] if found["refused"] else found["version"]
-    return {"model": f"models:/{experiment.name}/{version}", "alias": "champion", **found}
+    champion = AliasState.of(experiment.name).champion
+    model = f"models:/{experiment.name}/{champion}" if champion else ""
+    return {"model": model, "alias": "champion" if champion else "", **found}
 
 
 def show_retrained(result: dict[str, Any], console: Console) -> None:
@@ -48,4 +50,5 @@ def show_retrained(result: dict[str, Any], console: Console) -> None:
         show_record(result, console)
     if result["refused"]:
         say(result["refused"], "yellow")
-        say(f"{result['model']} stays {result['alias']}")
+        stays = f"{result['model']} stays {result['alias']}" if result["model"] else "there is no champion"
+        say(stays)

@@ -6,10 +6,12 @@ Warm towers begin with the champion's weights, and have its features, architectu
 them. Towers from scratch are what the TOML says; a share of the retrainings has them (`[retrain]`), and each
 without a champion.
 
-A retraining notes champion, cut-off time and catalogue when it begins. Each stage finds what an earlier
-process has done by its key, so a retraining that was killed goes on with the same command. When it has ended,
-an MLflow run with the key of its data and settings holds the summary, and the same inputs are not trained on
-again. One retraining of a model runs at a time on a host; `promote` refuses if the champion has moved.
+A retraining notes champion, cut-off time and catalogue when it begins, and its data set when that is made.
+Each stage finds what an earlier process has done by its key, so a retraining that was killed, or for which a
+server did not answer, goes on with the same command; after an error of data or settings the next one begins
+anew. When it has ended, an MLflow run with the key of its data and settings holds the summary, and the same
+inputs are not trained on again. One retraining of a model runs at a time on a host; `promote` refuses if the
+champion has moved.
 """
 
 import dataclasses
@@ -30,12 +32,13 @@ from twinspire.export.refresh.work import RefreshFolder
 from twinspire.export.release import registry
 from twinspire.export.release.promote import challenger_data, promote
 from twinspire.export.release.registry import AliasState
-from twinspire.protos.errors import DataError, GateRefused, MissingStage, Unavailable
+from twinspire.protos.errors import ConfigError, DataError, GateRefused, MissingStage, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.train.config import Experiment
+from twinspire.train.config.losses import learns_from_negatives
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.dataset import CACHE as DATA
-from twinspire.train.data.dataset import Dataset, open_source, prepare
+from twinspire.train.data.dataset import Dataset, load, open_source, prepare
 from twinspire.train.data.sources.service import ServiceData, ServiceSource
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.fingerprint import fingerprint
@@ -71,13 +74,15 @@ def retrain(experiment: Experiment, base: Path, console: Console, catalogue: str
         lines about them; `candidates`, the towers, those that went on first, with their `kind`, `run_id`, and
         the `metric` that selects epochs on validation at the `start` and of those that are kept
         (`validation`); their `comparison`; `notes` on what could not be done; `version` and `bundle`; why
-        gates have `refused` it, or else an empty text; `move` and `decision` of the promotion; and whether
-        these inputs were trained on before (`done_before`).
+        gates have `refused` it, or else an empty text; whether it was `promoted`; `move` and `decision` of
+        the promotion; and whether these inputs were trained on before (`done_before`).
 
     Raises:
-        DataError: the data are invalid.
-        Unavailable: another retraining is at work, the aliases were moved meanwhile, or MLflow or a store
-            does not answer.
+        DataError: the data are invalid, or no answer is closed yet.
+        ConfigError: the store of events cannot be read, or this machine lacks the device.
+        MissingStage: the champion's run is not known, or a process that is needed is not installed.
+        Unavailable: another retraining is at work, the aliases were moved meanwhile, or MLflow or the store
+            of live items does not answer.
     """
     name = experiment.name
     busy = Unavailable(f"{name}: another retraining is at work on this host")
@@ -100,10 +105,16 @@ class _Retraining:
         self.work = RefreshFolder(self.name, WORK)
 
     def run(self) -> dict[str, Any]:
+        try:
+            return self._run()
+        except (DataError, ConfigError, MissingStage, ValueError):
+            self.work.end()  # with the same cut-off time the next one would fail alike
+            raise
+
+    def _run(self) -> dict[str, Any]:
         begun, is_new = self._begin()
         experiment = self._with_data(begun)
-        refresh = is_new and experiment is self.experiment  # data of other kinds may be a download
-        dataset = prepare(experiment, self.base, refresh=refresh, console=self.console)
+        dataset = self._dataset(experiment, is_new)
         key = fingerprint(dataset.report["fingerprint"], dataclasses.asdict(experiment))
         done = find_run(self.name, STAGE, key)
         if done is not None:
@@ -119,7 +130,7 @@ class _Retraining:
             lines[0] += f", of which the champion does not have {new:,}"
         settings = self._settings(experiment, dataset, champion)
         runs = {kind: self._fit(kind, each, dataset, champion) for kind, each in settings.items()}
-        kind, comparison = _better(runs)
+        kind, comparison = _better(runs, experiment)
         folder, _ = build_bundle(settings[kind], dataset, runs[kind], self.console)
         version = str(registry.register(folder)[0].version)
         self.work.note(version=version)
@@ -143,8 +154,8 @@ class _Retraining:
         state, champion = self.work.state, AliasState.of(self.name).champion
         begun = state.begun_with
         settings = fingerprint(dataclasses.asdict(self.experiment))
-        is_ours = begun.get("settings") == settings and champion in (begun.get("champion"), state.version)
-        if begun and is_ours:
+        is_same = champion == begun.get("champion") or (state.version and champion == state.version)
+        if begun.get("settings") == settings and is_same:
             self._say("going on with a retraining that was interrupted")
             return begun, False
         begun = {
@@ -195,6 +206,18 @@ class _Retraining:
         data = dataclasses.replace(data, until=begun["until"], items=begun["items"] or data.items)
         return dataclasses.replace(self.experiment, data=data)
 
+    def _dataset(self, experiment: Experiment, is_new: bool) -> Dataset:
+        """The data set; that of the process which began, if it has made one, also if the log has changed."""
+        begun = self.work.state.begun_with
+        folder = Path(begun.get("dataset", ""))
+        if folder.name and folder.is_dir():
+            found = load(folder)
+            return dataclasses.replace(found, report=found.report | {"name": self.name})
+        refresh = is_new and experiment is self.experiment  # data of other kinds may be a download
+        found = prepare(experiment, self.base, refresh=refresh, console=self.console)
+        self.work.note(begun_with={**begun, "dataset": str(found.folder)})
+        return found
+
     def _settings(
         self, experiment: Experiment, dataset: Dataset, champion: Run | None
     ) -> dict[str, Experiment]:
@@ -208,11 +231,16 @@ class _Retraining:
             read |= {*column_names(known.item)} - {*dataset.items.columns}
             if read:
                 raise DataError(f"its towers read {', '.join(sorted(read))}, which these data do not have")
-        except (DataError, MissingStage) as error:
+            if learns_from_negatives(known.loss) != learns_from_negatives(experiment.loss):
+                raise DataError(
+                    f"its loss is {known.loss.kind}, and [loss] is {experiment.loss.kind}: of these, one "
+                    "alone learns from negative pairs"
+                )
+            parts = {name: getattr(known, name) for name in ("query", "item", "tower", "loss")}
+            warm = {WARM: dataclasses.replace(experiment, **parts)}
+        except (DataError, MissingStage, ValueError) as error:
             self.notes.append(f"the champion cannot be trained on, so towers are from scratch alone: {error}")
             return found
-        parts = {name: getattr(known, name) for name in ("query", "item", "tower", "loss")}
-        warm = {WARM: dataclasses.replace(experiment, **parts)}
         return warm | found if self.work.state.begun_with["scratch"] == "True" else warm
 
     def _fit(self, kind: str, experiment: Experiment, dataset: Dataset, champion: Run | None) -> Run:
@@ -234,10 +262,11 @@ class _Retraining:
         try:
             done = promote(experiment, data, self.console, reason=reason, expected=version)
         except GateRefused as error:
-            return {"refused": str(error), "move": None, "decision": None}
+            return {"refused": str(error), "promoted": False, "move": None, "decision": None}
         move, decision = done.record, done.decision
         return {
             "refused": "",
+            "promoted": True,
             "move": move and dataclasses.asdict(move),
             "decision": decision and decision.document(),
         }
@@ -246,11 +275,17 @@ class _Retraining:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _better(runs: dict[str, Run]) -> tuple[str, str]:
+def _better(runs: dict[str, Run], experiment: Experiment) -> tuple[str, str]:
     """The kind of towers with the better mean on validation, and the comparison in words."""
     if len(runs) == 1:
         return next(iter(runs)), ""
-    lead, clusters = lead_on_validation(runs[WARM], runs[SCRATCH])
+    try:
+        lead, clusters = lead_on_validation(runs[WARM], runs[SCRATCH])
+    except DataError:
+        first, second = (_candidate(kind, runs[kind], experiment) for kind in (WARM, SCRATCH))
+        warm, scratch, metric = first["validation"], second["validation"], first["metric"]
+        means = f"{metric} on validation: warm {warm:.4f}, scratch {scratch:.4f}"
+        return (WARM if warm >= scratch else SCRATCH), f"{means}; by other queries, so the means alone decide"
     return (WARM if lead.mean >= 0 else SCRATCH), f"warm less scratch on validation: {lead.text(clusters)}"
 
 

@@ -22,11 +22,14 @@ from typing import Any
 
 from twinspire.protos.bundle import whole_file
 from twinspire.protos.cli import CommandParser
+from twinspire.protos.entry_points import EVENTS_VARIABLE
 from twinspire.protos.errors import InvalidInput, MissingStage, TwinspireError
 from twinspire.serving.events.config import default_url
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.served_log.config import LOCK
 from twinspire.serving.wire.converters import check_user
+
+EVENTS_HELP = f"of the store (default: ${EVENTS_VARIABLE}, or serve's)"
 
 
 def export(store: EventStore, output: Path) -> int:
@@ -65,7 +68,7 @@ def _parser() -> ArgumentParser:
     exporting = commands.add_parser("export", help="write all events to a file of Parquet")
     exporting.add_argument("output", type=Path, help="the file")
     for each in (deleting, exporting):
-        each.add_argument("--events", default="", metavar="URL", help="of the store (default: serve's)")
+        each.add_argument("--events", default="", metavar="URL", help=EVENTS_HELP)
     return parser
 
 
@@ -111,7 +114,8 @@ def _run(arguments: Namespace) -> dict[str, Any]:
     if arguments.command == "delete":
         users = _users(arguments.users)
         folder = _served_log(arguments.served_log) if arguments.served_log else None
-    with closing(EventStore.open(arguments.events or default_url(), create=False)) as store:
+    url = arguments.events or os.environ.get(EVENTS_VARIABLE) or default_url()
+    with closing(EventStore.open(url, create=False)) as store:
         if arguments.command == "export":
             return {"output": str(arguments.output), "events": export(store, arguments.output)}
         deleted = sum(map(store.delete_user, users))

@@ -27,6 +27,7 @@ from twinspire.protos.errors import DataError
 from twinspire.protos.files import served_log
 from twinspire.protos.inputs.event_types import EXCLUDES, HISTORY, EventTypes
 
+HOUR = 3600.0
 MAX_WEIGHT = 10.0  # of a click; a position that is hardly examined would get a huge one
 STRATA = 10  # quantiles of the scores of a bundle
 ROUNDS = 200  # of the fit
@@ -69,8 +70,10 @@ class Impressions:
     report: dict[str, Any]
 
 
-def log_files(folder: Path, until: float | None = None) -> list[Path]:
-    """Files of a served log, oldest first; those whose first answer is after `until` are left out.
+def log_files(folder: Path, until: float = float("inf"), since: float = 0.0) -> list[Path]:
+    """Files of a served log, oldest first.
+
+    Those whose first answer is after `until` are left out, and those whose hour ended before `since`.
 
     Raises:
         DataError: there is none, or the name of one does not say when it begins.
@@ -85,7 +88,8 @@ def log_files(folder: Path, until: float | None = None) -> list[Path]:
         begins = [int(path.stem.partition("-")[0]) / 1e9 for path in found]
     except ValueError as error:
         raise DataError(f"{folder}: expected names that begin with nanoseconds since 1970: {error}") from None
-    return [path for path, begin in zip(found, begins, strict=True) if until is None or begin <= until]
+    oldest = since // HOUR * HOUR  # a file has answers of one hour
+    return [path for path, begin in zip(found, begins, strict=True) if oldest <= begin <= until]
 
 
 def collected(frame: pl.LazyFrame, place: Path) -> pl.DataFrame:
@@ -119,12 +123,15 @@ def scan_events(path: Path, types: EventTypes, period: Period) -> pl.LazyFrame:
     return events.filter(counted).with_columns(use.alias(USE)).filter(pl.col(USE) != 0)
 
 
-def read_impressions(folder: Path, events: pl.DataFrame, period: Period) -> Impressions:
+def read_impressions(
+    folder: Path, events: pl.DataFrame, period: Period, may_be_empty: bool = False
+) -> Impressions:
     """The closed impressions of a served log.
 
     Args:
         folder: of the log.
         events: as `scan_events` gives them.
+        may_be_empty: whether a log without a closed answer has no impressions, and is no error.
 
     Raises:
         DataError: the log cannot be read, or has no closed answer.
@@ -134,7 +141,7 @@ def read_impressions(folder: Path, events: pl.DataFrame, period: Period) -> Impr
     is_closed = pl.col("time") <= period.closed
     waiting = int(collected(answers.select((~is_closed).sum()), folder).item())
     shown = collected(_exploded(answers.filter(is_closed)), folder)
-    if shown.is_empty():
+    if shown.is_empty() and not may_be_empty:
         raise DataError(
             f"{folder}: expected an answer before {shown_time(period.closed)}, whose attribution window has "
             f"closed; there is none, and {waiting:,} wait"
@@ -168,7 +175,7 @@ def read_impressions(folder: Path, events: pl.DataFrame, period: Period) -> Impr
         "last": shown_time(requests["time"].max()),
         "cutoff": shown_time(period.cutoff),
         "bundles": dict(sorted(requests["bundle"].value_counts().iter_rows())),
-        "explored": explored / requests.height,
+        "explored": explored / max(1, requests.height),
         "examination": [round(each, 3) for each in examination.tolist()],
     }
     kept = ["request_id", "time", "user", "query", "item_id", "position", "label", "acted"]
@@ -176,7 +183,9 @@ def read_impressions(folder: Path, events: pl.DataFrame, period: Period) -> Impr
 
 
 def shown_time(seconds: Any) -> str:
-    """A time as an ISO date, in UTC."""
+    """A time as an ISO date, in UTC; "never" of None."""
+    if seconds is None:
+        return "never"
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
@@ -231,7 +240,7 @@ def fit_examination(
     Returns:
         (P,), where the first position has 1, and positions with few impressions are drawn towards 1; (S,).
     """
-    shape = (int(position.max()) + 1, int(stratum.max()) + 1)
+    shape = (int(position.max(initial=0)) + 1, int(stratum.max(initial=0)) + 1)
     cell = np.ravel_multi_index((position, stratum), shape)
     shown = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
     clicks = np.bincount(cell, clicked, minlength=shape[0] * shape[1]).reshape(shape)

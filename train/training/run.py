@@ -69,6 +69,7 @@ from twinspire.train.training.refit import REFIT, begun, refit
 from twinspire.train.training.run_metrics import log_all, select_compared
 from twinspire.train.training.tracking import (
     FINGERPRINT,
+    START,
     find_run,
     flattened,
     log_choices,
@@ -77,7 +78,14 @@ from twinspire.train.training.tracking import (
     tracked_run,
     unfinished_runs,
 )
-from twinspire.train.training.trained_model import ARTIFACTS, DESCRIPTION, Model, build_model, load_model
+from twinspire.train.training.trained_model import (
+    ARTIFACTS,
+    DESCRIPTION,
+    Model,
+    build_model,
+    load_model,
+    settings_without_passwords,
+)
 from twinspire.train.training.trainer import Callbacks, Interrupted, State, Trainer
 from twinspire.train.training.validated import baselines_on_validation
 
@@ -115,9 +123,8 @@ def fit(
         ConfigError: this machine lacks the device.
         Unavailable: there is too little memory.
     """
-    key = _fingerprint(experiment, dataset)
-    if start is not None:
-        key = fingerprint(key, start.info.run_id)
+    start_id = "" if start is None else start.info.run_id
+    key = _fingerprint(experiment, dataset, start_id)
     training = experiment.training
     process = process or start_process(training.threads, training.device)
     finished = find_run(experiment.name, STAGE, key)
@@ -144,6 +151,8 @@ def fit(
         ):
             # Not parameters: a resumed run may have others.
             mlflow.set_tags({"ranks": process.count, **process.describe()})
+            if start_id:
+                mlflow.set_tag(START, start_id)
             trained = None if start is None else load_model(start)
             _train(run_folder(run_id), process, experiment, dataset, console, resume, trained)
     except (RuntimeError, MemoryError) as error:
@@ -213,7 +222,8 @@ def choices_of(
     """
     stored, change = stored_choices(run), "settings, data or code have changed since"
     try:
-        is_same = bool(stored) and run.data.tags.get(FINGERPRINT) == _fingerprint(experiment, dataset)
+        key = _fingerprint(experiment, dataset, run.data.tags.get(START, "")) if stored else ""
+        is_same = bool(stored) and run.data.tags.get(FINGERPRINT) == key
     except (ConfigError, DataError) as error:
         is_same, change = False, str(error)
     if stored and not is_same:
@@ -233,7 +243,7 @@ def run_folder(run_id: str) -> Path:
         raise DataError(f"run id: {error}") from None
 
 
-def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
+def _fingerprint(experiment: Experiment, dataset: Dataset, start_id: str = "") -> str:
     """The key of a run: everything that its result depends on.
 
     Raises:
@@ -251,13 +261,14 @@ def _fingerprint(experiment: Experiment, dataset: Dataset) -> str:
     except OSError as error:
         raise DataError(f"{error.filename}: a feature reads this file: {error.strerror}") from None
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    return fingerprint(
+    key = fingerprint(
         *(identity,) if identity else (),
         settings,
         files,
         dataset.report["fingerprint"],
         code_fingerprint(__name__, *experiment.modules),
     )
+    return fingerprint(key, start_id) if start_id else key
 
 
 def _interrupted(experiment: Experiment, key: str) -> str | None:
@@ -548,7 +559,7 @@ def _log_metrics(
 
 
 def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
-    mlflow.log_params(flattened(dataclasses.asdict(model.experiment)))
+    mlflow.log_params(flattened(settings_without_passwords(model.experiment)))
     report = dataset.report
     mlflow.set_tags(
         {

@@ -34,6 +34,7 @@ from twinspire.train.metrics import DRAWN, DRAWN_PAIRS
 from twinspire.train.paths import IS_CHECKOUT, MLRUNS, ROOT
 
 FINGERPRINT = "twinspire.fingerprint"
+START = "twinspire.start"  # tag of a run: the id of the run with whose towers it began
 DESCRIPTION = "mlflow.note.content"  # tag of a run or an experiment; the UI shows it as Markdown
 EXPERIMENT_KIND = "mlflow.experimentKind"  # tag of an experiment: which of its views the UI opens
 WARNINGS = "twinspire.warnings"  # tag of a run: a JSON list of sentences
@@ -208,8 +209,8 @@ def _runs(experiment: str, stage: str, fingerprint: str, status: str, most: int 
 
 
 def finished_count(experiment: str, stage: str) -> int:
-    """The number of finished runs of a stage, at most `MAX_RUNS`."""
-    return len(_runs(experiment, stage, "", "FINISHED"))
+    """The number of finished runs of a stage."""
+    return len(_runs(experiment, stage, "", "FINISHED", sys.maxsize))
 
 
 def get_run(run_id: str) -> Run:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +55,20 @@ class Model:
         """Experiment, schema and hashing scheme as JSON: what `load_model` builds the towers from."""
         content = {
             "hashing": HASHING_VERSION,
-            "experiment": dataclasses.asdict(self.experiment),
+            "experiment": settings_without_passwords(self.experiment),
             "schema": dataclasses.asdict(self.schema),
         }
         return json.dumps(content, indent=2, sort_keys=True).encode()
+
+
+def settings_without_passwords(experiment: Experiment) -> dict[str, Any]:
+    """All settings, for records; a password in the URL of a store of events is `***`."""
+    settings = dataclasses.asdict(experiment)
+    url = str(settings["data"].get("events", ""))
+    if "://" in url:
+        hidden = re.sub(r"(://[^:/@]*:).*@", r"\1***@", url)
+        settings["data"]["events"] = re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
+    return settings
 
 
 def build_model(

@@ -10,7 +10,7 @@ import scipy.special
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from twinspire.protos.errors import Unavailable
+from twinspire.protos.errors import DataError, Unavailable
 from twinspire.train.config import Experiment
 from twinspire.train.evaluation.intervals import (
     Clusters,
@@ -59,11 +59,12 @@ def lead_on_validation(run: Run, other: Run) -> tuple[Interval, Clusters]:
     It is in the metric that selects epochs, or of labels in minus the log loss of pairs.
 
     Raises:
-        Unavailable: the figures of a run cannot be read, or are of other data.
+        DataError: the figures are of other queries or pairs.
+        Unavailable: the figures of a run cannot be read.
     """
-    (own, of, unit), (beside, _, _) = (_figures(each) for each in (run, other))
-    if len(own) != len(beside):
-        raise Unavailable(f"runs {run.info.run_id} and {other.info.run_id}: are of other validation parts")
+    (own, of, unit), (beside, others, _) = (_figures(each) for each in (run, other))
+    if not np.array_equal(of, others):
+        raise DataError(f"runs {run.info.run_id} and {other.info.run_id}: are of other validation parts")
     clusters = Clusters(of, str(unit))
     return interval(own, clusters, beside, highest=max(HIGHEST.values())), clusters
 

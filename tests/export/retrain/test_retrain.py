@@ -1,16 +1,18 @@
 """A retraining takes clicks into a champion that finds new items, once, or says why it does not."""
 
+import dataclasses
 import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from rich.console import Console
 
 from tests.helpers.retraining import NAME, write_before, write_service
-from tests.helpers.served import START, Answer, write_log
+from tests.helpers.served import START, Answer, write_events, write_log
 from tests.helpers.stdlib import drawn_once
 from twinspire.export.refresh import sources
 from twinspire.export.refresh.work import RefreshFolder
@@ -20,12 +22,17 @@ from twinspire.export.retrain import command
 from twinspire.export.retrain import retrain as retraining
 from twinspire.export.retrain.retrain import WORK
 from twinspire.protos.bundle import Snapshot
-from twinspire.protos.errors import Unavailable
+from twinspire.protos.errors import DataError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.train.config import read_experiment
 from twinspire.train.data.dataset import prepare
+from twinspire.train.data.sources import service
 from twinspire.train.training import run as training
 from twinspire.train.training.callbacks import RunCallbacks
+from twinspire.train.training.run import choices_of
+from twinspire.train.training.run_metrics import log_all
+from twinspire.train.training.tracking import get_run, tracked_run
+from twinspire.train.training.trained_model import load_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::Warning:mlflow"),
@@ -63,9 +70,14 @@ class Killed(BaseException):
 def test_clicks_on_new_items_make_a_champion_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(write_before(tmp_path), monkeypatch)
     assert (first["champion"], first["version"], champion()) == ("", "1", "1")
+    assert first["promoted"]
     assert [each["kind"] for each in first["candidates"]] == ["scratch"]
-    found = run(write_service(tmp_path, scratch_share=1.0), monkeypatch)
-    assert not found["refused"], found["refused"]
+    config = write_service(tmp_path, scratch_share=1.0)
+    url = "postgresql://shop:hunter2@db/shop?sslmode=require"
+    config.write_text(config.read_text().replace('"events.parquet"', f'"{url}"'))
+    monkeypatch.setattr(service, "_events_file", lambda *_: tmp_path / "events.parquet")
+    found = run(config, monkeypatch)
+    assert found["promoted"] and not found["refused"], found["refused"]
     assert (found["champion"], found["version"], champion()) == ("1", "2", "2")
     assert {each["kind"] for each in found["candidates"]} == {"warm", "scratch"}
     best, other = found["candidates"]
@@ -75,6 +87,15 @@ def test_clicks_on_new_items_make_a_champion_once(tmp_path: Path, monkeypatch: p
     assert (
         scratch["start"] < 0.4 < warm["start"] < warm["validation"]
     )  # it knows the old items before the first step
+    assert get_run(warm["run_id"]).data.params["data.events"] == url.replace("hunter2", "***")
+    stored = [path for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
+    assert stored and not [path for path in stored if b"hunter2" in path.read_bytes()]
+    one = retraining._Retraining(read_experiment(config), tmp_path, Console(file=io.StringIO()))
+    experiment = one._with_data({"until": "2026-12-03T00:00:00+00:00", "items": ""})
+    known = load_model(get_run(first["candidates"][0]["run_id"])).experiment
+    parts = {name: getattr(known, name) for name in ("query", "item", "tower", "loss")}
+    experiment = dataclasses.replace(experiment, **parts)
+    assert choices_of(get_run(warm["run_id"]), experiment, prepare(experiment, tmp_path), pytest.fail)
     text = shown(found)
     for line in (
         "items: 60, of which the champion does not have 15",
@@ -101,7 +122,7 @@ def test_wrong_clicks_are_refused_and_the_champion_stays(
 ) -> None:
     run(write_before(tmp_path), monkeypatch)
     found = run(write_service(tmp_path, 1200, wrong=0.72), monkeypatch)
-    assert "version 2 is not promoted: quality" in found["refused"]
+    assert "version 2 is not promoted: quality" in found["refused"] and not found["promoted"]
     assert champion() == "1"
     assert [each["kind"] for each in found["candidates"]] == ["warm"]
     text = shown(found)
@@ -130,6 +151,9 @@ def test_a_retraining_that_was_killed_at_any_stage_goes_on(
         with pytest.raises(Killed):
             run(config, patch)
     write_log(tmp_path / "served", [Answer("new", START + 5e5, ["i1"], {"text": "later"})], worker=3)
+    (tmp_path / "gone").mkdir()
+    for path in (tmp_path / "served").glob("*/*-0.*"):  # the service deletes its oldest files
+        path.rename(tmp_path / "gone" / path.name)
     places = [(retraining, "build_bundle"), (registry, "register"), (retraining, "promote")]
     for place in (*places, (retraining, "tracked_run")):
         with monkeypatch.context() as patch:
@@ -153,6 +177,62 @@ def test_a_second_retraining_at_the_same_time_is_refused(
     config = write_before(tmp_path)
     with exclusive_lock(WORK / f"{NAME}.lock"), pytest.raises(Unavailable, match="another retraining"):
         run(config, monkeypatch)
+
+
+def test_an_error_of_data_lets_the_next_retraining_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    write_before(tmp_path)
+    config = write_service(tmp_path)
+    one = retraining._Retraining(read_experiment(config), tmp_path, console)
+    with monkeypatch.context() as patch:
+        patch.setattr(retraining, "prepare", dies)
+        with pytest.raises(Killed):
+            one.run()
+    assert RefreshFolder(NAME, WORK).state.begun_with["until"]
+    write_events(tmp_path / "events.parquet", [])
+    said = io.StringIO()
+    with pytest.raises(DataError, match="no positive event follows"):
+        run(config, monkeypatch, said)
+    assert "going on" in said.getvalue()
+    assert not RefreshFolder(NAME, WORK).state.begun_with
+
+
+def test_an_interrupted_retraining_of_another_champion_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    one = retraining._Retraining(read_experiment(write_before(tmp_path)), tmp_path, console)
+    begun, _ = one._begin()
+    assert one._begin() == (begun, False)
+    one.work.note(begun_with={**begun, "champion": "3"})
+    assert one._begin()[1]  # the alias was removed meanwhile
+
+
+def test_a_refusal_without_a_champion_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document: dict[str, Any] = {"data": [], "candidates": [], "comparison": "", "notes": []}
+    document |= {"version": "1", "champion": "", "refused": "quality", "promoted": False, "done_before": True}
+    monkeypatch.setattr(command, "run", lambda *_: document)
+    found = run(write_before(tmp_path), monkeypatch)
+    assert (found["model"], found["alias"]) == ("", "")
+    assert "there is no champion" in shown(found)
+
+
+def test_towers_of_other_queries_are_compared_by_their_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {"warm": (0.5, [0, 1]), "scratch": (0.25, [0, 1, 1])}
+    runs: dict[str, Any] = {}
+    for kind, (mean, clusters) in figures.items():
+        with tracked_run(NAME, "fit", kind) as run_id:
+            file = tmp_path / "validation.npz"
+            np.savez(file, values=np.full(len(clusters), mean), clusters=clusters, unit=np.array("queries"))
+            mlflow.log_artifact(str(file))
+            log_all(run_id, {"validation_ndcg_at_10": mean})
+        runs[kind] = get_run(run_id)
+    kind, text = retraining._better(runs, read_experiment(write_before(tmp_path)))
+    assert kind == "warm" and text.endswith(
+        "on validation: warm 0.5000, scratch 0.2500; by other queries, so the means alone decide"
+    )
 
 
 def test_every_fifth_retraining_is_from_scratch_too(

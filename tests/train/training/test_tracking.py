@@ -186,6 +186,14 @@ def test_the_newest_run_that_fits_is_found(store: str) -> None:
     assert found("fit", "b", "KILLED") not in (None, *runs)
 
 
+def test_all_finished_runs_of_a_stage_are_counted(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking._runs, "__defaults__", (1,))  # in place of MAX_RUNS
+    for number in range(2):
+        with tracked_run("counted", "retrain", str(number)):
+            pass
+    assert tracking.finished_count("counted", "retrain") == 2
+
+
 def test_a_run_that_nobody_knows_is_named(store: str) -> None:
     with pytest.raises(MissingStage, match=rf"run 0123: not known to {store}"):
         get_run("0123")

@@ -19,6 +19,7 @@ Data are read up to a cut-off time: `until`, or else the newest answer or record
 data is a hash of what was read, and that time; what comes later is in the next version.
 """
 
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from twinspire.protos.inputs.texts import normalise
 from twinspire.train.config import read_experiment
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.impressions import (
+    HOUR,
     USE,
     USER,
     Period,
@@ -63,7 +65,6 @@ from twinspire.train.data.source import (
 from twinspire.train.data.table_files import find_data_file, identity_of
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 
-HOUR = 3600.0
 LOGGED = "logged "  # before the name of a column that is read from the query of an answer
 
 
@@ -146,8 +147,9 @@ class ServiceSource:
         if not self.data.before:
             return None
         path = find_data_file(self.context.base, self.data.before)
-        found = source_config(read_experiment(path).data)
-        return found, found.open(replace(self.context, base=path.parent))
+        experiment = read_experiment(path)
+        found = source_config(experiment.data)
+        return found, found.open(replace(self.context, base=path.parent, events=experiment.events))
 
     @cached_property
     def types(self) -> EventTypes:
@@ -174,7 +176,7 @@ class ServiceSource:
             DataError: a file is missing or damaged.
         """
         period, before = self.period, self.before
-        files = log_files(self.folder, period.closed)
+        files = log_files(self.folder, period.closed, period.since)
         digest = sha256(repr([(path.name, path.stat().st_size) for path in files]).encode())
         counted = scan_events(self.events, self.types, period)
         rows = collected(counted.select(pl.struct(pl.all()).hash().sum(), pl.len()), self.events).row(0)
@@ -201,15 +203,20 @@ class ServiceSource:
         items, display = self._items_of(old)
         period = self.period
         events = collected(scan_events(self.events, self.types, period), self.events)
-        found = read_impressions(self.folder, events, period)
+        found = read_impressions(self.folder, events, period, may_be_empty=by_user)
         dropped = dict(old.dropped) if old else {}
         new, lacking = self._with_queries(found.frame, not by_user)
         if by_user:
             new = self._with_events(new, events, period)
         elif not self.context.learns_from_negatives:
             new = new.filter(pl.col("label") > 0)
-        mean = pl.col("weight").filter(pl.col("label") > 0).mean().fill_null(1.0)
-        new = new.with_columns(pl.col("weight") / mean)
+        positive = new.filter(pl.col("label") > 0)
+        if positive.is_empty():
+            expected = "no positive event" if by_user else "no positive event follows a logged answer"
+            raise DataError(
+                f"{self.events}: {expected}; see [events] types, and the request_id of the events"
+            )
+        new = new.with_columns(pl.col("weight") / positive["weight"].mean())
         known = items.select("item_id").with_row_index("item_row")
         kept = new.join(known, on="item_id", how="inner", maintain_order="left")
         dropped["answer without the texts of its query"] = lacking
@@ -285,15 +292,16 @@ class ServiceSource:
     def _with_events(self, shown: pl.DataFrame, events: pl.DataFrame, period: Period) -> pl.DataFrame:
         """The events of users as pairs, with query columns and weights of the answers that they followed.
 
-        Impressions without an event become negative pairs of users with some event, where the loss learns
-        from them. Then events of answers whose window is open wait with these, so that clicks are not
-        counted before what was not clicked.
+        An event after the attribution window has weight 1. Impressions without any event become negative
+        pairs of users with some event, where the loss learns from them. Then events of answers whose window
+        is open wait with these, so that clicks are not counted before what was not clicked.
         """
+        recorded = events.select("request_id", "item_id").unique()
         if self.context.learns_from_negatives:
             waits = (pl.col("request_id") != "") & (pl.col("time") > period.closed)
             events = events.filter(~waits)
         logged = [LOGGED + column for column in self.columns]
-        given = shown.select("request_id", "item_id", "weight", *logged)
+        given = shown.filter("acted").select("request_id", "item_id", "weight", *logged)
         found = events.join(given, on=["request_id", "item_id"], how="left", maintain_order="left")
         found = found.with_columns(
             pl.col("weight").fill_null(1.0),
@@ -303,7 +311,7 @@ class ServiceSource:
         names = ["time", "user", "item_id", "label", "weight", *logged]
         if self.context.learns_from_negatives:
             known = shown["user"].is_in(events[USER].unique().implode()).fill_null(False)
-            shown = shown.filter(known & ~shown["acted"])
+            shown = shown.filter(known).join(recorded, on=["request_id", "item_id"], how="anti")
             found = pl.concat([found.select(names), shown.select(names)])
         lists = [name for name in logged if isinstance(found.schema[name], pl.List)]
         found = found.with_columns(
@@ -369,7 +377,8 @@ def _events_file(name: str, context: SourceContext) -> Path:
     """The file of events; of a store what it holds now, which a process of the service's code writes.
 
     Raises:
-        DataError: the store cannot be read.
+        DataError: the file is missing.
+        ConfigError: the store cannot be read.
     """
     if "://" not in name:
         path = find_data_file(context.base, name)
@@ -377,8 +386,9 @@ def _events_file(name: str, context: SourceContext) -> Path:
         return path
     output = context.cache / "service" / f"events-{sha256(name.encode()).hexdigest()[:16]}.parquet"
     output.parent.mkdir(parents=True, exist_ok=True)
-    command = entry_points.command(entry_points.EVENTS, "export", str(output), "--events", name)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = entry_points.command(entry_points.EVENTS, "export", str(output))
+    environment = {**os.environ, entry_points.EVENTS_VARIABLE: name}  # all users see a command line
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
         raise ConfigError(f"data.events: {said.removeprefix('error: ')}")

@@ -3,6 +3,7 @@
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import polars as pl
@@ -195,7 +196,67 @@ def test_events_of_users_become_pairs_with_histories(tmp_path: Path) -> None:
     labelled = rows(opened(tmp_path, HISTORY).read(), "group", "label")
     assert ("sofa", "u3", 1) not in labelled  # its answer waits
     assert ("chair", "u1", 0) in labelled
+    assert ("lamp", "u2", 0) not in labelled  # it was clicked, after the window
     assert ("lamp", "u1", 0) not in labelled  # u1 had it before, and histories have an item once
+
+
+def test_a_click_after_the_window_has_the_weight_of_an_event_without_an_answer(tmp_path: Path) -> None:
+    shop(tmp_path)
+    items = [*("lamp", "desk", "chair", "sofa")] * 5
+    answers = [Answer(f"s{n}", START + n, items[n % 4 : n % 4 + 4], user="u9") for n in range(20)]
+    clicks = [event("u9", items[n % 4 + n % 2], START + n + 1, f"s{n}") for n in range(20)]
+    late, other = (event("u7", "sofa", START + 30 * HOUR, "s0"), event("u8", "sofa", START + 30 * HOUR))
+    write_log(tmp_path / "many", answers)
+    write_events(tmp_path / "events.parquet", [*clicks, late, other])
+    pairs = opened(tmp_path, HISTORY, negatives=False, log="many", before_weight=0.0).read().pairs
+    weight = {user: pairs.filter(pl.col("group") == user)["weight"].to_list() for user in ("u7", "u8")}
+    assert weight["u7"] == weight["u8"] and len(weight["u7"]) == 1
+
+
+def test_histories_need_no_closed_answer(tmp_path: Path) -> None:
+    shop(tmp_path)
+    tables = opened(tmp_path, HISTORY, negatives=False, window_hours=1000.0, before_weight=0.0).read()
+    assert tables.pairs.height == 6
+    assert any("0 answers of never to never" in line for line in tables.origin["notes"])
+
+
+def test_without_a_positive_event_the_error_names_the_types(tmp_path: Path) -> None:
+    shop(tmp_path)
+    disliked = event("u2", "chair", START + 2 * HOUR, "r2", "dislike")
+    write_events(tmp_path / "events.parquet", [disliked, event("u2", "chair", START + 30 * HOUR, "r2")])
+    for negatives in (True, False):
+        with pytest.raises(DataError, match=r"no positive event follows a logged .*\[events\] types"):
+            opened(tmp_path, negatives=negatives).read()
+    write_events(tmp_path / "events.parquet", [disliked])
+    with pytest.raises(DataError, match="no positive event; see"):
+        opened(tmp_path, HISTORY, until="2026-12-03").read()
+
+
+def test_files_of_hours_before_the_first_do_not_count(tmp_path: Path) -> None:
+    shop(tmp_path)
+    old = write_log(tmp_path / "served", [Answer("r0", START - HOUR, ["lamp"], PHONE)], worker=9)
+    since = opened(tmp_path, since="2026-12-01T00:30:00")
+    version, whole = since.identity(), opened(tmp_path).identity()
+    old.unlink()
+    assert opened(tmp_path, since="2026-12-01T00:30:00").identity() == version
+    assert opened(tmp_path).identity() != whole
+
+
+def test_the_url_of_the_store_is_not_on_a_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop(tmp_path)
+    given: list[Any] = []
+
+    def run(command: list[str], env: dict[str, str], **_: Any) -> CompletedProcess[str]:
+        given.extend([command, env["TWINSPIRE_EVENTS"]])
+        return CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("twinspire.train.data.sources.service.subprocess.run", run)
+    url = "postgresql://shop:hunter2@db/shop"
+    opened(tmp_path, events=url)
+    command, handed = given
+    assert handed == url and not [word for word in command if "hunter2" in word]
 
 
 def test_events_are_read_from_the_store_itself(tmp_path: Path) -> None:
