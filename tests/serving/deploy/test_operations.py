@@ -120,7 +120,11 @@ def test_retraining_takes_the_same_steps_everywhere() -> None:
     unit = (systemd.UNITS / "twinspire-retrain.service").read_text()
     lines = re.findall(r"^ExecStart=/opt/twinspire/bin/python -m twinspire\.(.*)$", unit, re.MULTILINE)
     container = compose()["retrain"]["command"][0].replace("python -m twinspire.", "").splitlines()
-    assert [line.replace("${TWINSPIRE_CONFIG}", "/data/experiment.toml") for line in lines] == container
+    steps = [line.replace("${TWINSPIRE_CONFIG}", "/data/experiment.toml") for line in lines]
+    assert [line.removesuffix(" $TWINSPIRE_RETRAIN") for line in steps] == container
+    example = (systemd.UNITS / "retrain.env").read_text().rpartition("#TWINSPIRE_RETRAIN=")[2].split()
+    given = export_commands.parser().parse_args([*container[0].split()[1:], *example])
+    assert given.catalogue == "sqlite:////var/lib/twinspire/live/items.db"
     assert [" ".join(line.split()[:2]) for line in container] == STEPS
     for line in container:
         stage, *arguments = line.split()
