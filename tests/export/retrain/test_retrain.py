@@ -25,6 +25,7 @@ from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import DataError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.train.config import read_experiment
+from twinspire.train.config.losses import Bce
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.sources import service
 from twinspire.train.training import run as training
@@ -96,6 +97,9 @@ def test_clicks_on_new_items_make_a_champion_once(tmp_path: Path, monkeypatch: p
     parts = {name: getattr(known, name) for name in ("query", "item", "tower", "loss")}
     experiment = dataclasses.replace(experiment, **parts)
     assert choices_of(get_run(warm["run_id"]), experiment, prepare(experiment, tmp_path), pytest.fail)
+    other = dataclasses.replace(experiment, loss=Bce("bce", negatives=0))
+    assert one._settings(other, prepare(experiment, tmp_path), get_run(warm["run_id"])) == {"scratch": other}
+    assert "its loss is in_batch_softmax, and [loss] is bce" in one.notes[0]
     text = shown(found)
     for line in (
         "items: 60, of which the champion does not have 15",
