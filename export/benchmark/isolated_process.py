@@ -65,14 +65,15 @@ def ask(
     return document if failed is None else _failure(failed, failed["error"])
 
 
-def ask_of_bundle(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The response to a request of one bundle, on one thread.
+def ask_of_bundle(folder: Path, request: Mapping[str, Any], patience: float = PATIENCE) -> dict[str, Any]:
+    """The response to a request of one bundle, on one thread, within `patience` seconds.
 
     Raises:
         BundleDamaged: the process failed.
     """
     with tempfile.TemporaryDirectory(prefix="twinspire-bench-") as scratch:
-        found = ask({**request, "bundle": str(folder.absolute()), "threads": 1}, Path(scratch))
+        whole = {**request, "bundle": str(folder.absolute()), "threads": 1}
+        found = ask(whole, Path(scratch), patience=patience)
     if isinstance(found, ProcessFailure):
         raise BundleDamaged(f"{folder}: the retriever cannot be measured: {found.text}")
     return found

@@ -12,8 +12,9 @@ Let s of n users have clicked on the challenger's team. The evidence is the weal
 
 If the share is at most 1/2, its expectation is at most 1 whenever one looks, and it ever reaches 1/alpha with
 probability alpha at most (Ville 1939). So the decision holds its error however often it is looked at, and the
-first one stays. The interval has the shares against which the same bet on both sides is below 1/alpha: the
-true one is in it at all times with probability 1 - alpha (Howard et al. 2021).
+first one stays, as long as the log holds all answers of the two. The interval has the shares against which
+the same bet on both sides is below 1/alpha: the true one is in it at all times with probability 1 - alpha
+(Howard et al. 2021).
 """
 
 from collections.abc import Iterable, Sequence
@@ -114,7 +115,8 @@ def decided(teams: Sequence[int], alpha: float, answers: int = 0, clicks: int = 
 def evidence(wins: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The logarithm of the e-value against "a share of at most 1/2" for some numbers of wins and losses."""
     a, b = PRIOR + wins, PRIOR + losses
-    above = np.log(np.maximum(betainc(b, a, 0.5), np.finfo(float).tiny))  # I_1/2(b, a) = 1 - I_1/2(a, b)
+    with np.errstate(divide="ignore"):  # a tail below the least float is no evidence at all
+        above = np.log(betainc(b, a, 0.5))  # I_1/2(b, a) = 1 - I_1/2(a, b)
     return np.asarray(np.log(2) * (1 + wins + losses) + betaln(a, b) - betaln(PRIOR, PRIOR) + above)
 
 

@@ -94,8 +94,8 @@ class Explored:
 
     def conditional(self, logits: Floats) -> Floats:
         """A policy's probability of each drawn item, given those before it, (R, K); 1 where there is none."""
-        steps = [next_item(logits, self.drawn, position) for position in range(self.drawn.shape[1])]
-        return np.stack([self._of_drawn(each, position) for position, each in enumerate(steps)], axis=1)
+        positions = range(self.drawn.shape[1])
+        return np.stack([self._of_drawn(next_item(logits, self.drawn, n), n) for n in positions], axis=1)
 
     def _of_drawn(self, values: Floats, position: int) -> Floats:
         """What the drawn items have of values (R, M) of all candidates; 1 where none was drawn, (R,)."""

@@ -4,8 +4,10 @@ The log is a folder as `protos/files/served_log.py` says, the events a file of P
 `python -m twinspire.serving.events export` writes it. Both are joined by the id of the request.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from twinspire.protos.errors import InvalidInput, MissingStage
 from twinspire.protos.files.served_log import SUFFIX
 
 CLICK = "click"
+LISTINGS = 5  # of the log's files, which the service may delete while they are read
 Record = dict[str, Any]  # a row of the served log: column -> value
 
 
@@ -66,20 +69,38 @@ class ServedFiles:
         Raises:
             InvalidInput: the file cannot be read, or lacks a column.
         """
-        wanted = pc.field("request_id").isin(pa.array(request_ids, pa.string()))
-        wanted &= pc.field("type").isin(list(self.types))
+        wanted = _of(request_ids) & pc.field("type").isin(list(self.types))
         columns = list(Click._fields)
         rows = _read([self.events], columns, wanted, "events").to_pydict()
         return sorted(Click(*row) for row in zip(*(rows[name] for name in columns), strict=True))
 
+    def last_event(self) -> datetime | None:
+        """When the service stored the last event of any type; None without events. Errors as of `clicks`."""
+        recorded = _read([self.events], ["recorded"], None, "events")["recorded"]
+        last: datetime | None = pc.max(recorded).cast(pa.timestamp("us", "UTC"), safe=False).as_py()
+        return last
+
     def _rows(self, columns: Sequence[str], wanted: Any) -> list[Record]:
-        files = sorted(self.log.glob(f"*/*{SUFFIX}"))
-        if not files:
-            where = f"{self.log}: holds no served log"
-            raise MissingStage(f"{where}; `serve --served-log FOLDER` writes one")
-        always = ["request_id", "time", "user", "item_ids"]
-        found = _read(files, [*always, *columns], wanted, "served_log").sort_by("time")
-        return list(found.to_pylist())
+        """The wanted answers whose request ids are unique in the log, as events name no other."""
+        names = ["request_id", "time", "user", "item_ids", *columns]
+        for left in reversed(range(LISTINGS)):
+            files = sorted(self.log.glob(f"*/*{SUFFIX}"))
+            if not files:
+                where = f"{self.log}: holds no served log"
+                raise MissingStage(f"{where}; `serve --served-log FOLDER` writes one")
+            try:
+                rows = _read(files, names, wanted, "served_log").sort_by("time").to_pylist()
+                ids = _read(files, ["request_id"], _of({row["request_id"] for row in rows}), "served_log")
+                break
+            except InvalidInput:
+                if not left or all(each.exists() for each in files):
+                    raise
+        count = Counter(ids["request_id"].to_pylist())
+        return [row for row in rows if count[row["request_id"]] == 1]
+
+
+def _of(request_ids: Collection[str]) -> Any:
+    return pc.field("request_id").isin(pa.array(request_ids, pa.string()))
 
 
 def _read(files: Sequence[Path], columns: Sequence[str], wanted: Any, name: str) -> pa.Table:

@@ -17,16 +17,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from twinspire.export.benchmark.isolated_process import ask_of_bundle
+from twinspire.export.benchmark.isolated_process import PATIENCE, ask_of_bundle
 from twinspire.export.judging import off_policy
 from twinspire.export.judging.interleaving import standing
 from twinspire.export.judging.served_answers import Record, ServedFiles
 from twinspire.export.release.registry import CHALLENGER, AliasState, fetch
 from twinspire.export.release.release_records import CHAMPION
+from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.train.config import read_experiment
 from twinspire.train.progress import PROGRESS
 from twinspire.train.training.tracking import connect, mlflow_errors
+
+SECONDS_PER_RECORD = 0.1  # for which its scores are waited for, at most
 
 
 def command(arguments: Namespace) -> dict[str, Any]:
@@ -65,11 +68,19 @@ def estimated(files: ServedFiles, champion: str, challenger: Path) -> dict[str, 
         challenger: folder of its bundle.
 
     Returns:
-        As `off_policy.judge`, with a `verdict`; the verdict alone where there is nothing to estimate by.
+        As `off_policy.judge`, with a `verdict`, and the answers that are not judged: `left_out`, whose query
+        does not fit the challenger, and `later` than the last event, whose clicks are not known yet. The
+        verdict alone where there is nothing to estimate by.
     """
-    records = files.explored(champion)
-    if not records:
+    if bundle.read_manifest(challenger).is_remote:
+        return {"verdict": "no estimate: the challenger's index is on another server"}
+    logged = files.explored(champion)
+    if not logged:
         return {"verdict": "no estimate: the served log has no explored answer of the champion"}
+    last = files.last_event()
+    records = [each for each in logged if last is not None and each["time"] <= last]
+    if not records:
+        return {"verdict": "no estimate: each explored answer of the champion is later than the last event"}
     with PROGRESS.status(f"scoring the candidates of {len(records):,} answers"):
         scores, why = _scores(records, challenger)
     pairs = [pair for pair in zip(records, scores, strict=True) if pair[1] is not None]
@@ -80,7 +91,12 @@ def estimated(files: ServedFiles, champion: str, challenger: Path) -> dict[str, 
     clicks = files.clicks({each["request_id"] for each in known})
     explored = off_policy.Explored.of(known, clicks, [each for _, each in pairs if each is not None])
     judged = off_policy.judge(explored)
-    return {**judged, "left_out": len(records) - len(known), "verdict": off_policy.verdict(judged)}
+    return {
+        **judged,
+        "left_out": len(records) - len(known),
+        "later": len(logged) - len(records),
+        "verdict": off_policy.verdict(judged),
+    }
 
 
 def _scores(records: Sequence[Record], folder: Path) -> tuple[list[list[float | None] | None], str]:
@@ -91,7 +107,8 @@ def _scores(records: Sequence[Record], folder: Path) -> tuple[list[list[float | 
             for each in records:
                 line = {"query": json.loads(each["query"] or "{}"), "candidates": each["candidate_ids"]}
                 file.write(json.dumps(line) + "\n")
-        found = ask_of_bundle(folder, {"task": "score", "records": str(path)})
+        patience = PATIENCE + SECONDS_PER_RECORD * len(records)
+        found = ask_of_bundle(folder, {"task": "score", "records": str(path)}, patience)
     return found["scores"], found["why"]
 
 
@@ -102,7 +119,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     if "estimates" in judged:
         sizes = f"{judged['records']:,} explored answers to {judged['users']:,} users"
         left_out = f", {judged['left_out']:,} left out" if judged["left_out"] else ""
-        console.print(sizes + left_out, highlight=False)
+        later = f", {judged['later']:,} later than the last event" if judged["later"] else ""
+        console.print(sizes + left_out + later, highlight=False)
         table = Table("clicks an answer", "value", "less the champion's", "effective sample", box=None)
         table.add_row(CHAMPION, _ends(judged["champion"]))
         for name, each in judged["estimates"].items():

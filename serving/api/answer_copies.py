@@ -46,9 +46,10 @@ def noted(
         response = answer(job)
         ids = job.retriever.items.ids
         for message, found in zip(messages, job.found, strict=True):
-            if message.HasField("user") and found.rows:
+            if message.HasField("user"):
                 mixed = found.interleaved
-                add(message.user, mixed.item_ids if mixed else [ids[row] for row in found.rows])
+                if shown := mixed.item_ids if mixed else [ids[row] for row in found.rows]:
+                    add(message.user, shown)
         return response
 
     return make

@@ -246,7 +246,13 @@ def score(request: Mapping[str, Any], step: Step) -> Document:
 def _candidate_scores(
     retriever: Retriever, values: Mapping[str, Any], candidates: Sequence[str]
 ) -> list[float | None]:
-    query = Query(item_id=values["item_id"]) if "item_id" in values else example_query(values)
+    if "item_id" in values:
+        query = Query(item_id=values["item_id"])
+    else:
+        lacking = [name for name in retriever.query_form.texts if name not in values]
+        if lacking:  # an empty text is in a log with texts
+            raise InvalidInput(f"query.{lacking[0]}", "the text is missing from the served log")
+        query = example_query(values)
     encoded = retriever.encode([query], ["query"])
     rows = [retriever.items.find(each) for each in candidates]
     known = BitMap([row for row in rows if row is not None])

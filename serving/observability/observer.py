@@ -42,7 +42,7 @@ class Observer:
         started, made = call.serialised or (0, 0)
         self.metrics.answered(call.method.name, (made - started) / 1e9, len(job.prepared))
         if job.rival is not None:
-            self.metrics.add(INTERLEAVED["both" if job.rival.error is None else "champion"])
+            self.metrics.add(INTERLEAVED["champion" if job.found[0].interleaved is None else "both"])
         if job.options.filter is not None:
             for found in job.found:
                 self.metrics.add(PLANS[found.plan])

@@ -1,10 +1,10 @@
 """Answers that hold the items of two bundles, so that clicks say which of them users prefer.
 
 Team draft (Radlinski, Kurup and Joachims 2008): in each round a coin says which bundle picks
-first, and each takes its best item that is not in the answer yet. An item that both want has no team, because
-a click on it says nothing (Chapelle et al. 2012 leave such clicks out, too), and so has one that is taken
-after the end of the other list. Each other position is either team's with the same probability, given those
-before it.
+first, and each takes its best item that is not in the answer yet. An item that both want next has no team,
+because a click on it says nothing (Chapelle et al. 2012 leave such clicks out, too), and so has one that is
+taken after the end of the other list. Each other position is either team's with the same probability, before
+the coin of its round is drawn.
 """
 
 import logging
@@ -17,6 +17,7 @@ from twinspire.protos.errors import ConfigError, TwinspireError
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.retrieval.query import NO_SEARCH, InterleavedHits
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
+from twinspire.serving.wire.status import ClientGone
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +63,14 @@ class Interleaver:
     def hits(self, job: Job, champion: LoadedBundle, challenger: LoadedBundle) -> bytes | None:
         """The hits of both bundles for the champion's job, as bytes; None if the champion answers alone.
 
-        The job's result then has `interleaved`. A hit has score and fields of the bundle that gave it.
+        The job's result then has `interleaved`, and its sequence is the lower one of the two. A hit has score
+        and fields of the bundle that gave it.
         """
         if job.rival is None:
             return None
         if job.rival.error is not None:
-            self._warn(challenger, job.rival.error)
+            if not isinstance(job.rival.error, ClientGone):
+                self._warn(challenger, job.rival.error)
             return None
         bundles, found = (champion, challenger), (job.found[0], job.rival.found[0])
         ids = [
@@ -85,6 +88,7 @@ class Interleaver:
             [each.team if each.counts else None for each in picks],
         )
         job.found = [found[CHAMPION]._replace(interleaved=hits)]
+        job.sequence = min(job.sequence, job.rival.sequence)
         return content
 
     def _warn(self, challenger: LoadedBundle, error: Exception) -> None:
@@ -134,22 +138,23 @@ def team_draft(
     Args:
         draw: a number from 0 to 1 for the coin of each round.
     """
-    lists, taken, picks = (champion, challenger), set[str](), list[Pick]()
+    lists, taken, picks = ([*champion, None], [*challenger, None]), set[str | None](), list[Pick]()
+    places = [0, 0]  # of each team's best item that is left
 
-    def best(team: int) -> int | None:
-        """The place of a team's best item that is left; None if there is none."""
-        return next((place for place, item in enumerate(lists[team]) if item not in taken), None)
+    def wanted() -> list[str | None]:
+        """The best item of each team that is left; None at the end of its list."""
+        for team, items in enumerate(lists):
+            while items[places[team]] in taken:
+                places[team] += 1
+        return [items[place] for items, place in zip(lists, places, strict=True)]
 
-    while len(picks) < k:
-        places = best(CHAMPION), best(CHALLENGER)
-        items = [None if place is None else lists[team][place] for team, place in enumerate(places)]
-        if items == [None, None]:
-            break
+    while len(picks) < k and (best := wanted()) != [None, None]:
         first = int(draw() < 0.5)
         for team in (first, 1 - first):
-            place = best(team)
-            if place is not None and len(picks) < k:
-                is_lone = None in items or (items[0] == items[1] and team == first)
-                picks.append(Pick(team, place, not is_lone))
-                taken.add(lists[team][place])
+            item, is_shared = best[team], best[CHAMPION] == best[CHALLENGER]
+            if item is not None and len(picks) < k:
+                picks.append(Pick(team, places[team], not is_shared and None not in best))
+                taken.add(item)
+            if is_shared:  # each team wants another one now
+                best = wanted()
     return picks

@@ -51,13 +51,15 @@ def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         pq.write_table(table, hour / f"{part}{SUFFIX}")
 
 
-def write_events(path: Path, clicks: Sequence[tuple[str, str]], kind: str = "click") -> None:
-    """A file of events, each a request id and an item id, in the order in which they were recorded."""
+def write_events(
+    path: Path, clicks: Sequence[tuple[str, str]], kind: str = "click", later: timedelta = timedelta(days=1)
+) -> None:
+    """A file of events, each a request id and an item id, recorded one a second, `later` than the answers."""
     rows = [
         {
             "user_id": "u",
             "time": float(n),
-            "recorded": BEGUN + timedelta(seconds=n),
+            "recorded": BEGUN + later + timedelta(seconds=n),
             "item_id": item,
             "type": kind,
             "request_id": request,

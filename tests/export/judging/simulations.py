@@ -70,8 +70,13 @@ def team_draft(
         best = [next(each for each in own if each not in items) for own in lists]
         starts = int(rng.integers(2))
         for team in (starts, 1 - starts):
-            items.append(next(each for each in lists[team] if each not in items))
-            teams.append(None if best[0] == best[1] and team == starts else team)
+            if best[0] == best[1]:
+                items.append(best[0])
+                teams.append(None)
+                best = [next(each for each in own if each not in items) for own in lists]
+            else:
+                items.append(best[team])
+                teams.append(team)
     return items[:k], teams[:k]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.export.judging.logs import interleaved, write_events, write_log
 from tests.export.judging.simulations import Seekers
+from twinspire.export.judging import served_answers
 from twinspire.export.judging.interleaving import decided, evidence, interval, standing
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.protos.errors import InvalidInput, MissingStage
@@ -82,6 +83,38 @@ def test_evidence_is_a_fair_bet_against_no_preference() -> None:
         assert chances.sum() == pytest.approx(1)
         expected = (chances * np.exp(evidence(wins, count - wins))).sum()
         assert expected == pytest.approx(1, rel=1e-6)
+
+
+def test_many_losses_are_no_evidence() -> None:
+    found = decided([1, 0, 0, 0, 0, 0, 0, 0, 0, 0] * 1000, ERROR)
+    assert (found.decision, found.e_value) == ("worse", 0)
+    assert decided([0, 1, 1, 1, 1, 1, 1, 1, 1, 1] * 1000, ERROR).decision == "better"
+
+
+def test_answers_whose_request_id_occurs_twice_do_not_count(tmp_path: Path) -> None:
+    again = {"request_id": "r1", "item_ids": ["b"], "user": "u5", "bundle": "three"}
+    write_log(tmp_path / "log", [row("r1", "u1"), row("r2", "u2"), again])
+    write_events(tmp_path / "events.parquet", [("r1", "b"), ("r2", "a")])
+    found = standing(ServedFiles(tmp_path / "log", tmp_path / "events.parquet"), "one", "two", ERROR)
+    assert found is not None
+    assert (found.answers, found.wins, found.losses) == (1, 0, 1)
+
+
+def test_files_that_are_deleted_while_they_are_read_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = interleaved(tmp_path, [1] * 10)
+    read = served_answers._read
+    gone = max(files.log.glob("*/*"))
+
+    def slow(*arguments: Any) -> Any:
+        gone.unlink(missing_ok=True)
+        return read(*arguments)
+
+    monkeypatch.setattr(served_answers, "_read", slow)
+    found = standing(files, "one", "two", ERROR)
+    assert found is not None
+    assert (found.answers, found.wins) == (5, 5)
 
 
 def test_intervals_narrow_around_the_share() -> None:

@@ -38,6 +38,26 @@ def test_positions_have_the_probabilities_of_all_orders_together() -> None:
     assert np.allclose(found, sums[drawn, np.arange(4)], rtol=1e-4, atol=1e-9)
 
 
+def test_late_positions_of_like_items_are_exact() -> None:
+    found = at_position(np.zeros((1, 60)), np.arange(50)[None])
+    assert np.allclose(found, 1 / 60, rtol=1e-5)
+    logits = np.repeat([[0.0, -3.0]], [20, 30], axis=1)
+    left, expected = np.eye(21)[20], []  # the distribution of the number of items with logit 0 that are left
+    for position in range(50):
+        count = np.arange(21)
+        rest = np.maximum(50 - position - count, 0)
+        chance = count / np.maximum(count + rest * np.exp(-3.0), 1e-300)
+        expected.append(left @ chance / 20)
+        left = left * (1 - chance) + np.append((left * chance)[1:], 0.0)
+    found = at_position(logits, np.zeros((1, 50), np.int64))  # the first item at each position
+    assert np.allclose(found, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_very_unlikely_items_are_last() -> None:
+    logits = np.array([[0.0, -2000.0, 0.0]])
+    assert at_position(logits, np.array([[0, 2, 1]]))[0].tolist() == pytest.approx([0.5, 0.5, 1], rel=1e-5)
+
+
 def test_candidates_that_are_missing_or_drawn_are_not_drawn_again() -> None:
     logits = np.array([[0.0, -np.inf, 1.0], [-np.inf, -np.inf, -np.inf]])
     drawn = np.array([[2, 0], [-1, -1]])

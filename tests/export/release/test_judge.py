@@ -3,7 +3,9 @@
 import io
 import json
 import math
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -13,7 +15,8 @@ from rich.console import Console
 
 from tests.export.judging.logs import write_events, write_log
 from tests.helpers.releases import NAME, register, small_experiment
-from tests.helpers.tiny import item_ids, item_names, tiny_bundle
+from tests.helpers.tiny import item_ids, item_names, tiny_bundle, watched_bundle
+from tests.helpers.tiny_towers import HISTORY, TEXT
 from twinspire.export.__main__ import parser
 from twinspire.export.judging.off_policy import verdict
 from twinspire.export.judging.served_answers import ServedFiles
@@ -77,6 +80,41 @@ def test_explored_answers_are_scored_by_the_bundle_itself(tmp_path: Path) -> Non
     assert scores is not None
     assert (why, scores[1]) == ("", None)
     assert [scores[0], scores[2]] == pytest.approx([shown["item-003"], shown["item-017"]], abs=1e-5)
+
+
+def test_optional_texts_that_the_log_lacks_leave_a_record_out(tmp_path: Path) -> None:
+    features = {"history": HISTORY, "text": TEXT}
+    folder = watched_bundle(tmp_path / "bundle", 60, features)
+    candidates = item_ids(60)[:3]
+    queries = [{"history": candidates}, {"history": candidates, "text": ""}]
+    records = [{"query": json.dumps(each), "candidate_ids": candidates} for each in queries]
+    scores, why = judging._scores(records, folder)
+    assert scores[0] is None
+    assert scores[1] is not None
+    assert why == "query.text: the text is missing from the served log"
+
+
+def test_answers_later_than_the_events_are_counted_and_left_out(tmp_path: Path) -> None:
+    rows, clicks = explored_rows("one", 100)
+    write_log(tmp_path / "log", rows)
+    write_events(tmp_path / "events.parquet", clicks[:50], later=timedelta())
+    files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
+    folder = tiny_bundle(tmp_path / "bundle", 60)
+    judged = judging.estimated(files, "one", folder)
+    assert judged["later"] == 50
+    assert judged["records"] + judged["left_out"] == 50
+    write_events(tmp_path / "events.parquet", [])
+    assert "later than the last event" in judging.estimated(files, "one", folder)["verdict"]
+
+
+def test_a_challenger_on_another_server_gets_no_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = SimpleNamespace(is_remote=True)
+    monkeypatch.setattr(judging.bundle, "read_manifest", lambda folder: remote)
+    files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
+    found = judging.estimated(files, "one", tmp_path)
+    assert found == {"verdict": "no estimate: the challenger's index is on another server"}
 
 
 def test_texts_that_the_log_lacks_are_asked_for(tmp_path: Path) -> None:

@@ -252,12 +252,38 @@ def test_teams_pick_in_turns_and_an_item_that_both_want_has_no_team() -> None:
     assert team_draft([], [], 3) == []
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("x", "xy"), ("xy", "x"), ("xyz", "xyz"), ("xy", "xyzabc"), ("", "xy")]
+)
+def test_items_that_both_want_or_only_one_has_count_for_neither(first: str, second: str) -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        picks = team_draft([*first], [*second], 6, rng.random)
+        assert not any(each.counts for each in picks)
+        assert [(first, second)[each.team][each.place] for each in picks] == [*max(first, second, key=len)]
+
+
+def test_long_lists_are_drafted_in_linear_time() -> None:
+    looked_at = 0
+
+    class Item(str):
+        def __hash__(self) -> int:
+            nonlocal looked_at
+            looked_at += 1
+            return super().__hash__()
+
+    ids = [Item(n) for n in range(500)]
+    assert len(team_draft(ids, ids[::-1], 500)) == 500
+    assert looked_at < 10 * 500
+
+
 def test_a_user_who_clicks_at_random_prefers_neither_team() -> None:
     rng = random.Random(1)
     at: dict[int, list[int]] = {}
     for _ in range(20_000):
         items = [str(n) for n in range(12)]
         first, second = rng.sample(items, 9), rng.sample(items[:9], 7)
+        first[:2], second[:2] = (["s", "t"], ["s", "t"]) if rng.random() < 0.5 else (["s"], ["s"])
         for position, each in enumerate(team_draft(first, second, 8, rng.random)):
             if each.counts:
                 at.setdefault(position, []).append(each.team)
