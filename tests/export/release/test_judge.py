@@ -22,7 +22,9 @@ from twinspire.export.judging.off_policy import verdict
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import judge as judging
 from twinspire.export.release import registry
+from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
+from twinspire.protos.features import FeatureSpec
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 
@@ -83,7 +85,7 @@ def test_explored_answers_are_scored_by_the_bundle_itself(tmp_path: Path) -> Non
 
 
 def test_optional_texts_that_the_log_lacks_leave_a_record_out(tmp_path: Path) -> None:
-    features = {"history": HISTORY, "text": TEXT}
+    features: dict[str, FeatureSpec] = {"history": HISTORY, "text": TEXT}
     folder = watched_bundle(tmp_path / "bundle", 60, features)
     candidates = item_ids(60)[:3]
     queries = [{"history": candidates}, {"history": candidates, "text": ""}]
@@ -111,7 +113,7 @@ def test_a_challenger_on_another_server_gets_no_estimate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote = SimpleNamespace(is_remote=True)
-    monkeypatch.setattr(judging.bundle, "read_manifest", lambda folder: remote)
+    monkeypatch.setattr(bundle, "read_manifest", lambda folder: remote)
     files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
     found = judging.estimated(files, "one", tmp_path)
     assert found == {"verdict": "no estimate: the challenger's index is on another server"}

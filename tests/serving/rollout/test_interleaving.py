@@ -14,8 +14,10 @@ import pytest
 from tests.helpers.serving.live import MemoryFeed
 from tests.helpers.tiny import filter_values, item_names, tiny_bundle, watched_bundle
 from tests.helpers.waiting import wait_until
+from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.protos.events_pb2 import Event, RecordRequest
+from twinspire.serving.api.answer_copies import noted
 from twinspire.serving.client import Query, RetrievalClient, where
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import UserHistories
@@ -28,6 +30,7 @@ from twinspire.serving.rollout import interleaving
 from twinspire.serving.rollout.interleaving import team_draft
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.server import RetrievalServer
+from twinspire.serving.wire.status import ClientGone, Code
 
 FILTERS: Any = {"section": "string", "price": "number"}
 TEXTS = item_names(30)
@@ -145,6 +148,47 @@ def test_an_error_of_the_challenger_leaves_the_champions_answer(
     assert scene.logged == [None, None]
     assert scene.counts(both=0, champion=2)
     assert caplog.text.count("fails in interleaved searches") == 1
+
+
+def test_a_client_that_has_gone_is_no_failure_of_the_challenger(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def go(*_: Any) -> None:
+        raise ClientGone(Code.DEADLINE_EXCEEDED, "search")
+
+    monkeypatch.setattr(scene.bundles[1].retriever, "find", go)
+    scene.client.search(TEXTS[0], k=5)
+    assert scene.counts(both=0, champion=1)
+    assert "fails in interleaved searches" not in caplog.text
+
+
+def test_an_answer_whose_hits_are_too_large_together_is_counted_as_the_champions(scene: Scene) -> None:
+    scene.server._servicer._interleaver._most = 1
+    scene.client.search(TEXTS[0], k=5)
+    assert scene.logged == [None]
+    assert scene.counts(both=0, champion=1)
+
+
+def test_the_sequence_is_that_which_both_bundles_have_applied(scene: Scene) -> None:
+    interleaver: Any = scene.server._servicer._interleaver
+    merge = interleaver.hits
+
+    def hits(job: Any, *bundles: LoadedBundle) -> Any:
+        job.sequence, job.rival.sequence = 7, 5
+        return merge(job, *bundles)
+
+    interleaver.hits = hits
+    assert scene.client.search(TEXTS[0], k=5).sequence == 5
+
+
+def test_items_of_the_challenger_alone_are_items_shown() -> None:
+    shown: list[tuple[str, list[str]]] = []
+    make = noted(lambda job: b"", [wire.Query(user="u")], lambda *each: shown.append(each))
+    retriever = SimpleNamespace(items=SimpleNamespace(ids=["a", "b"]))
+    for mixed in (InterleavedHits(["x"], "0" * 64, [None]), None):
+        found = SimpleNamespace(rows=[], interleaved=mixed)
+        make(cast(Any, SimpleNamespace(retriever=retriever, found=[found])))
+    assert shown == [("u", ["x"])]
 
 
 def test_what_is_no_search_for_a_few_items_is_the_champions(scene: Scene) -> None:
