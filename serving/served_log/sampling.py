@@ -106,7 +106,7 @@ class AnswerSampler:
         return SampledQueries(self, taken, {n for n in taken if drawn[n] < share} if share else NONE)
 
     def flush(self) -> None:
-        """Send what waits."""
+        """Send the waiting answers."""
         if self._waiting:
             self._channel.send(self._slot, self._waiting, self._answers)
             self._waiting, self._bytes, self._answers = [], 0, 0

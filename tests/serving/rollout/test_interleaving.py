@@ -65,7 +65,7 @@ class Scene:
         self.server.stop(5.0)
 
     def counts(self, both: int, champion: int) -> bool:
-        """Whether so many searches were answered by both bundles, and by the champion alone."""
+        """Whether these numbers of searches were answered by both bundles, and by the champion alone."""
 
         def are_counted() -> bool:
             (row,) = self.metrics.read()

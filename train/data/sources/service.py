@@ -16,7 +16,7 @@ from negative pairs, items that were shown and not clicked are pairs with label 
 pairs have mean 1, so a pair of `before` counts `before_weight` times as much as one of the service.
 
 Data are read up to a cut-off time: `until`, or else the newest answer or recorded event. The identity of the
-data is a hash of what was read, and that time; what comes later is in the next version.
+data is a hash of what was read, and that time. Later answers and events are in the next version.
 """
 
 import os
