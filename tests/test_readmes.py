@@ -48,7 +48,7 @@ DEMO = "train/configs/pydocs-small.toml"
 LESS = (
     "less.toml"  # that experiment, with a tenth of the items, few timed calls, and no choice of a precision
 )
-PLAIN_TABLES = '[precision]\nquery = "fp32"\nitem = "fp32"\nvectors = "fp32"\n'
+PLAIN_TABLES = '[precision]\nquery = "fp32"\nitem = "fp32"\n'
 ADDRESS = "127.0.0.1:50051"  # as the READMEs say it; the test's server listens elsewhere
 # Commands that take long are only looked up in the Makefile; `.ci/run` and other tests run them.
 LOOKED_UP = re.compile(
