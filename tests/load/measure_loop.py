@@ -188,7 +188,7 @@ def run(arguments: Namespace) -> Result:
         DataError: MovieLens cannot be read.
     """
     console = Console(stderr=True)
-    report: dict[str, Any] = {"machine": machine_text(), "viewers": arguments.visits}
+    report: dict[str, Any] = {"machine": machine_text(), "visits": arguments.visits}
     cache = Path(os.environ.get("TWINSPIRE_CACHE", ROOT / ".cache")) / "data"
     with prepared(cache, arguments.seed) as loop:
         report["viewers"], report["judges"] = len(loop.viewers.liked), len(loop.viewers.judges)
@@ -282,6 +282,6 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
     console.print(table)
     first, last = report["ndcg_first"], report["ndcg_last"]
     console.print(f"nDCG@10 {first:.4f} at first, {last:.4f} in the end: {report['ndcg_ratio']:.2f} times")
-    for key, text in (("bad_refused_of_10", "challengers worse by design, refused"),):
-        if key in report:
-            console.print(f"{text}: {report[key]}")
+    console.print(f"challengers worse by design that were refused: {report['bad_refused_of_10']}")
+    if report["targets_missed"]:
+        console.print(f"targets missed: {', '.join(report['targets_missed'])}")

@@ -8,37 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.helpers.served import EVENTS, SCHEMA
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.protos.files.served_log import COLUMNS, HOUR_FORMAT, SUFFIX
 
 BEGUN = datetime(2026, 12, 1, 20, tzinfo=UTC)
-TYPES = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "double": pa.float64(),
-    "list<string>": pa.list_(pa.string()),
-    "list<float>": pa.list_(pa.float32()),
-    "list<double>": pa.list_(pa.float64()),
-    "list<int8>": pa.list_(pa.int8()),
-    "timestamp[us, tz=UTC]": pa.timestamp("us", "UTC"),
-}
-EVENTS = pa.schema(
-    {
-        "user_id": pa.string(),
-        "time": pa.float64(),
-        "recorded": pa.timestamp("ns", "UTC"),
-        "item_id": pa.string(),
-        "type": pa.string(),
-        "value": pa.float64(),
-        "request_id": pa.string(),
-        "position": pa.int64(),
-    }
-)
 
 
 def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Two files of an hour; a column that a row lacks is null."""
-    schema = pa.schema({name: TYPES[kind] for name, kind in COLUMNS.items()})
     hour = folder / BEGUN.strftime(HOUR_FORMAT)
     hour.mkdir(parents=True)
     defaults = {"bundle": "one", "k": 10, "scores": []}
@@ -47,7 +25,7 @@ def write_log(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         for n, row in enumerate(rows)
     ]
     for part in (0, 1):
-        table = pa.Table.from_pylist(whole[part::2], schema=schema)
+        table = pa.Table.from_pylist(whole[part::2], schema=SCHEMA)
         pq.write_table(table, hour / f"{part}{SUFFIX}")
 
 

@@ -205,7 +205,7 @@ def test_each_answer_has_an_id_that_its_events_give_back(small: CatalogueService
     (row,) = pyarrow.parquet.read_table(output).to_pylist()
     assert (row["user_id"], row["request_id"], row["position"], row["value"]) == ("u", "mine", 2, None)
     assert abs(row["recorded"].timestamp() - row["time"]) < 60
-    told = command("delete", "u", "nobody", "--events", small.url)
+    told = command("delete", "u", "unknown", "--events", small.url)
     assert told == {"users": 2, "events_deleted": 1, "log_emptied": True}
 
 

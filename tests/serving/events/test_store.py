@@ -56,7 +56,7 @@ def test_the_latest_events_of_a_user_come_first_whenever_they_were_recorded(
     assert abs(newest[1] - now) < 60
     assert others == [("c", 20.0, "click", None), ("b", 20.0, "click", None), ("a", 10.5, "click", None)]
     assert latest(url, "u", 2) == ["d", "c"]
-    assert latest(url, "nobody") == []
+    assert latest(url, "unknown") == []
     with closing(EventStore.open(url, create=False)) as again:
         assert latest(url, "v") == ["x"]
         assert count(again) == 5

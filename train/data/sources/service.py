@@ -159,7 +159,7 @@ class ServiceSource:
 
     @cached_property
     def period(self) -> Period:
-        """Which answers and events are read; what comes while they are read is not among them."""
+        """The times of the answers and events to read; later ones are left for the next version."""
         data = self.data
         cutoff = _seconds(data.until)
         if cutoff is None:
@@ -261,7 +261,7 @@ class ServiceSource:
         return list(dict.fromkeys(column_names(self.context.query)))
 
     def _logged(self, kind: type) -> list[str]:
-        """The columns that features of a kind read, as they are called in the frames below."""
+        """The names of the columns that features of a kind read."""
         query = self.context.query
         found = column_names({name: spec for name, spec in query.items() if isinstance(spec, kind)})
         return [LOGGED + column for column in found]
