@@ -263,9 +263,9 @@ class _Service:
 
     def _run_log(self, config: ServedLogConfig, channel: DatagramChannel, handle: WorkerHandle) -> None:
         """Run the process of the served log until it has to stop."""
-        from twinspire.serving.served_log.process import ServedLog  # which needs pyarrow
+        from twinspire.serving.served_log.process import LogWriter  # which needs pyarrow
 
-        ServedLog(config, channel, self.shared_state, self.shared, self._config.grace).run(handle)
+        LogWriter(config, channel, self.shared_state, self.shared, self._config.grace).run(handle)
 
     def worker(self, slot: int) -> Callable[[WorkerHandle], None]:
         """The function that the worker of a slot runs until it has to stop."""

@@ -132,7 +132,7 @@ class Terms(NamedTuple):
         return float(np.abs(self.weights.mean(axis=0) - 1).max())
 
 
-def judge(explored: Explored) -> dict[str, Any]:
+def estimate(explored: Explored) -> dict[str, Any]:
     """Values of champion and challenger with 95 % intervals, as mean, low and high end; ready for JSON.
 
     Returns:
@@ -176,7 +176,7 @@ def judge(explored: Explored) -> dict[str, Any]:
 
 
 def verdict(judged: Mapping[str, Any]) -> str:
-    """One sentence by the estimator `cascade_dr` of what `judge` returns."""
+    """One sentence by the estimator `cascade_dr` of what `estimate` returns."""
     found = judged["estimates"]["cascade_dr"]
     if found["refused"]:
         return f"no estimate: {found['refused']}"

@@ -15,7 +15,7 @@ FINENESS = 0.8  # step times the square root of K, at most
 EARLIEST = -16.0  # logarithm of the time before which no item is drawn, but with a probability of 1e-6
 LATEST = 3.5  # above the logarithm of the mean time of the slowest item that is shown
 LEAST_LOGIT = -56.0  # below the best one; a lower one counts as this, so that the times end
-BLOCK = 256  # records at a time
+BLOCK = 8192  # candidates of the records that are computed together
 
 
 def next_item(logits: Floats, drawn: Places, position: int) -> Floats:
@@ -49,8 +49,9 @@ def at_position(logits: Floats, drawn: Places) -> Floats:
         logits: (R, M).
         drawn: (R, K); -1 for none, whose probability is 1.
     """
-    blocks = range(0, len(logits), BLOCK)
-    parts = [_at_position(logits[at : at + BLOCK], drawn[at : at + BLOCK]) for at in blocks]
+    size = max(1, BLOCK // max(1, logits.shape[1]))
+    blocks = range(0, len(logits), size)
+    parts = [_at_position(logits[at : at + size], drawn[at : at + size]) for at in blocks]
     return np.concatenate(parts) if parts else np.ones(drawn.shape)
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from twinspire.export.benchmark.isolated_process import PATIENCE, ask_of_bundle
 from twinspire.export.judging import off_policy
-from twinspire.export.judging.interleaving import standing
+from twinspire.export.judging.preference import preference_of
 from twinspire.export.judging.served_answers import Record, ServedFiles
 from twinspire.export.release.registry import CHALLENGER, AliasState, fetch
 from twinspire.export.release.release_records import CHAMPION
@@ -51,7 +51,7 @@ def command(arguments: Namespace) -> dict[str, Any]:
             _, champion = fetch(name, aliases.champion)
             folder, challenger = fetch(name, aliases.challenger)
     versions = champion.bundle_version, challenger.bundle_version
-    found = standing(files, *versions, experiment.gates.interleaving_error)
+    found = preference_of(files, *versions, experiment.gates.interleaving_error)
     return {
         "model": f"models:/{name}/{aliases.challenger}",
         "champion": f"models:/{name}/{aliases.champion}",
@@ -68,8 +68,8 @@ def estimated(files: ServedFiles, champion: str, challenger: Path) -> dict[str, 
         challenger: folder of its bundle.
 
     Returns:
-        As `off_policy.judge`, with a `verdict`, and the answers that are not judged: `left_out`, whose query
-        does not fit the challenger, and `later` than the last event, whose clicks are not known yet. The
+        As `off_policy.estimate`, with a `verdict`, and the answers that are not judged: `left_out`, whose
+        query does not fit the challenger, and `later` than the last event, whose clicks are not known yet. The
         verdict alone where there is nothing to estimate by.
     """
     if bundle.read_manifest(challenger).is_remote:
@@ -90,7 +90,7 @@ def estimated(files: ServedFiles, champion: str, challenger: Path) -> dict[str, 
     known = [record for record, _ in pairs]
     clicks = files.clicks({each["request_id"] for each in known})
     explored = off_policy.Explored.of(known, clicks, [each for _, each in pairs if each is not None])
-    judged = off_policy.judge(explored)
+    judged = off_policy.estimate(explored)
     return {
         **judged,
         "left_out": len(records) - len(known),

@@ -153,7 +153,7 @@ class _Retraining:
         """What this retraining was begun with; and whether by this process, not by one that was killed."""
         state, champion = self.work.state, AliasState.of(self.name).champion
         begun = state.begun_with
-        settings = fingerprint(dataclasses.asdict(self.experiment))
+        settings = fingerprint(dataclasses.asdict(self.experiment), self.catalogue)
         is_same = champion == begun.get("champion") or (state.version and champion == state.version)
         if begun.get("settings") == settings and is_same:
             self._say("going on with a retraining that was interrupted")

@@ -23,7 +23,7 @@ from twinspire.serving.observability import layout
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.served_log.config import RAW, ServedLogConfig
 from twinspire.serving.served_log.log_folder import DAY_LENGTH, LogFolder, Row, hour_of, to_table, warm_up
-from twinspire.serving.served_log.sampling import received
+from twinspire.serving.served_log.sampling import decoded
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
 from twinspire.serving.supervisor import WorkerHandle
 
@@ -40,7 +40,7 @@ NICE = 5  # below the workers
 Tables = dict[str, list[pa.Table]]
 
 
-class ServedLog:
+class LogWriter:
     """Writes the rows of all workers; `run` is its process.
 
     Args:
@@ -107,7 +107,7 @@ class ServedLog:
         """Make columns of the rows in the socket; returns how many datagrams these were."""
         datagrams = self._channel.receive(MOST_DATAGRAMS)
         hours: dict[str, list[Row]] = defaultdict(list)
-        for query, answer in chain.from_iterable(map(received, datagrams)):
+        for query, answer in chain.from_iterable(map(decoded, datagrams)):
             hours[hour_of(query.time)].append((query, answer))
         for hour, rows in hours.items():
             try:

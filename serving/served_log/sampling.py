@@ -52,7 +52,7 @@ class LoggedQuery(NamedTuple):
     teams: tuple[str, list[int | None]] | None = None
 
 
-def received(datagram: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
+def decoded(datagram: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
     """Queries and their answers, from what a worker has sent."""
     begin = 0
     while begin < len(datagram):

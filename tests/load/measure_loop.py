@@ -39,13 +39,14 @@ from twinspire.train.evaluation.intervals import Clusters, interval
 
 NAME = "looptest"
 WORKERS = 1
+REFUSED = "(report: run "  # in the error of a promotion that gates refuse
 FLUSH = 1.0  # seconds after which an answer is in the served log
 EXPLORED = 0.2  # share of the answers
 SENT = 1000  # events of a request
 TARGETS = (
     Target("ndcg_ratio", "true nDCG@10 of the last champion, against the first", ">=", 1.15),
     Target("worst_round", "lowest change of true nDCG@10 in a round", ">=", -0.01),
-    Target("bad_refused_of_10", "challengers that are worse by design and were refused", ">=", 10),
+    Target("bad_refused_of_10", "challengers that are worse by design and were refused, of ten", ">=", 10),
 )
 CONFIG = """\
 name = "looptest"
@@ -133,36 +134,34 @@ class Loop:
         path.write_text(CONFIG.format(data=data, epochs=epochs, rate=rate, seed=seed))
         return path
 
-    def command(self, module: str, *arguments: str, config: Path, may_fail: bool = False) -> Any:
-        """Run a command with `--json`; its document, or None if it fails and may.
+    def command(self, module: str, *arguments: str, config: Path, may_refuse: bool = False) -> Any:
+        """Run a command with `--json`; its document, or None if gates refuse a promotion and may.
 
         Raises:
-            Unavailable: it fails.
+            Unavailable: it fails otherwise.
         """
         whole = entry_points.command(module, *arguments, "--config", str(config), "--json")
         done = subprocess.run(
             whole, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **self.environment}
         )
         if done.returncode:
-            if may_fail:
+            if may_refuse and REFUSED in done.stderr:
                 return None
             raise Unavailable(f"{' '.join(arguments)}: {done.stderr.strip()[-2000:]}")
         return json.loads(done.stdout)
 
-    def release(self, config: Path, may_fail: bool = False) -> bool:
+    def release(self, config: Path, may_refuse: bool = False) -> bool:
         """Train, export and register a challenger, and promote it; whether it became the champion."""
         self.command("twinspire.train", "data", config=config)
         self.command("twinspire.train", "fit", config=config)
         self.command("twinspire.export", "bundle", config=config)
         self.command("twinspire.export", "register", config=config)
-        return self.command("twinspire.export", "promote", config=config, may_fail=may_fail) is not None
+        return self.command("twinspire.export", "promote", config=config, may_refuse=may_refuse) is not None
 
     @contextmanager
     def service(self, *flags: str) -> Iterator[Service]:
-        """The service that follows the champion, with events and served log."""
+        """A service that follows the champion."""
         flags += ("--model", f"models:/{NAME}@champion", "--poll", "0.5", "--workers", str(WORKERS))
-        flags += ("--events", self.url, "--served-log", str(self.folder / "served"))
-        flags += ("--served-log-share", "1", "--served-log-flush-seconds", str(FLUSH))
         with started("serve", *SERVE, *flags, environment=self.environment) as server:
             yield server
 
@@ -188,53 +187,64 @@ def run(arguments: Namespace) -> Result:
         DataError: MovieLens cannot be read.
     """
     console = Console(stderr=True)
-    report: dict[str, Any] = {"machine": machine_text(), "visits": arguments.visits}
+    report: dict[str, Any] = {"machine": machine_text(), "visits": arguments.visits, "seed": arguments.seed}
     cache = Path(os.environ.get("TWINSPIRE_CACHE", ROOT / ".cache")) / "data"
     with prepared(cache, arguments.seed) as loop:
         report["viewers"], report["judges"] = len(loop.viewers.liked), len(loop.viewers.judges)
-        report |= rounds(loop, arguments.rounds, arguments.visits, console)
-        report["bad_refused_of_10"] = refused(loop, arguments.bad, console)
+        report |= rounds(loop, arguments.rounds, arguments.visits, arguments.seed, console)
+        if arguments.bad:
+            report["bad_refused_of_10"] = 10 * refused(loop, arguments.bad, console) / arguments.bad
     report["targets_missed"] = missed(TARGETS, report)
     return report, lambda shown: show(shown, report)
 
 
-def rounds(loop: Loop, count: int, visits: int, console: Console) -> dict[str, Any]:
-    """The first champion, and some rounds of visits and retraining."""
-    before = loop.write("before.toml", EVENTS)
+def rounds(loop: Loop, count: int, visits: int, seed: int, console: Console) -> dict[str, Any]:
+    """The first champion, and some rounds of visits and retraining.
+
+    Judges search another service, which explores nothing and keeps no log, so no model learns from them.
+    """
+    before = loop.write("before.toml", EVENTS, seed=seed)
     loop.release(before)
-    config = loop.write("loop.toml", SERVICE.format(url=loop.url))
-    chance = random.Random(0)
+    config = loop.write("loop.toml", SERVICE.format(url=loop.url), seed=seed)
+    chance = random.Random(seed)
+    logged = ("--events", loop.url, "--explore-share", str(EXPLORED), "--served-log-share", "1")
+    log = ("--served-log", str(loop.folder / "served"), "--served-log-flush-seconds", str(FLUSH))
     users = sorted(loop.viewers.liked)
     steps: list[dict[str, Any]] = []
     with (
-        loop.service("--explore-share", str(EXPLORED)) as service,
+        loop.service(*logged, *log) as service,
         RetrievalClient(service.address, timeout=60.0) as client,
+        loop.service() as judged,
+        RetrievalClient(judged.address, timeout=60.0) as judges,
     ):
         known = pl.read_parquet(loop.folder / "before.parquet").iter_rows()
         record(client, [Event(user, item, time=moment) for user, item, moment in known])
-        quality = first = loop.viewers.quality(client)
+        quality = first = loop.viewers.quality(judges)
         console.print(f"first champion: nDCG@10 {first.mean():.4f}")
         for number in range(1, count + 1):
-            clicks: list[Event] = []
+            events: list[Event] = []
             for user in chance.sample(users * visits, len(users) * visits):  # in any order
                 found = loop.viewers.visit(client, user, chance)
                 record(client, found)
-                clicks += found
+                events += found
             time.sleep(2 * FLUSH)  # the answers are in the served log
             started_at = time.monotonic()
             result = loop.command("twinspire.export", "retrain", config=config)
             seconds = time.monotonic() - started_at
             promoted = not result["refused"]
             if promoted:
-                wait_served(service, WORKERS, read_manifest(Path(result["bundle"])).bundle_version)
-            new = loop.viewers.quality(client)
+                version = read_manifest(Path(result["bundle"])).bundle_version
+                for each in (service, judged):
+                    wait_served(each, WORKERS, version)
+            new = loop.viewers.quality(judges)
             change = interval(new, Clusters.single(len(new), "judges"), quality)
             steps.append(
                 {
                     "round": number,
-                    "clicks": len(clicks),
+                    "clicks": sum(bool(each.request_id) for each in events),
+                    "elsewhere": sum(not each.request_id for each in events),
                     "promoted": promoted,
-                    "towers": [each["kind"] for each in result["candidates"]],
+                    "towers": [tower["kind"] for tower in result["candidates"]],
                     "refused": result["refused"],
                     "version": result["version"],
                     "ndcg": float(new.mean()),
@@ -259,7 +269,12 @@ def refused(loop: Loop, count: int, console: Console) -> int:
     for seed in range(1, count + 1):
         data = SERVICE.format(url=loop.url)
         config = loop.write("bad.toml", data, epochs=1, rate=1e-6, seed=seed)
-        done += not loop.release(config, may_fail=True)
+        if loop.release(config, may_refuse=True):
+            loop.command(
+                "twinspire.export", "rollback", config=config
+            )  # the next one meets the same champion
+        else:
+            done += 1
         console.print(f"challengers worse by design: {done} of {seed} refused")
     return done
 
@@ -282,6 +297,7 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
     console.print(table)
     first, last = report["ndcg_first"], report["ndcg_last"]
     console.print(f"nDCG@10 {first:.4f} at first, {last:.4f} in the end: {report['ndcg_ratio']:.2f} times")
-    console.print(f"challengers worse by design that were refused: {report['bad_refused_of_10']}")
+    if "bad_refused_of_10" in report:
+        console.print(f"of ten challengers worse by design, refused: {report['bad_refused_of_10']:g}")
     if report["targets_missed"]:
         console.print(f"targets missed: {', '.join(report['targets_missed'])}")

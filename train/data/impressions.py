@@ -136,14 +136,15 @@ def read_impressions(
     Raises:
         DataError: the log cannot be read, or has no closed answer.
     """
-    answers = scan_log(log_files(folder, period.cutoff))
+    files = log_files(folder, period.cutoff) or log_files(folder)[:1]  # the filter by time leaves none
+    answers = scan_log(files)
     answers = answers.filter(pl.col("time").is_between(period.since, period.cutoff))
     is_closed = pl.col("time") <= period.closed
     waiting = int(collected(answers.select((~is_closed).sum()), folder).item())
     shown = collected(_exploded(answers.filter(is_closed)), folder)
     if shown.is_empty() and not may_be_empty:
         raise DataError(
-            f"{folder}: expected an answer before {shown_time(period.closed)}, whose attribution window has "
+            f"{folder}: expected an answer before {time_text(period.closed)}, whose attribution window has "
             f"closed; there is none, and {waiting:,} wait"
         )
     acted = events.filter(pl.col("request_id") != "").join(
@@ -163,7 +164,7 @@ def read_impressions(
     )
     weights, examination = _weights(shown)
     requests = shown.unique("request_id")
-    explored = shown.filter(pl.col("draw").is_not_null())["request_id"].n_unique()
+    explored = shown.filter(pl.col("relative_propensity").is_not_null())["request_id"].n_unique()
     report = {
         "answers": requests.height,
         "waiting": waiting,
@@ -171,9 +172,9 @@ def read_impressions(
         "clicks": int(shown["label"].sum()),
         "events_of_answers": acted.height,
         "events_of_others": events.height - acted.height,
-        "first": shown_time(requests["time"].min()),
-        "last": shown_time(requests["time"].max()),
-        "cutoff": shown_time(period.cutoff),
+        "first": time_text(requests["time"].min()),
+        "last": time_text(requests["time"].max()),
+        "cutoff": time_text(period.cutoff),
         "bundles": dict(sorted(requests["bundle"].value_counts().iter_rows())),
         "explored": explored / max(1, requests.height),
         "examination": [round(each, 3) for each in examination.tolist()],
@@ -182,7 +183,7 @@ def read_impressions(
     return Impressions(shown.select(*kept, pl.Series("weight", weights, pl.Float64)), report)
 
 
-def shown_time(seconds: Any) -> str:
+def time_text(seconds: Any) -> str:
     """A time as an ISO date, in UTC; "never" of None."""
     if seconds is None:
         return "never"
@@ -190,7 +191,7 @@ def shown_time(seconds: Any) -> str:
 
 
 def _exploded(answers: pl.LazyFrame) -> pl.LazyFrame:
-    """A row for each hit; `draw` is its propensity times the candidates that were left, null elsewhere."""
+    """A row for each hit; `relative_propensity` is its propensity times the candidates left, or null."""
     index = pl.int_ranges(pl.col("item_ids").list.len())
     of_hits = {"score": "scores", "propensity": "propensities", "team": "teams"}
     lists = [pl.col(old).fill_null([]).list.gather(index, null_on_oob=True) for old in of_hits.values()]
@@ -206,7 +207,7 @@ def _exploded(answers: pl.LazyFrame) -> pl.LazyFrame:
         hits.explode("item_id", "position", *of_hits)
         .filter(pl.col("item_id").is_not_null())
         .with_columns(
-            pl.when(left > 0).then(pl.col("propensity") * left).alias("draw"),
+            pl.when(left > 0).then(pl.col("propensity") * left).alias("relative_propensity"),
             pl.when(pl.col("team") == 1).then("challenger").otherwise("bundle").alias("ranked_by"),
         )
     )
@@ -223,8 +224,8 @@ def _weights(shown: pl.DataFrame) -> tuple[Floats, Floats]:
     of_hit, attractive = examination[position], attractiveness[stratum]
     was_examined = of_hit * (1 - attractive) / (1 - of_hit * attractive)
     corrected = np.where(shown["acted"].to_numpy(), 1.0, was_examined) / of_hit
-    draw = shown["draw"].fill_null(1.0).to_numpy()
-    return np.minimum(corrected / np.maximum(draw, 1 / MAX_WEIGHT), MAX_WEIGHT), examination
+    propensity = shown["relative_propensity"].fill_null(1.0).to_numpy()
+    return np.minimum(corrected / np.maximum(propensity, 1 / MAX_WEIGHT), MAX_WEIGHT), examination
 
 
 def fit_examination(

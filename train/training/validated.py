@@ -59,7 +59,7 @@ def lead_on_validation(run: Run, other: Run) -> tuple[Interval, Clusters]:
     It is in the metric that selects epochs, or of labels in minus the log loss of pairs.
 
     Raises:
-        DataError: the figures are of other queries or pairs.
+        DataError: the queries or pairs have other clusters, or another number.
         Unavailable: the figures of a run cannot be read.
     """
     (own, of, unit), (beside, others, _) = (_figures(each) for each in (run, other))

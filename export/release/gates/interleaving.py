@@ -2,14 +2,14 @@
 
     python -m twinspire.export promote --config C --served-log FOLDER --events FILE
 
-The figure is the e-value of `export/judging/interleaving.py`, which grows with the clicks that favour the
+The figure is the e-value of `export/judging/preference.py`, which grows with the clicks that favour the
 challenger; the bound is 1 / `interleaving_error`. It may be looked at as often as one likes. Without a served
 log, a champion, or an answer in which both were interleaved, the gate holds and says so.
 """
 
 from dataclasses import asdict
 
-from twinspire.export.judging.interleaving import standing
+from twinspire.export.judging.preference import preference_of
 from twinspire.export.release.gate import Comparison, Gate, GateResult, Judgement
 
 NAME = "interleaving"
@@ -26,7 +26,7 @@ def judge(comparison: Comparison) -> Judgement:
     champion, challenger = (
         each.manifest.bundle_version for each in (comparison.champion, comparison.challenger)
     )
-    found = standing(answers, champion, challenger, error)
+    found = preference_of(answers, champion, challenger, error)
     if found is None:
         return _skipped(bound, "the served log has no answer in which the two were interleaved")
     is_better = found.decision == "better"

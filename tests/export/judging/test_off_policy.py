@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.export.judging.simulations import World
-from twinspire.export.judging.off_policy import Explored, judge, verdict
+from twinspire.export.judging.off_policy import Explored, estimate, verdict
 from twinspire.export.judging.plackett_luce import at_position, next_item
 from twinspire.export.judging.served_answers import Click
 from twinspire.protos.errors import InvalidInput
@@ -69,7 +69,7 @@ def test_candidates_that_are_missing_or_drawn_are_not_drawn_again() -> None:
 
 def test_champion_and_challenger_alike_have_the_same_value() -> None:
     explored = World("cascade").explored(0, 500)
-    judged = judge(replace(explored, challenger=explored.champion))
+    judged = estimate(replace(explored, challenger=explored.champion))
     for name, each in judged["estimates"].items():
         error = 0.01 if name == "cascade_dr" else 1e-9  # its Q takes away some of the noise of the draws
         assert each["value"] == pytest.approx(judged["champion"], abs=error), name
@@ -79,7 +79,7 @@ def test_champion_and_challenger_alike_have_the_same_value() -> None:
 
 @pytest.mark.parametrize("clicks", WORLDS)
 def test_a_better_challenger_is_told_from_the_champion(clicks: str) -> None:
-    judged = judge(World(clicks).explored(1, 3000))
+    judged = estimate(World(clicks).explored(1, 3000))
     assert verdict(judged).startswith("better: +0.0")
     value, lead = (judged["estimates"]["cascade_dr"][name] for name in ("value", "difference"))
     assert value[2] - value[1] > 1.2 * (lead[2] - lead[1])  # what both share cancels
@@ -94,7 +94,7 @@ def test_intervals_hold_the_truth_in_nine_of_ten_draws(clicks: str) -> None:
     truth, champion = world.value(True), world.value(False)
     held = dict.fromkeys(itertools.product(("list", "item_position", "cascade_dr"), (0, 1)), 0)
     for seed in range(100):
-        for name, each in judge(world.explored(seed, 2000))["estimates"].items():
+        for name, each in estimate(world.explored(seed, 2000))["estimates"].items():
             assert not each["refused"]
             for place, (what, expected) in enumerate((("value", truth), ("difference", truth - champion))):
                 _, low, high = each[what]
@@ -107,11 +107,11 @@ def test_intervals_hold_the_truth_in_nine_of_ten_draws(clicks: str) -> None:
 
 
 def test_few_or_unlike_answers_are_refused() -> None:
-    few = judge(World("cascade").explored(0, 300))
+    few = estimate(World("cascade").explored(0, 300))
     assert verdict(few).startswith("no estimate: the effective sample is ")
     assert "expected at least 1,000; explore more" in verdict(few)
     explored = World("cascade").explored(0, 400)
-    refused = judge(replace(explored, challenger=-20 * explored.champion))
+    refused = estimate(replace(explored, challenger=-20 * explored.champion))
     assert all(each["refused"] for each in refused["estimates"].values())
 
 
@@ -119,11 +119,11 @@ def test_a_challenger_without_the_candidates_has_no_support() -> None:
     explored = World("cascade").explored(0, 3000)
     challenger = explored.challenger.copy()
     challenger[: len(challenger) // 2] = -np.inf  # it holds no candidate of half of the answers
-    found = judge(replace(explored, challenger=challenger))["estimates"]["cascade_dr"]
+    found = estimate(replace(explored, challenger=challenger))["estimates"]["cascade_dr"]
     assert found["gap"] > 0.4
     assert "the champion hardly showed what the challenger prefers" in found["refused"]
     assert (found["value"], found["difference"]) == (None, None)
-    nothing = judge(replace(explored, challenger=np.full_like(challenger, -np.inf)))
+    nothing = estimate(replace(explored, challenger=np.full_like(challenger, -np.inf)))
     assert {each["effective_sample"] for each in nothing["estimates"].values()} == {0}
 
 

@@ -13,10 +13,10 @@ from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.served_log import process
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import LogFolder, hour_of
-from twinspire.serving.served_log.process import ServedLog
+from twinspire.serving.served_log.process import LogWriter
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
 
-Start = Callable[[], ServedLog]
+Start = Callable[[], LogWriter]
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def state() -> SharedState:
 def start(tmp_path: Path, state: SharedState, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Makes the process's object, for which each datagram is one row, and which is not due to write."""
     config = ServedLogConfig(tmp_path, served_log_flush_seconds=3600.0)
-    monkeypatch.setattr(process, "received", lambda _: [row(1)])
+    monkeypatch.setattr(process, "decoded", lambda _: [row(1)])
     with closing(DatagramChannel.create(1)) as channel:
 
-        def made() -> ServedLog:
+        def made() -> LogWriter:
             channel.send(0, [b"a row"])
-            return ServedLog(config, channel, state, SharedMetrics.create(workers=1), 1.0)
+            return LogWriter(config, channel, state, SharedMetrics.create(workers=1), 1.0)
 
         yield made
 
@@ -44,7 +44,7 @@ def files(folder: Path) -> Sequence[Path]:
     return [*folder.glob(f"*T*/*{SUFFIX}")]
 
 
-def finish(log: ServedLog) -> None:
+def finish(log: LogWriter) -> None:
     log._thread.shutdown()  # after what it writes
 
 

@@ -19,7 +19,7 @@ from twinspire.serving.observability.metrics import LOG_DROPPED
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import to_table
-from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, received
+from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, decoded
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_status import log_readings
 from twinspire.serving.shadow.channel import ShadowChannel
@@ -39,7 +39,7 @@ def logging(
         def rows() -> Rows:
             found: Rows = []
             while channel.wait(0.5):
-                found += chain.from_iterable(map(received, channel.receive(100)))
+                found += chain.from_iterable(map(decoded, channel.receive(100)))
             assert channel.dropped == 0
             return found
 
@@ -174,7 +174,7 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
         with server, RetrievalClient(server.address) as client:
             answers = client.search_batch(["bavuti"] * 5, k=1)
             assert channel.wait(5.0)
-            logged = [*chain.from_iterable(map(received, channel.receive(9)))]
+            logged = [*chain.from_iterable(map(decoded, channel.receive(9)))]
         entry = {"rows": 0, "lost": 4, "bytes": 0, "last_error": ""}
         readings = dict(log_readings(entry, channel))
     assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers[2:]]

@@ -48,7 +48,7 @@ from twinspire.train.data.impressions import (
     read_impressions,
     scan_events,
     scan_log,
-    shown_time,
+    time_text,
 )
 from twinspire.train.data.item_table import ItemTable
 from twinspire.train.data.source import (
@@ -185,7 +185,7 @@ class ServiceSource:
         if before:
             code = code_fingerprint(type(before[0]).__module__)
             digest.update(f"{before[1].identity()} {fingerprint(before[0])} {code}".encode())
-        return f"{digest.hexdigest()} {shown_time(period.cutoff)}"
+        return f"{digest.hexdigest()} {time_text(period.cutoff)}"
 
     def read(self) -> Tables:
         """Items, and pairs of the service and of before.

@@ -33,7 +33,7 @@ LOG_LARGEST = 700.0  # of an e-value that fits a float
 
 
 @dataclass(frozen=True)
-class Standing:
+class Preference:
     """What the clicks on interleaved answers say.
 
     Args:
@@ -63,7 +63,7 @@ class Standing:
         return f"{self.decision}: {counted} ({interval}, e-value {self.e_value:,.3g})"
 
 
-def standing(files: ServedFiles, champion: str, challenger: str, alpha: float) -> Standing | None:
+def preference_of(files: ServedFiles, champion: str, challenger: str, alpha: float) -> Preference | None:
     """What the log says of two versions of bundles; None if it has no interleaved answer of them.
 
     Args:
@@ -89,17 +89,17 @@ def standing(files: ServedFiles, champion: str, challenger: str, alpha: float) -
     return decided(list(first.values()), alpha, len(answers), counted)
 
 
-def decided(teams: Sequence[int], alpha: float, answers: int = 0, clicks: int = 0) -> Standing:
+def decided(teams: Sequence[int], alpha: float, answers: int = 0, clicks: int = 0) -> Preference:
     """The test of a sequence of first clicks.
 
     Args:
         teams: of each user, in the order of time: 1 for the challenger's, 0 for the champion's.
         alpha: probability of an error.
-        answers, clicks: as of `Standing`.
+        answers, clicks: as of `Preference`.
     """
     wins = np.cumsum(teams, dtype=np.float64)
     losses = np.arange(1, len(wins) + 1) - wins
-    better, worse = evidence(wins, losses), evidence(losses, wins)
+    better, worse = log_e_value(wins, losses), log_e_value(losses, wins)
     bound = -np.log(alpha)
     reached = np.flatnonzero(np.maximum(better, worse) >= bound)
     decision: Literal["better", "worse", "open"] = "open"
@@ -109,10 +109,10 @@ def decided(teams: Sequence[int], alpha: float, answers: int = 0, clicks: int = 
     e_value = float(np.exp(min(better[-1], LOG_LARGEST))) if len(wins) else 1.0
     share = won / (won + lost) if won + lost else 0.5
     ends = interval(won, lost, alpha)
-    return Standing(answers, clicks, won, lost, e_value, share, *ends, decision)
+    return Preference(answers, clicks, won, lost, e_value, share, *ends, decision)
 
 
-def evidence(wins: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def log_e_value(wins: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The logarithm of the e-value against "a share of at most 1/2" for some numbers of wins and losses."""
     a, b = PRIOR + wins, PRIOR + losses
     with np.errstate(divide="ignore"):  # a tail below the least float is no evidence at all

@@ -10,7 +10,7 @@ import pytest
 from tests.export.judging.logs import interleaved, write_events, write_log
 from tests.export.judging.simulations import Seekers
 from twinspire.export.judging import served_answers
-from twinspire.export.judging.interleaving import decided, evidence, interval, standing
+from twinspire.export.judging.preference import decided, interval, log_e_value, preference_of
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.protos.errors import InvalidInput, MissingStage
 
@@ -46,29 +46,29 @@ def test_the_first_click_of_each_user_counts(tmp_path: Path) -> None:
     ]
     write_events(tmp_path / "events.parquet", clicks)
     files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
-    found = standing(files, "one", "two", ERROR)
+    found = preference_of(files, "one", "two", ERROR)
     assert found is not None
     assert (found.answers, found.clicks, found.wins, found.losses) == (4, 4, 2, 1)
     assert found.decision == "open"
     assert "open: 2 users preferred the challenger, 1 the champion (share 0.667, " in found.text
-    assert standing(files, "one", "four", ERROR) is None
+    assert preference_of(files, "one", "four", ERROR) is None
     purchases = ServedFiles(files.log, files.events, ("purchase",))
-    none = standing(purchases, "one", "two", ERROR)
+    none = preference_of(purchases, "one", "two", ERROR)
     assert none is not None
     assert (none.wins, none.losses, none.e_value, none.low, none.high) == (0, 0, 1, 0, 1)
 
 
 def test_files_that_are_missing_or_of_another_kind_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingStage, match="holds no served log; `serve --served-log FOLDER` writes one"):
-        standing(ServedFiles(tmp_path, tmp_path / "events.parquet"), "one", "two", ERROR)
+        preference_of(ServedFiles(tmp_path, tmp_path / "events.parquet"), "one", "two", ERROR)
     files = interleaved(tmp_path, [1])
     with pytest.raises(InvalidInput, match="events: expected Parquet with recorded, request_id, item_id"):
-        standing(ServedFiles(files.log, tmp_path / "none"), "one", "two", ERROR)
+        preference_of(ServedFiles(files.log, tmp_path / "none"), "one", "two", ERROR)
 
 
 def test_a_preference_is_decided_and_stays_so(tmp_path: Path) -> None:
     files = interleaved(tmp_path, [1] * 40 + [0] * 30)
-    found = standing(files, "one", "two", ERROR)
+    found = preference_of(files, "one", "two", ERROR)
     assert found is not None
     assert (found.decision, found.wins, found.losses) == ("better", 40, 30)
     assert found.e_value < 20
@@ -81,7 +81,7 @@ def test_evidence_is_a_fair_bet_against_no_preference() -> None:
         logs = np.cumsum(np.log(np.maximum(wins, 1)))
         chances = np.exp(logs[-1] - logs - logs[::-1]) / 2.0**count  # binomial
         assert chances.sum() == pytest.approx(1)
-        expected = (chances * np.exp(evidence(wins, count - wins))).sum()
+        expected = (chances * np.exp(log_e_value(wins, count - wins))).sum()
         assert expected == pytest.approx(1, rel=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_answers_whose_request_id_occurs_twice_do_not_count(tmp_path: Path) -> N
     again = {"request_id": "r1", "item_ids": ["b"], "user": "u5", "bundle": "three"}
     write_log(tmp_path / "log", [row("r1", "u1"), row("r2", "u2"), again])
     write_events(tmp_path / "events.parquet", [("r1", "b"), ("r2", "a")])
-    found = standing(ServedFiles(tmp_path / "log", tmp_path / "events.parquet"), "one", "two", ERROR)
+    found = preference_of(ServedFiles(tmp_path / "log", tmp_path / "events.parquet"), "one", "two", ERROR)
     assert found is not None
     assert (found.answers, found.wins, found.losses) == (1, 0, 1)
 
@@ -112,7 +112,7 @@ def test_files_that_are_deleted_while_they_are_read_are_left_out(
         return read(*arguments)
 
     monkeypatch.setattr(served_answers, "_read", slow)
-    found = standing(files, "one", "two", ERROR)
+    found = preference_of(files, "one", "two", ERROR)
     assert found is not None
     assert (found.answers, found.wins) == (5, 5)
 
