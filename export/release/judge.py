@@ -69,8 +69,8 @@ def estimated(files: ServedFiles, champion: str, challenger: Path) -> dict[str, 
 
     Returns:
         As `off_policy.estimate`, with a `verdict`, and the answers that are not judged: `left_out`, whose
-        query does not fit the challenger, and `later` than the last event, whose clicks are not known yet. The
-        verdict alone where there is nothing to estimate by.
+        query does not fit the challenger, and `later` than the last event, whose clicks are not known yet.
+        Where there is nothing to estimate by, the verdict alone.
     """
     if bundle.read_manifest(challenger).is_remote:
         return {"verdict": "no estimate: the challenger's index is on another server"}
