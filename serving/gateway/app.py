@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from twinspire.protos.system import logs
-from twinspire.serving.gateway.embeddings import INFERENCE, OPENAI
 from twinspire.serving.gateway.exchange import JSON, HttpClientGone, error_response
 from twinspire.serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure
 from twinspire.serving.gateway.fairness import client_in
@@ -48,8 +47,6 @@ EXAMPLES: dict[str, Any] = {  # of the requests of RPCs
 SEARCHES = {"Search": "search", "SearchBatch": "search:batch", "Encode": "encode", "Score": "score"}
 SEARCH = RETRIEVAL["Search"]
 COMPARE = "The answers of two services, `--address` and `--compare-address`, to one search."
-AS_OPENAI = "Vectors of texts, as OpenAI gives them; `usage` counts words."
-AS_INFERENCE = "Vectors of texts, as Text Embeddings Inference gives them."
 LIVES = "Whether the gateway lives, whatever the service does."
 ABOUT = "The gateway's version, and whether it can compare."
 METRICS_PATH, ALIVE_PATH, READY_PATH = "/metrics", "/healthz", "/readyz"
@@ -59,10 +56,6 @@ OPERATIONS = (
         for name, path in SEARCHES.items()
     ),
     Operation("POST", "/v1/compare", "search", None, EXAMPLES["Search"], "Comparison", COMPARE, SEARCH),
-    Operation(
-        "POST", "/v1/embeddings", "embeddings", None, {"input": ["red shoes"]}, "Embeddings", AS_OPENAI
-    ),
-    Operation("POST", "/embed", "embeddings", None, {"inputs": ["red shoes"]}, "Embed", AS_INFERENCE),
     *(
         Operation("POST", f"/v1/items:{name.lower()}", "items", method, EXAMPLES.get(name))
         for name, method in CATALOGUE.items()
@@ -215,8 +208,6 @@ def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
     method = operation.method
     if method is None:
         own: dict[str, Endpoint] = {
-            "/v1/embeddings": partial(gateway.embed, OPENAI),
-            "/embed": partial(gateway.embed, INFERENCE),
             READY_PATH: gateway.health,
             ALIVE_PATH: gateway.live,
             "/v1/gateway": gateway.describe,

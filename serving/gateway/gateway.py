@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,6 @@ from starlette.responses import Response
 from twinspire.protos import __version__, catalogue_pb2, events_pb2, retrieval_pb2
 from twinspire.protos.system import logs
 from twinspire.serving.address import is_local
-from twinspire.serving.gateway.embeddings import LIGHT_TEXTS, EmbeddingForm
 from twinspire.serving.gateway.exchange import (
     JSON,
     RECEIVED,
@@ -37,7 +36,6 @@ from twinspire.serving.gateway.upstream import Metadata, Upstream, UpstreamMetho
 
 # HTTP headers that become metadata of the call.
 FORWARDED = ("authorization", "x-request-key", "traceparent", "tracestate")
-Read = Callable[[bytes | bytearray, int], Any]  # a body, and `--max-body-fields`
 CANCEL_BEFORE_GRACE_END_SECONDS = 0.5  # for the last line of a stream, which says that the gateway stops
 
 
@@ -49,7 +47,7 @@ def methods(service: ServiceDescriptor) -> dict[str, UpstreamMethod]:
 RETRIEVAL = methods(retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"])
 CATALOGUE = methods(catalogue_pb2.DESCRIPTOR.services_by_name["Catalogue"])
 EVENTS = methods(events_pb2.DESCRIPTOR.services_by_name["Events"])
-SEARCH, ENCODE, INFO = RETRIEVAL["Search"], RETRIEVAL["Encode"], RETRIEVAL["Info"]
+SEARCH, INFO = RETRIEVAL["Search"], RETRIEVAL["Info"]
 
 
 class Gateway:
@@ -117,20 +115,6 @@ class Gateway:
         """The response to a method whose request has no fields."""
         with self._in_progress(request):
             return await self._answer(method, method.request(), self._seconds(request), request)
-
-    async def embed(self, form: EmbeddingForm, request: Request) -> Response:
-        """Vectors of texts, as a kind of client asks for them."""
-        clock, client = asyncio.get_running_loop().time, client_in(request.scope)
-        async with self._message(ENCODE, request, read=form.read) as (seconds, asked):
-            until = clock() + seconds
-            item = asked.model == "item"
-            info = await self._called(INFO, INFO.request(), seconds, request) if item else None
-            if len(asked.texts) > LIGHT_TEXTS:
-                message = await self._work.run(client, asked.message, info)
-            else:
-                message = asked.message(info)
-            found = await self._called(ENCODE, message, max(0.0, until - clock()), request)
-            return json_response(await self.write(found, client, partial(form.write, asked)))
 
     async def health(self, request: Request) -> Response:
         """Whether the service answers searches, and the gateway does not stop."""
@@ -232,7 +216,7 @@ class Gateway:
             raise HttpFailure(code, text, headers=CLOSE)
 
     async def read(
-        self, content: bytes | bytearray, method: UpstreamMethod, request: Request, seconds: float, read: Read
+        self, content: bytes | bytearray, method: UpstreamMethod, request: Request, seconds: float
     ) -> Any:
         """The message that JSON describes; a large one is read by a thread, if the client may make the call.
 
@@ -241,20 +225,20 @@ class Gateway:
         """
         given = content, self.options.bounds.max_body_fields
         if not is_heavy(content):
-            return read(*given)
+            return method.read(*given)
         await self.authorize(method, request)
         try:
             async with asyncio.timeout(seconds):
-                return await self._work.run(client_in(request.scope), read, *given)
+                return await self._work.run(client_in(request.scope), method.read, *given)
         except TimeoutError:
             late = "the body could not be read within the request's time"
             raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, late) from None
 
-    async def write(self, message: Any, client: str, write: Callable[[Any], bytes] = to_json) -> bytes:
+    async def write(self, message: Any, client: str) -> bytes:
         """A message as JSON; a large one is written by a thread."""
         if message.ByteSize() <= LIGHT_MESSAGE_BYTES:
-            return write(message)
-        return await self._work.run(client, write, message)
+            return to_json(message)
+        return await self._work.run(client, to_json, message)
 
     def refuse(self, failure: HttpFailure, request: Request) -> None:
         """Count a failure for the bound on refused requests, if the request was at fault."""
@@ -281,7 +265,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _message(
-        self, method: UpstreamMethod, request: Request, seconds: float | None = None, read: Read | None = None
+        self, method: UpstreamMethod, request: Request, seconds: float | None = None
     ) -> AsyncIterator[tuple[float, Any]]:
         """The seconds that are left for a request, and its message; in progress while the block lasts.
 
@@ -294,7 +278,7 @@ class Gateway:
         content = await body(request, most, longest, self.pending)
         until = clock() + seconds
         with self._in_progress(request), self.pending.hold(client_in(request.scope), len(content)):
-            message = await self.read(content, method, request, seconds, read or method.read)
+            message = await self.read(content, method, request, seconds)
             yield max(0.0, until - clock()), message
 
     async def _answer(

@@ -95,8 +95,8 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
     message = kind()
     if not content.strip():
         return message
-    max_fields = most_fields(message.DESCRIPTOR, max_fields)
-    given = decode(content, max_fields)
+    max_fields = _most_fields(message.DESCRIPTOR, max_fields)
+    given = _decode(content, max_fields)
     check_fields(given, message.DESCRIPTOR, max_fields)
     lists: list[tuple[Path, list[Any]]] = []
     if len(content) > LARGE_BYTES:
@@ -186,7 +186,7 @@ class _Lists:
                     continue
                 self._left += len(value)
                 if self._left > self._most:
-                    raise too_many(self._most)
+                    raise _too_many(self._most)
 
 
 def _plain(field: FieldDescriptor, values: list[Any]) -> list[Any] | None:
@@ -206,7 +206,7 @@ def _plain(field: FieldDescriptor, values: list[Any]) -> list[Any] | None:
 
 
 @cache
-def most_fields(descriptor: Descriptor, of_items: int) -> int:
+def _most_fields(descriptor: Descriptor, of_items: int) -> int:
     """Bound on the objects and fields of a request, from that of a request with items."""
     if descriptor.file.name.endswith(ITEMS_FILE):
         return of_items
@@ -214,7 +214,7 @@ def most_fields(descriptor: Descriptor, of_items: int) -> int:
     return max(1, of_items // (QUERIES_SHARE if has_many else QUERY_SHARE))
 
 
-def decode(content: bytes | bytearray, max_fields: int) -> Any:
+def _decode(content: bytes | bytearray, max_fields: int) -> Any:
     """A body's JSON; arguments and errors as of `parse`."""
     count = 0
 
@@ -223,7 +223,7 @@ def decode(content: bytes | bytearray, max_fields: int) -> Any:
         found = _object(pairs)
         count += 1 + len(pairs)
         if count > max_fields:
-            raise too_many(max_fields)
+            raise _too_many(max_fields)
         return found
 
     try:
@@ -236,7 +236,7 @@ def decode(content: bytes | bytearray, max_fields: int) -> Any:
         raise invalid(f"body: expected JSON: {error}"[:LONGEST_REASON]) from None
 
 
-def too_many(most: int) -> HttpFailure:
+def _too_many(most: int) -> HttpFailure:
     """The failure of a body that holds more than a request of its kind may."""
     what = "objects, fields, and elements of lists with mixed values"
     return invalid(f"body: expected at most {most} {what} (--max-body-fields)", TOO_LARGE)
@@ -296,7 +296,7 @@ def name_of(field: FieldDescriptor) -> str:
 
 def _filter(text: str, max_fields: int) -> Any:
     try:
-        return decode(to_json(filter_to_wire(text)), max_fields)
+        return _decode(to_json(filter_to_wire(text)), max_fields)
     except InvalidInput as error:
         raise invalid(str(error)) from None
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from twinspire.protos import __version__
-from twinspire.serving.gateway.embeddings import FORMATS, MODELS
 from twinspire.serving.gateway.exchange import JSON, NDJSON
 from twinspire.serving.gateway.failures import HTTP_STATUS
 from twinspire.serving.gateway.schemas import REFERENCE, comments, reference, schemas
@@ -34,18 +33,9 @@ KEY = {
 TEXT: Document = {"type": "string"}
 
 
-def _object(required: list[str] | None = None, **properties: Document) -> Document:
-    required = list(properties) if required is None else required
-    return {"type": "object", "properties": properties, "required": required}
+def _object(**properties: Document) -> Document:
+    return {"type": "object", "properties": properties, "required": [*properties]}
 
-
-def _list(items: Document) -> Document:
-    return {"type": "array", "items": items}
-
-
-TEXTS = {"anyOf": [TEXT, _list(TEXT)]}
-MODEL = {**TEXT, "enum": [*MODELS]}
-VECTOR: Document = {"anyOf": [_list({"type": "number"}), {**TEXT, "contentEncoding": "base64"}]}
 
 ERROR_REFERENCE = {"$ref": f"{REFERENCE}Error"}
 OWN_SCHEMAS: dict[str, Document] = {  # of messages that are in no .proto file
@@ -53,17 +43,6 @@ OWN_SCHEMAS: dict[str, Document] = {  # of messages that are in no .proto file
         error=_object(code={**TEXT, "enum": sorted(code.name for code in HTTP_STATUS)}, message=TEXT)
     ),
     "Health": _object(status={**TEXT, "enum": ["SERVING", "NOT_SERVING"]}),
-    "Embeddings": _object(
-        object=TEXT,
-        data=_list(_object(object=TEXT, index={"type": "integer"}, embedding=VECTOR)),
-        model=TEXT,
-        usage=_object(prompt_tokens={"type": "integer"}, total_tokens={"type": "integer"}),
-    ),
-    "EmbeddingsRequest": _object(
-        ["input"], input=TEXTS, model=MODEL, encoding_format={**TEXT, "enum": [*FORMATS]}
-    ),
-    "Embed": _list(VECTOR),
-    "EmbedRequest": _object(["inputs"], inputs=TEXTS, model=MODEL),
     "Alive": _object(status={**TEXT, "enum": ["ALIVE"]}),
     "Gateway": _object(compare={"type": "boolean"}, version=TEXT, image_field={"type": ["string", "null"]}),
     "Comparison": _object(
@@ -136,9 +115,8 @@ class Operation:
             },
             "security": [{}, {"token": []}],
         }
-        if self.verb == "POST":
-            own = {"$ref": f"{REFERENCE}{self.schema}Request"}
-            content: Document = {"schema": own if body is None else reference(body.descriptor.input_type)}
+        if body is not None and self.verb == "POST":
+            content: Document = {"schema": reference(body.descriptor.input_type)}
             if self.example is not None:
                 content["example"] = self.example
             found["requestBody"] = {"required": True, "content": {JSON: content}}
