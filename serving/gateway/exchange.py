@@ -3,10 +3,11 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from twinspire.serving.gateway.failures import CLOSE, TOO_LARGE, TOO_SLOW, WRONG_TYPE, HttpFailure, invalid
@@ -14,9 +15,6 @@ from twinspire.serving.gateway.fairness import FairShare, client_in
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner needs no task that waits for its client to disconnect
-# A body may take `BODY_SECONDS`, and one second more for each `BODY_RATE` bytes that have arrived.
-BODY_SECONDS = 5.0
-BODY_RATE = 16 << 10
 RECEIVED = "twinspire.received"  # in a request's scope: bytes of its body that have arrived
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -61,13 +59,13 @@ def check_type(request: Request) -> None:
         raise invalid(f"Content-Type: expected {JSON}, got {given[:100] or 'none'}", WRONG_TYPE)
 
 
-async def body(request: Request, most: int, seconds: float, pending: FairShare) -> bytes | bytearray:
+async def body(request: Request, most: int, seconds: float, pending: FairShare) -> bytearray:
     """The body of a request.
 
     Args:
         request: whose body has not been read.
         most: bytes.
-        seconds: that it may take to arrive at most; it has to arrive at `BODY_RATE`, too.
+        seconds: that it may take to arrive.
         pending: bytes of all bodies.
 
     Raises:
@@ -77,22 +75,23 @@ async def body(request: Request, most: int, seconds: float, pending: FairShare) 
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
         raise too_large(most)
-    client, clock = client_in(request.scope), asyncio.get_running_loop().time
-    begun, whole = clock(), bytearray()
-    while True:
-        until = begun + min(seconds, BODY_SECONDS + len(whole) / BODY_RATE)
-        with pending.hold(client, len(whole)):
-            message = await _received(request.receive, until - clock(), seconds)
-        part: bytes = message.get("body", b"")
-        is_whole = not message.get("more_body", False)
-        request.scope[RECEIVED] = len(whole) + len(part)
-        if len(whole) + len(part) > most:
-            raise too_large(most)
-        if is_whole and not whole:
-            return part
-        whole += part
-        if is_whole:
-            return whole
+    client, whole = client_in(request.scope), bytearray()
+    try:
+        with ExitStack() as held:
+            async with asyncio.timeout(seconds):
+                async for part in request.stream():
+                    whole += part
+                    request.scope[RECEIVED] = len(whole)
+                    if len(whole) > most:
+                        raise too_large(most)
+                    held.close()
+                    held.enter_context(pending.hold(client, len(whole)))
+    except TimeoutError:
+        text = f"the body took longer than {seconds:g} s (--longest-timeout)"
+        raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE) from None
+    except ClientDisconnect:
+        raise HttpClientGone from None
+    return whole
 
 
 def too_large(most: int) -> HttpFailure:
@@ -138,28 +137,3 @@ class DisconnectWatcher:
             pass
         self.is_gone = True
         self._call.cancel()
-
-
-async def _received(receive: Receive, left: float, longest: float) -> MutableMapping[str, Any]:
-    """The next message of a body.
-
-    Args:
-        left: seconds in which it has to arrive.
-        longest: seconds of the whole body, for the error.
-
-    Raises:
-        HttpFailure: it does not arrive in time.
-        HttpClientGone: the client has closed the connection.
-    """
-    try:
-        async with asyncio.timeout(max(0.0, left)):
-            message = await receive()
-    except TimeoutError:
-        text = (
-            f"the body came at less than {BODY_RATE} bytes a second after its first {BODY_SECONDS:g} s, "
-            f"or took longer than {longest:g} s (--longest-timeout)"
-        )
-        raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE) from None
-    if message["type"] == "http.disconnect":
-        raise HttpClientGone
-    return message

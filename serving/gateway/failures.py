@@ -46,9 +46,9 @@ ADDRESS = re.compile(
     r"failed to connect|errors resolving|resolution failed|\b(?:ipv[46]|unix|unix-abstract|dns|vsock|xds):",
     re.IGNORECASE,
 )
-TOO_LARGE, WRONG_TYPE, NOT_ALLOWED, TOO_SLOW, MISDIRECTED, HEAD_TOO_LARGE = 413, 415, 405, 408, 421, 431
+TOO_LARGE, WRONG_TYPE, NOT_ALLOWED, TOO_SLOW, MISDIRECTED = 413, 415, 405, 408, 421
 # Of requests that are at fault: not 408, 409 and the like, which a proper client meets as well.
-FAULTS = (400, 404, NOT_ALLOWED, TOO_LARGE, WRONG_TYPE, MISDIRECTED, HEAD_TOO_LARGE)
+FAULTS = (400, 404, NOT_ALLOWED, TOO_LARGE, WRONG_TYPE, MISDIRECTED)
 # Codes given before the service's rate limit counts the call.
 UNPAID = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 CLOSE = {"connection": "close"}  # for responses before the end of the body, the rest of which is not read

@@ -16,9 +16,9 @@ GAUGES = {
     "twinspire_gateway_connections": "Open HTTP connections.",
     "twinspire_gateway_pending_body_bytes": "Bytes of bodies whose rest has not arrived.",
 }
-# head: no whole head of a request came in time; stall: the client did not read an answer; evicted: it made
-# room for a new one, idle or with a request; full: a new one found no room; rate: its client opened too many.
-REASONS = ("head", "stall", "evicted", "full", "rate")
+# head: no whole head of a request came in time; stall: the client did not read an answer; full: its client
+# has its share of all connections; rate: its client opened too many in a short time.
+REASONS = ("head", "stall", "full", "rate")
 
 
 class GatewayMetrics:

@@ -53,13 +53,11 @@ class GatewayBounds:
     )
     http_connections: int = option(
         1024,
-        "HTTP connections open at once; a new one takes the place of an idle one, or of one of a "
-        "client with more than its share",
+        "HTTP connections open at once, half of them of one client; more are closed at once",
     )
     connections_per_second: int = option(
         50,
-        "new HTTP connections of one client a second, saved up for 2 s; more are closed at once; "
-        "while the gateway is busy fewer, down to a fifth",
+        "new HTTP connections of one client a second, saved up for 2 s; more are closed at once",
     )
     connections: int = option(
         8,

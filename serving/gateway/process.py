@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc.aio
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
 
 from twinspire.protos.errors import Unavailable
 from twinspire.serving import heap
@@ -22,11 +21,11 @@ from twinspire.serving.address import is_loopback, join, listen_error
 from twinspire.serving.client import protocol
 from twinspire.serving.descriptors import fitting
 from twinspire.serving.gateway.app import application
-from twinspire.serving.gateway.connections import OpenConnections
+from twinspire.serving.gateway.fairness import FairShare
 from twinspire.serving.gateway.gateway import Gateway
 from twinspire.serving.gateway.heavy_work import SWITCH_SECONDS
-from twinspire.serving.gateway.http1 import GatewayState, HttpConnection
-from twinspire.serving.gateway.listener import AcceptErrors, ConnectionRate, Listener
+from twinspire.serving.gateway.http1 import HttpConnection
+from twinspire.serving.gateway.listener import Listener
 from twinspire.serving.gateway.options import GatewayOptions
 from twinspire.serving.gateway.pages import COMMON_HEADERS
 
@@ -34,11 +33,8 @@ log = logging.getLogger(__name__)
 
 SIGNAL_DEBOUNCE_SECONDS = 1.0  # a second signal within it is the same one, sent to a whole process group
 DRAIN_SECONDS = 0.3  # after the signal, for requests that clients have sent already
-# Of TLS: for its handshake; and for a client to read the rest of an answer after which it is closed.
-TLS_SECONDS = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 600.0}
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s that proxies usually keep a connection
 BACKLOG = 2048
-ACCEPTED = 16  # connections that are accepted in one go, so that a pass of the event loop stays short
 OTHER_DESCRIPTORS = 64  # of connections to services, and of the process itself
 
 
@@ -56,40 +52,15 @@ class GatewayServer(uvicorn.Server):
         self._stopped_at = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer requests from now on.
-
-        It replaces uvicorn's own, which cannot set the timeout of a handshake, nor pass an object that all
-        connections share.
-        """
-        await self.lifespan.startup()
-        if self.lifespan.should_exit:
-            sys.exit(STARTUP_FAILURE)
-        metrics = self.gateway.metrics
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(AcceptErrors())
-        bounds = self.gateway.options.bounds
+        """Answer requests from now on."""
+        bounds, metrics = self.gateway.options.bounds, self.gateway.metrics
         others = OTHER_DESCRIPTORS + 2 * bounds.connections
-        most = fitting(bounds.http_connections, others, "--http-connections")
-        connections = OpenConnections(most, metrics.closed)
-        metrics.show("twinspire_gateway_connections", connections.__len__)
-        make = partial(
-            HttpConnection,
-            GatewayState(connections, self.gateway.refusals, loop),
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
-        tls = self.config.ssl
-        times: dict[str, Any] = {} if tls is None else TLS_SECONDS
-        self.servers = [
-            await loop.create_server(make, sock=each, ssl=tls, backlog=ACCEPTED, **times)
-            for each in sockets or ()
-        ]
+        connections = FairShare(fitting(bounds.http_connections, others, "--http-connections"))
+        metrics.show("twinspire_gateway_connections", lambda: connections.held)
         for each in sockets or ():
             if isinstance(each, Listener):
-                each.limit(ConnectionRate(bounds.connections_per_second, loop), metrics.closed)
-            each.listen(BACKLOG)  # asyncio has set it to the number of connections that it accepts in one go
-        self.started = True
+                each.limit(connections, bounds.connections_per_second, metrics.closed)
+        await super().startup(sockets)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -168,7 +139,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> GatewaySe
     app, gateway = application(options)
     config = uvicorn.Config(
         app,
-        http=HttpConnection,
+        http=partial(HttpConnection, gateway),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,
@@ -178,6 +149,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> GatewaySe
         proxy_headers=False,
         headers=list(COMMON_HEADERS),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        backlog=BACKLOG,
     )
     config.load()
     config.ssl = tls

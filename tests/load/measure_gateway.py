@@ -27,7 +27,7 @@ KINDS = {
 MEASUREMENTS = [
     Measurement(f"{kind}_c{clients}", "closed loop", kind, clients) for clients in CLIENTS for kind in KINDS
 ]
-PACKAGES = ("grpcio", "httptools", "onnxruntime", "starlette", "uvicorn")
+PACKAGES = ("grpcio", "h11", "onnxruntime", "starlette", "uvicorn")
 TARGETS = [Target(f"gateway_to_grpc_c{n}", f"throughput against gRPC, {n} clients") for n in CLIENTS]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import queue
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -110,6 +111,22 @@ def read(connection: http.client.HTTPConnection) -> Answer:
     return Answer(
         response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
     )
+
+
+def receive_answer(connection: socket.socket) -> bytes:
+    """The next answer of a connection: its head, and the body of which the head says how long it is."""
+    found = bytearray()
+    while (end := found.find(b"\r\n\r\n")) < 0 or len(found) < end + 4 + _length(found[:end]):
+        part = connection.recv(1 << 16)
+        if not part:
+            break
+        found += part
+    return bytes(found)
+
+
+def _length(head: bytes) -> int:
+    found = re.search(rb"content-length: (\d+)", head)
+    return int(found[1]) if found else 0
 
 
 def is_ended(connection: socket.socket) -> bool:

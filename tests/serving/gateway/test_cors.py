@@ -6,6 +6,7 @@ import pytest
 
 from tests.helpers.serving.gateways import Answer, RunningGateway
 from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.waiting import wait_until
 from twinspire.serving.gateway.options import ANY_ORIGIN, GatewayBounds, GatewayOptions
 from twinspire.serving.server import RetrievalServer
 
@@ -106,4 +107,5 @@ def test_all_origins_may_be_named_beyond_loopback(server: RetrievalServer) -> No
 def test_preflights_are_counted(server: RetrievalServer) -> None:
     with run_gateway(server.address, cors_origin=(SHOP,)) as running:
         preflight(running, SHOP)
-        assert running.scrape()["twinspire_gateway_requests_total", "/v1/search", "200"] == 1
+        counted = ("twinspire_gateway_requests_total", "/v1/search", "200")
+        wait_until(lambda: running.scrape().get(counted) == 1)

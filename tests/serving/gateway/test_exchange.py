@@ -1,43 +1,19 @@
 """Bodies: they have a time, and all together have a bound."""
 
-import asyncio
 import json
 import time
-from typing import Any
 
 import pytest
-from starlette.requests import Request
 
 from tests.helpers.serving.gateways import decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import InvalidInput
-from twinspire.serving.gateway.exchange import body
-from twinspire.serving.gateway.failures import TOO_SLOW, HttpFailure
+from twinspire.serving.gateway.failures import HttpFailure
 from twinspire.serving.gateway.fairness import FairShare
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 
 SEARCH = json.dumps({"query": {"text": "a" * 500}}).encode()
-
-
-def test_the_time_of_a_body_begins_before_its_first_part() -> None:
-    parts = [b"{", b"}"]
-
-    async def receive() -> Any:
-        if len(parts) == 2:
-            time.sleep(0.6)  # without a pause in which the loop could end the wait
-        else:
-            await asyncio.sleep(0.2)
-        part = parts.pop(0)
-        return {"type": "http.request", "body": part, "more_body": bool(parts)}
-
-    async def read_body() -> None:
-        request = Request({"type": "http", "headers": []}, receive)
-        await body(request, 100, 0.5, FairShare(100))
-
-    with pytest.raises(HttpFailure) as late:
-        asyncio.run(read_body())
-    assert late.value.http == TOO_SLOW
 
 
 @pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes"])

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended
+from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, receive_answer
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from twinspire.serving.client.security import Security
-from twinspire.serving.gateway import exchange, fairness, messages
+from twinspire.serving.gateway import fairness, messages
 from twinspire.serving.gateway.failures import HttpFailure
 from twinspire.serving.gateway.fairness import FairPlaces, FairShare, Refusals
 from twinspire.serving.gateway.gateway import SEARCH as SEARCH_METHOD
@@ -142,25 +142,9 @@ def test_a_large_body_is_parsed_only_for_a_client_that_may_ask(
     ):
         monkeypatch.setattr(UpstreamMethod, "read", parse)
         with opened(running, 1, whole("/v1/search", large, "Authorization: Bearer wrong")) as (connection,):
-            answer = connection.recv(1 << 16)
+            answer = receive_answer(connection)
             assert answer.startswith(b"HTTP/1.1 401 ")
             assert b"connection: close" in answer
-
-
-def test_a_body_has_a_deadline_and_a_smallest_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "BODY_SECONDS", 0.5)
-    monkeypatch.setattr(exchange, "BODY_RATE", 100)
-    waits = head("/v1/search", "Content-Length: 1000", "Request-Timeout: 60")
-    with decided() as (_, address), run_gateway(address) as running:
-        with opened(running, 1, waits) as (connection,):
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
-        with opened(running, 1, waits) as (connection,):
-            began = time.monotonic()
-            with pytest.raises(OSError, match=r"."):  # 20 bytes a second, until it is closed
-                while time.monotonic() < began + 30:
-                    connection.sendall(b"aaaa")
-                    time.sleep(0.2)
-            assert time.monotonic() < began + 10
 
 
 # Streams and calls that are parked.
@@ -231,7 +215,7 @@ def test_streams_and_requests_of_one_client_are_half_of_all() -> None:
     ):
         wait_until(lambda: running.server.gateway.streams.held == 2)
         with opened(running, 1, stream) as (third,):
-            assert third.recv(1 << 16).startswith(b"HTTP/1.1 503 ")
+            assert receive_answer(third).startswith(b"HTTP/1.1 503 ")
         with opened(running, 1, stream, ["127.0.0.1"]):
             wait_until(lambda: running.server.gateway.streams.held == 3)
 
@@ -262,7 +246,7 @@ def test_others_are_answered_while_a_large_body_is_parsed(
         assert is_reading.wait(60)
         assert gateway.ask("/v1/search", SEARCH).status == 200
         may_go_on.set()
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+        assert receive_answer(connection).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_query_of_many_features_is_refused_before_it_is_read_whole(gateway: RunningGateway) -> None:
@@ -294,7 +278,7 @@ def test_invalid_requests_cost_their_client(request_: bytes, count: int) -> None
             with suppress(ConnectionError), opened(running, 1, request_) as (connection,):
                 connection.recv(1 << 16)
         with opened(running, 1, whole("/v1/search", BODY)) as (connection,):
-            answer = connection.recv(1 << 16)
+            answer = receive_answer(connection)
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"--refused-per-second" in answer
         assert running.ask("/v1/search", SEARCH).status == 200

@@ -25,7 +25,6 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.client.security import Security
-from twinspire.serving.gateway import exchange
 from twinspire.serving.gateway.failures import HTTP_STATUS
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 from twinspire.serving.retrieval.retriever import Retriever
@@ -415,13 +414,14 @@ def test_the_objects_of_a_body_or_a_line_are_bounded() -> None:
         assert service.seen.empty()
 
 
-def test_a_body_that_does_not_arrive_in_time_is_given_up(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exchange, "BODY_SECONDS", 0.5)
-    with socket.create_connection(("127.0.0.1", gateway.port), 30) as connection:
-        head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        connection.sendall(f"{head}Request-Timeout: 0.2\r\nContent-Length: 100\r\n\r\n{{".encode())
+def test_a_body_that_does_not_arrive_in_time_is_given_up() -> None:
+    head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with (
+        decided() as (_, address),
+        run_gateway(address, timeout=0.5, longest_timeout=0.5) as running,
+        socket.create_connection(("127.0.0.1", running.port), 30) as connection,
+    ):
+        connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
 

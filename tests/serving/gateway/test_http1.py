@@ -1,6 +1,7 @@
 """HTTP/1.1: what is refused and closed, and what a client cannot make the gateway do."""
 
 import json
+import re
 import socket
 import struct
 import time
@@ -10,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read
+from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read, receive_answer
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
-from twinspire.serving.gateway import connections, http1
+from twinspire.serving.gateway import http1
 
 BODY = json.dumps({"query": {"text": "bavuti"}}).encode()
 START = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 REQUEST = START + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 CHUNKED = START + b"Transfer-Encoding: chunked\r\n"
+MOST_BYTES = http1.HEAD_BYTES + http1.READ_BYTES
 GET = b"GET /v1/gateway HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -58,11 +60,8 @@ def chunks(body: bytes, size: int) -> bytes:
         START + b"Content-Length: 4\r\nContent-Length: 5\r\n\r\n" + BODY,
         GET + b"Host: localhost\r\n\r\n",
         GET.replace(b"Host", b"Hosts") + b"\r\n",
-        GET.replace(b"1.1", b"2.0") + b"\r\n",
-        GET + b"Name: value\r\n folded\r\n\r\n",
         GET + b"Name : value\r\n\r\n",
         b"GET /\r\n\r\n",
-        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
     ids=[
@@ -74,11 +73,8 @@ def chunks(body: bytes, size: int) -> bytes:
         "two lengths",
         "two hosts",
         "no host",
-        "2.0",
-        "folded",
         "space before colon",
         "0.9",
-        "connect",
         "TLS",
     ],
 )
@@ -92,54 +88,31 @@ def test_what_is_ambiguous_is_refused_and_the_connection_closed(
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "INVALID_ARGUMENT"
 
 
-@pytest.mark.parametrize("before", ["nothing", "answered", "in progress"])
-def test_a_target_without_a_path_is_refused(before: str, caplog: pytest.LogCaptureFixture) -> None:
-    target = b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with decided() as (service, address), run_gateway(address) as running:
-        service.released.clear()
-        with sent(
-            running, {"nothing": b"", "answered": GET + b"\r\n", "in progress": REQUEST}[before]
-        ) as client:
-            if before == "answered":
-                assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
-            elif before == "in progress":
-                service.seen.get(timeout=30)
-            client.sendall(target)
-            answer = received(client)
-    if before == "in progress":
-        assert answer == b""  # not as the answer to the request before it
-    else:
-        assert answer.startswith(b"HTTP/1.1 400 ")
-        assert b"INVALID_ARGUMENT" in answer
-    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
-
-
 @pytest.mark.parametrize(
     "head",
     [
-        GET + b"Name: " + b"a" * (120 << 10) + b"\r\n\r\n",
-        GET + b"Name: " + b"a" * http1.HEAD_BYTES + b"\r\n\r\n",
-        GET + b"Name: a\r\n" * (http1.HEAD_BYTES // 8) + b"\r\n",
-        b"GET /" + b"a" * http1.HEAD_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        GET + b"Name: " + b"a" * MOST_BYTES + b"\r\n\r\n",
+        GET + b"Name: a\r\n" * (MOST_BYTES // 8) + b"\r\n",
+        b"GET /" + b"a" * MOST_BYTES + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         GET + b"Name: " + b"a" * (1 << 20),
     ],
-    ids=["120 KB", "just above", "many", "target", "without an end"],
+    ids=["one", "many", "target", "without an end"],
 )
 def test_a_head_is_bounded(gateway: RunningGateway, head: bytes) -> None:
     with sent(gateway, head) as connection:
-        assert received(connection).startswith(b"HTTP/1.1 431 ")
+        assert received(connection)[:13] in (b"HTTP/1.1 400 ", b"")
 
 
 def test_a_head_just_below_the_bound_is_answered(gateway: RunningGateway) -> None:
     with sent(gateway, GET + b"Name: " + b"a" * (http1.HEAD_BYTES - 200) + b"\r\n\r\n") as connection:
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_trailers_do_not_become_headers() -> None:
     with decided() as (service, address), run_gateway(address) as running:
         data = CHUNKED + b"\r\n" + chunks(BODY, 10)[:-2] + b"Authorization: Bearer evil\r\n\r\n"
         with sent(running, data) as connection:
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
         assert "authorization" not in service.seen.get(timeout=30)
 
 
@@ -167,11 +140,7 @@ def test_what_costs_more_than_a_body_is_refused(
     assert [each for each in caplog.records if each.levelname == "ERROR"] == []
 
 
-def test_a_request_whose_body_is_refused_ends_before_its_answer_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # As with a client that does not read: the transport stays open until all has been sent.
-    monkeypatch.setattr(connections.CoalescingTransport, "close", connections.CoalescingTransport._flush)
+def test_a_request_whose_body_is_refused_ends() -> None:
     with (
         decided() as (_, address),
         run_gateway(address) as running,
@@ -180,16 +149,15 @@ def test_a_request_whose_body_is_refused_ends_before_its_answer_is_read(
         tasks = running.server.server_state.tasks
         wait_until(lambda: tasks)
         connection.sendall(b"no chunk\r\n")
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+        answer = received(connection)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
         wait_until(lambda: not tasks, 3)  # sooner than the body is given up
-        connection.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)  # no second answer
 
 
 def test_a_small_body_may_come_in_one_byte_chunks(gateway: RunningGateway) -> None:
     with sent(gateway, CHUNKED + b"\r\n" + chunks(BODY, 1)) as connection:
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_one_byte_chunks_do_not_hold_the_gateway(gateway: RunningGateway) -> None:
@@ -227,10 +195,8 @@ def test_a_pipeline_holds_few_requests_at_once() -> None:
         service.released.clear()
         with sent(running, REQUEST + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000):
             service.seen.get(timeout=30)
-            connection: Any
-            (connection,) = running.server.server_state.connections
             time.sleep(0.3)
-            assert len(connection.pipeline) < 300
+            assert len(running.server.server_state.tasks) == 1
             service.released.set()
 
 
@@ -239,13 +205,13 @@ def test_a_client_that_expects_100_is_asked_for_its_body(gateway: RunningGateway
     with sent(gateway, head) as connection:
         assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(BODY)
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_offer_to_switch_the_protocol_is_not_taken(gateway: RunningGateway) -> None:
     offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
     with sent(gateway, START + offer + b"Content-Length: %d\r\n\r\n%s" % (len(BODY), BODY)) as connection:
-        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
         connection.sendall(GET + offer + b"\r\n" + GET + b"Connection: close\r\n\r\n")
         assert received(connection).count(b"HTTP/1.1 200 ") == 2
 
@@ -273,7 +239,7 @@ def test_spaces_after_an_encoding_are_no_part_of_it(gateway: RunningGateway) -> 
 def test_a_connection_that_was_reset_has_no_timer() -> None:
     with decided() as (_, address), run_gateway(address) as running:
         with sent(running, GET + b"\r\n") as connection:
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
             kept: Any
             (kept,) = running.server.server_state.connections
             wait_until(lambda: kept.timeout_keep_alive_task is not None)
@@ -304,13 +270,12 @@ def test_a_connection_stays_open_for_the_next_request(gateway: RunningGateway) -
             assert read(connection).status == 200
 
 
-def test_garbage_after_a_request_does_not_become_a_part_of_its_answer() -> None:
-    with decided() as (service, address), run_gateway(address) as running:
-        service.released.clear()
-        with sent(running, REQUEST + b"no request\r\n\r\n") as connection:
-            assert received(connection) == b""
-        early = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-        with sent(running, early) as connection:
-            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 404 ")
-            connection.sendall(b"no chunk\r\n")
-            assert received(connection) == b""
+def test_garbage_after_a_request_does_not_become_a_part_of_its_answer(gateway: RunningGateway) -> None:
+    with sent(gateway, REQUEST + b"no request\r\n\r\n") as connection:
+        statuses = re.findall(rb"HTTP/1\.1 (\d+) ", received(connection))
+    assert statuses == [b"200", b"400"]
+    early = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with sent(gateway, early) as connection:
+        assert receive_answer(connection).startswith(b"HTTP/1.1 404 ")
+        connection.sendall(b"no chunk\r\n")
+        assert received(connection) == b""

@@ -1,72 +1,41 @@
-"""How often a client may connect, while the event loop keeps up and while it is behind."""
+"""How many connections the listening socket accepts of each client, and how often."""
 
-from collections.abc import Callable
-from typing import Any
+import socket
+from contextlib import ExitStack
 
 import pytest
 
-from twinspire.serving.gateway.listener import (
-    BEHIND_SECONDS,
-    LEAST_SHARE,
-    SAVED_SECONDS,
-    TICK_SECONDS,
-    ConnectionRate,
-)
+from twinspire.serving.gateway.fairness import FairShare
+from twinspire.serving.gateway.listener import Listener
+from twinspire.serving.gateway.metrics import GatewayMetrics
 
 
-class Loop:
-    """The clock and the timers of an event loop, moved by the test."""
+@pytest.mark.parametrize(("most", "per_second", "reason"), [(4, 1000.0, "full"), (1000, 1.0, "rate")])
+def test_a_client_above_its_share_or_rate_is_closed_and_others_are_accepted(
+    most: int, per_second: float, reason: str
+) -> None:
+    share, closed = FairShare(most), GatewayMetrics().closed
+    with ExitStack() as stack:
+        listener = stack.enter_context(Listener())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        listener.limit(share, per_second, closed)
 
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.timers: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        def connect(source: str) -> None:
+            stack.enter_context(socket.create_connection(listener.getsockname(), 30, (source, 0)))
 
-    def time(self) -> float:
-        return self.now
-
-    def call_later(self, seconds: float, function: Callable[..., None], *arguments: Any) -> None:
-        assert seconds == TICK_SECONDS
-        self.timers.append((function, arguments))
-
-    def tick(self, late: float = 0.0) -> None:
-        """The time of the timers, and how late they are called."""
-        self.now += TICK_SECONDS + late
-        timers, self.timers = self.timers, []
-        for function, arguments in timers:
-            function(*arguments)
-
-
-def taken(rate: ConnectionRate, client: str) -> int:
-    """Connections that a client may open at once."""
-    count = 0
-    while rate.take(client):
-        count += 1
-    return count
-
-
-@pytest.fixture
-def loop() -> Loop:
-    return Loop()
-
-
-def test_a_client_may_connect_as_often_as_it_has_saved_up(loop: Loop) -> None:
-    rate = ConnectionRate(50, loop)  # type: ignore[arg-type]
-    assert 50 * SAVED_SECONDS <= taken(rate, "a") <= 50 * SAVED_SECONDS + 1
-    assert rate.take("b")
-    loop.now += 1
-    assert 49 <= taken(rate, "a") <= 51
-
-
-@pytest.mark.parametrize("most", [2, 50, 100_000])
-def test_the_rate_falls_while_the_loop_is_behind_and_rises_again(loop: Loop, most: int) -> None:
-    rate = ConnectionRate(most, loop)  # type: ignore[arg-type]
-    rate.take("a")
-    for _ in range(20):
-        loop.tick(late=2 * BEHIND_SECONDS)
-    assert rate.per_second == pytest.approx(most * LEAST_SHARE)
-    least = most * LEAST_SHARE * SAVED_SECONDS
-    assert least <= taken(rate, "b") <= least + 1
-    for _ in range(100):
-        loop.tick()
-    assert rate.per_second == most
-    assert not loop.timers  # the loop is watched only while the rate is below its most
+        for _ in range(10):
+            connect("127.0.1.1")
+        connect("127.0.1.2")
+        accepted = []
+        with pytest.raises(BlockingIOError):
+            while True:
+                accepted.append(stack.enter_context(listener.accept()[0]))
+        assert closed.labels(reason)._value.get() > 0
+        assert share.of("127.0.1.1") <= 3
+        assert share.of("127.0.1.2") == 1
+        for each in accepted:
+            each.close()
+            each.close()  # counts once
+        assert share.held == 0

@@ -38,6 +38,7 @@ def test_requests_are_counted_by_path_and_status(counted: RunningGateway) -> Non
     assert counted.ask("/").status == 200
     for name in ("a", "b"):
         assert counted.ask(f"/v1/{name}").status == 404
+    wait_until(lambda: counted.scrape().get((REQUESTS, "other", "404")) == 2)
     found = counted.scrape()
     assert {key[1:]: value for key, value in found.items() if key[0] == REQUESTS} == {
         ("/v1/search", "200"): 3,

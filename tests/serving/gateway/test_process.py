@@ -1,7 +1,6 @@
 """The process: its line when it is ready, its end by a signal, and its errors."""
 
 import asyncio
-import errno
 import http.client
 import json
 import os
@@ -30,7 +29,6 @@ from twinspire.serving.__main__ import main
 from twinspire.serving.gateway import http1, process
 from twinspire.serving.gateway.__main__ import main as gateway_main
 from twinspire.serving.gateway.gateway import Gateway
-from twinspire.serving.gateway.listener import AcceptErrors
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 
 SEARCH = {"query": {"text": "bavuti"}}
@@ -83,19 +81,6 @@ def test_more_connections_than_descriptors_do_not_end_its_answers(limit: str) ->
             _, log = running.communicate(timeout=30)
     assert log.count(b"\n") < 10, log[:2000].decode()
     assert (b"raise the hard limit" in log) == (limit == "-n 100")
-
-
-def test_connections_that_cannot_be_accepted_are_logged_once_a_second(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    loop = asyncio.new_event_loop()
-    handle = AcceptErrors()
-    for number in (errno.EMFILE, errno.ENFILE) * 1000:
-        handle(loop, {"message": "socket.accept()", "exception": OSError(number, os.strerror(number))})
-    assert len(caplog.records) in (1, 2, 3)
-    handle(loop, {"message": "another", "exception": ValueError("another")})
-    assert "another" in caplog.records[-1].message
-    loop.close()
 
 
 def ask(port: int) -> int:
@@ -275,17 +260,6 @@ def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.Mon
         # The connection that has asked paused for longer.
         asked.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
         assert read(asked).status == 200
-
-
-def test_head_and_body_come_together(gateway: RunningGateway) -> None:
-    body = json.dumps(SEARCH)
-    head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON['content-type']}\r\n"
-    with socket.create_connection(("127.0.0.1", gateway.port), 30) as connection:
-        for _ in range(5):
-            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-            first = connection.recv(1 << 20)
-            assert first.startswith(b"HTTP/1.1 200 ")
-            assert len(json.loads(first.partition(b"\r\n\r\n")[2])["hits"]) > 0
 
 
 def test_it_talks_https(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.serving.gateways import RunningGateway, decided, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
-from twinspire.serving.gateway import connections
+from twinspire.serving.gateway import http1
 
 CHANGES = {"after": "0"}
 
@@ -80,7 +80,7 @@ def test_a_stream_has_a_deadline() -> None:
 
 
 def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(http1, "STALL_SECONDS", 0.5)
     with (
         decided() as (service, address),
         run_gateway(address) as running,
