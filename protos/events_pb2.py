@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/events.proto\x12\x0cretrieval.v1\"\xa6\x01\n\x05\x45vent\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04time\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\x08position\x18\x07 \x01(\rH\x02\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_timeB\x0b\n\t_position\"H\n\rRecordRequest\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.retrieval.v1.Event\x12\x12\n\nrequest_id\x18\x02 \x01(\t\":\n\x0eRecordResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x18\n\x10repeated_request\x18\x02 \x01(\x08\x32\x9c\x01\n\x06\x45vents\x12\x43\n\x06Record\x12\x1b.retrieval.v1.RecordRequest\x1a\x1c.retrieval.v1.RecordResponse\x12M\n\x0cRecordStream\x12\x1b.retrieval.v1.RecordRequest\x1a\x1c.retrieval.v1.RecordResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/events.proto\x12\x0cretrieval.v1\"\xa6\x01\n\x05\x45vent\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0f\n\x07item_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04time\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x15\n\x08position\x18\x07 \x01(\rH\x02\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_timeB\x0b\n\t_position\"H\n\rRecordRequest\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.retrieval.v1.Event\x12\x12\n\nrequest_id\x18\x02 \x01(\t\":\n\x0eRecordResponse\x12\x0e\n\x06stored\x18\x01 \x01(\r\x12\x18\n\x10repeated_request\x18\x02 \x01(\x08\"*\n\x0bListRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"3\n\x0cListResponse\x12#\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x13.retrieval.v1.Event2\xdb\x01\n\x06\x45vents\x12\x43\n\x06Record\x12\x1b.retrieval.v1.RecordRequest\x1a\x1c.retrieval.v1.RecordResponse\x12M\n\x0cRecordStream\x12\x1b.retrieval.v1.RecordRequest\x1a\x1c.retrieval.v1.RecordResponse(\x01\x30\x01\x12=\n\x04List\x12\x19.retrieval.v1.ListRequest\x1a\x1a.retrieval.v1.ListResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDREQUEST']._serialized_end=278
   _globals['_RECORDRESPONSE']._serialized_start=280
   _globals['_RECORDRESPONSE']._serialized_end=338
-  _globals['_EVENTS']._serialized_start=341
-  _globals['_EVENTS']._serialized_end=497
+  _globals['_LISTREQUEST']._serialized_start=340
+  _globals['_LISTREQUEST']._serialized_end=382
+  _globals['_LISTRESPONSE']._serialized_start=384
+  _globals['_LISTRESPONSE']._serialized_end=435
+  _globals['_EVENTS']._serialized_start=438
+  _globals['_EVENTS']._serialized_end=657
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,11 @@ class EventsStub:
                 request_serializer=protos_dot_events__pb2.RecordRequest.SerializeToString,
                 response_deserializer=protos_dot_events__pb2.RecordResponse.FromString,
                 _registered_method=True)
+        self.List = channel.unary_unary(
+                '/retrieval.v1.Events/List',
+                request_serializer=protos_dot_events__pb2.ListRequest.SerializeToString,
+                response_deserializer=protos_dot_events__pb2.ListResponse.FromString,
+                _registered_method=True)
 
 
 class EventsServicer:
@@ -71,6 +76,13 @@ class EventsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def List(self, request, context):
+        """The latest events of a user, the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EventsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -83,6 +95,11 @@ def add_EventsServicer_to_server(servicer, server):
                     servicer.RecordStream,
                     request_deserializer=protos_dot_events__pb2.RecordRequest.FromString,
                     response_serializer=protos_dot_events__pb2.RecordResponse.SerializeToString,
+            ),
+            'List': grpc.unary_unary_rpc_method_handler(
+                    servicer.List,
+                    request_deserializer=protos_dot_events__pb2.ListRequest.FromString,
+                    response_serializer=protos_dot_events__pb2.ListResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -143,6 +160,33 @@ class Events:
             '/retrieval.v1.Events/RecordStream',
             protos_dot_events__pb2.RecordRequest.SerializeToString,
             protos_dot_events__pb2.RecordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def List(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retrieval.v1.Events/List',
+            protos_dot_events__pb2.ListRequest.SerializeToString,
+            protos_dot_events__pb2.ListResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -394,7 +394,7 @@ class Figure(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., system: _Optional[str] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class ServiceState(_message.Message):
-    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow", "unsent_bytes_bound", "connection_unsent_bytes_bound", "catalogue", "served_log")
+    __slots__ = ("uptime_seconds", "workers", "workers_up", "restarts", "requests", "queries", "refused", "queue_depth", "in_flight", "streams", "worker_pid", "queue_bound", "tls", "client_certificates", "tokens", "rate_per_second", "bundles", "following", "shadow", "unsent_bytes_bound", "connection_unsent_bytes_bound", "catalogue", "served_log", "events", "interleaving")
     class RequestsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -432,6 +432,8 @@ class ServiceState(_message.Message):
     CONNECTION_UNSENT_BYTES_BOUND_FIELD_NUMBER: _ClassVar[int]
     CATALOGUE_FIELD_NUMBER: _ClassVar[int]
     SERVED_LOG_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    INTERLEAVING_FIELD_NUMBER: _ClassVar[int]
     uptime_seconds: float
     workers: int
     workers_up: int
@@ -455,19 +457,43 @@ class ServiceState(_message.Message):
     connection_unsent_bytes_bound: int
     catalogue: LiveCatalogue
     served_log: ServedLog
-    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., unsent_bytes_bound: _Optional[int] = ..., connection_unsent_bytes_bound: _Optional[int] = ..., catalogue: _Optional[_Union[LiveCatalogue, _Mapping]] = ..., served_log: _Optional[_Union[ServedLog, _Mapping]] = ...) -> None: ...
+    events: RecordedEvents
+    interleaving: Interleaving
+    def __init__(self, uptime_seconds: _Optional[float] = ..., workers: _Optional[int] = ..., workers_up: _Optional[int] = ..., restarts: _Optional[int] = ..., requests: _Optional[_Mapping[str, int]] = ..., queries: _Optional[int] = ..., refused: _Optional[_Mapping[str, int]] = ..., queue_depth: _Optional[int] = ..., in_flight: _Optional[int] = ..., streams: _Optional[int] = ..., worker_pid: _Optional[int] = ..., queue_bound: _Optional[int] = ..., tls: _Optional[bool] = ..., client_certificates: _Optional[bool] = ..., tokens: _Optional[bool] = ..., rate_per_second: _Optional[float] = ..., bundles: _Optional[_Iterable[_Union[ServedBundle, _Mapping]]] = ..., following: _Optional[_Union[Following, _Mapping]] = ..., shadow: _Optional[_Union[Shadow, _Mapping]] = ..., unsent_bytes_bound: _Optional[int] = ..., connection_unsent_bytes_bound: _Optional[int] = ..., catalogue: _Optional[_Union[LiveCatalogue, _Mapping]] = ..., served_log: _Optional[_Union[ServedLog, _Mapping]] = ..., events: _Optional[_Union[RecordedEvents, _Mapping]] = ..., interleaving: _Optional[_Union[Interleaving, _Mapping]] = ...) -> None: ...
+
+class RecordedEvents(_message.Message):
+    __slots__ = ("stored", "last_error")
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    stored: int
+    last_error: str
+    def __init__(self, stored: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+
+class Interleaving(_message.Message):
+    __slots__ = ("share", "answers", "alone")
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    ALONE_FIELD_NUMBER: _ClassVar[int]
+    share: float
+    answers: int
+    alone: int
+    def __init__(self, share: _Optional[float] = ..., answers: _Optional[int] = ..., alone: _Optional[int] = ...) -> None: ...
 
 class ServedLog(_message.Message):
-    __slots__ = ("rows", "dropped", "bytes", "last_error")
+    __slots__ = ("rows", "dropped", "bytes", "last_error", "share", "explore_share")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    EXPLORE_SHARE_FIELD_NUMBER: _ClassVar[int]
     rows: int
     dropped: int
     bytes: int
     last_error: str
-    def __init__(self, rows: _Optional[int] = ..., dropped: _Optional[int] = ..., bytes: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+    share: float
+    explore_share: float
+    def __init__(self, rows: _Optional[int] = ..., dropped: _Optional[int] = ..., bytes: _Optional[int] = ..., last_error: _Optional[str] = ..., share: _Optional[float] = ..., explore_share: _Optional[float] = ...) -> None: ...
 
 class LiveCatalogue(_message.Message):
     __slots__ = ("store_id", "sequence", "worker_sequence", "live_items", "tombstones", "bounds", "last_error", "pid")

@@ -117,23 +117,7 @@ class RetrievalServer:
         self._access = access
         self._metrics = worker_metrics = metrics.worker(slot)
 
-        def state() -> dict[str, Any]:
-            worker = {
-                "worker_pid": os.getpid(),
-                "queue_bound": bounds.queue,
-                "unsent_bytes_bound": bounds.unsent_bytes,
-                "connection_unsent_bytes_bound": bounds.connection_unsent_bytes,
-            }
-            shown = status()
-            if shown.get("catalogue") is not None:
-                shown["catalogue"].worker_sequence = self._servicer.split.sequence
-            loaded = {each.version: each.manifest for each in self._servicer.split.all}
-            for each in shown.get("bundles", ()):
-                if (manifest := loaded.get(each.bundle_version)) is not None:
-                    scores = {name: getattr(manifest, name) for name in ("score_reference", "weak_score")}
-                    each.MergeFrom(wire.ServedBundle(**scores))
-            return {**metrics.snapshot(), **access.state(), **worker, **shown}
-
+        state = partial(self._state, status, metrics, bounds, served_log, interleave_share)
         users = shown = None
         if events is not None:
             from twinspire.serving.events.user_histories import UserHistories  # which needs SQLAlchemy
@@ -174,9 +158,10 @@ class RetrievalServer:
         self._stores: dict[ServiceDescriptor, Any] = {}
         if self._catalogue is not None:
             self._stores[catalogue_service.SERVICE] = self._catalogue
-        if events is not None:
+        if events is not None and users is not None:
             admit = self._servicer.admit
-            self._stores[events_service.SERVICE] = EventsServicer(events, self._call_soon, admit)
+            servicer = EventsServicer(events, users.latest, self._call_soon, admit)
+            self._stores[events_service.SERVICE] = servicer
         self._health = _Health((*SERVICES, *(each.full_name for each in self._stores)), bounds.watches)
         self._event_loop = EventLoop(
             self._methods(),
@@ -202,6 +187,37 @@ class RetrievalServer:
             self._event_loop.processor_seconds,
         )
         self._trimmer = HeapTrimmer()
+
+    def _state(
+        self,
+        status: Callable[[], dict[str, Any]],
+        metrics: SharedMetrics,
+        bounds: WorkerLimits,
+        served_log: ServedLogConfig | None,
+        interleave_share: float,
+    ) -> dict[str, Any]:
+        """The fields of `ServiceState`; arguments as of the server."""
+        found, shown = metrics.snapshot(), status()
+        mixed = found.pop("interleaved")
+        if interleave_share:
+            found["interleaving"] = {"share": interleave_share, **mixed}
+        if shown.get("catalogue") is not None:
+            shown["catalogue"].worker_sequence = self._servicer.split.sequence
+        if served_log is not None and shown.get("served_log") is not None:
+            shown["served_log"].share = served_log.served_log_share
+            shown["served_log"].explore_share = served_log.explore_share or 0.0
+        loaded = {each.version: each.manifest for each in self._servicer.split.all}
+        for each in shown.get("bundles", ()):
+            if (manifest := loaded.get(each.bundle_version)) is not None:
+                scores = {name: getattr(manifest, name) for name in ("score_reference", "weak_score")}
+                each.MergeFrom(wire.ServedBundle(**scores))
+        worker = {
+            "worker_pid": os.getpid(),
+            "queue_bound": bounds.queue,
+            "unsent_bytes_bound": bounds.unsent_bytes,
+            "connection_unsent_bytes_bound": bounds.connection_unsent_bytes,
+        }
+        return {**found, **self._access.state(), **worker, **shown}
 
     def _methods(self) -> dict[str, Method]:
         """All methods that the server answers, by path."""

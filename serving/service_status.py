@@ -108,6 +108,7 @@ class ServiceStatus:
             "shadow": self._shadow(),
             "catalogue": self._catalogue(),
             "served_log": self._served_log(),
+            "events": self._events(),
         }
 
     def metrics(self) -> Iterator[Reading]:
@@ -165,6 +166,12 @@ class ServiceStatus:
         if self._channel is None:
             return None
         return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._channel.dropped))
+
+    def _events(self) -> wire.RecordedEvents | None:
+        if EVENTS not in self._shared_state.names:
+            return None
+        entry = self._shared_state.read(EVENTS)
+        return wire.RecordedEvents(stored=entry["stored"], last_error=entry["last_error"])
 
     def _served_log(self) -> wire.ServedLog | None:
         if self._log_channel is None:

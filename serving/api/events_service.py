@@ -1,7 +1,8 @@
 """The service `retrieval.v1.Events`: checks requests, and passes them to the process that stores events."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from twinspire.protos import events_pb2 as wire
 from twinspire.protos.errors import InvalidInput
@@ -12,7 +13,9 @@ from twinspire.serving.live.store.write_checks import check_request_id
 from twinspire.serving.wire.converters import check_user
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Events"]
-MAX_EVENTS = 1000  # in one request
+MAX_EVENTS = 1000  # in one request, and in the answer to one
+USUAL_EVENTS = 50  # in an answer
+EVENT_FIELDS = tuple(each.name for each in wire.Event.DESCRIPTOR.fields if each.name != "user")
 LONGEST_ITEM, LONGEST_TYPE, LONGEST_REQUEST_ID = 1024, 64, 256  # bytes
 
 
@@ -21,6 +24,7 @@ class EventsServicer:
 
     Args:
         client: the connection to the process that stores events.
+        latest: reads the latest events of a user, at most so many; as `UserHistories.latest`.
         call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
         admit: charges the rate limit of a call's client for queries and items; may raise RateLimited.
     """
@@ -28,10 +32,11 @@ class EventsServicer:
     def __init__(
         self,
         client: StoreClient,
+        latest: Callable[[str, int, Callable[[Sequence[Any]], Any]], Any],
         call_soon: Callable[[Callable[[], None]], None],
         admit: Callable[[Call, int, int], None],
     ) -> None:
-        self._client, self._call_soon, self._admit = client, call_soon, admit
+        self._client, self._latest, self._call_soon, self._admit = client, latest, call_soon, admit
 
     def Record(self, request: wire.RecordRequest, call: Call) -> Deferred:
         """Store events; as a query that asks for as many items, they count against the rate limit."""
@@ -49,6 +54,20 @@ class EventsServicer:
         )
 
     RecordStream = Record  # one answer for each request, in order
+
+    def List(self, request: wire.ListRequest, call: Call) -> Any:
+        """The latest events of a user; as a query that asks for as many items for the rate limit."""
+        check_user(request.user, "user")
+        if request.limit > MAX_EVENTS:
+            raise InvalidInput("limit", f"expected at most {MAX_EVENTS} events, got {request.limit}")
+        count = request.limit or USUAL_EVENTS
+        self._admit(call, 1, count)
+        return self._latest(request.user, count, _listed)
+
+
+def _listed(rows: Sequence[Any]) -> wire.ListResponse:
+    """The answer of rows with the columns `EVENT_FIELDS`."""
+    return wire.ListResponse(events=[wire.Event(**dict(zip(EVENT_FIELDS, row, strict=True))) for row in rows])
 
 
 def _check(event: wire.Event, number: int) -> None:

@@ -15,7 +15,7 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import AccessDenied, Unavailable
 from twinspire.serving.client import items as catalogue
 from twinspire.serving.client import protocol
-from twinspire.serving.client.events import Event, Recorded, record_request, recorded
+from twinspire.serving.client.events import Event, Recorded, list_request, listed, record_request, recorded
 from twinspire.serving.client.failures import StreamStatus, error_from
 from twinspire.serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from twinspire.serving.client.protocol import (
@@ -353,6 +353,19 @@ class RetrievalClient:
         )
         metadata = self._connection.metadata(metadata)
         return self._stream(self._events.RecordStream, sent, recorded, timeout, metadata)
+
+    def list_events(
+        self, user: str, limit: int = 50, timeout: float | None = None, metadata: Metadata = ()
+    ) -> list[Event]:
+        """The latest events of a user, at most `limit` of up to 1,000, the newest first.
+
+        Raises:
+            MissingStage: the service records no events.
+            The errors of `search`.
+        """
+        request = list_request(user, limit)
+        response = self._call_store(self._events.List, request, timeout, metadata)
+        return listed(user, response)
 
     def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
         """What the server serves; errors as in `search`."""

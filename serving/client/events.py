@@ -70,3 +70,27 @@ def record_request(events: Iterable[Event], request_id: str | None = None) -> wi
 def recorded(response: wire.RecordResponse) -> Recorded:
     """The answer to a request."""
     return Recorded(response.stored, response.repeated_request)
+
+
+def list_request(user: str, limit: int) -> wire.ListRequest:
+    """The request for the events of a user; arguments as of `RetrievalClient.list_events`.
+
+    Raises:
+        InvalidInput: the user is no string, or no Unicode, or the limit is no number of events.
+    """
+    if not isinstance(user, str):
+        raise InvalidInput("user", f"expected a string, got {type(user).__name__}")
+    with refuse_surrogates("user"):
+        try:
+            return wire.ListRequest(user=user, limit=limit)
+        except UnicodeEncodeError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise InvalidInput("limit", str(error)) from None
+
+
+def listed(user: str, response: wire.ListResponse) -> list[Event]:
+    """The events of a user, as the client returns them."""
+    return [
+        Event(user, **{field.name: value for field, value in each.ListFields()}) for each in response.events
+    ]

@@ -35,6 +35,7 @@ SHOWN = (
     "SELECT item_ids FROM twinspire_shown WHERE user_key = {0} AND shown >= {0} ORDER BY shown DESC LIMIT {0}"
 )
 COLUMNS = "item_id, time, type, value"  # of an `EventRow`
+ALL_COLUMNS = "item_id, type, value, time, request_id, position"
 UNREADABLE = "the store of events cannot be read now"
 
 Rows = Sequence[EventRow]
@@ -84,13 +85,12 @@ class UserHistories:
             Overloaded: too many calls wait for the store.
         """
         columns = _columns(reading.reads_times, reading.reads_types)
-        deferred = Deferred()
 
         def read_one(user: str) -> Stored:
             shown = self._shown(user, exclude_shown) if exclude_shown else ()
             return self._table.latest(user, self._most, columns), shown
 
-        def read() -> list[Stored]:
+        def read(deferred: Deferred) -> list[Stored]:
             asked = (each.user if deferred.is_open else None for each in queries)
             return [read_one(each) if each else ((), ()) for each in asked]
 
@@ -101,12 +101,24 @@ class UserHistories:
                 made.append(one._replace(excluded=(*one.excluded, *shown)) if shown else one)
             return then(made)
 
+        return self._answer(read, resolved)
+
+    def latest(self, user: str, most: int, then: Callable[[Sequence[Any]], Any]) -> Any:
+        """What `then` makes of the latest events of a user: now, or deferred; errors as of `resolve`.
+
+        Args:
+            most: rows, the newest first; each has the fields of an event but its user, in their order.
+        """
+        return self._answer(lambda _: self._table.latest(user, most, ALL_COLUMNS), then)
+
+    def _answer(self, read: Callable[[Deferred], Any], then: Callable[[Any], Any]) -> Any:
+        deferred = Deferred()
         if isinstance(self._table, FileTable):
-            return resolved(read())
+            return then(read(deferred))
         if self._waiting >= MOST_WAITING:
             raise Overloaded(f"{self._waiting} calls of this worker wait for the events", RETRY_SECONDS)
         self._waiting += 1
-        self._thread.submit(self._read, deferred, read, resolved)
+        self._thread.submit(self._read, deferred, read, then)
         return deferred
 
     def _shown(self, user: str, seconds: int) -> Sequence[str]:
@@ -128,16 +140,13 @@ class UserHistories:
         return found
 
     def _read(
-        self,
-        deferred: Deferred,
-        read: Callable[[], list[Stored]],
-        resolved: Callable[[Sequence[Stored]], Any],
+        self, deferred: Deferred, read: Callable[[Deferred], Any], resolved: Callable[[Any], Any]
     ) -> None:
         """Read events in PostgreSQL, on the thread."""
-        found: list[Stored] = []
+        found: Any = None
         failure: TwinspireError | None = None
         try:
-            found = read()
+            found = read(deferred)
         except TwinspireError as error:
             failure = error
         except Exception:  # of any kind: the caller waits for an outcome

@@ -43,6 +43,7 @@ EXAMPLES: dict[str, Any] = {  # of the requests of RPCs
     "Get": {"ids": ["17"]},
     "Changes": {"after": 0},
     "Record": {"events": [{"user": "u7", "item_id": "17", "type": "click"}], "request_id": "a-uuid"},
+    "List": {"user": "u7", "limit": 10},
 }
 SEARCHES = {"Search": "search", "SearchBatch": "search:batch", "Encode": "encode", "Score": "score"}
 SEARCH = RETRIEVAL["Search"]
@@ -60,7 +61,10 @@ OPERATIONS = (
         Operation("POST", f"/v1/items:{name.lower()}", "items", method, EXAMPLES.get(name))
         for name, method in CATALOGUE.items()
     ),
-    Operation("POST", "/v1/events:record", "events", EVENTS["Record"], EXAMPLES["Record"]),
+    *(
+        Operation("POST", f"/v1/events:{name.lower()}", "events", EVENTS[name], EXAMPLES[name])
+        for name in ("Record", "List")
+    ),
     Operation("GET", "/v1/info", "service", RETRIEVAL["Info"]),
     Operation("GET", READY_PATH, "service", schema="Health", summary="Whether the service answers."),
     Operation("GET", ALIVE_PATH, "service", schema="Alive", summary=LIVES, has_deadline=False),

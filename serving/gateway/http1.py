@@ -54,17 +54,17 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
 
     Args:
         gateway: that counts what is refused and closed.
+        buffer: of `READ_BYTES`, which all connections of the gateway use, one after the other.
         given: arguments of uvicorn's connection.
     """
 
-    _buffer = memoryview(bytearray(READ_BYTES))  # used up before another connection reads
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, gateway: Gateway, **given: Any) -> None:
+    def __init__(self, gateway: Gateway, buffer: memoryview, **given: Any) -> None:
         super().__init__(**given)
         self.conn = HttpReader()
-        self._gateway = gateway
+        self._gateway, self._buffer = gateway, buffer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the head of the first request."""

@@ -12,7 +12,7 @@ SAVED_SECONDS = 2.0  # a client may save up this many seconds of its rate
 QUEUE = 16  # waiting connections that double the cost of one
 
 
-class Connection(socket.socket):
+class AcceptedConnection(socket.socket):
     """An accepted connection, which counts as its client's until it is closed."""
 
     _share: FairShare | None = None
@@ -72,7 +72,7 @@ class Listener(socket.socket):
                 reason = "full"
             else:
                 self._rate.charge(client, 1 + self._waited / QUEUE)
-                connection = Connection(plain.family, plain.type, plain.proto, plain.detach())
+                connection = AcceptedConnection(plain.family, plain.type, plain.proto, plain.detach())
                 connection.count(self._open, client)
                 return connection, address
             self._counter.labels(reason).inc()

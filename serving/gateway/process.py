@@ -24,7 +24,7 @@ from twinspire.serving.gateway.app import application
 from twinspire.serving.gateway.fairness import FairShare
 from twinspire.serving.gateway.gateway import Gateway
 from twinspire.serving.gateway.heavy_work import SWITCH_SECONDS
-from twinspire.serving.gateway.http1 import HttpConnection
+from twinspire.serving.gateway.http1 import READ_BYTES, HttpConnection
 from twinspire.serving.gateway.listener import Listener
 from twinspire.serving.gateway.options import GatewayOptions
 from twinspire.serving.gateway.pages import COMMON_HEADERS
@@ -139,7 +139,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> GatewaySe
     app, gateway = application(options)
     config = uvicorn.Config(
         app,
-        http=partial(HttpConnection, gateway),  # type: ignore[arg-type]
+        http=partial(HttpConnection, gateway, memoryview(bytearray(READ_BYTES))),  # type: ignore[arg-type]
         log_config=None,
         access_log=False,
         server_header=False,

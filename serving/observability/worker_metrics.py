@@ -292,8 +292,8 @@ class SharedMetrics:
 
         Returns:
             `uptime_seconds` since `create`; `workers`, `workers_up`, `restarts`; `requests` by status code
-            and `refused` by reason, without those that are 0; `queries` answered; and the current
-            `queue_depth`, `in_flight` and `streams`.
+            and `refused` by reason, without those that are 0; `queries` answered; the `interleaved` answers,
+            and those of the champion alone; and the current `queue_depth`, `in_flight` and `streams`.
         """
         rows = self.read()
         total = [sum(each) for each in zip(*rows, strict=True)]
@@ -307,6 +307,10 @@ class SharedMetrics:
             "requests": {code: int(count) for code, count in requests.items() if count},
             "refused": {reason: int(count) for reason, count in refused.items() if count},
             "queries": int(sum(total[cell] for cell in QUERIES.values())),
+            "interleaved": {
+                "answers": int(total[layout.INTERLEAVED["both"]]),
+                "alone": int(total[layout.INTERLEAVED["champion"]]),
+            },
             "queue_depth": int(total[QUEUE_DEPTH]),
             "in_flight": int(total[IN_FLIGHT]),
             "streams": int(total[STREAMS]),

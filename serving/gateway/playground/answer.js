@@ -11,22 +11,22 @@ const MAX_EXAMPLES = 6;
 /**
  * An answer, or two side by side.
  * @param {Object} body a SearchResponse, or `{champion, challenger}`.
- * @param {Object} shown `{comparison, notice, question, request, stages, trips, clearFilters}`: `comparison` is a
- *   function from both answers to their view, if there are two.
+ * @param {Object} shown `{main, comparison, events, notice, question, request, stages, trips, clearFilters}`: `main` is
+ *   the answer that the head describes, `comparison` a function from both answers to their view, if there are two,
+ *   and `events` one to the view of a user's events, if these are the answers without and with the user.
  * @param {Object} page as of `hitList`.
  */
 export function answerView(body, shown, page) {
-  const { comparison, notice, question, request } = shown;
+  const { main = body, comparison, events, notice, question, request } = shown;
   const both = Boolean(comparison);
-  const main = both ? body.champion : body;
   const { hits } = main;
   const unknown = Number(main.unknown_history);
   return el(
     "div.answer-view",
     el(
       "header.answer-head",
-      el("h2", both ? "Champion and challenger" : hits.length ? words.plural(hits.length, "hit") : "No hits"),
-      latencyFold(shown.stages, shown.trips, both),
+      el("h2", titleOf(both, events, hits)),
+      latencyFold(shown.stages, shown.trips, both && !events),
       copyButton(location.href, "Copy the link to this question", "Copy link"),
       el(
         "p.explained",
@@ -38,19 +38,26 @@ export function answerView(body, shown, page) {
       ),
     ),
     main.weak && el("p.weak", "Nothing matches this question well; these are only the nearest items."),
+    main.explored && el("p.notice", "Explored: the order of the best items was drawn by chance."),
     notice && el("p.notice", { dir: "auto" }, notice),
     unknown > 0 &&
       el(
         "p.notice",
         `${words.plural(unknown, "item")} of the history ${unknown === 1 ? "is" : "are"} unknown to the model and skipped.`,
       ),
+    events?.(page),
     comparison?.(body, page),
     !both &&
       hits.length > 0 &&
       hitList(hits, page, { label: "Hits", top: fullScore(main, page), fusion: main.fusion }),
     !hits.length && !both && nothingFound(shown),
-    requestView(request, body, both),
+    requestView(request, events ? main : body, both && !events),
   );
+}
+
+function titleOf(both, events, hits) {
+  if (both) return events ? "Without and with the user" : "Champion and challenger";
+  return hits.length ? words.plural(hits.length, "hit") : "No hits";
 }
 
 /** The score whose bar is full: that of good answers where the service knows it, else the best. */

@@ -37,6 +37,12 @@ export const search = (request, signal, path = "v1/search") =>
 /** The `ItemState` of an item. */
 export const item = async (id) => (await call("v1/items:get", { ids: [id] })).body.items[0];
 
+/** The latest events of a user, the newest first. */
+export const events = async (user, limit) => (await call("v1/events:list", { user, limit })).body.events;
+
+/** Record an event. */
+export const record = (event) => call("v1/events:record", { events: [event] });
+
 /** Write (`upsert`, with its `mode`) or withdraw (`delete`) an item; gives the sequence of the write. */
 export async function write(verb, change, mode = {}) {
   const { body } = await call(`v1/items:${verb}`, { items: [change], ...mode });

@@ -103,7 +103,19 @@ const context = () => ({
   similar: (id) => askFor({ mode: "item", item: id }),
   exclude: (id) => askFor({ exclude: [...new Set([...question.exclude, id])] }),
   follow: question.mode === "history" ? (id) => askFor({ history: [...question.history, id] }) : null,
+  record: question.user ? record : null,
+  types: [...new Set(["click", ...Object.keys(info.manifest.dataset?.events?.types ?? {})])],
 });
+
+/** Record an event of the question's user, then ask again, for the answer may be another one now. */
+async function record(event) {
+  try {
+    await api.record({ user: question.user, ...event });
+    await ask({ remember: false });
+  } catch (failure) {
+    at("answer").prepend(failureView(failure));
+  }
+}
 
 function openItem(id) {
   history.pushState(null, "", `#view=items&find=${encodeURIComponent(id)}`);
@@ -154,7 +166,7 @@ function showEmpty() {
     .map((each) => fromExample(each, info))
     .filter(asksSomething);
   show(
-    emptyView(examples, items, (example) => askFor({ ...example, compare: question.compare, k: question.k })),
+    emptyView(examples, items, (example) => askFor({ ...example, compare: question.compare, k: question.k, user: question.user })),
   );
 }
 
@@ -181,7 +193,9 @@ async function ask({ remember = true } = {}) {
   asking = signature;
   at("answer").setAttribute("aria-busy", "true");
   try {
-    const answered = await (question.compare ? askBoth(request, signal) : api.search(request, signal));
+    const { compare, user } = question;
+    const ask = compare ? askBoth : user ? (await import("./user.js")).askWithout : api.search;
+    const answered = await ask(request, signal);
     if (!signal.aborted) showAnswer(answered, request);
   } catch (failure) {
     if (failure.name !== "AbortError") showFailure(failure, () => ask({ remember: false }));
@@ -205,15 +219,16 @@ async function askBoth(request, signal) {
   }
 }
 
-function showAnswer({ body, milliseconds, comparison, notice }, request) {
-  const main = comparison ? body.champion : body;
-  hits = comparison ? [...main.hits, ...body.challenger.hits] : main.hits;
+function showAnswer({ body, milliseconds, comparison, events, notice }, request) {
+  const main = events ? body.challenger : comparison ? body.champion : body;
+  hits = comparison ? [...body.champion.hits, ...body.challenger.hits] : main.hits;
   items.add(hits);
   if (!comparison) trips.push(milliseconds * 1000);
   const stages = stagesOf(main.timing, milliseconds);
   const clearFilters = () => askFor({ conditions: [], exclude: [] });
   const isInside = at("answer").contains(document.activeElement);
-  show(answerView(body, { comparison, notice, question, request, stages, trips, clearFilters }, context()));
+  const shown = { main, comparison, events, notice, question, request, stages, trips, clearFilters };
+  show(answerView(body, shown, context()));
   if (isInside) at("answer").querySelector(".hit")?.focus();
   const [first] = main.hits;
   at("announcer").textContent = first

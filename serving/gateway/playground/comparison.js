@@ -1,12 +1,17 @@
-// Champion and challenger side by side: their hits, and what moved between them.
+// Two answers side by side, such as champion and challenger: their hits, and what moved between them.
 
 import { el } from "./dom.js";
 import { hitList, topScore } from "./hits.js";
 import { onServer, stagesOf } from "./latency.js";
 import { duration, plural } from "./words.js";
 
-/** The comparison of two SearchResponses; `page` as of `hitList`. */
-export function comparisonView({ champion, challenger }, page) {
+const BUNDLES = [
+  ["Champion", "champion"],
+  ["Challenger", "challenger"],
+];
+
+/** The comparison of two SearchResponses, their titles and names in `names`; `page` as of `hitList`. */
+export function comparisonView({ champion, challenger }, page, names = BUNDLES) {
   const ranks = (answer) => new Map(answer.hits.map((hit, rank) => [hit.id, rank]));
   const [before, after] = [ranks(champion), ranks(challenger)];
   const steps = challenger.hits.map((hit, rank) => before.get(hit.id) - rank); // NaN: new
@@ -24,14 +29,16 @@ export function comparisonView({ champion, challenger }, page) {
   // Scores can be compared where both are of the same kind; the request is the same.
   const isSameScale = champion.basis === challenger.basis && champion.fusion === challenger.fusion;
   const side = (role, answer, badge) => {
+    const [title, name] = names[Number(role === "challenger")];
     const top = isSameScale ? topScore(champion.hits, challenger.hits) : topScore(answer.hits);
-    const list = { label: `Hits of the ${role}`, top, fusion: answer.fusion, badge, compact: true };
+    const { fusion, request_id: requestId } = answer;
+    const list = { label: `Hits of the ${name}`, top, fusion, requestId, badge, compact: true };
     return el(
       `section.side.${role}`,
-      { "aria-label": role },
+      { "aria-label": name },
       el(
         "header.side-head",
-        el("h2", role === "champion" ? "Champion" : "Challenger"),
+        el("h2", title),
         el("code", { title: answer.bundle_version }, answer.bundle_version.slice(0, 12)),
         el("span", `${plural(answer.hits.length, "hit")} in ${duration(took(answer))}`),
       ),
@@ -43,9 +50,9 @@ export function comparisonView({ champion, challenger }, page) {
     side(
       "champion",
       champion,
-      ({ id }) => !after.has(id) && badge("gone", "gone", "gone: the challenger does not have it"),
+      ({ id }) => !after.has(id) && badge("gone", "gone", `gone: the ${names[1][1]} does not have it`),
     ),
-    side("challenger", challenger, ({ id }) => movedBadge(before.get(id) - after.get(id))),
+    side("challenger", challenger, ({ id }) => movedBadge(before.get(id) - after.get(id), names[0][1])),
   );
   const link = ({ target }) => {
     const id = target.closest?.(".hit")?.dataset.id;
@@ -60,7 +67,8 @@ export function comparisonView({ champion, challenger }, page) {
       "div.moved",
       { role: "group", "aria-label": "What moved" },
       tiles.map(([name, value, label]) => el(`span.tile.${name}`, el("strong", String(value)), ` ${label}`)),
-      el("span.tile", el("strong", duration(Math.abs(slower))), slower >= 0 ? " slower" : " faster"),
+      names === BUNDLES &&
+        el("span.tile", el("strong", duration(Math.abs(slower))), slower >= 0 ? " slower" : " faster"),
     ),
     sides,
   );
@@ -68,8 +76,8 @@ export function comparisonView({ champion, challenger }, page) {
 
 const took = (answer) => onServer(stagesOf(answer.timing, 0));
 
-function movedBadge(step) {
-  if (Number.isNaN(step)) return badge("added", "new", "new: the champion does not have it");
+function movedBadge(step, other) {
+  if (Number.isNaN(step)) return badge("added", "new", `new: the ${other} does not have it`);
   if (step === 0) return badge("stayed", "=", "same rank");
   return step > 0
     ? badge("rose", `▲ ${step}`, `rose by ${step}`)

@@ -1,9 +1,8 @@
 // The form of the question: what is asked, how many items, which are left out, and the filters.
 
-import { at, button, el, icon } from "./dom.js";
+import { at, el } from "./dom.js";
 import { field } from "./field.js";
-import { arity, INPUTS, isComplete, operators } from "./filters.js";
-import { excludesHistory, modesOf, towerInputs } from "./question.js";
+import { excludesHistory, hasHistory, modesOf, towerInputs } from "./question.js";
 import { count } from "./words.js";
 
 /**
@@ -48,10 +47,24 @@ export function fillForm(page) {
     onChange: (values) => set(page, "exclude", values),
   };
   at("exclude").replaceChildren(field(exclude));
+  const user = {
+    label: "User",
+    multiple: false,
+    values: [question.user],
+    input: { id: "user-key", placeholder: "a key", maxlength: 256 },
+    onChange: ([value = ""], typing) => {
+      question.user = value;
+      if (!typing) page.changed();
+    },
+  };
+  at("user").replaceChildren(...(info.state?.events ? [field(user)] : []));
   const excludes = question.excludeHistory ?? excludesHistory(info);
-  toggle("exclude-history", question.mode === "history", excludes, (on) => set(page, "excludeHistory", on));
+  toggle("exclude-history", hasHistory(question), excludes, (on) => set(page, "excludeHistory", on));
   toggle("compare", page.canCompare, question.compare, (on) => set(page, "compare", on));
-  fillFilters(page);
+  at("add-condition").hidden = !Object.keys(info.filter_fields ?? {}).length;
+  at("add-condition").onclick = async () => (await import("./conditions.js")).addCondition(page);
+  at("filters").hidden = !question.conditions.length;
+  if (question.conditions.length) import("./conditions.js").then(({ fillConditions }) => fillConditions(page));
 }
 
 function set(page, name, value) {
@@ -125,98 +138,4 @@ function featureFields(page) {
   const label = el("span.label", { "aria-hidden": "true" }, inputs.text);
   const box = el("div.choice-box", textInput(page, { type: "text", "aria-label": inputs.text }));
   return [el("div.choice", label, box), ...fields];
-}
-
-function fillFilters(page) {
-  const { question, info } = page;
-  const fields = info.filter_fields ?? {};
-  const [first] = Object.keys(fields).sort();
-  const refill = (focus) => {
-    fillFilters(page); // the rows are new, and the focus goes to the one that had it
-    (document.querySelector(`[aria-label="${focus}"]`) ?? at("add-condition")).focus();
-  };
-  const { conditions } = question;
-  at("add-condition").hidden = !first;
-  at("add-condition").onclick = () => {
-    conditions.push({ field: first, operator: operators(fields[first])[0][0], values: [] });
-    refill(`Field of condition ${conditions.length}`);
-  };
-  at("filters").hidden = !conditions.length;
-  at("match-row").hidden = conditions.length < 2;
-  at("match").value = question.match;
-  at("match").onchange = () => set(page, "match", at("match").value);
-  at("conditions").replaceChildren(
-    ...conditions.map((each, place) => conditionRow(each, place, page, refill)),
-  );
-}
-
-function conditionRow(condition, place, page, refill) {
-  const fields = page.info.filter_fields ?? {};
-  const type = fields[condition.field];
-  const names = Object.keys(fields)
-    .sort()
-    .map((name) => [name, name]);
-  if (!type) names.push([condition.field, `${condition.field} (unknown)`]);
-  const change = (changes, focus) => {
-    Object.assign(condition, changes);
-    refill(focus);
-    page.changed();
-  };
-  const [fieldLabel, testLabel] = [`Field of condition ${place + 1}`, `Test of condition ${place + 1}`];
-  return el(
-    "div.condition",
-    { data: { complete: isComplete(condition, fields) } },
-    select(fieldLabel, names, condition.field, (field) =>
-      change({ field, operator: operators(fields[field])[0][0], values: [] }, fieldLabel),
-    ),
-    el("span.type", type ?? "unknown"),
-    select(testLabel, operators(type), condition.operator, (operator) =>
-      change({ operator, values: condition.values.slice(0, arity(operator)) }, testLabel),
-    ),
-    valueFields(condition, type, place, page),
-    button(
-      "ghost",
-      icon("close"),
-      () => {
-        page.question.conditions.splice(place, 1);
-        refill();
-        page.changed();
-      },
-      { "aria-label": `Remove condition ${place + 1}` },
-    ),
-  );
-}
-
-function select(label, options, value, onChange) {
-  const made = el(
-    "select",
-    { "aria-label": label },
-    options.map(([name, text]) => el("option", { value: name }, text)),
-  );
-  made.value = value;
-  made.onchange = () => onChange(made.value);
-  return made;
-}
-
-/** Inputs of the values, of the field's type; those of strings suggest values of the answers so far. */
-function valueFields(condition, type, place, page) {
-  const wanted = arity(condition.operator);
-  const multiple = wanted === Infinity;
-  return Array.from({ length: multiple ? 1 : wanted }, (_, n) =>
-    field({
-      label: `Value ${wanted === 2 ? `${n + 1} ` : ""}of condition ${place + 1}`,
-      shown: false,
-      multiple,
-      values: multiple ? condition.values : condition.values.slice(n, n + 1),
-      suggest: () => page.valuesSeen(condition.field).map((value) => [value, value]),
-      input: { placeholder: "a value", ...INPUTS[type] },
-      onChange: (values, typing) => {
-        if (multiple) condition.values = values;
-        else condition.values[n] = values[0] ?? "";
-        const row = at("conditions").children[place];
-        row.dataset.complete = isComplete(condition, page.info.filter_fields);
-        if (!typing) page.changed();
-      },
-    }),
-  );
 }

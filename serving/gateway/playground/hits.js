@@ -9,10 +9,10 @@ const IMAGE = /^(https?:\/\/\S+|(?!\w+:|\/\/)\S+\.(avif|gif|jpe?g|png|svg|webp)(
 
 /**
  * An ordered list of hits.
- * @param {Object} page `{info, items, marks, imageField, mayWrite, refresh, similar, exclude, follow}`; the last two
- *   are null where they do not apply.
- * @param {Object} list `{label, top, fusion, badge, compact}`: `top` is the score whose bar is full, `fusion` that of
- *   the answer, `badge(hit)` a node beside the score; a compact list has no long fields.
+ * @param {Object} page `{info, items, marks, imageField, mayWrite, refresh, similar, exclude, follow, record, types}`;
+ *   `follow` and `record(event)`, with the types that it takes, are null where they do not apply.
+ * @param {Object} list `{label, top, fusion, requestId, badge, compact}`: `top` is the score whose bar is full, `fusion`
+ *   and `requestId` those of the answer, `badge(hit)` a node beside the score; a compact list has no long fields.
  */
 export function hitList(hits, page, list) {
   const fields = hits.flatMap((hit) => Object.entries(hit.fields));
@@ -21,18 +21,20 @@ export function hitList(hits, page, list) {
   return el(list.compact ? "ol.hits.compact" : "ol.hits", { "aria-label": list.label }, rows);
 }
 
-function hitRow(hit, n, page, { top, fusion, badge, compact, long }) {
+function hitRow(hit, n, page, { top, fusion, requestId, badge, compact, long }) {
   const title = page.items.title(hit.id, hit.fields);
   const order = page.info.display_fields ?? Object.keys(hit.fields);
   const others = order
     .map((name) => [name, hit.fields[name]])
     .filter(([name, value]) => value && value !== title && !isImage(name, value, page));
+  const record = (type) => page.record({ item_id: hit.id, type, request_id: requestId, position: n + 1 });
+  const events = page.record && page.types.map((type) => [type, () => record(type)]);
   const toggle = async () => {
     const detail = row.querySelector(".detail");
     row.querySelector(".open").setAttribute("aria-expanded", !detail);
     if (detail) return detail.remove();
     const failed = ({ message }) => ({ itemDetail: () => el("p.detail", message) });
-    row.append((await import("./item.js").catch(failed)).itemDetail(hit.id, page, hit));
+    row.append((await import("./item.js").catch(failed)).itemDetail(hit.id, page, hit, events));
   };
   const act = (name, label, action, sign) =>
     action &&
@@ -91,6 +93,7 @@ function hitRow(hit, n, page, { top, fusion, badge, compact, long }) {
       act("follow", `Add ${title} to the history`, page.follow, "plus"),
       act("exclude", `Exclude ${title}`, page.exclude, "close"),
       copyButton(hit.id, `Copy the id ${hit.id}`),
+      events?.map(([type, act]) => button("ghost.event", type, act, { title: `Record ${type} of ${title}` })),
     ),
   );
   row.onkeydown = (event) => {

@@ -16,12 +16,15 @@ const ORIGINS = {
   "": "built or live; only tokens with the role writer can tell",
 };
 
-/** The item of a hit, or of an id alone, with its neighbours; arguments as of `hitList`. */
-export function itemDetail(id, page, hit = null) {
+/**
+ * The item of a hit, or of an id alone, with its neighbours; arguments as of `hitList`, and `events`: types of events
+ * that can be recorded for the hit, each with what records it.
+ */
+export function itemDetail(id, page, hit = null, events = null) {
   const box = el("div.detail", { "aria-busy": "true" });
   const load = () =>
     read(id, page, hit)
-      .then((found) => box.replaceChildren(...view(found, page, hit, load).filter(Boolean)))
+      .then((found) => box.replaceChildren(...view(found, page, hit, events, load).filter(Boolean)))
       .catch((failure) => box.replaceChildren(failureView(failure)))
       .finally(() => box.removeAttribute("aria-busy"));
   load();
@@ -55,7 +58,7 @@ const nearest = (id, k = NEIGHBOURS) =>
 export const exists = async (id, page) =>
   page.mayWrite ? (await api.item(id)).origin !== "ITEM_UNKNOWN" : Boolean(await nearest(id, 1));
 
-function view(state, page, hit, load) {
+function view(state, page, hit, events, load) {
   const { item, near, origin } = state;
   const named = (page.info.display_fields ?? Object.keys(item.fields))
     .map((name) => [name, item.fields[name]])
@@ -100,6 +103,7 @@ function view(state, page, hit, load) {
       near && button("secondary", "More like this", () => page.similar(item.id)),
       hit && page.follow && button("secondary", "Add to the history", () => page.follow(item.id)),
       hit && page.exclude && button("secondary", "Exclude", () => page.exclude(item.id)),
+      events?.map(([type, act]) => button("secondary", `Record ${type}`, act)),
       hit && el("a.secondary", { href: itemLink(item.id) }, "Open under Items"),
       page.mayWrite && origin !== "ITEM_UNKNOWN" && button("secondary.edit", "Edit", change(editor)),
       page.mayWrite && near && button("secondary.withdraw", "Withdraw", change(withdrawal)),
@@ -108,7 +112,7 @@ function view(state, page, hit, load) {
   ];
 }
 
-const itemLink = (id) => `#view=items&find=${encodeURIComponent(id)}`;
+export const itemLink = (id) => `#view=items&find=${encodeURIComponent(id)}`;
 
 /** A form that writes an item as JSON; of a `state` without an id, a new one. */
 export function editor(state, page, load) {

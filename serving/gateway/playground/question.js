@@ -9,6 +9,7 @@ export const emptyQuestion = () => ({
   history: [],
   features: {}, // of the query tower, by name: a text, or a list of texts
   item: "",
+  user: "", // the key of a user with recorded events
   k: 0, // the service's default
   exclude: [],
   excludeHistory: null, // as the bundle was evaluated, or true or false
@@ -18,9 +19,9 @@ export const emptyQuestion = () => ({
 });
 
 /** Whether there is something to ask. A tower with other features can answer without a text or history. */
-export function asksSomething({ mode, item, history, text, features }) {
+export function asksSomething({ mode, item, history, text, user, features }) {
   if (mode === "item") return item !== "";
-  const values = [text.trim(), mode === "history" ? history : "", ...Object.values(features)];
+  const values = [text.trim(), ...(mode === "history" ? [history, user] : []), ...Object.values(features)];
   return values.some((value) => value.length > 0);
 }
 
@@ -50,6 +51,9 @@ export function modesOf(info) {
   return [asksText && "text", history && "history", "item"].filter(Boolean);
 }
 
+/** Whether a question can have a history: its own, or that of its user. */
+export const hasHistory = ({ mode, user }) => mode === "history" || user !== "";
+
 /** Whether the bundle was evaluated with answers that leave out the history; `Manifest.excludes_history`. */
 export const excludesHistory = (info) => info.manifest?.dataset?.repeats === "first";
 
@@ -63,9 +67,10 @@ export function textQuery(text, info) {
 /** The `SearchRequest` of a question, in the protobuf JSON mapping. */
 export function toRequest(question, info) {
   const request = { query: toQuery(question, info) };
+  if (question.user) request.query.user = question.user;
   if (question.k) request.k = question.k;
   if (question.exclude.length) request.exclude = question.exclude;
-  if (question.mode === "history" && question.excludeHistory !== null) {
+  if (hasHistory(question) && question.excludeHistory !== null) {
     request.exclude_history = question.excludeHistory;
   }
   const filter = toFilter(question.conditions, info.filter_fields ?? {}, question.match);
@@ -104,7 +109,10 @@ export function toLink(question) {
   else if (question.text) parts.set("text", question.text);
   if (question.mode === "history") {
     append("history", question.history.length ? question.history : [""]);
-    if (question.excludeHistory !== null) parts.set("repeat", question.excludeHistory ? "0" : "1");
+  }
+  if (question.user) parts.set("user", question.user);
+  if (hasHistory(question) && question.excludeHistory !== null) {
+    parts.set("repeat", question.excludeHistory ? "0" : "1");
   }
   for (const [name, value] of Object.entries(question.features)) {
     append(`feature.${name}`, [value].flat().filter(Boolean));
@@ -135,6 +143,7 @@ export function fromLink(link, info) {
     history: parts.getAll("history").filter(Boolean),
     features,
     item: parts.get("item") ?? "",
+    user: (info.state?.events && parts.get("user")) || "",
     k: Math.min(Math.max(0, Math.trunc(Number(parts.get("k")) || 0)), info.limits?.max_k || Infinity),
     exclude: parts.getAll("exclude"),
     excludeHistory: parts.has("repeat") ? parts.get("repeat") === "0" : null,

@@ -16,6 +16,7 @@ export function serviceCards(info, gateway, open) {
     ["Figures", figures(info)],
     ["Release", release(info)],
     ["Live items", live(info)],
+    ["Events and experiments", experiments(info)],
     ["Service", service(info, gateway)],
   ];
   return cards
@@ -239,6 +240,27 @@ function live({ state = {}, manifest }) {
       el("p.hint", `${percent(overlay / most)} of ${words.count(most)} until make refresh is due`),
     warning(of),
   ];
+}
+
+/** What users' events and the served log hold, and how far an interleaved comparison has come. */
+function experiments({ state = {} }) {
+  const { events, interleaving: mixed, served_log: log } = state;
+  return [
+    facts([
+      ["Events stored", events && `${words.count(events.stored)} since the start`],
+      ["Interleaved", mixed && `${percent(mixed.share)} of the searches, while there is a canary`],
+      ["Answers of both", mixed && words.count(mixed.answers)],
+      ["Of the champion alone", mixed && some(mixed.alone)],
+      ["Which one users prefer", mixed && el("code", "python -m twinspire.export judge")],
+      ["Log takes", log && `${percent(log.share)} of the answers`],
+      ["Explored", log && (log.explore_share ? `${percent(log.explore_share)} of the answers` : "none")],
+      ["Answers in the log", log && words.count(log.rows)],
+      ["Dropped", log && words.count(log.dropped)],
+      ["Size of the log", log && bytes(Number(log.bytes))],
+    ]),
+    warning(events),
+    warning(log),
+  ].filter((each) => each && (each.childElementCount || each.textContent));
 }
 
 function service({ state = {}, display_fields: fields = [] }, gateway) {

@@ -73,6 +73,33 @@ def test_an_event_is_in_the_history_of_its_user_at_once_for_each_worker_and_host
     assert SECRET not in service.log
 
 
+def test_the_events_of_a_user_are_listed_the_newest_first(service: CatalogueService) -> None:
+    one, other = both_workers(service)
+    given = [
+        Event("u", "item-1", "click", time=1000.0, request_id="r-1", position=2),
+        Event("u", "item-2", "dislike", value=-1.5, time=2000.0),
+        Event("u", "item-3", "seen", value=0.0, time=1500.0),
+    ]
+    with one, other:
+        one.record([*given, Event("another", "item-4")])
+        for client in (one, other):
+            assert client.list_events("u") == [given[1], given[2], given[0]]
+        assert one.list_events("u", limit=1) == [given[1]]
+        assert one.list_events("nobody") == []
+        assert one.info().state["events"] == {"stored": 4, "last_error": ""}
+        for user, limit, field in (
+            ("", 1, "user"),
+            ("u" * 257, 1, "user"),
+            ("u", 1001, "limit"),
+            ("u", -1, "limit"),
+        ):
+            with pytest.raises(InvalidInput) as wrong:
+                one.list_events(user, limit)
+            assert wrong.value.field == field
+    assert service.stop() == 0
+    assert "Traceback" not in service.log
+
+
 def test_what_a_user_dislikes_or_has_had_is_left_out(small: CatalogueService) -> None:
     with small.client() as client:
         first = client.search(Query(user="u"), k=300)

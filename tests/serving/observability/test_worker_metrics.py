@@ -219,6 +219,7 @@ def test_a_snapshot_is_the_sum_of_all_workers() -> None:
         "requests": {"OK": 2, "RESOURCE_EXHAUSTED": 2},
         "refused": {"no_room": 2},
         "queries": 64,
+        "interleaved": {"answers": 0, "alone": 0},
         "queue_depth": 8,
         "in_flight": 2,
         "streams": 2,

@@ -167,6 +167,10 @@ def test_an_answer_whose_hits_are_too_large_together_is_counted_as_the_champions
     scene.client.search(TEXTS[0], k=5)
     assert scene.logged == [None]
     assert scene.counts(both=0, champion=1)
+    scene.server._servicer._interleaver._most = 1 << 20
+    scene.client.search(TEXTS[0], k=5)
+    assert scene.counts(both=1, champion=1)
+    assert scene.client.info().state["interleaving"] == {"share": 1.0, "answers": 1, "alone": 1}
 
 
 def test_the_sequence_is_that_which_both_bundles_have_applied(scene: Scene) -> None:

@@ -169,7 +169,7 @@ def test_a_new_method_is_opened_to_a_role_on_purpose() -> None:
     writer = {"Changes", "Delete", "Get", "Upsert"}
     roles = {f"{SERVICE}/{name}": Role.READER for name in reader}
     roles |= {f"retrieval.v1.Catalogue/{name}": Role.WRITER for name in writer}
-    roles |= {f"retrieval.v1.Events/{name}": Role.RECORDER for name in ("Record", "RecordStream")}
+    roles |= {f"retrieval.v1.Events/{name}": Role.RECORDER for name in ("Record", "RecordStream", "List")}
     assert {name: role for name, role in METHODS.items() if name.startswith("retrieval.v1.")} == roles
 
 

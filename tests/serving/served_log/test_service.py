@@ -208,6 +208,7 @@ def test_on_a_full_disk_answers_are_dropped_and_counted_and_searches_go_on(serve
         wait_until(lambda: client.info().state["served_log"]["dropped"] == 5)
         state = client.info().state["served_log"]
         assert (state["rows"], state["last_error"]) == (1, "File too large")
+        assert (state["share"], state["explore_share"]) == (1.0, 0.0)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         client.search("a", k=3)
         wait_until(lambda: written(service, 2))

@@ -1,0 +1,160 @@
+"""Users on the page: their events, the answers without and with them, and the buttons that record one."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.helpers.serving import browser
+from tests.helpers.serving.browser import PHONE, Browser
+from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
+from tests.helpers.serving.gateways import gateway
+from tests.helpers.tiny import watched_bundle
+from tests.serving.gateway.playground.conftest import HOSTILE_ITEM, Sites, resealed
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.client import Event
+from twinspire.serving.gateway.messages import document
+
+MISSING = browser.missing()
+pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+
+HOSTILE_TYPE = "<img src=x onerror=\"document.title='owned'\">"
+WITH, WITHOUT = ".side.challenger .hit", ".side.champion .hit"
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CatalogueService, str]]:
+    """A service with events and a served log, and the URL of a gateway in front of it."""
+    folder = tmp_path_factory.mktemp("users")
+    types = {"click": 1, "dislike": -1}
+    dataset = {"kind": "tiny", "items": 300, "repeats": "keep", "events": {"types": types}}
+    bundle = resealed(watched_bundle(folder, dataset=dataset), folder)
+    log = ("--served-log", str(folder / "log"), "--served-log-share", "0.5", "--explore-share", "0.001")
+    url = f"sqlite:///{folder}/events.db"
+    with (
+        catalogue_service(bundle, url, folder / "service", *log, store="--events") as service,
+        gateway(service.address) as running,
+    ):
+        yield service, f"http://127.0.0.1:{running.port}/"
+
+
+def opened(page: Browser, url: str, user: str) -> None:
+    """Ask by the history of a user."""
+    page.open(f"{url}#history=&user={user}", ".comparison")
+
+
+def press(page: Browser, selector: str, kind: str) -> None:
+    """Press the button of a hit that records an event of a type."""
+    page.run(
+        "[...document.querySelector(arguments[0]).querySelectorAll('.event')]"
+        ".find((each) => each.textContent === arguments[1]).click()",
+        selector,
+        kind,
+    )
+
+
+def test_an_event_is_recorded_by_a_button_and_changes_the_answer_at_once(
+    page: Browser, recording: tuple[CatalogueService, str]
+) -> None:
+    service, url = recording
+    opened(page, url, "u7")
+    assert page.texts(".answer-head h2") == ["Without and with the user"]
+    assert page.texts(".side h2") == ["Without the user", "With the user"]
+    assert "None yet" in page.text_of(".panel")
+    before = page.ids(WITH)
+    assert before == page.ids(WITHOUT)
+    third = before[2]
+    press(page, f'{WITH}[data-id="{third}"]', "dislike")
+    page.wait_for(".events li")
+    assert third not in page.ids(WITH)
+    assert third in page.ids(WITHOUT)
+    assert page.texts(f'{WITHOUT}[data-id="{third}"] .badge')[0].startswith("gone")
+    assert page.texts(".events .event-type") == ["dislike"]
+    assert page.texts(".events .badge") == ["excludes the item"]
+    assert page.texts(".events .event-fields span") != []
+    assert " ago" in page.text_of(".events time")
+    with service.client() as client:
+        (event,) = client.list_events("u7")
+    assert (event.item_id, event.type, event.position) == (third, "dislike", 3)
+    assert event.request_id
+    first = page.ids(WITH)[0]
+    press(page, f'{WITH}[data-id="{first}"]', "click")
+    page.wait_text(".events", "in the history")
+    assert page.texts(".events .badge") == ["in the history", "excludes the item"]
+    assert page.ids(WITH) != page.ids(WITHOUT)
+    assert page.texts(".tile.added strong") != ["0"]
+
+
+def test_a_user_is_typed_and_kept_in_the_link(page: Browser, recording: tuple[CatalogueService, str]) -> None:
+    _, url = recording
+    page.open(f"{url}#history=", ".hit, .blank")
+    page.run("document.getElementById('more').open = true")
+    page.fill("#user-key", "u8")
+    page.press("ENTER")
+    page.wait_for(".comparison")
+    assert "user=u8" in page.run("return location.hash")
+
+
+def test_what_events_hold_is_text(page: Browser, recording: tuple[CatalogueService, str]) -> None:
+    service, url = recording
+    with service.client() as client:
+        client.record(
+            [
+                Event("<b>u9</b>", HOSTILE_ITEM, HOSTILE_TYPE, value=2.5, time=1e12),
+                Event("<b>u9</b>", "<script>document.title='owned'</script>", "click"),
+            ]
+        )
+    opened(page, url, "%3Cb%3Eu9%3C%2Fb%3E")
+    page.wait_for(".events li:nth-child(2)")
+    assert "Events of <b>u9</b>" in page.text()
+    assert f"{HOSTILE_TYPE} 2.50" in page.texts(".event-type")
+    assert "does not count" in page.texts(".events .badge")
+    assert not page.all("main b, main img, main script")
+    assert "owned" not in page.driver.title
+
+
+def test_a_small_screen_records_from_the_opened_item(
+    page: Browser, recording: tuple[CatalogueService, str]
+) -> None:
+    service, url = recording
+    page.resize(PHONE)
+    opened(page, url, "u10")
+    page.run("document.querySelector(arguments[0]).click()", f"{WITH} .open")
+    page.wait_for(".detail .facts")
+    page.run(
+        "[...document.querySelectorAll('.detail-actions button')]"
+        ".find((each) => each.textContent === 'Record click').click()"
+    )
+    page.wait_for(".events li")
+    with service.client() as client:
+        assert [each.type for each in client.list_events("u10")] == ["click"]
+
+
+def test_a_service_without_events_offers_no_user(page: Browser, sites: Sites) -> None:
+    page.open(f"{sites.both}#text=bavuti&user=u7")
+    assert not page.all("#user input, .comparison, .event")
+
+
+def test_the_cards_tell_events_served_log_and_interleaving(
+    page: Browser, recording: tuple[CatalogueService, str]
+) -> None:
+    _, url = recording
+    page.open(f"{url}#view=service", ".facts")
+    facts = dict(zip(page.texts(".facts dt"), page.texts(".facts dd"), strict=True))
+    assert facts["Events stored"].endswith(" since the start")
+    assert (facts["Log takes"], facts["Explored"]) == ("50 % of the answers", "0.1 % of the answers")
+    assert {"Answers in the log", "Dropped", "Size of the log"} <= set(facts)
+    assert "Interleaved" not in facts
+    state = wire.ServiceState(interleaving=wire.Interleaving(share=0.2, answers=1234, alone=5))
+    told = page.run(
+        "const { serviceCards } = await import('/service.js');"
+        "const cards = serviceCards({ ...arguments[0], manifest: {} }, {}, true);"
+        "return cards.map((each) => each.textContent).join(' ')",
+        document(wire.InfoResponse(name="shop", state=state)),
+    )
+    for text in (
+        "Interleaved20 % of the searches, while there is a canary",
+        "Answers of both1,234",
+        "Of the champion alone5",
+        "python -m twinspire.export judge",
+    ):
+        assert text in told
