@@ -116,7 +116,7 @@ def read(connection: http.client.HTTPConnection) -> Answer:
 def receive_answer(connection: socket.socket) -> bytes:
     """The next answer of a connection: its head, and the body of which the head says how long it is."""
     found = bytearray()
-    while (end := found.find(b"\r\n\r\n")) < 0 or len(found) < end + 4 + _length(found[:end]):
+    while (end := found.find(b"\r\n\r\n")) < 0 or len(found) < end + 4 + _length(bytes(found[:end])):
         part = connection.recv(1 << 16)
         if not part:
             break
