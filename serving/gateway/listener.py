@@ -9,7 +9,7 @@ from twinspire.serving.gateway.fairness import Allowance, FairShare, cached_clie
 
 CLOSED = 256  # connections over a bound that one call of `accept` closes
 SAVED_SECONDS = 2.0  # a client may save up this many seconds of its rate
-QUEUE = 16  # waiting connections that double the cost of one
+QUEUE, MOST_COST = 16, 5.0  # waiting connections that double the cost of one, and its highest cost
 
 
 class AcceptedConnection(socket.socket):
@@ -71,7 +71,7 @@ class Listener(socket.socket):
             elif not self._open.has_room(client):
                 reason = "full"
             else:
-                self._rate.charge(client, 1 + self._waited / QUEUE)
+                self._rate.charge(client, min(MOST_COST, 1 + self._waited / QUEUE))
                 connection = AcceptedConnection(plain.family, plain.type, plain.proto, plain.detach())
                 connection.count(self._open, client)
                 return connection, address
