@@ -1,6 +1,6 @@
 """Hooks of mkdocs: the pages of the site are the Markdown files of the checkout, where they lie.
 
-Notebooks become Markdown, and the keys of the TOML are made from docstrings. A link to a file that is no page
+Notebooks become Markdown. A link to a file that is no page
 leads to the repository that `REPOSITORY` names; without one only its text is left.
 """
 
@@ -15,11 +15,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from twinspire.train.learn.toml_keys import markdown as toml_keys
-
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = "train/learn/notebooks"
-TOML_KEYS = "train/learn/reference/toml-keys.md"
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
@@ -31,7 +28,7 @@ def anchor(title: str, separator: str) -> str:
 def on_config(config: MkDocsConfig) -> None:
     """Set the anchors, and a navigation in the order of the stages."""
     config.mdx_configs["toc"]["slugify"] = anchor
-    pages = [name for name in [*_files(), *_made()] if name.endswith(".md") and name != "README.md"]
+    pages = [name for name in [*_files(), *_notebooks()] if name.endswith(".md") and name != "README.md"]
     folders = {"Reference": "train/learn/reference/", "Learn": "train/learn/"}
     folders |= {stage.title(): f"{stage}/" for stage in ("train", "export", "serving", "protos")}
     folders |= {"Project": ""}
@@ -45,10 +42,10 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Add the checkout's pages and images, and the made pages."""
+    """Add the checkout's pages and images, and the notebooks."""
     for name in _files():
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
-    for name, text in _made().items():
+    for name, text in _notebooks().items():
         files.append(File.generated(config, name, content=text))
 
 
@@ -77,10 +74,10 @@ def _files() -> list[str]:
 
 
 @cache
-def _made() -> dict[str, str]:
-    """Pages that are no files -> their Markdown."""
+def _notebooks() -> dict[str, str]:
+    """Page of each notebook -> its Markdown."""
     notebooks = sorted((ROOT / NOTEBOOKS).glob("*.ipynb"))
-    return {f"{NOTEBOOKS}/{path.stem}.md": _notebook(path) for path in notebooks} | {TOML_KEYS: toml_keys()}
+    return {f"{NOTEBOOKS}/{path.stem}.md": _notebook(path) for path in notebooks}
 
 
 def _notebook(path: Path) -> str:
@@ -98,4 +95,4 @@ def _title(name: str, folder: str) -> str:
     path = Path(name.removeprefix(folder))
     if path.stem == "README":
         return str(path.parent) if path.parent.parts else "Overview"
-    return path.stem.replace("-", " ").capitalize().replace("Toml", "TOML")
+    return path.stem.replace("-", " ").capitalize()

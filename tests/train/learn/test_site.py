@@ -47,10 +47,12 @@ def test_the_site_builds_without_a_warning(repository: str, tmp_path: Path) -> N
     source = f"{REPOSITORY}/blob/HEAD/train/data/sources/files.py"
     assert (f'<a href="{source}">files.py</a>' in front) == bool(repository)
     assert "files.py" in front
-    # Reference, keys and notebooks are made.
+    # Reference and notebooks are made.
     learn = site / "train" / "learn"
     assert "RetrievalClient.search" in (learn / "reference" / "clients" / "index.html").read_text()
-    assert "newcomers_strength" in (learn / "reference" / "toml-keys" / "index.html").read_text()
+    experiment = (learn / "reference" / "experiment" / "index.html").read_text()
+    for key in ("newcomers_strength", "unknown_items", "recall_target", "average_epochs", "min_history"):
+        assert key in experiment
     assert "Retriever" in (learn / "notebooks" / "text" / "index.html").read_text()
     assert (site / "text.ipynb").is_file()
     # A browser that shows the site loads nothing from another host.
