@@ -2,8 +2,8 @@
 
     OBJECTIVES: Registry[type[Objective[Any]]] = Registry("twinspire.train.losses.*")
 
-    @OBJECTIVES.register(Bpr)
-    class BprObjective(Objective[Bpr]): ...
+    @OBJECTIVES.register(Bce)
+    class BceObjective(Objective[Bce]): ...
 
     OBJECTIVES.find(experiment.loss)
 

@@ -65,7 +65,7 @@ RATINGS: Sections = {
     "precision": {"query": "fp32", "item": "fp32"},  # the formula is that of torch's own tables
     "data": {**DATA, "label": "stars", "positive_from": 4},
     "tower": {"kind": "clicks", "dimension": 16, "buckets": 512},
-    "loss": {"kind": "bce", "negatives": 0},
+    "loss": {"kind": "bce"},
     "training": {**ATTENTION["training"], "learning_rate": 1e-3, "patience": 12, "selection": "auc"},
 }
 ASKED: Sections = {

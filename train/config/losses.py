@@ -80,38 +80,14 @@ class SampledSoftmax:
 
 @dataclass(frozen=True)
 class Bce:
-    """Binary cross-entropy of positive pairs and sampled negatives, or of pairs that the data labels.
-
-    Args:
-        negatives: number of items drawn for each pair, evenly from those of training; 0 trains on the pairs
-            of the data alone, whose labels must include negatives.
-    """
+    """Binary cross-entropy of pairs that the data label, which must include negatives."""
 
     kind: Literal["bce"]
-    negatives: int = 4
-
-    def __post_init__(self) -> None:
-        at_least(0, self, "negatives")
 
 
-@dataclass(frozen=True)
-class Bpr:
-    """Bayesian personalised ranking (Rendle et al. 2009).
-
-    Args:
-        negatives: number of items drawn for each pair, evenly from those of training.
-    """
-
-    kind: Literal["bpr"]
-    negatives: int = 4
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "negatives")
-
-
-LossConfig = FullSoftmax | InBatchSoftmax | SampledSoftmax | Bce | Bpr
+LossConfig = FullSoftmax | InBatchSoftmax | SampledSoftmax | Bce
 
 
 def learns_from_negatives(loss: LossConfig) -> bool:
     """Whether training reads all labelled pairs of the data, not the positive ones alone."""
-    return isinstance(loss, Bce) and loss.negatives == 0
+    return isinstance(loss, Bce)

@@ -154,7 +154,7 @@ class ClicksTower(TowerSection):
     buckets: int = 8192
     characters: tuple[int, ...] = FROM_DATA
 
-    usual_loss: ClassVar[LossConfig] = Bce(kind="bce", negatives=0)
+    usual_loss: ClassVar[LossConfig] = Bce("bce")
     predicts_probability: ClassVar[bool] = True
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:

@@ -159,9 +159,9 @@ def _unused_negatives(experiment: Experiment, data: TrainingData) -> str:
     """Whether the loss leaves out the negative pairs of the data."""
     pairs, loss = data.parts["train"], experiment.loss
     negatives = int((~pairs.is_positive).sum())
-    if not negatives or (loss.kind == "bce" and not loss.negatives):
+    if not negatives or loss.kind == "bce":
         return ""
     return (
         f"{negatives:,} of {len(pairs):,} training pairs are negative, and the loss {loss.kind} leaves them "
-        'out; kind = "bce" with negatives = 0 learns from them'
+        'out; kind = "bce" learns from them'
     )

@@ -1,45 +1,10 @@
-"""Items drawn from the catalogue, and the probability that an item is drawn."""
+"""The probability that an item is among the candidates of a step."""
 
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.train.data.training_data import Positives
-
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-
-def draw_evenly(
-    items: Rows, queries: Rows, positives: Positives, count: int, generator: np.random.Generator
-) -> Rows:
-    """For each query `count` of some items, with replacement, none of them a positive of the query.
-
-    If all items are positives of a query, it gets positives. Memory is proportional to the result and to the
-    queries' positives.
-
-    Args:
-        items: int64 (M,), ascending item rows, with all positives among them.
-        queries: int64 (B,), query rows.
-        positives: by query row.
-        count: items of each query.
-
-    Returns:
-        Item rows, int64 (B, count).
-    """
-    total = len(items)
-    place, item = positives.of_queries(queries)  # by place, then by item
-    free = total - np.bincount(place, minlength=len(queries))
-    kept = free[place] > 0
-    place, item = place[kept], item[kept]
-    free = np.where(free > 0, free, total)
-    drawn = generator.integers(0, free[:, None], size=(len(queries), count))
-    # A number counts the items that are no positives. Each positive that it passes moves it on by one.
-    first = np.searchsorted(place, np.arange(len(queries)))
-    before = np.arange(len(place)) - first[place]  # positives of the same query before each
-    passed_from = place * total + np.searchsorted(items, item) - before
-    row = np.arange(len(queries))[:, None] * total
-    passed = np.searchsorted(passed_from, row + drawn, side="right") - first[:, None]
-    return items[drawn + passed]
 
 
 def mixed_log_q(share: Floats, drawn: int | Rows, uniform: int, catalogue: int) -> npt.NDArray[np.float32]:

@@ -97,7 +97,7 @@ def test_clicks_on_new_items_make_a_champion_once(tmp_path: Path, monkeypatch: p
     parts = {name: getattr(known, name) for name in ("query", "item", "tower", "loss")}
     experiment = dataclasses.replace(experiment, **parts)
     assert choices_of(get_run(warm["run_id"]), experiment, prepare(experiment, tmp_path), pytest.fail)
-    other = dataclasses.replace(experiment, loss=Bce("bce", negatives=0))
+    other = dataclasses.replace(experiment, loss=Bce("bce"))
     assert one._settings(other, prepare(experiment, tmp_path), get_run(warm["run_id"])) == {"scratch": other}
     assert "its loss is in_batch_softmax, and [loss] is bce" in one.notes[0]
     text = shown(found)

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 
 from twinspire.protos.toml_config import parse
-from twinspire.train.config.losses import Bce, Bpr, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
+from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 
 KINDS = {
     "full_softmax": FullSoftmax,
     "in_batch_softmax": InBatchSoftmax,
     "sampled_softmax": SampledSoftmax,
     "bce": Bce,
-    "bpr": Bpr,
 }
 
 
@@ -28,25 +27,19 @@ def test_options_are_off_by_default() -> None:
     assert (plain.temperature, plain.correction, plain.uniform_negatives) == (0.05, "none", 0)
 
 
-def test_bce_needs_no_sampled_negatives() -> None:
-    assert parse({"kind": "bce", "negatives": 0}, LossConfig, "loss") == Bce("bce", negatives=0)
-
-
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"kind": "full"}, "loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
     ({"kind": "full_softmax", "temperature": 0}, "loss.temperature: expected a number above 0"),
     ({"kind": "full_softmax", "negatives": 3}, "loss.negatives: unknown key"),
     ({"kind": "in_batch_softmax", "correction": "yi"}, "loss.correction: expected one of 'none', 'logq'"),
     ({"kind": "in_batch_softmax", "mine_from": 50}, "loss.mine_from: goes with hard_negatives above 0"),
-    ({"kind": "bpr", "sampling": "hard"}, "loss.sampling: unknown key; known here: kind, negatives"),
+    ({"kind": "bce", "negatives": 4}, "loss.negatives: unknown key; known here: kind"),
     ({"kind": "in_batch_softmax", "uniform_negatives": -1}, "loss.uniform_negatives: expected at least 0"),
     (
         {"kind": "in_batch_softmax", "correction": "logq", "hard_negatives": 1},
         'loss.correction: expected "none" with hard_negatives',
     ),
-    ({"kind": "bce", "negatives": -1}, "loss.negatives: expected at least 0"),
     ({"kind": "bce", "margin": 1}, "loss.margin: unknown key"),
-    ({"kind": "bpr", "negatives": 0}, "loss.negatives: expected at least 1"),
 ]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.helpers.people import data_of_people, random_people
 from twinspire.protos.errors import DataError
 from twinspire.train.config import LossConfig
-from twinspire.train.config.losses import Bce, Bpr, FullSoftmax, InBatchSoftmax, SampledSoftmax
+from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
 from twinspire.train.data.batches import Batch, HistoryBatches, batches
 from twinspire.train.data.training_data import Pairs, Positives, TrainingData
 from twinspire.train.losses.objective import Candidates, Objective, build_objective
@@ -28,8 +28,6 @@ LOSSES: dict[str, LossConfig] = {
     "in batch, hard": replace(IN_BATCH, hard_negatives=2, mine_from=5),
     "in batch, mixed": replace(IN_BATCH, uniform_negatives=6),
     "sampled": SampledSoftmax("sampled_softmax"),
-    "bce": Bce("bce", negatives=3),
-    "bpr": Bpr("bpr", negatives=2),
 }
 KINDS = pytest.mark.parametrize("kind", LOSSES)
 PLAIN = st.lists(st.tuples(st.integers(0, 11), st.integers(0, ITEMS - 1)), min_size=2, max_size=40)
@@ -138,23 +136,11 @@ def test_the_full_softmax_is_over_all_items_of_training_pairs() -> None:
         assert candidates.negatives is None
 
 
-@pytest.mark.parametrize("kind", [Bce, Bpr])
-def test_every_pair_gets_its_own_negatives(kind: Any) -> None:
-    loss = kind(kind.__name__.lower(), negatives=3)
-    data = data_of_people(random_people(25, ITEMS), ITEMS, exclude_seen=False)
-    objective = build_objective(loss, data)
-    for batch, candidates in batches_and_candidates(objective, data):
-        assert candidates.negatives is not None
-        assert candidates.known is not None
-        assert candidates.negatives.shape == (len(batch.pairs), 3)
-        assert not candidates.known.gather(1, candidates.negatives).any()
-
-
 def test_labelled_pairs_are_all_used_and_no_negatives_are_sampled() -> None:
     label = [1.0, 0, 1, 1, 0, 0]
     pairs = pairs_of([(0, 1), (0, 2), (1, 1), (1, 3), (2, 2), (2, 3)], label)
     data = data_of_pairs(pairs)
-    objective = build_objective(Bce("bce", negatives=0), data)
+    objective = build_objective(Bce("bce"), data)
     assert len(objective.pairs) == 6
     assert objective.mine(lambda: pytest.fail("no hard negatives are mined"), (0, 0)) is None
     scores = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
@@ -166,13 +152,13 @@ def test_labelled_pairs_are_all_used_and_no_negatives_are_sampled() -> None:
         probability = 1 / (1 + np.exp(-score))
         expected = -np.log(probability) if label[pair] else -np.log(1 - probability)
         assert float(losses[n]) == pytest.approx(expected, rel=1e-5)
-    for loss in (FULL, IN_BATCH, Bce("bce")):  # which use positive pairs only
+    for loss in (FULL, IN_BATCH):  # which use positive pairs only
         assert len(build_objective(loss, data).pairs) == 3
 
 
 LACKING: list[tuple[list[float] | None, LossConfig, str]] = [
-    (None, Bce("bce", negatives=0), r"loss\.negatives = 0, but every training pair is positive"),
-    ([0, 0, 0], Bce("bce", negatives=0), "holds no positive pair"),
+    (None, Bce("bce"), r'loss\.kind = "bce", but every training pair is positive'),
+    ([0, 0, 0], Bce("bce"), "holds no positive pair"),
     ([0, 1, 0], FULL, "holds a single pair"),
 ]
 

@@ -1,43 +1,11 @@
-"""Negatives are drawn with the probabilities that they should have."""
+"""The probability that an item is a candidate is how often it is one."""
 
 import numpy as np
 import pytest
 
-from twinspire.train.data.training_data import Pairs, Positives
-from twinspire.train.losses.sampling import draw_evenly, mixed_log_q
+from twinspire.train.losses.sampling import mixed_log_q
 
 SHARE = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04, 0.0])
-KNOWN = [[0, 3], [], [6], [0, 1, 2, 3, 4, 5], [5, 6], [0, 1, 2, 3, 4, 5, 6], [1, 2]]  # of query 0, 1, ...
-
-
-def positives_of(known: list[list[int]]) -> Positives:
-    query = [q for q, items in enumerate(known) for _ in items]
-    item = [each for items in known for each in items]
-    weight = np.ones(len(item), np.float32)
-    return Positives.of(Pairs(np.array(query, np.int64), np.array(item, np.int64), weight), len(known))
-
-
-@pytest.mark.parametrize("items", [[0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6, 9, 12]], ids=str)
-def test_draws_are_even_and_no_positives(items: list[int]) -> None:
-    queries = np.array([4, 0, 1, 2, 3, 5, 0, 6])  # in any order, one of them twice
-    count = 20000
-    drawn = draw_evenly(np.array(items), queries, positives_of(KNOWN), count, np.random.default_rng(0))
-    assert drawn.shape == (8, count)
-    assert drawn.dtype == np.int64
-    for row, query in enumerate(queries):
-        left = [each for each in items if each not in KNOWN[query]] or items
-        found, counts = np.unique(drawn[row], return_counts=True)
-        assert found.tolist() == left
-        np.testing.assert_allclose(counts / count, 1 / len(left), atol=0.02)
-
-
-def test_a_seed_gives_the_same_draws_and_another_seed_gives_others() -> None:
-    items, positives, queries = np.arange(7), positives_of(KNOWN), np.arange(7)
-    one, again, other = (
-        draw_evenly(items, queries, positives, 50, np.random.default_rng(seed)) for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one, again)
-    assert (one != other).any()
 
 
 @pytest.mark.parametrize(("batch", "uniform"), [(2, 0), (8, 0), (8, 5), (64, 3)])

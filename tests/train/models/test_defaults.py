@@ -14,7 +14,7 @@ from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
 from twinspire.protos.features import USUAL_HISTORY, HistoryFeature, TextFeature
 from twinspire.train.config import Experiment, read_experiment
-from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
+from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 from twinspire.train.config.towers import BagTower, ClicksTower, DssmTower, HistoryTower, SequenceTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
@@ -171,15 +171,18 @@ def test_large_sets_get_the_tables_of_the_shipped_examples() -> None:
 def test_each_kind_of_tower_has_a_usual_loss(tmp_path: Path) -> None:
     assert read_experiment(experiment_on(tmp_path, *english(30))).loss == InBatchSoftmax("in_batch_softmax")
     usual = [tower.usual_loss for tower in (DssmTower, SequenceTower, ClicksTower)]
-    assert usual == [SampledSoftmax("sampled_softmax"), FullSoftmax("full_softmax"), Bce("bce", negatives=0)]
+    assert usual == [SampledSoftmax("sampled_softmax"), FullSoftmax("full_softmax"), Bce("bce")]
 
 
 @pytest.mark.parametrize(
-    ("negatives", "batch_size", "reason"),
-    [(0, 128, "4,000 training pairs: "), (4, 32, "800 positive training pairs: ")],
+    ("loss", "batch_size", "reason"),
+    [
+        (Bce("bce"), 128, "4,000 training pairs: "),
+        (FullSoftmax("full_softmax"), 32, "800 positive training pairs: "),
+    ],
 )
 def test_a_batch_is_sized_by_the_pairs_that_the_loss_reads(
-    negatives: int, batch_size: int, reason: str
+    loss: LossConfig, batch_size: int, reason: str
 ) -> None:
     rows = np.arange(4000)
     label = (rows % 5 == 0).astype(np.float32)
@@ -187,9 +190,7 @@ def test_a_batch_is_sized_by_the_pairs_that_the_loss_reads(
     texts = {"text": ["a text"] * 50}
     data = TrainingData(texts, {"text": ["another"] * 40}, {"train": train}, 50, 40)
     known = read_experiment(CONFIGS / "pydocs.toml")
-    experiment = dataclasses.replace(
-        known, loss=Bce(kind="bce", negatives=negatives), training=TrainingConfig()
-    )
+    experiment = dataclasses.replace(known, loss=loss, training=TrainingConfig())
     found = from_data(experiment, data)
     assert found.experiment.training.batch_size == batch_size
     assert found.reasons["training.batch_size"]["reason"].startswith(reason)

@@ -114,7 +114,7 @@ def test_towers_that_share_a_buffer_share_it_on_the_device() -> None:
 
 @pytest.mark.parametrize("kind", [*LOSSES, "logq", "labels"])
 def test_a_loss_computes_on_the_device_of_its_scores(kind: str) -> None:
-    loss = LOSSES.get(kind, Bce("bce", negatives=0))
+    loss = LOSSES.get(kind, Bce("bce"))
     data = data_of_people(random_people(25, ITEMS), ITEMS)
     if kind == "logq":
         loss = replace(IN_BATCH, correction="logq")

@@ -232,7 +232,7 @@ def test_three_lines_are_an_experiment(tmp_path: Path) -> None:
         ("", "", InBatchSoftmax("in_batch_softmax", 0.03, hard_negatives=1)),
         ('[tower]\nkind = "dssm"\n', "", DssmTower.usual_loss),
         ('[tower]\nkind = "bag"\n', "", BagTower.usual_loss),
-        ('[tower]\nkind = "dssm"\n', '[loss]\nkind = "bce"\n', Bce(kind="bce")),
+        ('[tower]\nkind = "dssm"\n', '[loss]\nkind = "bce"\n', Bce("bce")),
         ("", '[loss]\nkind = "in_batch_softmax"\n', InBatchSoftmax("in_batch_softmax")),
     ],
 )
