@@ -2,17 +2,15 @@ r"""Cleaning of an event log: casts, then derived columns, then filters.
 
     casts = { Quantity = "integer", InvoiceDate = "time" }
     derive.month = { of = "InvoiceDate", take = "month" }
-    filters = [{ column = "Quantity", above = 0 }, { column = "StockCode", matches = '^\d{5}' }]
+    filters = ["Quantity > 0", "StockCode ~ '^[0-9]{5}'"]
 
-The keys belong to `[data]` of kind `events`; `files` has `casts`, too.
+A filter is a condition in Polars' SQL; an event for which it is false or null is dropped and counted. The
+keys belong to `[data]` of kind `events`; `files` has `casts`, too.
 """
 
-import dataclasses
-import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 
@@ -20,13 +18,6 @@ from twinspire.protos.errors import DataError
 from twinspire.train.data.columns import Columns
 
 Cast = Literal["string", "id", "integer", "number", "time", "lower", "strip"]
-
-_COMPARISONS = {
-    "above": operator.gt,
-    "at_least": operator.ge,
-    "below": operator.lt,
-    "at_most": operator.le,
-}
 
 
 @dataclass(frozen=True)
@@ -42,84 +33,21 @@ class Derived:
     take: Literal["hour", "weekday", "day", "month", "year"]
 
 
-@dataclass(frozen=True)
-class RowFilter:
-    """A test of one column; events that fail it are dropped and counted.
+def condition(text: str) -> pl.Expr:
+    """What a filter tests, such as `Quantity > 0`, as an expression of the columns that it names.
 
-    Exactly one test is given. An absent value passes only `not_matches` and `not_in`.
-
-    Args:
-        column: name of the tested column.
-        present: `true`; the value is present and not blank.
-        matches: a regular expression that occurs in the value.
-        not_matches: a regular expression that does not occur in the value.
-        above: the value is a number greater than this.
-        at_least: the value is a number of at least this.
-        below: the value is a number smaller than this.
-        at_most: the value is a number of at most this.
-        is_in: the value, as a string, is one of these.
-        not_in: the value, as a string, is none of these.
+    Raises:
+        ValueError: the text is no expression in SQL.
     """
-
-    column: str
-    present: Literal[True] | None = None
-    matches: str | None = None
-    not_matches: str | None = None
-    above: float | None = None
-    at_least: float | None = None
-    below: float | None = None
-    at_most: float | None = None
-    is_in: tuple[str, ...] | None = None
-    not_in: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in _TESTS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"column: expected exactly one of {', '.join(_TESTS)} beside it, got {given}")
-        if given[0] in ("matches", "not_matches"):
-            try:
-                re.compile(self.value)
-            except (re.error, RecursionError, OverflowError) as error:
-                raise ValueError(f"{given[0]}: not a regular expression: {error}") from None
-
-    @property
-    def test(self) -> str:
-        """Name of the test that is given."""
-        return next(name for name in _TESTS if getattr(self, name) is not None)
-
-    @property
-    def value(self) -> Any:
-        """Operand of the test."""
-        return getattr(self, self.test)
-
-    @property
-    def reason(self) -> str:
-        """The reason that the report gives for dropped events, such as `Quantity not above 0`."""
-        if self.test == "present":
-            return f"{self.column} absent"
-        value = self.value
-        if isinstance(value, tuple):
-            value = ", ".join(value) if len(value) <= 5 else f"the {len(value)} given"
-        elif isinstance(value, float):
-            value = f"{value:g}"
-        return f"{self.column} {_REASONS[self.test]} {value}"
-
-
-_TESTS = tuple(each.name for each in dataclasses.fields(RowFilter) if each.name != "column")
-_REASONS = {
-    "matches": "does not match",
-    "not_matches": "matches",
-    "above": "not above",
-    "at_least": "not at least",
-    "below": "not below",
-    "at_most": "not at most",
-    "is_in": "not in",
-    "not_in": "in",
-}
+    try:
+        return pl.sql_expr(text)
+    except pl.exceptions.PolarsError as error:
+        example = 'a condition in SQL, such as "price > 0"'
+        raise ValueError(f"expected {example}, got {text!r}: {error}") from None
 
 
 def clean(
-    columns: Columns, casts: Mapping[str, Cast], derive: Mapping[str, Derived], filters: Sequence[RowFilter]
+    columns: Columns, casts: Mapping[str, Cast], derive: Mapping[str, Derived], filters: Sequence[str]
 ) -> tuple[Columns, dict[str, int]]:
     """The events that pass every filter, and the number of dropped events by reason.
 
@@ -129,11 +57,11 @@ def clean(
     columns = cast_columns(columns, casts)
     columns = columns.with_columns(*_derived(columns, derive))
     dropped: dict[str, int] = {}
-    for each in filters:
-        kept = columns.keep(_passes(columns, each))
+    for text in filters:
+        kept = columns.keep(_passes(columns, text))
         count = columns.frame.height - kept.frame.height
         if count:
-            dropped[each.reason] = dropped.get(each.reason, 0) + count
+            dropped[f"not {text}"] = count
         columns = kept
         if columns.frame.is_empty():
             raise DataError(f"{columns.path}: no event passes the filters; dropped: {dropped}")
@@ -196,19 +124,16 @@ def _derived(columns: Columns, derive: Mapping[str, Derived]) -> list[pl.Series]
     return made
 
 
-def _passes(columns: Columns, test: RowFilter) -> pl.Series:
+def _passes(columns: Columns, text: str) -> pl.Series:
     """Boolean for each event, never null."""
-    if test.test in _COMPARISONS:
-        compare: Callable[[pl.Series, float], pl.Series] = _COMPARISONS[test.test]
-        return compare(columns.numbers(test.column), test.value).fill_null(False)
-    strings = columns.strings(test.column)
-    if test.test == "present":
-        return (strings.str.strip_chars() != "").fill_null(False)
-    # Python's `re`, as in the check of the configuration. It tests distinct values only, which are few.
-    if test.test in ("matches", "not_matches"):
-        pattern = re.compile(test.value)
-        listed = [value for value in strings.unique().drop_nulls() if pattern.search(value)]
-    else:
-        listed = list(test.value)
-    matching = strings.is_in(listed).fill_null(False)
-    return ~matching if test.test.startswith("not_") else matching
+    try:
+        found = columns.frame.select(condition(text).alias("kept"))["kept"]
+    except pl.exceptions.PolarsError as error:
+        said = str(error).splitlines()[0]
+        raise DataError(
+            f"{columns.path}: the filter {text!r} cannot be tested: {said}; columns of CSV and TSV "
+            'are strings: casts = { column = "number" } makes them numbers'
+        ) from None
+    if found.dtype != pl.Boolean or len(found) != columns.frame.height:
+        raise DataError(f"{columns.path}: the filter {text!r}: expected true or false for each event")
+    return found.fill_null(False)

@@ -28,11 +28,8 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
         {"derive": {"h": {"of": "t", "take": "hour"}, "i": {"of": "h", "take": "hour"}}},
         "data.derive.i.of: expected a column of the events",
     ),
-    ({"filters": [{"column": "a"}]}, r"data.filters\[0\].column: expected exactly one of present, matches"),
-    ({"filters": [{"column": "a", "above": 1, "below": 2}]}, r"got \['above', 'below'\]"),
-    ({"filters": [{"column": "a", "present": False}]}, r"data.filters\[0\].present: expected one of True"),
-    ({"filters": [{"column": "a", "matches": "("}]}, r"data.filters\[0\].matches: not a regular expression"),
-    ({"filters": [{"column": "a", "over": 1}]}, r"data.filters\[0\].over: unknown key; known here: above"),
+    ({"filters": ["a > 1", "a >"]}, r"data.filters\[1\]: expected a condition in SQL, .* got 'a >'"),
+    ({"filters": [{"column": "a"}]}, r"data.filters\[0\]: expected a string"),
 ]
 
 

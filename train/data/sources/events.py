@@ -29,7 +29,7 @@ import polars as pl
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import Side, TextFeature
 from twinspire.train.config.checks import at_least
-from twinspire.train.data.cleaning import Cast, Derived, RowFilter, clean
+from twinspire.train.data.cleaning import Cast, Derived, clean, condition
 from twinspire.train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
 from twinspire.train.data.item_table import ItemTable
 from twinspire.train.data.layouts import Layout
@@ -90,7 +90,8 @@ class EventsData(SourceConfig):
         min_user_events: users with fewer events than this are dropped.
         casts: column of events -> type that it is read as.
         derive: name of a new column -> how it is computed.
-        filters: tests; events that fail one are dropped and counted.
+        filters: conditions in SQL, such as "seconds >= 30"; events for which one is not true are dropped and
+            counted.
         item_casts: column of the items table -> type that it is read as.
         layouts: file -> how it is written, where its suffix does not say it; see `train/data/layouts.py`.
     """
@@ -114,7 +115,7 @@ class EventsData(SourceConfig):
     min_user_events: int = 2
     casts: dict[str, Cast] = field(default_factory=dict)
     derive: dict[str, Derived] = field(default_factory=dict)
-    filters: tuple[RowFilter, ...] = ()
+    filters: tuple[str, ...] = ()
     item_casts: dict[str, Cast] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)
 
@@ -137,6 +138,11 @@ class EventsData(SourceConfig):
         if "item_id" in self.item_columns:
             raise ValueError("item_columns.item_id: this is what the ids of items are called")
         self._check_derived()
+        for n, text in enumerate(self.filters):
+            try:
+                condition(text)
+            except ValueError as error:
+                raise ValueError(f"filters[{n}]: {error}") from None
 
     def _check_derived(self) -> None:
         for name in self.casts:
@@ -321,7 +327,7 @@ class EventsSource:
         data = self.data
         roles = [data.user, data.item, data.time, data.session, data.label, data.weight]
         cleaned = [*data.casts, *(each.of for each in data.derive.values())]
-        tested = [each.column for each in data.filters]
+        tested = [name for text in data.filters for name in condition(text).meta.root_names()]
         needed = [*roles, *cleaned, *tested, *column_names(self.context.query), *data.item_columns]
         return [name for name in dict.fromkeys(needed) if name and name not in data.derive]
 
@@ -401,7 +407,7 @@ def build_items(
             found = made["item_id"][lacking.arg_max() or 0]
             raise DataError(
                 f"{events.path}: column {name!r}: item {found!r} has no value in any of its events; "
-                f"the filter {{ column = {name!r}, present = true }} drops such events"
+                f"the filter \"TRIM({name}) <> ''\" drops such events"
             )
     return Columns(events.path, made.drop("__row_number"), made["__row_number"])
 

@@ -317,7 +317,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {
             "log": "user_id,item_id,at\na,x,1\n,y,2\na,y,3\na,z,-4\n",
             "time": "at",
-            "filters": [{"column": "user_id", "present": True}],
+            "filters": ["user_id IS NOT NULL"],
         },
         r"log\.csv: row 4, column 'at': expected a time of at least 0",
     ),
