@@ -1,6 +1,6 @@
 """How a delimited text file is written: its separator, quotes, header and encoding.
 
-The suffix of a file's name says it (`FORMATS`), and `[data.layouts]` of the TOML for one file:
+The suffix of a file's name says it (`SUFFIXES`), and `[data.layouts]` of the TOML for one file:
 
     [data.layouts."ratings.dat"]
     columns = ["user_id", "item_id", "rating", "at"]
@@ -39,6 +39,11 @@ class Layout:
     quoted: bool | None = field(default=None, kw_only=True)
     encoding: Literal["utf-8", "latin-1", "utf-16"] = field(default="utf-8", kw_only=True)
 
+    @property
+    def may_quote(self) -> bool:
+        """Whether cells may be quoted, by a layout with a separator."""
+        return len(self.separator) == 1 if self.quoted is None else self.quoted
+
     def __post_init__(self) -> None:
         if any(each in self.separator for each in "\r\n\0"):
             raise ValueError(f"separator: expected characters within a line, got {self.separator!r}")
@@ -51,28 +56,7 @@ class Layout:
             raise ValueError(f"columns: expected distinct names, got {twice[0]!r}")
 
 
-@dataclass(frozen=True)
-class Format:
-    """How one delimited file is written.
-
-    Args:
-        separator: between two fields.
-        quoted: cells may be quoted as in RFC 4180.
-        columns: of a file without a header.
-        encoding: of the file; "utf-8-sig" is UTF-8 that may begin with a byte order mark.
-    """
-
-    separator: str
-    quoted: bool = True
-    columns: tuple[str, ...] = ()
-    encoding: str = "utf-8-sig"
-
-
-FORMATS = {
-    ".csv": Format(","),
-    ".tsv": Format("\t"),
-    ".dat": Format("::", quoted=False),
-}
+SUFFIXES = {".csv": ",", ".tsv": "\t", ".dat": "::"}
 
 
 def layout_key(name: str) -> str:
@@ -80,8 +64,8 @@ def layout_key(name: str) -> str:
     return f"[data.layouts.{json.dumps(name, ensure_ascii=False)}]"
 
 
-def format_of(path: Path, layout: Layout | None, name: str = "") -> Format | None:
-    """How a file is written; None if its suffix is not of delimited text, and no layout says so.
+def format_of(path: Path, layout: Layout | None, name: str = "") -> Layout | None:
+    """How a file is written, with its separator; None if neither its suffix nor a layout says so.
 
     Args:
         path: of the file.
@@ -92,25 +76,19 @@ def format_of(path: Path, layout: Layout | None, name: str = "") -> Format | Non
         DataError: the file has no header, and no layout names its columns; or its suffix and the layout
             contradict each other.
     """
-    suffix = path.suffix.lower()
-    found = FORMATS.get(suffix)
+    suffix, found = path.suffix.lower(), layout or Layout()
+    separator = found.separator or SUFFIXES.get(suffix, "")
     where = f"{layout_key(name or path.name)} of the TOML"
     if layout is not None:
         if suffix in (".jsonl", ".parquet"):
             raise DataError(f"{path}: a file that ends in {suffix} has no layout: remove {where}")
-        if layout.separator:
-            found = Format(layout.separator, quoted=len(layout.separator) == 1)
-        elif found is None:
+        if not separator:
             raise DataError(f"{path}: {where} must name the separator, because the suffix does not")
-        quoted = found.quoted if layout.quoted is None else layout.quoted
-        if quoted and len(found.separator) > 1:
+        if found.quoted and len(separator) > 1:
             raise DataError(
-                f"{path}: quoted in {where} goes with a separator of one character, not with "
-                f"{found.separator!r}"
+                f"{path}: quoted in {where} goes with a separator of one character, not with {separator!r}"
             )
-        encoding = "utf-8-sig" if layout.encoding == "utf-8" else layout.encoding
-        found = replace(found, columns=layout.columns, encoding=encoding, quoted=quoted)
-    if suffix == ".dat" and found is not None and not found.columns:
+    if suffix == ".dat" and not found.columns:
         advice = f': {where} names its "columns"' if name else ", and nothing names its columns"
         raise DataError(f"{path}: a file that ends in .dat has no header{advice}")
-    return found
+    return replace(found, separator=separator) if separator else None

@@ -29,8 +29,7 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError
 from twinspire.protos.files.regular_files import check_regular, open_regular
 from twinspire.train.data.layouts import (
-    FORMATS,
-    Format,
+    SUFFIXES,
     Layout,
     format_of,
     layout_key,
@@ -123,7 +122,7 @@ def read_slices(
     written = format_of(path, layout, name)
     reader = _READERS.get(path.suffix.lower()) if written is None else _delimited(written, name)
     if reader is None:
-        endings = ", ".join([*FORMATS, *_READERS])
+        endings = ", ".join([*SUFFIXES, *_READERS])
         advice = f', or a separator in [data.layouts."{name}"]' if name else ""
         raise DataError(f"{path}: expected a file that ends in {endings}, got {path.suffix!r}{advice}")
     try:
@@ -186,7 +185,7 @@ def _not_unicode(path: Path, key: str) -> DataError:
     return DataError(f"{path}: expected UTF-8; changed while it was read")
 
 
-def _delimited(written: Format, name: str) -> Reader:
+def _delimited(written: Layout, name: str) -> Reader:
     """A reader of delimited text, with the name of the file in the TOML.
 
     It uses Python's parser. Polars silently pads short rows with nulls, and its error for a quote inside an
@@ -195,12 +194,15 @@ def _delimited(written: Format, name: str) -> Reader:
 
     def read(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
         csv.field_size_limit(MAX_ROW_LENGTH)
-        with _opened(path, "", written.encoding) as file:
+        encoding = (
+            "utf-8-sig" if written.encoding == "utf-8" else written.encoding
+        )  # it may have a byte order mark
+        with _opened(path, "", encoding) as file:
             row = _Row(written.separator)
             lines = csv.reader(
                 row.lines_of(file),
                 delimiter=row.delimiter,
-                quoting=csv.QUOTE_MINIMAL if written.quoted else csv.QUOTE_NONE,
+                quoting=csv.QUOTE_MINIMAL if written.may_quote else csv.QUOTE_NONE,
                 strict=True,
             )
             header = [*written.columns] or _header(path, lines, row)

@@ -9,8 +9,6 @@ the system is needed. `Translation-en` holds the descriptions, and `Packages` re
 `Description-md5`.
 """
 
-import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,9 +22,6 @@ from typing import IO, Literal
 import polars as pl
 from rich.console import Console
 
-from twinspire.protos import names
-from twinspire.protos.bundle import record, write_file
-from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.train.data.source import (
@@ -38,8 +33,8 @@ from twinspire.train.data.source import (
     one_query_each,
     without_query,
 )
+from twinspire.train.data.table_files import identity_of
 
-LISTS = "lists.json"
 MIN_TEXT_LENGTH = 20
 LICENCE = "package descriptions of the Debian archive, each under the licence of its package"
 
@@ -64,12 +59,10 @@ class AptLists:
     Args:
         packages: files with one stanza for each package.
         translations: files with the English descriptions.
-        sha256: of all files together.
     """
 
     packages: tuple[Path, ...]
     translations: tuple[Path, ...]
-    sha256: str
 
     def identity(self) -> str:
         """sha256 of the lists on disk.
@@ -77,10 +70,7 @@ class AptLists:
         Raises:
             DataError: a list is missing.
         """
-        try:
-            return _identity((*self.packages, *self.translations))
-        except OSError as error:
-            raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        return identity_of((*self.packages, *self.translations))
 
     def read(self) -> Tables:
         """Items and pairs."""
@@ -101,54 +91,58 @@ class AptLists:
         items, pairs = one_query_each(_rows(packages, long_of, dropped, changed), _COLUMNS)
         # In KiB (Debian policy, section 5.6.20).
         items = items.with_columns(pl.col("installed_size").cast(pl.Float64, strict=False))
-        origin = {"licence": LICENCE, "apt_lists_sha256": self.sha256}
+        origin = {"licence": LICENCE, "apt_lists_sha256": self.identity()}
         display = ("name", "section")
         return Tables(items, pairs, display, dict(dropped), dict(changed), origin, unit="source families")
 
 
 def fetch_lists(folder: Path, console: Console, refresh: bool = False) -> AptLists:
-    """The lists in `folder`; fetched if they are missing or incomplete, or if `refresh` is set.
+    """Apt's lists in `folder`; fetched if they are missing, or if `refresh` is set.
 
     One process at a time fetches; the others wait for it.
 
     Raises:
         DataError: apt is absent, fails, or has no source with English descriptions of the Debian archive.
     """
+    if shutil.which("apt-get") is None:
+        raise DataError(
+            'data.kind = "debian" reads the Debian archive through apt, and there is no apt-get here: '
+            'use kind = "pydocs", which needs no download, or kind = "files" with tables of your own'
+        )
     with (
         console.status("apt: the package lists of the Debian archive"),
         exclusive_lock(folder / ".lock") as lock,
     ):
-        found = None if refresh else _indexed(folder)
-        if found is None:
-            _fetch(folder, lock)
-            found = _indexed(folder)
+        for name in ("state/lists/partial", "cache/archives/partial"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "state/status").touch()
+        found = None if refresh else _known(folder, lock)
+        output = "" if found else _apt(folder, lock, "update", "-q")
+        found = found or _known(folder, lock)
     if found is None:
-        raise DataError(f"{folder}: the lists changed while they were read; run the command again")
+        raise DataError(
+            "apt fetched no package list with English descriptions of Debian's main archive; use "
+            f'kind = "pydocs" or kind = "files" instead. apt said: {output.strip()[-500:]}'
+        )
     return found
 
 
-def _indexed(folder: Path) -> AptLists | None:
-    """The lists that the index file names; None if a file is missing or differs from the index.
+def _known(folder: Path, lock: IO[str]) -> AptLists | None:
+    """The lists of Debian's main archive that apt has fetched before; None if some are missing.
 
-    Files differ if a process was killed while apt replaced them.
+    Args:
+        lock: held by this process. apt inherits it, so the lock is held until apt ends even if this process
+            is killed.
     """
-    index = folder / LISTS
-    if not index.is_file():
-        return None
-    try:
-        table = parse_json(index.read_bytes())
-        packages = tuple(folder / names.file_name(name) for name in table["packages"])
-        translations = tuple(folder / names.file_name(name) for name in table["translations"])
-        found = AptLists(packages, translations, table["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{index}: not the index of apt's lists; delete {folder}") from None
-    paths = (*packages, *translations)
-    return found if all(path.is_file() for path in paths) and _identity(paths) == found.sha256 else None
-
-
-def _identity(paths: Iterable[Path]) -> str:
-    """sha256 over the contents of files."""
-    return hashlib.sha256(" ".join(record(path).sha256 for path in paths).encode()).hexdigest()
+    needed: dict[str, list[Path]] = {"Packages": [], "Translations": []}
+    for line in _apt(folder, lock, "indextargets", "--format", _TARGET_FORMAT).splitlines():
+        kind, label, component, repository, language, filename = line.split("\t")
+        official = label == "Debian" and component == "main" and not repository.startswith("file:")
+        english = kind == "Packages" or language == "en"
+        if official and english and kind in needed and Path(filename).is_file():
+            needed[kind].append(Path(filename))
+    packages, translations = (tuple(each) for each in needed.values())
+    return AptLists(packages, translations) if packages and translations else None
 
 
 _FIELDS = ("name", "section", "priority", "installed_size")
@@ -209,41 +203,6 @@ def stanzas(lines: Iterable[str]) -> Iterator[dict[str, str]]:
 def _one_line(description: str) -> str:
     """The extended description on one line; a single dot is a blank line (policy, section 5.6.13)."""
     return collapse_spaces(re.sub(r"(?m)^\s*\.$", " ", description))
-
-
-def _fetch(folder: Path, lock: IO[str]) -> None:
-    """Fetch apt's lists into `folder`, and write an index file of the lists that are needed.
-
-    Args:
-        lock: held by this process. apt inherits it, so the lock is held until apt ends even if this process
-            is killed.
-    """
-    if shutil.which("apt-get") is None:
-        raise DataError(
-            'data.kind = "debian" reads the Debian archive through apt, and there is no apt-get here: '
-            'use kind = "pydocs", which needs no download, or kind = "files" with tables of your own'
-        )
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "state/status").touch()
-    output = _apt(folder, lock, "update", "-q")
-    needed: dict[str, list[Path]] = {"Packages": [], "Translations": []}
-    for line in _apt(folder, lock, "indextargets", "--format", _TARGET_FORMAT).splitlines():
-        kind, label, component, repository, language, filename = line.split("\t")
-        official = label == "Debian" and component == "main" and not repository.startswith("file:")
-        english = kind == "Packages" or language == "en"
-        if official and english and kind in needed and Path(filename).is_file():
-            needed[kind].append(Path(filename))
-    if not needed["Packages"] or not needed["Translations"]:
-        raise DataError(
-            "apt fetched no package list with English descriptions of Debian's main archive; use "
-            f'kind = "pydocs" or kind = "files" instead. apt said: {output.strip()[-500:]}'
-        )
-    files = needed["Packages"], needed["Translations"]
-    packages, translations = ([str(p.relative_to(folder.resolve())) for p in each] for each in files)
-    identity = _identity(path for each in files for path in each)
-    table = {"packages": packages, "translations": translations, "sha256": identity}
-    write_file(folder / LISTS, json.dumps(table, indent=2).encode())
 
 
 def _apt(folder: Path, lock: IO[str], *arguments: str) -> str:

@@ -23,7 +23,6 @@ from rich.console import Console
 from twinspire.protos.bundle import record
 from twinspire.protos.errors import DataError
 from twinspire.train.config.checks import at_least
-from twinspire.train.data.columns import Columns, rows_of, weights_of
 from twinspire.train.data.source import (
     BY_TIME,
     SourceConfig,
@@ -114,67 +113,47 @@ class MovielensSource:
 
 def _ratings(path: Path, item_ids: pl.Series, positive_from: float) -> pl.DataFrame:
     """Ratings with the columns that `train.data.source` describes, and columns of their users."""
-    users = _table(path, "user")
-    strings = {name: users.strings(name) for name in ("gender", "occupation")}
-    profiles = pl.DataFrame({"group": users.unique_ids("user_id"), "age": users.numbers("age"), **strings})
     ratings = _table(path, "inter")
-    rating = ratings.numbers("rating")
-    ratings.refuse("rating", rating.is_null(), "a number")
-    time = ratings.times("timestamp")
-    ratings.refuse("timestamp", time < 0, "a time of at least 0 (1970-01-01)")
-    table = {
-        "group": ratings.required("user_id", "a user"),
-        "item_row": rows_of(ratings, "item_id", item_ids, f"{_TABLES}.item"),
-        "weight": weights_of(ratings, ""),
-        "label": (rating >= positive_from).cast(pl.Float32),
-        "time": time,
-    }
-    return pl.DataFrame(table).join(profiles, on="group", how="left", maintain_order="left")
+    films = pl.DataFrame({"item_id": item_ids}).with_row_index("item_row")
+    users = _table(path, "user").select(
+        pl.col("user_id").alias("group"), pl.col("age").cast(pl.Float64), "gender", "occupation"
+    )
+    return (
+        ratings.join(films, on="item_id", how="left", maintain_order="left")
+        .select(
+            pl.col("user_id").alias("group"),
+            "item_row",
+            pl.lit(1.0, pl.Float32).alias("weight"),
+            (pl.col("rating").cast(pl.Float64) >= positive_from).cast(pl.Float32).alias("label"),
+            pl.col("timestamp").cast(pl.Float64).alias("time"),
+        )
+        .join(users, on="group", how="left", maintain_order="left")
+    )
 
 
 def _items(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
-    films = _table(path, "item")
-    year = films.strings("release_year").cast(pl.Float64, strict=False)
-    genres = films.strings("class").fill_null("").str.split(" ")
-    items = pl.DataFrame(
-        {
-            "item_id": films.unique_ids("item_id"),
-            "title": films.required("movie_title", "a title"),
-            "year": year,
-            "released": films.strings("release_year"),
-            "genres": genres.list.eval(pl.element().filter(pl.element() != "")),
-        }
+    genres = pl.col("class").fill_null("").str.split(" ")
+    items = _table(path, "item").select(
+        "item_id",
+        pl.col("movie_title").alias("title"),
+        pl.col("release_year").cast(pl.Float64, strict=False).alias("year"),
+        pl.col("release_year").alias("released"),
+        genres.list.eval(pl.element().filter(pl.element() != "")).alias("genres"),
     )
-    return items, {_NO_YEAR: year.null_count()} if year.null_count() else {}
+    absent = items["year"].null_count()
+    return items, {_NO_YEAR: absent} if absent else {}
 
 
-def _table(path: Path, name: str) -> Columns:
-    """A table of the wheel; the types in its header (`user_id:token`) are cut off."""
-    member = f"{_TABLES}.{name}"
-    place = path / member
+def _table(path: Path, name: str) -> pl.DataFrame:
+    """A table of the wheel, all strings; the types in its header (`user_id:token`) are cut off."""
+    place = f"{_TABLES}.{name}"
     try:
         with zipfile.ZipFile(path) as archive:
-            lines = archive.read(member).decode().splitlines()
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{place}: cannot be read: {error}") from None
-    header, *rows = [line.split("\t") for line in lines] or [[]]
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise DataError(f"{place}: row {number}: expected {len(header)} fields, got {len(row)}")
-    names = [each.partition(":")[0] for each in header]
-    columns = {name: [row[n] or None for row in rows] for n, name in enumerate(names)}
-    frame = pl.DataFrame(columns, schema=dict.fromkeys(names, pl.String))
-    for required in _COLUMNS[name]:
-        if required not in names:
-            raise DataError(f"{place}: column {required!r} is missing; columns present: {', '.join(names)}")
-    return Columns(place, frame)
-
-
-_COLUMNS = {
-    "inter": ("user_id", "item_id", "rating", "timestamp"),
-    "item": ("item_id", "movie_title", "release_year", "class"),
-    "user": ("user_id", "age", "gender", "occupation"),
-}
+            content = archive.read(place)
+        table = pl.read_csv(content, separator="\t", quote_char=None, infer_schema=False)
+    except (OSError, KeyError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path / place}: cannot be read: {error}") from None
+    return table.rename(lambda each: each.partition(":")[0])
 
 
 def _fetch(path: Path, sha256: str) -> None:

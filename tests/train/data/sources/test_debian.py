@@ -1,11 +1,7 @@
 """apt's lists become items; nothing here touches the network."""
 
 import io
-import json
-import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,6 @@ from rich.console import Console
 from twinspire.protos.errors import DataError
 from twinspire.train.data.source import Tables
 from twinspire.train.data.sources import debian
-from twinspire.train.paths import ROOT
 
 PACKAGES = """\
 Package: eigen-tool
@@ -79,19 +74,11 @@ Description-en: program that says it twice
 NO_CONSOLE = Console(file=io.StringIO())
 
 
-def write_lists(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    (folder / "Packages").write_text(PACKAGES)
-    (folder / "Translation-en").write_text(TRANSLATION)
-    identity = debian._identity([folder / "Packages", folder / "Translation-en"])
-    index = {"packages": ["Packages"], "translations": ["Translation-en"], "sha256": identity}
-    (folder / debian.LISTS).write_text(json.dumps(index))
-
-
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
-    write_lists(tmp_path / "apt")
-    return debian.fetch_lists(tmp_path / "apt", NO_CONSOLE).read()
+    (tmp_path / "Packages").write_text(PACKAGES)
+    (tmp_path / "Translation-en").write_text(TRANSLATION)
+    return debian.AptLists((tmp_path / "Packages",), (tmp_path / "Translation-en",)).read()
 
 
 def test_a_short_description_is_the_query_for_the_long_one(tables: Tables) -> None:
@@ -158,7 +145,7 @@ def write_apt(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
 
 def test_the_error_of_apt_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_apt(tmp_path / "bin", monkeypatch, 'echo "E: no space left" >&2; exit 100')
-    with pytest.raises(DataError, match="apt-get update failed: E: no space left"):
+    with pytest.raises(DataError, match="apt-get indextargets failed: E: no space left"):
         debian.fetch_lists(tmp_path / "apt", NO_CONSOLE)
 
 
@@ -166,7 +153,6 @@ def test_apt_without_descriptions_is_an_error(tmp_path: Path, monkeypatch: pytes
     write_apt(tmp_path / "bin", monkeypatch, 'echo "W: cannot reach the archive" >&2')
     with pytest.raises(DataError, match=r'"pydocs".*cannot reach the archive'):
         debian.fetch_lists(tmp_path / "apt", NO_CONSOLE)
-    assert not (tmp_path / "apt" / debian.LISTS).exists()
 
 
 def test_lists_are_fetched_once_and_again_on_demand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,62 +205,26 @@ fi""",
     assert debian.fetch_lists(tmp_path / "apt", NO_CONSOLE) == found
 
 
-def fetching_apt(folder: Path, apt: Path, before: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An `apt-get` that fetches two new lists; the path of the log of its steps.
-
-    Args:
-        before: shell commands that it runs when the first list is there and the second is not.
-    """
-    log = folder / "log"
+def test_a_list_that_is_missing_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt, log = tmp_path / "apt", tmp_path / "log"
     script = f"""
 if [ "$1" = update ]; then
-  echo begin >> {log}; printf 'Package: new\\n' > {apt}/Packages
-  {before}
-  printf 'Package: new\\n' > {apt}/Translation-en; echo end >> {log}
+  echo update >> {log}; printf 'Package: a\\n' > {apt}/Packages; printf 'Package: a\\n' > {apt}/Translation-en
 else
   printf 'Packages\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Packages\\n'
   printf 'Translations\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Translation-en\\n'
 fi"""
-    write_apt(folder / "bin", monkeypatch, script)
-    return log
-
-
-@pytest.mark.parametrize("name", ["Packages", "Translation-en"])
-def test_a_list_that_is_missing_or_altered_is_fetched_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    apt = tmp_path / "apt"
-    write_lists(apt)
-    log = fetching_apt(tmp_path, apt, "", monkeypatch)
+    write_apt(tmp_path / "bin", monkeypatch, script)
     known = debian.fetch_lists(apt, NO_CONSOLE)
-    assert not log.exists()
-    with (apt / name).open("a") as file:
+    identity = known.identity()
+    with (apt / "Packages").open("a") as file:
         file.write("\nPackage: more\n")
-    altered = debian.fetch_lists(apt, NO_CONSOLE)
-    assert altered.sha256 == altered.identity() != known.sha256
-    (apt / name).unlink()
-    assert debian.fetch_lists(apt, NO_CONSOLE) == altered
-    assert log.read_text() == "begin\nend\n" * 2
-
-
-def test_a_killed_refresh_is_repeated_after_its_apt_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    apt = tmp_path / "apt"
-    write_lists(apt)
-    killed = tmp_path / "killed"
-    kill = f"[ -e {killed} ] || {{ touch {killed}; kill -9 $PPID; sleep 1; }}"
-    log = fetching_apt(tmp_path, apt, kill, monkeypatch)
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom rich.console import Console\n"
-        "from twinspire.train.data.sources import debian\n"
-        "debian.fetch_lists(Path(sys.argv[1]), Console(stderr=True), refresh=True)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(apt)], cwd=ROOT, stderr=subprocess.DEVNULL)
-    assert done.returncode == -signal.SIGKILL
-    found = debian.fetch_lists(apt, NO_CONSOLE)
-    assert found.sha256 == found.identity()
-    assert log.read_text() == "begin\nend\n" * 2
+    assert debian.fetch_lists(apt, NO_CONSOLE).identity() != identity
+    (apt / "Packages").unlink()
+    with pytest.raises(DataError, match="Packages: cannot be read"):
+        known.identity()
+    assert debian.fetch_lists(apt, NO_CONSOLE).identity() == identity
+    assert log.read_text() == "update\n" * 2
 
 
 def test_versions_of_one_source_are_one_group() -> None:

@@ -76,27 +76,6 @@ def test_ratings_below_positive_from_are_negative(tmp_path: Path) -> None:
         read(make_wheel(tmp_path), MovielensData("movielens", positive_from=6.0))
 
 
-@pytest.mark.parametrize(
-    ("table", "content", "message"),
-    [
-        ("inter", INTER.replace("\t3\t20", "\tnan\t20"), r"ml-100k\.inter: row 2, column 'rating'"),
-        ("inter", INTER.replace("\t3\t20", "\t3\t-20"), r"row 2, column 'timestamp': .* got '-20'"),
-        (
-            "inter",
-            INTER.replace("1\t20\t3", "1\t99\t3"),
-            r"row 2, column 'item_id': .*ml-100k\.item, got '99'",
-        ),
-        ("inter", INTER + "1\t2\n", r"ml-100k\.inter: row 7: expected 4 fields, got 2"),
-        ("item", ITEM.replace("class", "genre"), r"ml-100k\.item: column 'class' is missing"),
-        ("user", "", r"ml-100k\.user: column 'user_id' is missing"),
-    ],
-)
-def test_an_error_names_its_place(tmp_path: Path, table: str, content: str, message: str) -> None:
-    path = make_wheel(tmp_path, **{table: content})
-    with pytest.raises(DataError, match=message):
-        read(path, MovielensData("movielens"))
-
-
 def test_another_wheel_is_refused(tmp_path: Path, console: Console) -> None:
     path = make_wheel(tmp_path)
     with pytest.raises(DataError, match=rf"{WHEEL}: expected the wheel with sha256 {movielens.SHA256}, got"):
