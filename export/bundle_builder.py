@@ -121,7 +121,7 @@ def _fingerprint(experiment: Experiment, run: Run) -> str:
     settings = dataclasses.asdict(experiment)
     for later in ("gates", "retrain"):
         del settings[later]
-    return fingerprint(run.info.run_id, settings, code_fingerprint(__name__, *experiment.modules))
+    return fingerprint(run.info.run_id, settings, code_fingerprint(__name__))
 
 
 class _BundleBuilder:

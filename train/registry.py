@@ -23,8 +23,7 @@ class Registry(Generic[T]):
 
     Args:
         modules: the modules that register implementations: all modules of a package, such as
-            `train.losses.*`. They are imported by the first `find`. `train.fingerprint` understands this
-            notation, so the keys of cached results cover the modules.
+            `train.losses.*`. They are imported by the first `find`.
     """
 
     def __init__(self, modules: str) -> None:

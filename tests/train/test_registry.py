@@ -3,15 +3,12 @@
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from twinspire.train import fingerprint
 from twinspire.train.config import LossConfig, TowerConfig
 from twinspire.train.config.towers import HistoryTower
-from twinspire.train.fingerprint import code_fingerprint
 from twinspire.train.losses.objective import OBJECTIVES
 from twinspire.train.models.tower_factory import ARCHITECTURES
 from twinspire.train.paths import ROOT
@@ -38,34 +35,6 @@ TOWERS = set(get_args(TowerConfig)) - {HistoryTower}  # in whose place a `Sequen
 def test_every_kind_has_an_implementation(config: type) -> None:
     registry: Registry[type] = OBJECTIVES if config in get_args(LossConfig) else ARCHITECTURES
     assert registry.find(object.__new__(config)).__module__.startswith("twinspire.train.")
-
-
-def test_a_key_covers_the_modules_that_a_registry_imports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-    files = {
-        "stage.py": 'kinds = "twinspire.train.kinds.*"\n',
-        "kinds/__init__.py": "",
-        "kinds/one.py": "import json\n",
-    }
-    for name, text in files.items():
-        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "train" / name).write_text(text)
-    keys = {code_fingerprint("twinspire.train.stage")}
-    (tmp_path / "train" / "kinds" / "four").mkdir()
-    for name in ("kinds/__init__.py", "kinds/one.py", "kinds/two.py", "kinds/four/__init__.py"):
-        with (tmp_path / "train" / name).open("a") as file:
-            file.write("more = 1\n")
-        keys.add(code_fingerprint("twinspire.train.stage"))
-    assert len(keys) == 5
-
-
-def test_the_key_of_a_data_set_does_not_cover_towers_and_losses() -> None:
-    files, _ = fingerprint._reachable(ROOT, ("twinspire.train.data.dataset",))
-    assert not [name for name in files if name.startswith(("train/models/", "train/losses/"))]
-    files, _ = fingerprint._reachable(ROOT, ("twinspire.train.training.run",))
-    assert {"train/models/architectures/dssm.py", "train/losses/pairwise.py"} <= {*files}
 
 
 def test_a_configuration_is_read_without_torch() -> None:

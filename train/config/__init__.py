@@ -9,7 +9,7 @@ with; `[export]`, `[precision]`, `[index]` and `[hybrid]` the bundle; `[gates]` 
 `[retrain]` how a champion is trained on.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
@@ -135,15 +135,6 @@ class Experiment:
     def with_features(self, schema: Schema) -> "Experiment":
         """The experiment with the features of trained towers, in which every key is set."""
         return replace(self, query=schema.query, item=schema.item)
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Full names of the modules that define the sections.
-
-        A cached result whose key covers them is made again when the code of a chosen kind changes.
-        """
-        sections = (getattr(self, each.name) for each in fields(self))
-        return tuple(sorted({type(section).__module__ for section in sections if is_dataclass(section)}))
 
 
 def _check_refit(experiment: Experiment) -> None:

@@ -10,7 +10,7 @@ Judged queries are in `judged.parquet`, and `answers.parquet` holds all answers 
 `group` holds out.
 
 The fingerprint covers the configuration of data, split, filters and judged queries, the columns that features
-read, the identity of the source's data, and the code and libraries of this module and of the source. While it
+read, the identity of the source's data, and the code and libraries of this stage. While it
 is unchanged, the folder is loaded and the source is not read, also by an experiment of another name.
 """
 
@@ -269,7 +269,7 @@ def _fingerprint(experiment: Experiment, judged: JudgedConfig | None, identity: 
     parts += [judged] if judged else []
     sections = [*(dataclasses.asdict(part) for part in parts), columns]
     digest.update(json.dumps(sections, sort_keys=True).encode())
-    digest.update(code_fingerprint(__name__, type(experiment.data).__module__).encode())
+    digest.update(code_fingerprint(__name__).encode())
     return digest.hexdigest()
 
 

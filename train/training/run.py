@@ -266,7 +266,7 @@ def _fingerprint(experiment: Experiment, dataset: Dataset, start_id: str = "") -
         settings,
         files,
         dataset.report["fingerprint"],
-        code_fingerprint(__name__, *experiment.modules),
+        code_fingerprint(__name__),
     )
     return fingerprint(key, start_id) if start_id else key
 

@@ -63,7 +63,7 @@ from twinspire.train.data.source import (
     source_config,
 )
 from twinspire.train.data.table_files import find_data_file, identity_of
-from twinspire.train.fingerprint import code_fingerprint, fingerprint
+from twinspire.train.fingerprint import fingerprint
 
 LOGGED = "logged "  # before the name of a column that is read from the query of an answer
 
@@ -183,8 +183,7 @@ class ServiceSource:
         digest.update(repr((rows, self.types, self.context.learns_from_negatives)).encode())
         digest.update((identity_of([self._items]) if self.data.items else "").encode())
         if before:
-            code = code_fingerprint(type(before[0]).__module__)
-            digest.update(f"{before[1].identity()} {fingerprint(before[0])} {code}".encode())
+            digest.update(f"{before[1].identity()} {fingerprint(before[0])}".encode())
         return f"{digest.hexdigest()} {time_text(period.cutoff)}"
 
     def read(self) -> Tables:

@@ -63,7 +63,6 @@ def test_a_new_kind_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         dataset = prepare(experiment, tmp_path, tmp_path / "cache", console=Console(file=io.StringIO()))
     finally:
         sys.modules.pop("twinspire.train.data.sources.forum", None)
-    assert "twinspire.train.data.sources.forum" in experiment.modules
     assert (dataset.report["kind"], dataset.items.height, dataset.pairs.height) == ("forum", 20, 20)
     assert dataset.items.row(0) == ("0", "answer 0")
 
