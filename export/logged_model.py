@@ -14,7 +14,7 @@ from twinspire.protos import bundle, names
 from twinspire.protos.figures import JUDGED
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.train.training.mlflow_dataset import DIGEST_LENGTH
-from twinspire.train.training.run_metrics import TABLE, as_table, select_compared
+from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.tracking import get_run, log_in_batches, mlflow_errors
 
 REPORTS = "export"  # folder of the reports among a run's artifacts
@@ -40,7 +40,6 @@ def log_bundle(folder: Path, run_id: str) -> LoggedModel:
         if known and known[0].metrics:
             return known[0]
         client.log_artifacts(run_id, str(folder / bundle.REPORTS), REPORTS)
-        client.log_text(run_id, as_table(manifest.quality), f"{REPORTS}/{TABLE}")
         name = f"{manifest.name.replace('.', '-')}-{version[: names.DIGITS]}"  # MLflow refuses dots
         new = name, run_id, {BUNDLE_VERSION: version}, run.data.params, KIND, experiment
         model = known[0] if known else mlflow.create_external_model(*new)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from twinspire.protos.bundle import write_file
 from twinspire.protos.cli import as_typed, command_line, imports_frozen
 from twinspire.train.cli import add_experiment_command, execute
 from twinspire.train.config import Experiment, read_experiment
@@ -22,18 +21,16 @@ if TYPE_CHECKING:
 
 
 def data(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Read, check and split the data set, and write a page on what it holds."""
+    """Read, check and split the data set, and say what it holds."""
     experiment = read_experiment(arguments.config)
     dataset = _dataset(experiment, arguments)
-    from twinspire.train.data.data_page import PAGE, data_page  # imports matplotlib
+    from twinspire.train.data.contents import contents  # imports polars
 
-    page, lines = data_page(dataset, experiment)
-    write_file(dataset.folder / PAGE, page.encode())
     written = {}
     if arguments.tables is not None:
         dataset.write_tables(arguments.tables)
         written = {"tables": str(arguments.tables)}
-    return dataset.report | {"contents": lines, "page": str(dataset.folder / PAGE), **written}
+    return dataset.report | {"contents": contents(dataset, experiment), **written}
 
 
 def fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -100,9 +97,8 @@ def show_data(report: dict[str, Any], console: Console) -> None:
         table.add_row(reason, f"{count:,}")
     if table.row_count:
         console.print(table)
-    for name in ("page", "tables"):
-        if name in report:
-            console.print(f"{name}: {report[name]}", highlight=False, markup=False, soft_wrap=True)
+    if "tables" in report:
+        console.print(f"tables: {report['tables']}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _histories(report: Mapping[str, Any]) -> Iterator[str]:

@@ -56,7 +56,6 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "itemmean": "item means",
     "user_item": "user + item means",
     "user_item_knn": "user + item means, item-kNN",
-    "hashed_lr": "hashed logistic regression",
 }
 TIMEOUT_SECONDS = 120.0  # for the server to start, and to stop
 

@@ -82,7 +82,7 @@ def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
     assert {path.name for path in (made.folder / bundle.REPORTS).iterdir()} == names
     client = mlflow.MlflowClient()
     logged = client.list_artifacts(made.run.info.run_id, "export")
-    assert {Path(each.path).name for each in logged} == {*names, "metrics.csv"}
+    assert {Path(each.path).name for each in logged} == {*names}
     report = json.loads((made.folder / bundle.REPORTS / "latency.json").read_text())
     for key in ("query_tower_b1_p50_us", "item_tower_b32_p50_us", "torch_over_onnx_b1"):
         assert made.run.data.metrics[f"latency/{key}"] == report["metrics"][key]

@@ -70,19 +70,6 @@ def test_the_served_score_is_that_of_torch(clicks: Made) -> None:
     served_as_by_torch(clicks)
 
 
-def test_the_run_says_which_additive_model_stands_beside_the_towers(clicks: Made) -> None:
-    with tracking_at(clicks.uri):
-        towers = load_model(clicks.run).towers
-    parameters = clicks.run.data.params
-    assert parameters["additive.kind"] in ("means", "logistic")
-    weight = float(parameters["additive.weight"])
-    assert weight > 0
-    for tower in towers:
-        part: Any = tower.additive
-        assert float(part.model_factors.max()) == pytest.approx(weight)
-    assert clicks.metrics["validation_additive_log_loss"] > 0
-
-
 def served_as_by_torch(clicks: Made) -> None:
     """The service gives the probabilities that torch computes."""
     data = training_data_of(clicks.dataset, clicks.experiment.query, clicks.experiment.item)
@@ -141,7 +128,7 @@ def test_without_its_run_a_bundle_is_compared_with_the_baselines_of_its_manifest
     quality = bundle.read(clicks.folder).quality
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
         again = commands.evaluate(Namespace(config=clicks.config, bundle=clicks.folder, runs=None))
-    assert again["hashed_lr_auc"] == quality["hashed_lr_auc"]
+    assert again["user_item_auc"] == quality["user_item_auc"]
     assert again["verdict"] == quality["verdict"]
 
 
@@ -149,11 +136,11 @@ def test_a_run_has_the_metrics_of_labels_and_a_calibration(clicks: Made) -> None
     metrics = clicks.metrics
     assert bundle.read(clicks.folder).score.kind == "sigmoid"
     assert metrics["log_loss"] < metrics["base_rate_log_loss"] - 0.05
-    for name in ("base_rate", "itemmean", "user_item", "user_item_knn", "hashed_lr"):
+    for name in ("base_rate", "itemmean", "user_item", "user_item_knn"):
         gain = metrics[f"{name}_log_loss_gain"]
         assert gain == pytest.approx(metrics[f"{name}_log_loss"] - metrics["log_loss"], abs=1e-9)
         assert metrics[f"{name}_log_loss_gain_low"] <= gain <= metrics[f"{name}_log_loss_gain_high"]
-    assert {"ece", "uncalibrated_ece", "auc_low", "validation_hashed_lr_log_loss"} <= set(metrics)
+    assert {"ece", "uncalibrated_ece", "auc_low", "validation_user_item_log_loss"} <= set(metrics)
     assert clicks.run.data.params["calibration.kind"] in ("none", "temperature", "platt")
     best = int(metrics["best_epoch"])
     assert best > 0

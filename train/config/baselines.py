@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 _MODULES = Path(__file__).parents[1] / "evaluation" / "baselines"
-LABEL_BASELINE_NAMES = ("base_rate", "itemmean", "user_item", "user_item_knn", "hashed_lr")
+LABEL_BASELINE_NAMES = ("base_rate", "itemmean", "user_item", "user_item_knn")
 """Baselines that predict labels, of `train/evaluation/label_baselines.py`; the others rank."""
 
 

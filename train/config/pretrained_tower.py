@@ -24,7 +24,7 @@ EncodingPrecision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TransformerTower(TowerSection):
-    """A pretrained text encoder (BERT and its kin) on both sides, on one, or as the teacher of both.
+    """A pretrained text encoder (BERT and its kin), frozen, on both sides, on one, or as the teacher of both.
 
     `query` and `item` say what each side is made of: `pretrained` is the encoder; `hashed` is a bag of hashed
     words and n-grams, which is far faster and first learns the encoder's vectors of the training texts. With
@@ -39,9 +39,7 @@ class TransformerTower(TowerSection):
             share: its vector is that of the encoder plus that of the words. What an encoder does not know,
             such as names and rare words, is matched as in `bag`. Where it is not set, they do if the other
             side is hashed.
-        trainable: train the encoder's weights too, which encodes every text in each epoch, with gradients. If
-            not, texts are encoded once.
-        encoding: precision of the encoder's matrix products where texts are encoded once, before training.
+        encoding: precision of the encoder's matrix products where texts are encoded, before training.
             `bfloat16` is twice as fast on a CPU that computes with it.
         query_hidden: width of the query tower's residual layer; 0 leaves it out, which is the default of a
             hashed query side: there the layer takes much of a query's time.
@@ -60,7 +58,6 @@ class TransformerTower(TowerSection):
     query: Literal["pretrained", "hashed"] = "pretrained"
     item: Literal["pretrained", "hashed"] = "pretrained"
     words_beside: bool = FROM_DATA
-    trainable: bool = False
     encoding: EncodingPrecision = "float32"
     query_hidden: int = FROM_DATA
     item_hidden: int = 1024
@@ -88,8 +85,6 @@ class TransformerTower(TowerSection):
         conditions = {
             'query or item = "hashed"': (is_student, ("align_epochs",)),
             'query or item = "hashed", or words_beside': (is_hashed, ("orders", "words")),
-            'query or item = "pretrained"': (self.sides != (), ("trainable",)),
-            "trainable = false": (is_student or not self.trainable, ("encoding",)),
         }
         refuse_unused(self, conditions)
         if not is_hashed and self.buckets not in (FROM_DATA, self._for_english["buckets"]):
@@ -97,7 +92,7 @@ class TransformerTower(TowerSection):
                 'buckets: goes with query or item = "hashed", or words_beside; leave it out, it would change '
                 "nothing"
             )
-        if not is_hashed and not self.trainable and not (self.query_hidden or self.item_hidden):
+        if not is_hashed and not (self.query_hidden or self.item_hidden):
             raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
         if not is_hashed:  # nothing is hashed, so nothing is chosen from the data
             for name, value in self._for_english.items():
@@ -118,8 +113,8 @@ class TransformerTower(TowerSection):
 
     @property
     def usual_loss(self) -> LossConfig:  # type: ignore[override]
-        """Softmax with mined negatives, and with random ones where encoding them costs little."""
-        random = 0 if self.trainable else 512 if self.words_beside else 4096
+        """Softmax with mined negatives and random ones."""
+        random = 512 if self.words_beside else 4096
         return InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=random)
 
     def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:

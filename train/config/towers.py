@@ -127,16 +127,13 @@ class ClicksTower(TowerSection):
     the item's. So the model is a factorisation machine (Rendle 2010) of which each side is one vector: the
     biases are one more coordinate, [u, b_u, 1] and [v, 1, b_v]. Histories of positive and of negative items
     are pooled together: their sum is divided by the number of items plus a learned constant, so that a short
-    history says less (`train/models/clicks.py`).
+    history says less (`train/models/clicks.py`). Biases start as user and item means of the labels.
 
     Args:
         dimension: coordinates of u and v.
         crosses: add the products of features of the same side to its bias, as a factorisation machine does.
         hidden: width of a residual layer on each side; 0 leaves it out.
         dropout: dropout on u.
-        additive: after training, mix the logits with those of an additive model, with a weight from
-            validation: user and item means of labels, or logistic regression over categories and ids
-            (`train/training/additive_model.py`).
         orders: lengths of the letter n-grams of texts.
         words: also hash whole words of texts.
         buckets: rows of the hashed table of texts.
@@ -148,7 +145,6 @@ class ClicksTower(TowerSection):
     crosses: bool = False
     hidden: int = 0
     dropout: float = 0.2
-    additive: bool = True
     orders: tuple[int, ...] = (3,)
     words: bool = True
     buckets: int = 8192

@@ -1,4 +1,4 @@
-"""Means of labels by item and by user: a baseline of labelled pairs, and a part of click towers.
+"""Means of labels by item and by user: a baseline of labelled pairs, and the start of click towers.
 
     logit p = logit(s_i) + factor * sum_j (y_j - s_j) / (n + k)
 
@@ -8,8 +8,9 @@ label y_j, which makes users comparable whichever items they met. k shrinks the 
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 Floats = npt.NDArray[np.float64]
 Predict = Callable[[Pairs], Floats]  # pairs (P,) -> probabilities (P,)
+Residuals = Callable[[Pairs], tuple[Floats, Floats]]
 
 SMOOTHINGS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0)  # events
 USER_FACTORS = (3.0, 4.0, 5.0, 6.0)
@@ -36,48 +38,6 @@ class FittedLabels:
     settings: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class UserItemMeans:
-    """The fitted formula of this module.
-
-    Args:
-        shares: (N,), s_i of each item.
-        positive_rate: the share of positives of all training pairs.
-        user_residuals: pairs (P,) -> for each pair's user the sum of y_j - s_j, (P,), and the number n of
-            events, (P,).
-        item_smoothing: of the shares.
-        smoothing: k, in events.
-        factor: of the formula.
-    """
-
-    shares: Floats
-    positive_rate: float
-    user_residuals: Callable[[Pairs], tuple[Floats, Floats]]
-    item_smoothing: float
-    smoothing: float
-    factor: float
-
-    def logits(self, pairs: Pairs) -> Floats:
-        """(P,)."""
-        sums, counts = self.user_residuals(pairs)
-        user = self.factor * sums / (counts + self.smoothing)
-        return np.asarray(scipy.special.logit(self.shares[pairs.item]) + user)
-
-    def predict(self, pairs: Pairs) -> Floats:
-        """(P,): probabilities."""
-        return np.asarray(scipy.special.expit(self.logits(pairs)))
-
-
-def best_on_validation(
-    data: TrainingData, grid: Mapping[str, Sequence[float]], fit: Callable[..., Predict]
-) -> FittedLabels:
-    """The predictions of the values with the lowest log loss on validation."""
-    choices: list[dict[str, float]] = [{}]
-    for name, values in grid.items():
-        choices = [{**chosen, name: value} for chosen in choices for value in values]
-    return lowest_loss(data, (FittedLabels(fit(**chosen), chosen) for chosen in choices))
-
-
 def lowest_loss(data: TrainingData, fitted: Iterable[FittedLabels]) -> FittedLabels:
     """The predictions with the lowest log loss on validation; of equal ones the first."""
     return min(fitted, key=lambda each: _loss_on_validation(data, each.predict))
@@ -90,51 +50,53 @@ def _loss_on_validation(data: TrainingData, predict: Predict) -> float:
 
 def item_means(data: TrainingData) -> FittedLabels:
     """Each item's share of positives, shrunk towards that of all pairs; validation chooses by how much."""
-
-    def fit(smoothing: float) -> Predict:
-        shares = item_shares(data, smoothing)
-        return lambda pairs: shares[pairs.item]
-
-    return best_on_validation(data, {"smoothing": SMOOTHINGS}, fit)
-
-
-def user_item_means(query: Mapping[str, FeatureSpec], data: TrainingData, as_read: bool) -> UserItemMeans:
-    """The items' smoothing is that of `item_means`; the users' smoothing and factor are chosen after it.
-
-    Where the towers read histories of both kinds, a pair's events are those of the histories; else the
-    user's training pairs; without users there are none.
-
-    Args:
-        as_read: of histories, count only the newest events, `max_length` of them, as the towers do. Items
-            that are in no vocabulary count here, and not for the towers.
-    """
-    train = data.parts["train"]
-    smoothing = item_means(data).settings["smoothing"]
-    shares = item_shares(data, smoothing)
-    histories = both_histories(query, data)
-    sums = _history_sums(histories, shares, as_read) if histories else _training_sums(data, shares)
-    rate = float(train.is_positive.mean())
-    tried = [
-        UserItemMeans(shares, rate, sums, smoothing, *of_user)
-        for of_user in itertools.product(SMOOTHINGS, USER_FACTORS)
-    ]
-    return min(tried, key=lambda each: _loss_on_validation(data, each.predict))
+    shares = {smoothing: item_shares(data, smoothing) for smoothing in SMOOTHINGS}
+    tried = [FittedLabels(partial(_of_items, each), {"smoothing": k}) for k, each in shares.items()]
+    return lowest_loss(data, tried)
 
 
 def user_item(query: Mapping[str, FeatureSpec], data: TrainingData) -> FittedLabels:
-    """The formula with the events that the towers read, or with all that are known before a pair."""
-    found, histories = [], both_histories(query, data)
-    for as_read in (True, False) if histories else (False,):
-        means = user_item_means(query, data, as_read)
-        settings: dict[str, Any] = {
-            "item_smoothing": means.item_smoothing,
-            "smoothing": means.smoothing,
-            "factor": means.factor,
-        }
-        if histories:
-            settings["events"] = "as the towers" if as_read else "all"
-        found.append(FittedLabels(means.predict, settings))
-    return lowest_loss(data, found)
+    """The formula of this module; validation chooses k and the factor, after the smoothing of `item_means`.
+
+    Where the towers read histories of both kinds, a pair's events are those of the histories: the newest
+    ones, as many as the towers read, or all; validation chooses. Else they are the user's training pairs;
+    without users there are none.
+    """
+    smoothing = item_means(data).settings["smoothing"]
+    shares = item_shares(data, smoothing)
+    histories, item = both_histories(query, data), scipy.special.logit(shares)
+    residuals: list[tuple[dict[str, Any], Residuals]] = [({}, _training_sums(data, shares))]
+    if histories:
+        residuals = [
+            ({"events": name}, _history_sums(histories, shares, as_read))
+            for name, as_read in (("as the towers", True), ("all", False))
+        ]
+    tried = [
+        FittedLabels(
+            partial(_of_users, item, of_users, k, factor),
+            {"item_smoothing": smoothing, "smoothing": k, "factor": factor, **events},
+        )
+        for events, of_users in residuals
+        for k, factor in itertools.product(SMOOTHINGS, USER_FACTORS)
+    ]
+    return lowest_loss(data, tried)
+
+
+def _of_items(shares: Floats, pairs: Pairs) -> Floats:
+    return np.asarray(shares[pairs.item])
+
+
+def _of_users(item: Floats, residuals: Residuals, smoothing: float, factor: float, pairs: Pairs) -> Floats:
+    """(P,): the probabilities by the formula of this module.
+
+    Args:
+        item: (N,), log-odds of each item.
+        residuals: pairs (P,) -> for each pair's user the sum of y_j - s_j, (P,), and the number n of events,
+            (P,).
+        smoothing: k, in events.
+    """
+    sums, counts = residuals(pairs)
+    return np.asarray(scipy.special.expit(item[pairs.item] + factor * sums / (counts + smoothing)))
 
 
 def both_histories(
@@ -165,7 +127,7 @@ def first_event(spec: HistoryFeature, values: Histories, as_read: bool) -> npt.N
 
 def _history_sums(
     histories: Mapping[str, tuple[HistoryFeature, Histories]], shares: Floats, as_read: bool
-) -> Callable[[Pairs], tuple[Floats, Floats]]:
+) -> Residuals:
     sides: list[tuple[Floats, Floats]] = []
     for kind, residuals in zip(KINDS, (1 - shares, -shares), strict=True):
         spec, values = histories[kind]
@@ -176,7 +138,7 @@ def _history_sums(
     return lambda pairs: (sums[pairs.query], counts[pairs.query])
 
 
-def _training_sums(data: TrainingData, shares: Floats) -> Callable[[Pairs], tuple[Floats, Floats]]:
+def _training_sums(data: TrainingData, shares: Floats) -> Residuals:
     train = data.parts["train"]
     if train.user is None:
         return lambda pairs: (np.zeros(len(pairs)), np.zeros(len(pairs)))

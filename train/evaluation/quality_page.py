@@ -1,6 +1,6 @@
 """A page that shows where a model is better or worse than the baselines on the test part, and on what.
 
-It has a plot of quality by how frequent the right item is in training, and the queries on which the model
+It has a table of quality by how frequent the right item is in training, and the queries on which the model
 and the best baseline differ most. A run holds the page of its towers, and the export that of the bundle.
 """
 
@@ -13,16 +13,14 @@ import numpy.typing as npt
 from twinspire.train.data.training_data import Histories, TrainingData
 from twinspire.train.evaluation.baselines import BASELINES
 from twinspire.train.evaluation.intervals import clusters_of, interval
-from twinspire.train.evaluation.plots import by_item_frequency
 from twinspire.train.html_page import html_page
 from twinspire.train.markdown import plain, table
 from twinspire.train.metrics import Ranked, per_query
-from twinspire.train.plots import as_png
 
 PAGE = "quality.html"
 FIRST = 10  # places of a ranking that count
 GROUPS = 5  # of items that training has seen, with about as many answers each
-MOST_BASELINES = 3  # in the plot
+MOST_BASELINES = 3  # in the table of frequencies
 EXAMPLES = 10  # queries in each table
 CELL = 120  # characters
 EVENTS_SHOWN = 5  # of a history
@@ -44,12 +42,12 @@ def quality_page(data: TrainingData, answers: Mapping[str, Ranked], name: str, o
     ndcg = {each: per_query(answers[each], relevant)["ndcg_at_10"].mean() for each in labels}
     best = sorted(labels, key=lambda each: -ndcg[each])[:MOST_BASELINES]
     shown = {own: answers[""], **{labels[each]: answers[each] for each in best}}
-    pictures = {"items.png": as_png(_by_frequency(data, shown, relevant, f"{name}: test queries"))}
     parts = [f"# {plain(name)}, {own}: better and worse than the baselines"]
-    parts += ["## By frequency of the right item", "![share of answers in the first 10](items.png)"]
+    parts += ["## Share of answers in the first 10, by interactions of the right item in training"]
+    parts += [_by_frequency(data, shown, relevant)]
     if best:
         parts += _examples(data, queries, relevant, (own, answers[""]), (labels[best[0]], answers[best[0]]))
-    return html_page("\n\n".join(parts) + "\n", pictures)
+    return html_page("\n\n".join(parts) + "\n", {})
 
 
 def item_groups(counts: Rows) -> dict[str, npt.NDArray[np.bool_]]:
@@ -70,17 +68,18 @@ def item_groups(counts: Rows) -> dict[str, npt.NDArray[np.bool_]]:
     return groups if len(groups) == 1 else {**groups, "all": np.ones(len(counts), bool)}
 
 
-def _by_frequency(
-    data: TrainingData, rankings: Mapping[str, Ranked], relevant: Sequence[Rows], title: str
-) -> Any:
-    """The plot; an answer is a query and one of its relevant items."""
+def _by_frequency(data: TrainingData, rankings: Mapping[str, Ranked], relevant: Sequence[Rows]) -> str:
+    """A table of the share of answers among the first ten; an answer is a query and one of its items."""
     query, item = np.repeat(np.arange(len(relevant)), [*map(len, relevant)]), np.concatenate([*relevant])
     groups, clusters = item_groups(data.counts()[item]), clusters_of(data, "test")
-    found = {}
-    for label, ranked in rankings.items():
-        hits = (ranked[query, :FIRST] == item[:, None]).any(axis=1)
-        found[label] = [interval(hits[which], clusters[query[which]]) for which in groups.values()]
-    return by_item_frequency({label: int(which.sum()) for label, which in groups.items()}, found, title)
+    hits = {label: (each[query, :FIRST] == item[:, None]).any(axis=1) for label, each in rankings.items()}
+    rows = []
+    for group, which in groups.items():
+        found = [interval(each[which], clusters[query[which]]) for each in hits.values()]
+        shares = [f"{each.mean:.3f} ({each.low:.3f} to {each.high:.3f})" for each in found]
+        rows.append([group, f"{which.sum():,}", *shares])
+    heads = ["interactions", "answers", *map(plain, hits)]
+    return table(heads, rows, "lr" + "r" * len(hits))
 
 
 def _examples(

@@ -1,4 +1,4 @@
-"""Layers of towers that predict clicks: pooled feedback, crosses, additive parts.
+"""Layers of towers that predict clicks: pooled feedback, and crosses.
 
 A dot product of [u, b_u, 1] and [v, 1, b_v] is <u, v> + b_u + b_v. In this module W = D + 1 is the width of
 an encoded feature: D coordinates of its vector, and its bias.
@@ -16,7 +16,6 @@ from twinspire.train.models.heads import Head
 from twinspire.train.models.towers import Inputs, Tower
 
 USUAL_SHRINKAGE = 3.0  # start value, in items
-ADDITIVE = "additive"  # the part of a click tower that holds an additive model
 
 
 class FeedbackEncoder(nn.Module):
@@ -55,66 +54,6 @@ class FeedbackEncoder(nn.Module):
         return (total + shrinkage * self.none) / (count + shrinkage)
 
 
-class AdditivePart(nn.Module):
-    """One side of an additive model of labels, mixed with the bias of the trained tower.
-
-    The model adds up a number for each value of the side's categories and ids; of histories, a number for
-    each item is summed, and divided by their length plus a smoothing. `train/training/additive_model.py` sets
-    it after training: before, it changes nothing.
-
-    Args:
-        sizes: name of a category or an id -> V, rows of its table.
-        histories: name of a history -> V, likewise.
-        width: D + 2.
-        bias_index: of the side's bias among the coordinates.
-
-    Attributes:
-        value_tables: name of a category or an id -> table (V,), with zeros for padding and unknown values.
-        history_tables: name of a history -> table (V,), likewise.
-        tower_factors: (D + 2,), factors of the tower's coordinates.
-        model_factors: (D + 2,), zero, but at `bias_index` the weight of the model.
-    """
-
-    smoothing: Tensor
-    tower_factors: Tensor
-    model_factors: Tensor
-
-    def __init__(
-        self, sizes: Mapping[str, int], histories: Mapping[str, int], width: int, bias_index: int
-    ) -> None:
-        super().__init__()
-        self.value_tables, self.history_tables = _zeros(sizes), _zeros(histories)
-        self.bias_index = bias_index
-        self.register_buffer("smoothing", torch.ones(()))
-        self.register_buffer("tower_factors", torch.ones(width))
-        self.register_buffer("model_factors", torch.zeros(width))
-
-    def forward(self, inputs: Inputs, coordinates: Tensor) -> Tensor:
-        """(B, D + 2) -> (B, D + 2)."""
-        return coordinates * self.tower_factors + self.logits(inputs)[:, None] * self.model_factors
-
-    def logits(self, inputs: Inputs) -> Tensor:
-        """(B,): the side's part of the model's logits."""
-        parts = [table[cast(Tensor, inputs[name])].sum(dim=1) for name, table in self.value_tables.items()]
-        if len(self.history_tables):
-            histories = [(table, cast(Tensor, inputs[name])) for name, table in self.history_tables.items()]
-            total = _added([table[rows].sum(dim=1) for table, rows in histories])
-            count = _added([(rows != 0).to(total.dtype).sum(dim=1) for _, rows in histories])
-            parts.append(total / (count + self.smoothing))
-        return _added(parts) if parts else torch.zeros_like(self.tower_factors[:1])
-
-
-def _added(tensors: list[Tensor]) -> Tensor:
-    total: Tensor = sum(tensors[1:], start=tensors[0])
-    return total
-
-
-def _zeros(sizes: Mapping[str, int]) -> nn.ParameterDict:
-    return nn.ParameterDict(
-        {name: nn.Parameter(torch.zeros(size), requires_grad=False) for name, size in sizes.items()}
-    )
-
-
 class ClickTower(Tower):
     """One side of a click model; its encoders may be few, and its histories are pooled together.
 
@@ -123,7 +62,6 @@ class ClickTower(Tower):
         deep: (B, W) -> the coordinates of the side.
         feedback: the encoder of the histories, if there are any.
         crosses: add the products of features to the bias.
-        additive: the side's part of an additive model, if it has one; it is left out in training.
     """
 
     def __init__(
@@ -133,22 +71,10 @@ class ClickTower(Tower):
         head: Head,
         feedback: FeedbackEncoder | None = None,
         crosses: bool = False,
-        additive: AdditivePart | None = None,
     ) -> None:
         super().__init__(encoders, deep, head)
         self.feedback = feedback
         self.crosses = crosses
-        self.additive: AdditivePart | None = additive
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        """Also the part of an additive model."""
-        return (*super().optional, ADDITIVE)
-
-    def with_parts(self, inputs: Inputs, own: Tensor) -> Tensor:
-        """(B, D + 2): the coordinates with the additive model in the bias."""
-        own = super().with_parts(inputs, own)
-        return own if self.additive is None or self.training else self.additive(inputs, own)
 
     def encode_features(self, inputs: Inputs) -> Tensor:
         """(B, W): the sum of the features' vectors and biases, with the products of features in the bias."""

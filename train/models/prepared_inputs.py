@@ -1,9 +1,8 @@
-"""The tower inputs of all queries or all items in memory. Texts are hashed or tokenized before training."""
+"""The tower inputs of all queries or all items in memory. Texts are hashed before training."""
 
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -17,8 +16,6 @@ from twinspire.protos.features import (
     CODE_POINTS,
     FIRST_KNOWN,
     ITEM_VOCABULARY,
-    PADDING,
-    TOKENS,
     Array,
     Arrays,
     FeatureSpec,
@@ -86,36 +83,6 @@ def hash_texts(texts: Sequence[str], max_length: int, hashing: WordHashing) -> H
         counts[by_text].astype(np.float32),
         np.concatenate([[0], np.cumsum(sizes)]),
     )
-
-
-@dataclass(frozen=True)
-class TokenizedTexts:
-    """The tokens of all texts, concatenated: text n is `ids[starts[n]:starts[n + 1]]`."""
-
-    ids: npt.NDArray[np.int32]
-    starts: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, texts: Sequence[str], spec: TextFeature, folder: Path) -> "TokenizedTexts":
-        """Tokenize all texts; errors as of `TextInput.converter`."""
-        convert = spec.converter({}, folder)
-        found = [convert([text], "text")[0] for text in texts]
-        rows = [ids[ids != PADDING] for ids in found]
-        starts = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-        return cls(np.concatenate(rows) if rows else np.empty(0, np.int32), starts)
-
-    def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """int64 (B,): the number of tokens of each text at `index`."""
-        return self.starts[index + 1] - self.starts[index]
-
-    def batch(self, index: npt.NDArray[np.int64]) -> torch.Tensor:
-        """int32 (B, L): the texts at `index`, padded behind to the longest of them, as `TowerInputs` does."""
-        begin, lengths = self.starts[index], self.lengths(index)
-        columns = np.arange(max(1, int(lengths.max(initial=0))))
-        present = columns < lengths[:, None]
-        source = np.where(present, begin[:, None] + columns, 0)
-        ids = self.ids if len(self.ids) else np.zeros(1, np.int32)
-        return torch.from_numpy(np.where(present, ids[source], np.int32(PADDING)))
 
 
 class PreparedHistories:
@@ -192,8 +159,8 @@ class PreparedInputs:
 
     Args:
         values: feature name -> raw values of all records.
-        encoded: feature name -> float32 (N, H), texts that a frozen encoder has encoded already; they take
-            the place of its tokens.
+        encoded: feature name -> float32 (N, H), texts that a pretrained encoder has encoded; they take the
+            place of its tokens.
     """
 
     def __init__(
@@ -207,14 +174,10 @@ class PreparedInputs:
         given_features = getattr(schema, side)
         features = {k: v for k, v in given_features.items() if k not in encoded}
         texts = _texts(features, CODE_POINTS)
-        tokenized = _texts(features, TOKENS) | _texts(features, BOTH)
         beside = _texts(given_features, BOTH)
         histories = {k: v for k, v in features.items() if isinstance(v, HistoryFeature)}
-        others = (texts, tokenized, histories)
+        others = (texts, histories)
         rest = {k: v for k, v in features.items() if not any(k in each for each in others)}
-        self.tokenized = {
-            name: TokenizedTexts.of(values[name], spec, schema.folder) for name, spec in tokenized.items()
-        }
         self.texts = {name: hash_texts(values[name], text.longest, hashing) for name, text in texts.items()}
         for name, text in beside.items():
             self.texts[f"{name}{BESIDE}"] = hash_texts(values[name], text.longest, hashing)
@@ -234,14 +197,12 @@ class PreparedInputs:
         """The same records with one of their hashed texts alone, under another name."""
         found = copy.copy(self)
         found.texts = {renamed: self.texts[name]}
-        found.tokenized, found.histories, found.arrays = {}, {}, {}
+        found.histories, found.arrays = {}, {}
         return found
 
     def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """int64 (B,): for each record the positions of its longest history or tokenized text, 0 without."""
+        """int64 (B,): for each record the positions of its longest history, 0 without."""
         found = np.zeros(len(index), np.int64)
-        for texts in self.tokenized.values():
-            np.maximum(found, texts.lengths(index), out=found)
         for histories in self.histories.values():
             np.maximum(found, histories.lengths(index), out=found)
         return found
@@ -253,7 +214,6 @@ class PreparedInputs:
             index: int64 (B,).
         """
         inputs: dict[str, Any] = {name: corpus.bags(index) for name, corpus in self.texts.items()}
-        inputs |= {name: corpus.batch(index) for name, corpus in self.tokenized.items()}
         for name, corpus in self.histories.items():
             inputs[name] = corpus.rows(index) if spans is None else corpus.windows(spans)
             if corpus.run_times is not None:

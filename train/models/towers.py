@@ -90,13 +90,8 @@ class Tower(nn.Module):
                 own = mixture(inputs[name], own)
         return own
 
-    @property
-    def optional(self) -> tuple[str, ...]:
-        """Names of the attributes that hold parts which the end of a run may remove, and then are None."""
-        return PARTS
-
-    def remove(self, part: str) -> None:
-        """Take a part away, one of `optional`."""
+    def remove(self, part: Part) -> None:
+        """Take a part away, which is then None, as the end of a run may do."""
         setattr(self, part, None)
 
     def parts_before(self, part: Part) -> "list[Mixture]":

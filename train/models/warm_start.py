@@ -28,7 +28,7 @@ from twinspire.train.models.placement import to_device_of_module
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import IdEncoder
 from twinspire.train.models.tower_factory import Architecture, Towers
-from twinspire.train.models.towers import Tower
+from twinspire.train.models.towers import PARTS, Tower
 
 NEWCOMERS = "newcomers"  # the content fallback of a tower
 
@@ -73,7 +73,7 @@ def _copy(side: Side, tower: Tower, schema: Schema, other: Tower, known: Schema)
     """Copy all weights of one tower, rows of tables by their values."""
     vocabulary_of = dict(_tables(side, tower))
     source = other.state_dict()
-    skipped = tuple(f"{part}." for part in (*tower.optional, NEWCOMERS))
+    skipped = tuple(f"{part}." for part in (*PARTS, NEWCOMERS))
     for name, own in tower.state_dict().items():
         given = source.get(name)
         if given is None or name.startswith(skipped):

@@ -18,6 +18,7 @@ from twinspire.protos.bundle import write_file
 from twinspire.protos.errors import DataError
 from twinspire.train.models.placement import moved
 from twinspire.train.models.tower_factory import Towers
+from twinspire.train.models.towers import PARTS
 from twinspire.train.training.trainer import State, Trainer
 
 RUN_STATE = "run.pt"
@@ -105,7 +106,7 @@ def _towers_state(towers: Towers) -> dict[str, Any]:
 def _restore_towers(source: Path | str, content: dict[str, Any], towers: Towers) -> None:
     try:
         for side, tower in zip(("query", "item"), towers, strict=True):
-            for part in tower.optional:
+            for part in PARTS:
                 if not any(name.startswith(f"{part}.") for name in content[side]):
                     tower.remove(part)  # as the end of a run did before they were stored
             tower.load_state_dict(content[side])

@@ -11,9 +11,8 @@ read. An item that training has not seen has the towers' coordinates only, so th
 alone. `part_weights.py` chooses the weight.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from twinspire.train.models.placement import to_device_of
 from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from twinspire.train.models.tower_factory import Towers
 from twinspire.train.models.towers import Part
-from twinspire.train.training.part_weights import PartWeighting, WeightCurves, part_of, remove_part
+from twinspire.train.training.part_weights import ChosenPart, WeightCurves, part_of
 from twinspire.train.training.trainer import Trainer
 
 PART: Part = "mixture"  # of the towers' coordinates
@@ -56,50 +55,6 @@ class Linear:
     settings: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Mixed:
-    """What was chosen.
-
-    Args:
-        weight: of the linear model's scores, once they have the standard deviation of the towers' scores. It
-            is 0 if the towers are better alone; they then lose the coordinates of the linear model.
-        unit: the standard deviation of the towers' scores, divided by that of the linear ones.
-        metric: by which the weight was chosen.
-        linear: the metric of the linear model alone on validation.
-        learned: that of the towers alone.
-        mixture: that of the mixture.
-        users: number of validation users that chose.
-    """
-
-    label: str
-    weight: float
-    unit: float
-    metric: str
-    linear: float
-    learned: float
-    mixture: float
-    users: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def line(self) -> str:
-        """The choice in words."""
-        chosen = f"{self.label} weighs {self.weight:.2g} times the towers" if self.weight else "towers alone"
-        return (
-            f"mixture, in units of standard deviation: {chosen}; {self.metric} on validation "
-            f"{self.mixture:.4f}, towers {self.learned:.4f}, coordinates of {self.label} {self.linear:.4f}; "
-            f"{self.users:,} users"
-        )
-
-    def parameters(self) -> dict[str, Any]:
-        """What a run logs as parameters; `weight` counts standard deviations of either score."""
-        return {"model": self.label, "weight": self.weight, **self.settings}
-
-    def metrics(self) -> dict[str, float]:
-        """What a run logs as metrics of validation: means of `metric` over the users, 0 to 1."""
-        named = {"mixture": self.mixture, "mixture_linear": self.linear, "mixture_learned": self.learned}
-        return {f"{name}_{self.metric}": value for name, value in named.items()}
-
-
 def drop_useless_coordinates(towers: Towers, experiment: Experiment, data: TrainingData) -> str:
     """Take the coordinates away if no linear model applies to the data; returns a warning, or `""`."""
     if towers[0].mixture is None or any(each.applies(experiment, data) for each in _BASELINES):
@@ -110,7 +65,7 @@ def drop_useless_coordinates(towers: Towers, experiment: Experiment, data: Train
     return f"tower.linear: the towers get no linear model, because none applies to the data: {needs}"
 
 
-def mix(trainer: Trainer, fitter: BaselineFitter) -> Mixed | None:
+def mix(trainer: Trainer, fitter: BaselineFitter) -> ChosenPart | None:
     """Add the best linear model to the towers, and choose its weight on validation.
 
     Towers to which it adds nothing lose their coordinates for it.
@@ -131,36 +86,24 @@ def mix(trainer: Trainer, fitter: BaselineFitter) -> Mixed | None:
         tried.append((model, WeightCurves(trainer, PART, metric)))
     model, curves = max(tried, key=lambda each: each[1].quality)
     _place(model, trainer)
-    weight = curves.chosen
-    if weight:
-        curves.apply(weight, curves.unit)
-    else:
-        remove_part(trainer, PART)
-    linear, learned, both = (float(curves.shown[each].mean()) for each in (math.inf, 0.0, weight))
-    return Mixed(
-        model.label, weight, curves.unit, metric, linear, learned, both, curves.users, model.settings
-    )
+    chosen = curves.choice(model.label, model.settings)
+    chosen.apply(trainer)
+    return chosen
 
 
-def mix_as(trainer: Trainer, fitter: BaselineFitter, mixed: Mixed | None) -> None:
-    """Add a linear model to towers with the weight that was chosen before.
-
-    The unit of the weight stays, too: the new towers have learned the validation queries, so the spread of
-    their scores says little about other queries.
+def mix_as(trainer: Trainer, fitter: BaselineFitter, mixed: ChosenPart | None) -> None:
+    """Add a linear model to other towers of the same experiment with the weight that was chosen before.
 
     Args:
-        trainer: with other towers of the same experiment.
         fitter: to the same training pairs as these towers.
         mixed: what `mix` returned.
     """
     if mixed is None:
         return
-    if not mixed.weight:
-        remove_part(trainer, PART)
-        return
-    (model,) = _models(fitter, mixed.label)
-    _place(model, trainer)
-    PartWeighting(trainer, PART).apply(mixed.weight, mixed.unit)
+    if mixed.weight:
+        (model,) = _models(fitter, mixed.label)
+        _place(model, trainer)
+    mixed.apply(trainer)
 
 
 def _models(fitter: BaselineFitter, label: str = "") -> list[Linear]:

@@ -7,11 +7,9 @@ import torch
 from torch import nn
 
 from twinspire.train.models.encoders import HashedTextEncoder, with_dense_gradients
-from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder
 from twinspire.train.models.towers import Tower
 
 WEIGHTS_FACTOR = 30.0  # a weight of an n-gram is of size 1 to 3; entries of matrices are far smaller
-PRETRAINED_FACTOR = 0.02  # the usual 2e-5 for fine-tuning at the default learning rate of 1e-3
 WARM_UP = 0.05  # of all steps
 
 
@@ -26,11 +24,9 @@ def adam(
     dimension or none do not, such as the biases of layers.
 
     A table that starts as a random projection has entries of size 1 / sqrt(D), and its step is scaled
-    likewise. A pretrained encoder would forget what it knows at the rate of new layers. Second moments are
-    averaged over about 50 steps, because epochs here are short. The fused kernel reads and writes each table
-    once in a step, and takes a tenth of the time of torch's default on a CPU.
+    likewise. Second moments are averaged over about 50 steps, because epochs here are short. The fused kernel
+    reads and writes each table once in a step, and takes a tenth of the time of torch's default on a CPU.
     """
-    pretrained: dict[nn.Parameter, None] = {}
     tables: dict[nn.Parameter, None] = {}
     weights: dict[nn.Parameter, None] = {}
     for tower in towers:
@@ -39,13 +35,11 @@ def adam(
                 weights[module.weights] = None
                 if not module.from_scratch:
                     tables[module.table] = None
-            elif isinstance(module, PretrainedTextEncoder) and module.trainable:
-                pretrained |= dict.fromkeys(module.parameters())
     plain = {
         parameter: None
         for tower in towers
         for parameter in tower.parameters()
-        if parameter.requires_grad and not any(parameter in each for each in (tables, weights, pretrained))
+        if parameter.requires_grad and not any(parameter in each for each in (tables, weights))
     }
     groups: list[dict[str, Any]] = [{"params": list(plain), "lr": learning_rate}]
     if tables:
@@ -53,8 +47,6 @@ def adam(
         groups.append({"params": list(tables), "lr": learning_rate / math.sqrt(width)})
     if weights:
         groups.append({"params": list(weights), "lr": learning_rate * WEIGHTS_FACTOR})
-    if pretrained:
-        groups.append({"params": list(pretrained), "lr": learning_rate * PRETRAINED_FACTOR})
     if weight_decay:
         groups = [each for group in groups for each in _by_decay(group, weight_decay)]
     for group in groups:

@@ -1,8 +1,7 @@
 """The weight of a part of the towers' coordinates beside all others, chosen on validation.
 
-    curves = WeightCurves(trainer, "mixture", "ndcg_at_10")
-    if curves.chosen:
-        curves.apply(curves.chosen, curves.unit)
+    chosen = WeightCurves(trainer, "mixture", "ndcg_at_10").choice("EASE", {"decay": 0.9})
+    chosen.apply(trainer)
 
 A part is a `Mixture` of both towers: coordinates that training leaves out, such as those of a linear model.
 An inner product of the whole vectors is the weighted sum of the part's scores and of all others. Weights from
@@ -20,6 +19,8 @@ metric that selects the epoch is no higher than without the part is not taken.
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +80,65 @@ def remove_part(trainer: Trainer, part: Part) -> None:
         tower.remove(part)
     trainer.clear_cached_vectors()
     trainer.item_vectors()  # which fits the radius of the inner product
+
+
+@dataclass(frozen=True)
+class ChosenPart:
+    """What validation has chosen for a part of the towers' coordinates.
+
+    Args:
+        label: what the coordinates are, such as EASE.
+        weight: of the part's scores, once they have the standard deviation of all others. It is 0 if these
+            are better alone; the towers then lose the part.
+        unit: the standard deviation of the others' scores, divided by that of the part's.
+        metric: that is shown.
+        alone: the metric of the part alone on validation.
+        before: that of the towers without the part.
+        after: that of both together.
+        users: number of validation users that chose.
+        settings: of the part, by name.
+    """
+
+    part: Part
+    label: str
+    weight: float
+    unit: float
+    metric: str
+    alone: float
+    before: float
+    after: float
+    users: int
+    settings: Mapping[str, Any]
+
+    def apply(self, trainer: Trainer) -> None:
+        """Set the weight of the part whose coordinates the towers hold, or take these away.
+
+        Weight and unit also stay for other towers of the same experiment: those that have learned the
+        validation queries have scores whose spread says little about other queries.
+        """
+        if self.weight:
+            PartWeighting(trainer, self.part).apply(self.weight, self.unit)
+        else:
+            remove_part(trainer, self.part)
+
+    def line(self) -> str:
+        """The choice in words."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        chosen = f"weighs {self.weight:.2g} times all else" if self.weight else "is left out"
+        return (
+            f"{self.label} ({settings}) {chosen}, in units of standard deviation; {self.metric} on "
+            f"validation {self.after:.4f}, without it {self.before:.4f}, alone {self.alone:.4f}; "
+            f"{self.users:,} users"
+        )
+
+    def parameters(self) -> dict[str, Any]:
+        """What a run logs as parameters; `weight` counts standard deviations of either score."""
+        return {"model": self.label, "weight": self.weight, **self.settings}
+
+    def metrics(self) -> dict[str, float]:
+        """What a run logs as metrics of validation: means of `metric` over the users, 0 to 1."""
+        named = {"": self.after, "_alone": self.alone, "_without": self.before}
+        return {f"{self.part}{name}_{self.metric}": value for name, value in named.items()}
 
 
 class PartWeighting:
@@ -187,10 +247,17 @@ class WeightCurves(PartWeighting):
         finite = {weight: each for weight, each in self.values.items() if weight < math.inf}
         return choose_weight(finite, self.shown, self._default)
 
-    @property
-    def users(self) -> int:
-        """Number of validation users that choose."""
-        return len(self.values[0.0])
+    def choice(self, label: str, settings: Mapping[str, Any]) -> ChosenPart:
+        """What is taken.
+
+        Args:
+            label: what the coordinates are.
+            settings: of the part, by name.
+        """
+        alone, before, after = (float(self.shown[each].mean()) for each in (math.inf, 0.0, self.chosen))
+        users = len(self.values[0.0])
+        found = (self.chosen, self.unit, self._metric, alone, before, after, users)
+        return ChosenPart(self._part, label, *found, settings)
 
     @property
     def quality(self) -> float:

@@ -11,8 +11,6 @@ learns from the same events what sells in which month.)
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +22,7 @@ from twinspire.train.models.placement import to_device_of
 from twinspire.train.models.recent_popularity import FORMS, EventsByPeriod, Form, PeriodEncoder, Rows
 from twinspire.train.models.sequence_encoders import IdEncoder
 from twinspire.train.models.towers import Part
-from twinspire.train.training.part_weights import Floats, PartWeighting, WeightCurves, part_of, remove_part
+from twinspire.train.training.part_weights import ChosenPart, Floats, WeightCurves, part_of
 from twinspire.train.training.trainer import Trainer
 
 PART: Part = "recent"  # of the towers' coordinates
@@ -33,53 +31,7 @@ _Kind = tuple[Form, float]  # and half-life
 DEFAULT_WEIGHT = 0.25  # with too few users in validation; otherwise the close weight nearest to it is taken
 
 
-@dataclass(frozen=True)
-class RecentPopularity:
-    """What was chosen.
-
-    Args:
-        half_life: days in which the weight of an event halves.
-        weight: of its scores against all others, once both have the same standard deviation; 0 if the others
-            are better alone, and the towers then have no coordinates for it.
-        unit: the standard deviation of the others' scores, divided by that of its own.
-        metric: that is shown.
-        before: the metric on validation without it.
-        after: that with it.
-        users: number of validation users that chose.
-    """
-
-    form: Form
-    half_life: float
-    weight: float
-    unit: float
-    metric: str
-    before: float
-    after: float
-    users: int
-
-    def line(self) -> str:
-        """The choice in words."""
-        chosen = (
-            f"weighs {self.weight:.2g} times all else, in units of standard deviation, in the form "
-            f'"{self.form}", and the weight of an event halves in {self.half_life:g} days'
-            if self.weight
-            else "is left out"
-        )
-        return (
-            f"recent popularity {chosen}; {self.metric} on validation {self.after:.4f}, without it "
-            f"{self.before:.4f}; {self.users:,} users"
-        )
-
-    def parameters(self) -> Mapping[str, Any]:
-        """What a run logs as parameters."""
-        return {"weight": self.weight, "form": self.form, "half_life_days": self.half_life}
-
-    def metrics(self) -> dict[str, float]:
-        """What a run logs as metrics of validation."""
-        return {f"mixture_recent_{self.metric}": self.after}
-
-
-def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | None:
+def add_recent_popularity(trainer: Trainer, metric: str) -> ChosenPart | None:
     """Add recent popularity to the towers, and choose form, half-life and weight on validation.
 
     Towers to which it adds nothing lose their coordinates for it.
@@ -100,28 +52,25 @@ def add_recent_popularity(trainer: Trainer, metric: str) -> RecentPopularity | N
     for kind in others:
         _place(events, kind, trainer)
         tried[kind] = tried[first].with_coordinates(*_coordinates(trainer, tried[first].queries))
-    kind = _choose({each: curves.values[curves.chosen] for each, curves in tried.items()})
-    curves = tried[kind]
-    weight = curves.chosen
-    before, after = (float(curves.shown[each].mean()) for each in (0.0, weight))
-    found = RecentPopularity(*kind, weight, curves.unit, metric, before, after, curves.users)
+    form, days = kind = _choose({each: curves.values[curves.chosen] for each, curves in tried.items()})
+    chosen = tried[kind].choice("recent popularity", {"form": form, "half_life_days": days})
     _place(events, kind, trainer)
-    _apply(found, trainer)
-    return found
+    chosen.apply(trainer)
+    return chosen
 
 
-def add_as_chosen(trainer: Trainer, chosen: RecentPopularity | None) -> None:
-    """Add recent popularity to other towers, with the form, half-life and weight that were chosen before.
+def add_as_chosen(trainer: Trainer, chosen: ChosenPart | None) -> None:
+    """Add recent popularity to other towers of the same experiment, as it was chosen before.
 
     Args:
-        trainer: with other towers of the same experiment.
         chosen: what `add_recent_popularity` returned.
     """
     if chosen is None:
         return
     if chosen.weight:
-        _place(_events(trainer), (chosen.form, chosen.half_life), trainer)
-    _apply(chosen, trainer)
+        kind = chosen.settings["form"], chosen.settings["half_life_days"]
+        _place(_events(trainer), kind, trainer)
+    chosen.apply(trainer)
 
 
 def _choose(values: Mapping[_Kind, Floats]) -> _Kind:
@@ -172,10 +121,3 @@ def _coordinates(trainer: Trainer, queries: Rows) -> tuple[Tensor, Tensor]:
 def _rows_of_items(trainer: Trainer) -> Rows:
     """int64 (N, 1): the items in the table of the item tower."""
     return trainer.items.arrays[trainer.towers[1].recent_name].astype(np.int64)
-
-
-def _apply(chosen: RecentPopularity, trainer: Trainer) -> None:
-    if chosen.weight:
-        PartWeighting(trainer, PART).apply(chosen.weight, chosen.unit)
-    else:
-        remove_part(trainer, PART)

@@ -27,7 +27,7 @@ from twinspire.protos.figures import JUDGED
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
 from twinspire.train.config import Experiment
-from twinspire.train.data import data_page
+from twinspire.train.data.contents import contents
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import training_data_of
 from twinspire.train.evaluation import plots
@@ -49,7 +49,6 @@ from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Report, architecture_of, silent
 from twinspire.train.paths import CACHE
 from twinspire.train.plots import save
-from twinspire.train.training.additive_model import Additive, add_additive_model
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import (
     BEST_TOWERS,
@@ -62,9 +61,10 @@ from twinspire.train.training.checkpoint import (
 )
 from twinspire.train.training.device import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.labelled_pairs import LabelledPairs
-from twinspire.train.training.mixture import Mixed, drop_useless_coordinates, mix, mix_as
+from twinspire.train.training.mixture import drop_useless_coordinates, mix, mix_as
 from twinspire.train.training.mlflow_dataset import as_mlflow_dataset
-from twinspire.train.training.recent_popularity import RecentPopularity, add_as_chosen, add_recent_popularity
+from twinspire.train.training.part_weights import ChosenPart
+from twinspire.train.training.recent_popularity import add_as_chosen, add_recent_popularity
 from twinspire.train.training.refit import REFIT, begun, refit
 from twinspire.train.training.run_metrics import log_all, select_compared
 from twinspire.train.training.tracking import (
@@ -353,7 +353,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
         changed = architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     labelled, state = LabelledPairs(trainer), trainer.state
     validated, rankers = _choose_on_validation(experiment, trainer, labelled, console)
-    added, mixed, recent = validated.added, validated.mixed, validated.recent
+    mixed, recent = validated.mixed, validated.recent
     if experiment.training.refit:
         rankers = {}  # their item-item weights are freed for those of the refit
         model, trainer = refit(folder, model, trainer, console, process)
@@ -366,7 +366,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
         judged = _JudgedQueries(model, trainer)
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
-    if changed or validated.calibrated or any(part is not None for part in (added, mixed, recent)):
+    if changed or validated.calibrated or mixed is not None or recent is not None:
         # The towers of the best epoch stay: a run that is interrupted from here on begins with them again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
@@ -381,7 +381,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     mlflow.log_params(chosen | flattened({"evaluation": drawn_in(data, "test")}))
     best, beside, selection = state.best_epoch, validated.beside, experiment.training.selection
     on_validation = {f"{name}_{selection}": value for name, value in beside.items()}
-    for name, part in (("mixture", mixed), ("recent_popularity", recent), ("additive", added)):
+    for name, part in (("mixture", mixed), ("recent_popularity", recent)):
         if part is not None:
             mlflow.log_params(flattened({name: part.parameters()}))
             on_validation |= part.metrics()
@@ -402,7 +402,6 @@ class _Validated:
     """What validation has chosen for the towers of the best epoch, and how they do there.
 
     Args:
-        added: an additive model of labels beside the towers, if they have a place for one.
         calibrated: what the calibration of predicted probabilities has chosen; empty if there is none.
         choices: of the linear model and the baselines, by name.
         mixed: the linear model beside the towers, if they have coordinates for one.
@@ -411,11 +410,10 @@ class _Validated:
         leads: that of the towers less that of each baseline; empty if it is one of labels.
     """
 
-    added: Additive | None
     calibrated: dict[str, Any]
     choices: dict[str, Any]
-    mixed: Mixed | None
-    recent: RecentPopularity | None
+    mixed: ChosenPart | None
+    recent: ChosenPart | None
     beside: dict[str, float]
     leads: dict[str, Interval]
 
@@ -423,19 +421,16 @@ class _Validated:
 def _choose_on_validation(
     experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
 ) -> tuple[_Validated, dict[str, FittedBaseline]]:
-    """Add other models to the towers (`additive_model.py`, `mixture.py`, `recent_popularity.py`), calibrate
-    predicted probabilities, and fit the baselines.
+    """Calibrate predicted probabilities, add other models to the towers (`mixture.py`,
+    `recent_popularity.py`), and fit the baselines.
 
     Validation chooses for all of them.
 
     Returns:
         What it has chosen, and the baselines.
     """
-    with console.status("an additive model beside the towers, and calibration"):
-        added = add_additive_model(trainer, experiment)
+    with console.status("calibration"):
         calibrated = labelled.calibrate()
-    if added is not None:
-        _print(console, added.line())
     fitter = BaselineFitter(experiment, trainer.data)
     with console.status("a linear model beside the towers") as status:
         fitter.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
@@ -450,7 +445,7 @@ def _choose_on_validation(
     with console.status("towers and baselines on validation"):
         on_labels = labelled.baselines_on_validation(experiment)
         beside, leads = baselines_on_validation(experiment, trainer, rankers, on_labels)
-    return _Validated(added, calibrated, fitter.choices, mixed, recent, beside, leads), rankers
+    return _Validated(calibrated, fitter.choices, mixed, recent, beside, leads), rankers
 
 
 class _JudgedQueries:
@@ -569,9 +564,7 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
         }
     )
     mlflow.log_dict(report, "dataset.json")
-    page = dataset.folder / data_page.PAGE  # which `data` has written
-    text = page.read_text() if page.is_file() else data_page.data_page(dataset, model.experiment)[0]
-    mlflow.log_text(text, data_page.PAGE)
+    mlflow.log_text("\n".join(contents(dataset, model.experiment)), "data.txt")
     mlflow.log_dict({**chosen.reasons}, "chosen_from_data.json")
     mlflow.log_input(as_mlflow_dataset(dataset), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}

@@ -1,20 +1,18 @@
 """Metrics of a run: the few that people compare runs by, and files with all of them.
 
 Hundreds of metrics in MLflow are hundreds of charts with a single bar. So a run logs as metrics only what
-`select_compared` selects. All others are in two artifacts: `metrics.json`, by their names in code, which
-later commands read, and `metrics.csv`, a table that the UI can sort.
+`select_compared` selects. All others are in the artifact `metrics.json`, by their names in code, which later
+commands read.
 
     mlflow.log_metrics(select_compared("test", metrics))
     log_all(run_id, metrics)
     metrics_of(run)["bm25_recall_at_10"]
 """
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 import mlflow
-import polars as pl
 from mlflow.exceptions import MlflowException
 
 from twinspire.protos.errors import MissingStage, Unavailable
@@ -23,7 +21,7 @@ from twinspire.train.metrics import HEADLINE, MAIN_AND_RECALL, OF_LABELS, Select
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-FILE, TABLE = "metrics.json", "metrics.csv"
+FILE = "metrics.json"
 _QUALITY = (*MAIN_AND_RECALL, *OF_LABELS)
 # Group -> the metrics of it that runs are compared by. All metrics of other groups are logged; these are few.
 COMPARED: Mapping[str, tuple[str, ...]] = {
@@ -40,7 +38,6 @@ COMPARED: Mapping[str, tuple[str, ...]] = {
     ),
 }
 BEST_BASELINE = "_best_baseline"  # suffix of a metric: the value of the baseline that is best by it
-_METRIC = re.compile(r"(.*?)_?([a-z]+_at_\d+|auc|log_loss|ece|queries)")  # of which ranking, and its name
 
 
 def select_compared(group: str, metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -65,7 +62,7 @@ def select_compared(group: str, metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def log_all(run_id: str, metrics: Mapping[str, float]) -> None:
-    """Log all metrics of a run, by their names in code, as `metrics.json` and `metrics.csv`.
+    """Log all metrics of a run, by their names in code, as `metrics.json`.
 
     Args:
         metrics: those that MLflow does not have; of training and data it has all.
@@ -74,7 +71,6 @@ def log_all(run_id: str, metrics: Mapping[str, float]) -> None:
     of_training = {name: value for name, value in known if name.startswith(("train/", "data/"))}
     metrics = {**metrics, **{name.partition("/")[2]: value for name, value in of_training.items()}}
     mlflow.log_dict(metrics, FILE, run_id)
-    mlflow.log_text(as_table(metrics), TABLE, run_id)
 
 
 def metrics_of(run: "Run") -> dict[str, float]:
@@ -91,21 +87,3 @@ def metrics_of(run: "Run") -> dict[str, float]:
     except (MlflowException, OSError) as error:
         raise Unavailable(f"run {run_id}: its {FILE} cannot be read: {error}") from None
     raise MissingStage(f"run {run_id}: holds no {FILE}, as runs of an earlier version; train it again")
-
-
-def as_table(metrics: Mapping[str, Any]) -> str:
-    """Metrics as CSV: of which ranking or queries, metric, value, and the ends of its 95 % interval."""
-    rows = [
-        (*_parts(name), float(value), metrics.get(f"{name}_low"), metrics.get(f"{name}_high"))
-        for name, value in metrics.items()
-        if type(value) in (int, float) and not name.endswith(("_low", "_high"))
-    ]
-    table = pl.DataFrame(
-        rows, ["of", "metric", "value", "low", "high"], orient="row", infer_schema_length=None
-    )
-    return table.write_csv(float_precision=6)
-
-
-def _parts(name: str) -> tuple[str, str]:
-    found = _METRIC.fullmatch(name)
-    return (found[1], found[2]) if found else ("", name)

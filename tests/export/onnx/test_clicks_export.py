@@ -1,4 +1,4 @@
-"""Click towers with an additive model as ONNX files."""
+"""Click towers as ONNX files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,16 +59,12 @@ SIDES: tuple[Side, ...] = ("query", "item")
 
 
 def built() -> Towers:
-    """Towers away from their start, at which the additive model adds nothing."""
+    """Towers away from their start."""
     torch.manual_seed(0)
     towers = architecture_of(CONFIG).build(SCHEMA)
     with torch.no_grad():
         for parameter in {each for tower in towers for each in tower.parameters()}:
             parameter.add_(0.5 * torch.randn_like(parameter))
-        for tower in towers:
-            part: Any = tower.additive
-            part.tower_factors.fill_(0.8)
-            part.model_factors[part.bias_index] = 0.7
         towers[1].head.radius.fill_(6.0)  # type: ignore[operator]
     return towers
 

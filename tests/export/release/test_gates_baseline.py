@@ -64,7 +64,7 @@ def test_without_baselines_there_is_nothing_to_compare_with(
 @pytest.mark.parametrize(
     ("gates", "metrics", "metric"),
     [
-        ({}, {"auc": 0.7, "itemmean_auc": 0.6, "hashed_lr_auc": 0.71}, "auc"),
+        ({}, {"auc": 0.7, "itemmean_auc": 0.6, "user_item_auc": 0.71}, "auc"),
         ({}, {"ndcg_at_10": 0.5}, "ndcg_at_10"),
         ({"quality_metric": "mrr_at_10"}, {"auc": 0.7}, "mrr_at_10"),
     ],

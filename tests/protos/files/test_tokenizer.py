@@ -84,14 +84,10 @@ def test_the_part_that_is_read_has_the_same_tokens(folder: Path) -> None:
 @settings(max_examples=100)
 @given(texts=st.lists(PIECES, min_size=1, max_size=5))
 def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str]) -> None:
-    """In a batch, as export encodes; alone, as the service does; and one by one, as training keeps them."""
-    from twinspire.train.models.prepared_inputs import TokenizedTexts
-
+    """In a batch, as export encodes; and alone, as the service does."""
     schema = Schema({"text": feature()}, {"text": feature()}).in_folder(folder)
     batch = schema.side("item").to_arrays({"text": texts})["text"]
     assert batch.dtype == np.int32
-    kept = TokenizedTexts.of(texts, feature(), folder).batch(np.arange(len(texts))).numpy()
-    np.testing.assert_array_equal(kept, batch)
     convert = feature().converter({}, folder)  # what the service's encoder calls for one text
     for row, text in zip(batch, texts, strict=True):
         alone = convert([text], "text")[0]
@@ -104,8 +100,6 @@ def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str
 
 def test_a_bundle_reads_the_tokens_of_training_in_texts_of_many_scripts(tmp_path: Path) -> None:
     """Training reads the model's folder; a bundle its own copy, by features that its manifest describes."""
-    from twinspire.train.models.prepared_inputs import TokenizedTexts
-
     texts = texts_of_many_scripts(2_000)
     known = [text.encode("utf-8", "replace").decode() for text in texts[::4]]
     (tmp_path / "model").mkdir()
@@ -114,11 +108,11 @@ def test_a_bundle_reads_the_tokens_of_training_in_texts_of_many_scripts(tmp_path
     schema = Schema({"text": feature()}, {"text": feature()}).in_folder(tmp_path / "model")
     schema.copy_files(tmp_path / "bundle")
     described = parse(json.loads(json.dumps(to_table(schema))), Schema).in_folder(tmp_path / "bundle")
-    trained = TokenizedTexts.of(texts, feature(), tmp_path / "model")
+    trained = schema.side("query").to_arrays
     convert = described.side("query").to_arrays
     different, seen = [], set()
-    for n, text in enumerate(texts):
-        expected = trained.batch(np.array([n])).numpy()
+    for text in texts:
+        expected = trained({"text": [text]})["text"]
         seen.update(expected[0].tolist())
         if not np.array_equal(convert({"text": [text]})["text"], expected):
             different.append(ascii(text))

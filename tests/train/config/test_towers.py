@@ -72,10 +72,7 @@ WRONG += [
         {**PRETRAINED, "buckets": 1024},
         'tower.buckets: goes with query or item = "hashed", or words_beside; leave it out',
     ),
-    (
-        {**PRETRAINED, "query": "hashed", "item": "hashed", "trainable": True},
-        'tower.trainable: goes with query or item = "pretrained"; leave it out',
-    ),
+    ({**PRETRAINED, "trainable": True}, "tower.trainable: unknown key"),
     (
         {**PRETRAINED, "query_hidden": 0, "item_hidden": 0},
         "tower.query_hidden: expected at least 1 on one side: nothing else would learn",
@@ -88,10 +85,6 @@ WRONG += [
         'tower.words_beside: goes with query or item = "pretrained"; leave it out',
     ),
     ({**PRETRAINED, "encoding": "int8"}, "tower.encoding: expected one of 'float32', 'bfloat16'"),
-    (
-        {**PRETRAINED, "trainable": True, "encoding": "bfloat16"},
-        "tower.encoding: goes with trainable = false; leave it out",
-    ),
 ]
 IDLE: list[tuple[dict[str, Any], str]] = [
     ({"history": "sum", "layers": 1}, 'layers: goes with history = "attention"'),
@@ -160,8 +153,6 @@ def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:
     tower = parse(PRETRAINED, TowerConfig, "tower")
     assert (tower.characters, tower.buckets) == ((), 131_072)
     assert parse(to_table(tower), TowerConfig, "tower") == tower  # as a run describes it
-    whole = {**PRETRAINED, "trainable": True, "query_hidden": 0, "item_hidden": 0}
-    assert parse(whole, TowerConfig, "tower").trainable  # the encoder itself learns
 
 
 def test_random_negatives_are_usual_where_they_cost_little() -> None:
@@ -169,8 +160,6 @@ def test_random_negatives_are_usual_where_they_cost_little() -> None:
     assert frozen == InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=4096)
     words = parse({**PRETRAINED, "query": "hashed"}, TowerConfig, "tower").usual_loss
     assert words == InBatchSoftmax("in_batch_softmax", hard_negatives=1, uniform_negatives=512)
-    trained = parse({**PRETRAINED, "trainable": True}, TowerConfig, "tower").usual_loss
-    assert trained.uniform_negatives == 0
 
 
 def test_the_model_is_beside_the_toml() -> None:

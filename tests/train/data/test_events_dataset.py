@@ -322,7 +322,7 @@ def test_a_test_file_of_pairs_is_tested_on(made: Callable[..., Dataset], base: P
 
 def shown(report: dict[str, Any]) -> list[str]:
     console = Console(file=io.StringIO(), width=50)
-    show_data({"contents": [], "page": "data.html", **report}, console)
+    show_data({"contents": [], **report}, console)
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
 

@@ -149,7 +149,7 @@ def test_any_kind_of_data_can_have_judged_queries(shop: Experiment, tmp_path: Pa
     }
     assert report["dropped"]["judged: judgement of a document that is not in the catalogue"] == 1
     shown = Console(file=io.StringIO(), width=150)
-    show_data({"contents": [], "page": "data.html", **report}, shown)
+    show_data({"contents": [], **report}, shown)
     expected = (
         "judged: 3 queries; relevant documents by score 1: 2, 2: 1, 3: 1; 1 queries also stand in training"
     )

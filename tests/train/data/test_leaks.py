@@ -144,7 +144,7 @@ def test_values_of_items_are_those_of_their_training_events(tmp_path: Path) -> N
 
 
 def test_events_of_validation_and_test_change_no_start_and_no_training_value(tmp_path: Path) -> None:
-    """Vocabularies, normalisation, IDF, choices from the data, start values, quantiles of baselines."""
+    """Vocabularies, normalisation, IDF, choices from the data, and start values."""
 
     def change(row: list[Any]) -> list[Any]:
         return [*row[:4], 5, "leak", 1000 * int(row[6]), "leaked " * 40, "leak"]
@@ -153,10 +153,10 @@ def test_events_of_validation_and_test_change_no_start_and_no_training_value(tmp
     for name, rows in (("plain", coin_flips()), ("changed", coin_flips(change))):
         experiment, dataset = built(tmp_path / name, rows)
         experiment, data = completed(experiment, dataset)
-        alone = replace(experiment, baselines=BaselinesConfig(run=("hashed_lr",)))
+        alone = replace(experiment, baselines=BaselinesConfig(run=("itemmean",)))
         model, (_, prepared) = build_model(experiment, data)
         train = data.parts["train"]
-        fitted = label_baselines(alone, data)["hashed_lr"].predict(train)
+        fitted = label_baselines(alone, data)["itemmean"].predict(train)
         found.append((data.training_values(), model, prepared.arrays, fitted))
     (values, model, items, fitted), (others, other, other_items, refitted) = found
     assert values == others

@@ -74,6 +74,6 @@ def test_a_baseline_of_labels_that_was_asked_for_and_does_not_apply_is_named() -
         f"baselines.run: {name} is not measured: it needs {both}" for name in names
     ]
     assert left_out(experiment(), without) == []
-    towers = experiment("itemmean", "hashed_lr", config="movielens")
+    towers = experiment("itemmean", "user_item", config="movielens")
     probability = 'towers that predict a probability: tower.kind = "clicks"'
-    assert left_out(towers, data) == [f"baselines.run: hashed_lr is not measured: it needs {probability}"]
+    assert left_out(towers, data) == [f"baselines.run: user_item is not measured: it needs {probability}"]

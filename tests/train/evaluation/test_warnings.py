@@ -172,7 +172,7 @@ def test_the_order_of_the_file_stands_for_time() -> None:
         (SampledSoftmax(kind="sampled_softmax"), True),
         (Bce("bce"), False),
     ],
-    ids=["softmax", "sampled", "labels"],
+    ids=["softmax", "labels"],
 )
 def test_negatives_of_the_data_that_the_loss_leaves_out(loss: Any, is_told: bool) -> None:
     data = many()

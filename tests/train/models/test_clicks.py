@@ -1,5 +1,7 @@
 """The towers of clicks: biases as coordinates, pooled feedback, and crosses."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.click_logs import CLICKS_TOML, write_clicks
+from tests.helpers.stdlib import completed, experiment_at
+from twinspire.train.evaluation.label_means import item_shares
+from twinspire.train.models.architectures.clicks import ITEM_SMOOTHING, USER_FACTOR, USER_SMOOTHING
 from twinspire.train.models.clicks import (
     ClickTower,
     FeedbackEncoder,
@@ -14,6 +20,8 @@ from twinspire.train.models.clicks import (
     QueryCoordinates,
 )
 from twinspire.train.models.heads import CosineHead
+from twinspire.train.training.trained_model import build_model
+from twinspire.train.training.trainer import Trainer
 
 
 class Given(nn.Module):
@@ -71,3 +79,24 @@ def test_padding_in_front_changes_nothing(width: int) -> None:
     rows = torch.tensor([[2, 3]])
     padded = torch.cat([torch.zeros(1, width, dtype=torch.int64), rows], dim=1)
     assert np.allclose(encoder({"liked": rows}).detach(), encoder({"liked": padded}).detach())
+
+
+def test_towers_start_as_user_and_item_means_of_the_training_labels(tmp_path: Path) -> None:
+    write_clicks(tmp_path, users=60, items=40, events=2500)
+    toml = CLICKS_TOML.replace('kind = "history"', 'kind = "history"\nmax_length = 5')
+    toml = toml.replace('kind = "negative_history"', 'kind = "negative_history"\nmax_length = 5')
+    (tmp_path / "clicks.toml").write_text(toml)
+    experiment, data = completed(*experiment_at(tmp_path / "clicks.toml"))
+    query = {name: experiment.query[name] for name in ("history", "skipped")}
+    experiment = replace(experiment, query=query, item={"id": experiment.item["id"]})
+    model, prepared = build_model(experiment, data)
+    trainer = Trainer(model.towers, data, prepared, experiment.loss, experiment.training)
+    pairs = data.parts["test"]
+    found = trainer.inner_products(pairs) + model.towers[0].head.score().bias
+    shares = item_shares(data, ITEM_SMOOTHING)
+    share_of = dict(zip(data.item_ids, shares, strict=True))
+    for logit, asked, item in zip(found, pairs.query, pairs.item, strict=True):
+        liked, skipped = (data.queries[name][asked] for name in ("history", "skipped"))
+        residuals = [1 - share_of[each] for each in liked] + [-share_of[each] for each in skipped]
+        user = USER_FACTOR * sum(residuals) / (len(residuals) + USER_SMOOTHING)
+        assert logit == pytest.approx(np.log(shares[item] / (1 - shares[item])) + user, abs=0.01)

@@ -390,7 +390,7 @@ def outside(load: Callable[..., Any]) -> Callable[..., Any]:
     return loaded
 
 
-@pytest.mark.parametrize("keys", [{}, {"trainable": True}, {"query": "hashed"}], ids=str)
+@pytest.mark.parametrize("keys", [{}, {"query": "hashed"}], ids=str)
 def test_a_pretrained_encoder_computes_there(
     keys: dict[str, Any], stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

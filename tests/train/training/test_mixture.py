@@ -98,7 +98,7 @@ def test_untrained_towers_become_the_linear_model(data: TrainingData, fitter: Ba
     trainer = untrained(data)
     found = mix(trainer, fitter)
     assert found is not None
-    assert found.linear > found.learned + 0.1
+    assert found.alone > found.before + 0.1
     assert found.line().endswith(f"; {len(clusters_of(data, 'validation')):,} users")
     weights, chosen = {
         "SLIST": lambda: (slist.weights(fitter)[0], slist.weights(fitter)[1].decay),
@@ -200,7 +200,7 @@ def test_where_the_towers_tell_no_items_apart_the_linear_model_ranks(
     found = mix(trainer, fitter)
     assert found is not None
     assert 0 < found.weight < math.inf
-    assert found.mixture == pytest.approx(found.linear)
+    assert found.after == pytest.approx(found.alone)
 
 
 def test_towers_without_room_for_it_stay_as_they_are(data: TrainingData, fitter: BaselineFitter) -> None:

@@ -92,7 +92,7 @@ def test_what_changes_with_time_is_found_on_validation_and_holds_on_test(fashion
     found = add_recent_popularity(trainer, "ndcg_at_10")
     assert found is not None
     assert found.weight > 0.5
-    assert found.half_life in HALF_LIVES[:4]  # a fashion lasts a week
+    assert found.settings["half_life_days"] in HALF_LIVES[:4]  # a fashion lasts a week
     assert found.after > found.before + 0.2
     assert trainer.evaluate("validation")["ndcg_at_10"] == pytest.approx(found.after, abs=1e-6)
     assert trainer.evaluate("test")["ndcg_at_10"] > before + 0.2
@@ -107,8 +107,8 @@ def test_where_recency_carries_the_ranking_the_share_itself_is_taken_and_may_out
         patch.setattr("twinspire.train.training.recent_popularity.FORMS", ("change",))
         add_recent_popularity(by_change, "ndcg_at_10")
     assert found is not None
-    assert found.form == found.parameters()["form"] == "share"
-    assert 'in the form "share"' in found.line()
+    assert found.parameters()["form"] == "share"
+    assert "(form share, " in found.line()
     assert found.weight > 1
     assert trainer.evaluate("test")["ndcg_at_10"] > by_change.evaluate("test")["ndcg_at_10"] + 0.05
 
@@ -125,7 +125,7 @@ def test_scores_are_the_sum_of_those_of_the_towers_and_of_recent_popularity(
     assert train.time is not None
     assert data.moments is not None
     events = EventsByPeriod(train.time, train.item, ITEMS)
-    periods, items = events.factors(found.form, found.half_life, 16)
+    periods, items = events.factors(found.settings["form"], found.settings["half_life_days"], 16)
     asked = np.searchsorted(events.begins, np.floor(data.moments), side="right")
     added = torch.from_numpy(periods[asked] @ items.T).float()
     expected = scores(plain) + found.weight * found.unit * added

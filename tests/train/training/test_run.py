@@ -56,7 +56,6 @@ from twinspire.train.training.tracking import (
     FINGERPRINT,
     chosen_settings,
     experiment_id,
-    tracked_run,
     warnings_of,
 )
 from twinspire.train.training.trained_model import ARTIFACTS, load_model
@@ -82,19 +81,8 @@ def test_a_run_holds_what_it_takes_to_judge_and_repeat_it(made: Made) -> None:
     steps = client.get_metric_history(run.info.run_id, "train/step_loss")
     assert [point.step for point in steps] == list(range(1, len(steps) + 1))
     held = {a.path for name in (ARTIFACTS, "") for a in client.list_artifacts(run.info.run_id, name)}
-    assert {"quality.html", "data.html", "metrics.json", "metrics.csv", "dataset.json"} <= held
+    assert {"quality.html", "data.txt", "metrics.json", "dataset.json"} <= held
     assert {f"{ARTIFACTS}/towers.pt", f"{ARTIFACTS}/description.json"} <= held
-
-
-def test_a_run_shows_the_page_on_its_data_that_was_made_before(
-    store: str, made: Made, tmp_path: Path
-) -> None:
-    (tmp_path / "data.html").write_text("<p>größer</p>")
-    model, data, _ = started(made.config)
-    with tracked_run("books", "fit", "0") as run_id:
-        dataset = dataclasses.replace(made.dataset, folder=tmp_path)
-        training._log_inputs(model, dataset, from_data(made.experiment, data))
-    assert mlflow.artifacts.load_text(f"runs:/{run_id}/data.html") == "<p>größer</p>"
 
 
 def test_a_run_says_what_its_baselines_chose_and_what_is_weak_about_it(made: Made) -> None:

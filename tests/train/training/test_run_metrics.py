@@ -1,8 +1,5 @@
 """Metrics of a run: the few in MLflow by which runs are compared, and all of them in files."""
 
-import csv
-import io
-
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
@@ -10,7 +7,7 @@ from mlflow.exceptions import MlflowException
 from tests.helpers.stdlib import Made
 from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.train.training.run import _log_metrics
-from twinspire.train.training.run_metrics import TABLE, as_table, log_all, metrics_of, select_compared
+from twinspire.train.training.run_metrics import log_all, metrics_of, select_compared
 from twinspire.train.training.tracking import tracked_run
 from twinspire.train.training.trainer import State
 
@@ -47,20 +44,7 @@ def test_groups_of_few_metrics_are_logged_whole() -> None:
     }
 
 
-def test_a_table_has_a_row_for_each_metric_with_the_ends_of_its_interval() -> None:
-    rows = list(csv.reader(io.StringIO(as_table({**QUALITY, "verdict": "good", "refitted": True}))))
-    assert rows[:3] == [
-        ["of", "metric", "value", "low", "high"],
-        ["", "ndcg_at_10", "0.500000", "0.400000", "0.600000"],
-        ["bm25", "ndcg_at_10", "0.400000", "", ""],
-    ]
-    assert ["bm25_difference", "ndcg_at_10", "0.100000", "", ""] in rows
-    assert ["user_item", "log_loss", "0.200000", "", ""] in rows
-    assert ["", "queries", "7.000000", "", ""] in rows
-    assert len(rows) == 1 + len(QUALITY) - 2
-
-
-def test_a_run_has_few_metrics_and_all_of_them_in_its_files(made: Made) -> None:
+def test_a_run_has_few_metrics_and_all_of_them_in_its_file(made: Made) -> None:
     own = [name for name in made.run.data.metrics if not name.startswith("system/")]
     assert len(own) < 45
     groups = {name.partition("/")[0] for name in own}
@@ -76,8 +60,6 @@ def test_a_run_has_few_metrics_and_all_of_them_in_its_files(made: Made) -> None:
         group = "data" if name == "parameters" else "train"
         assert everything[name] == made.run.data.metrics[f"{group}/{name}"]
     assert everything["bm25_difference_ndcg_at_10_low"] < everything["bm25_difference_ndcg_at_10_high"]
-    table = mlflow.artifacts.load_text(f"runs:/{made.run.info.run_id}/{TABLE}")
-    assert f"bm25,ndcg_at_10,{everything['bm25_ndcg_at_10']:.6f}," in table
 
 
 def test_a_run_of_an_earlier_version_is_told_to_be_trained_again(store: str) -> None:

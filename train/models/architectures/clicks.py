@@ -1,11 +1,14 @@
 """`[tower] kind = "clicks"`: a factorisation machine with one vector for each side, for labelled pairs."""
 
+import math
+
+import numpy as np
+import scipy.special
 import torch
 from torch import nn
 
 from twinspire.protos.features import (
     FIRST_KNOWN,
-    CategoryFeature,
     HistoryFeature,
     IdFeature,
     Schema,
@@ -14,7 +17,6 @@ from twinspire.protos.features import (
 )
 from twinspire.train.config.towers import ClicksTower
 from twinspire.train.models.clicks import (
-    AdditivePart,
     ClickTower,
     FeedbackEncoder,
     ItemCoordinates,
@@ -22,6 +24,7 @@ from twinspire.train.models.clicks import (
 )
 from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.heads import Head, ItemDotHead, LogisticHead
+from twinspire.train.models.placement import to_device_of
 from twinspire.train.models.sequence_encoders import IdEncoder
 from twinspire.train.models.tower_factory import (
     ARCHITECTURES,
@@ -35,6 +38,8 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.towers import Bias, Residual
 
 SCALE = 0.01  # of embeddings at the start
+# Of the means at the start, as validation chooses them on `movielens-clicks`; training learns on from there.
+ITEM_SMOOTHING, USER_SMOOTHING, USER_FACTOR = 5.0, 20.0, 6.0
 
 
 @ARCHITECTURES.register(ClicksTower)
@@ -77,34 +82,38 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             head,
             feedback,
             config.crosses,
-            self._additive(schema, side),
         )
 
-    def _additive(self, schema: Schema, side: Side) -> AdditivePart | None:
-        """Tables of all categories and ids, and of histories if there are those of both kinds."""
-        features = getattr(schema, side)
-        rows = {
-            name: FIRST_KNOWN + len(schema.vocabularies[spec.vocabulary_key(side, name)])
-            for name, spec in features.items()
-            if isinstance(spec, CategoryFeature | IdFeature | HistoryFeature)
-        }
-        histories = {name: rows[name] for name in rows if isinstance(features[name], HistoryFeature)}
-        kinds = {features[name].kind for name in histories}
-        histories = histories if len(kinds) == 2 else {}
-        sizes = {name: rows[name] for name in rows if not isinstance(features[name], HistoryFeature)}
-        if not self.config.additive:
-            return None
-        width = self.config.dimension + 2
-        return AdditivePart(sizes, histories, width, width - (2 if side == "query" else 1))
-
     def initialize(self, towers: Towers, given: InitializationData) -> None:
-        """Start with the share of positives in training."""
-        pairs = given.data.parts["train"]
-        head = towers[0].head
-        if pairs.label is not None and isinstance(head, LogisticHead):
-            share = torch.tensor(float(pairs.is_positive.mean()))
-            with torch.no_grad():
-                head.bias.copy_(torch.logit(share.clamp(0.001, 0.999)))
+        """Start as user and item means of the training labels.
+
+        These are biases that the towers have: the log-odds of an item's shrunk share of positives, less those
+        of all pairs, is the bias of its id. With histories of both kinds, an event's label less the share of
+        its item is the bias of the item there (the formula is that of `train/evaluation/label_means.py`).
+        """
+        data, schema, (query, item) = given.data, given.schema, towers
+        pairs = data.parts["train"]
+        if pairs.label is None or not isinstance(query.head, LogisticHead):
+            return
+        rate = pairs.is_positive.mean().clip(0.001, 0.999)
+        positives = np.bincount(pairs.item, pairs.is_positive, data.item_count)
+        total = np.bincount(pairs.item, minlength=data.item_count)
+        shares = (positives + ITEM_SMOOTHING * rate) / (total + ITEM_SMOOTHING)
+        biases = {}
+        for name, encoder in item.encoders.items():
+            if isinstance(encoder, IdEncoder):
+                biases[encoder.table] = scipy.special.logit(shares) - scipy.special.logit(rate)
+                rows = given.prepared[1].arrays[name][:, 0].astype(np.int64)
+        feedback = query.feedback if isinstance(query, ClickTower) else None
+        with torch.no_grad():
+            query.head.bias.fill_(float(scipy.special.logit(rate)))
+            if feedback is not None and len(feedback.tables) == 2 and biases:
+                feedback.shrinkage.fill_(math.log(USER_SMOOTHING))
+                for name, table in feedback.tables.items():
+                    biases[table] = USER_FACTOR * ((schema.query[name].kind == "history") - shares)
+            for table, values in biases.items():
+                known = np.flatnonzero(rows >= FIRST_KNOWN)
+                table[to_device_of(rows[known], table), -1] = to_device_of(values[known], table).float()
 
 
 def _item_table(schema: Schema, width: int) -> nn.Parameter:

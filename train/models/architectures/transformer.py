@@ -69,7 +69,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             _check_lengths(schema, self.config.sides, folder)
             # The folder of a run has no weights: those of the towers are loaded afterwards.
             make = load_encoder if is_source else empty_encoder
-            encoder = make(folder, self.config.trainable)
+            encoder = make(folder)
         table = nn.Parameter(torch.empty(0))
         if self.config.is_hashed:
             table = nn.Parameter(torch.randn(self.config.buckets, folder.width) / folder.width**0.5)
@@ -114,9 +114,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         report: Report = silent,
         place: Place[Any] = as_given,
     ) -> PreparedInputs:
-        """The inputs of all records; texts of a frozen encoder are encoded here, once for all epochs."""
+        """The inputs of all records; texts for the encoder are encoded here, once for all epochs."""
         encoded: dict[str, npt.NDArray[np.float32]] = {}
-        if side in self.config.sides and not self.config.trainable:
+        if side in self.config.sides:
             encoded = self._teacher_vectors(_texts(schema, side), values, report, place)
         return PreparedInputs(schema, side, values, self.hashing(), encoded)
 
@@ -135,10 +135,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
 
     def describe(self) -> str:
         """The pretrained model and its licence."""
-        frozen = "trained" if self.config.trainable else "frozen"
         sides = " and ".join(f"{side} side" for side in self.config.sides)
         beside = ", hashed words beside it" if self.config.words_beside else ""
-        use = f"{frozen}, on the {sides}{beside}" if sides else "as the teacher of both sides"
+        use = f"frozen, on the {sides}{beside}" if sides else "as the teacher of both sides"
         return f"{self.folder.describe()}; {use}"
 
     def initialize(self, towers: Towers, given: InitializationData) -> None:
@@ -165,12 +164,10 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             total = np.sum([*self._teacher_vectors(features, taken, given.report, place).values()], axis=0)
             tasks.append(AlignmentTask(tower, inputs, rows, _unit(total)))
             if side == "query" and "item" in self.config.sides:
-                known = prepared[1].arrays  # of a frozen encoder
-                for name, spec in _texts(schema, "item").items():
-                    vectors = known.get(name)
-                    if vectors is None:
-                        vectors = self._teacher_vectors({name: spec}, data.items, given.report, place)[name]
-                    tasks.append(_task_of_items(tower, schema, name, catalogue, vectors))
+                tasks += [
+                    _task_of_items(tower, schema, name, catalogue, prepared[1].arrays[name])
+                    for name in _texts(schema, "item")
+                ]
         if tasks:
             align(tasks, self.config.align_epochs, given.seed, given.report)
 

@@ -25,28 +25,25 @@ _UNUSED = "pooler"  # weights for another pooling than ours
 
 
 class PretrainedTextEncoder(nn.Module):
-    """Vectors of texts by a pretrained encoder.
+    """Vectors of texts by a pretrained encoder, whose weights are frozen.
 
     Args:
         model: of `transformers`; its forward gives `last_hidden_state`, (B, L, H).
         pad: the token id that stands at padding.
         pooling: `mean` of the tokens' vectors, or `cls`, the vector of the first token.
         normalise: scale the vector to unit length.
-        trainable: whether training changes the weights; if not, the module is always in evaluation mode.
     """
 
-    def __init__(
-        self, model: nn.Module, pad: int, pooling: Pooling, normalise: bool, trainable: bool = False
-    ) -> None:
+    def __init__(self, model: nn.Module, pad: int, pooling: Pooling, normalise: bool) -> None:
         super().__init__()
-        self.model = model.requires_grad_(trainable)
+        self.model = model.requires_grad_(False)
         self.plain_mask = getattr(model.config, "model_type", "") in _PLAIN
-        self.pad, self.pooling, self.normalise, self.trainable = pad, pooling, normalise, trainable
+        self.pad, self.pooling, self.normalise = pad, pooling, normalise
         self.train(False)
 
     def train(self, mode: bool = True) -> "PretrainedTextEncoder":
-        """Switch dropout on or off; it stays off while the weights are frozen."""
-        super().train(mode and self.trainable)
+        """Leave the module in evaluation mode, without dropout: its weights are frozen."""
+        super().train(False)
         return self
 
     def forward(self, text: Tensor) -> Tensor:
@@ -73,7 +70,7 @@ class PretrainedTextEncoder(nn.Module):
         return l2_normalize(pooled) if self.normalise else pooled
 
 
-def load_encoder(folder: PretrainedFolder, trainable: bool = False) -> PretrainedTextEncoder:
+def load_encoder(folder: PretrainedFolder) -> PretrainedTextEncoder:
     """The encoder with the weights of its folder.
 
     Raises:
@@ -98,10 +95,10 @@ def load_encoder(folder: PretrainedFolder, trainable: bool = False) -> Pretraine
     if missing or report["mismatched_keys"]:
         what = f"lack {missing[0]}" if missing else "have other shapes than config.json says"
         raise ConfigError(f"{folder.path}: the weights {what}: they do not belong to this model")
-    return _encoder(model, folder, trainable)
+    return _encoder(model, folder)
 
 
-def empty_encoder(folder: PretrainedFolder, trainable: bool = False) -> PretrainedTextEncoder:
+def empty_encoder(folder: PretrainedFolder) -> PretrainedTextEncoder:
     """The encoder with random weights, for a folder without weights.
 
     Raises:
@@ -112,14 +109,14 @@ def empty_encoder(folder: PretrainedFolder, trainable: bool = False) -> Pretrain
         model = transformers.AutoModel.from_config(
             config, attn_implementation=_attention(folder), dtype=torch.float32
         )
-    return _encoder(model, folder, trainable)
+    return _encoder(model, folder)
 
 
-def _encoder(model: Any, folder: PretrainedFolder, trainable: bool) -> PretrainedTextEncoder:
+def _encoder(model: Any, folder: PretrainedFolder) -> PretrainedTextEncoder:
     if hasattr(model, _UNUSED):
         model.pooler = None
     pad = model.config.pad_token_id or 0
-    return PretrainedTextEncoder(model, pad, folder.pooling, folder.normalise, trainable)
+    return PretrainedTextEncoder(model, pad, folder.pooling, folder.normalise)
 
 
 def _attention(folder: PretrainedFolder) -> str:

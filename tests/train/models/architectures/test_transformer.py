@@ -23,7 +23,6 @@ from twinspire.train.models.pretrained.folder import PretrainedFolder
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.models.towers import Residual, Tower
 from twinspire.train.training import run as training
-from twinspire.train.training.optimiser import PRETRAINED_FACTOR
 from twinspire.train.training.trained_model import Model
 from twinspire.train.training.trainer import Trainer
 
@@ -78,7 +77,6 @@ def head_of(tower: Tower) -> torch.Tensor:
 def test_a_frozen_encoder_is_read_once_and_starts_as_it_is(source: Path) -> None:
     model, data, (queries, items) = started(source / "frozen.toml")
     assert items.arrays["text"].shape == (data.item_count, WIDTH)
-    assert not items.tokenized
     encoder = load_encoder(PretrainedFolder.read(source / "mini"))
     for side, tower, corpus in zip(("query", "item"), model.towers, (queries, items), strict=True):
         values = data.queries if side == "query" else data.items
@@ -99,20 +97,6 @@ def test_a_step_trains_the_heads_alone(source: Path) -> None:
     assert all(map(torch.equal, before, weights_of(model)))
     for tower, head in zip(model.towers, heads, strict=True):
         assert not torch.equal(head_of(tower), head)
-
-
-def test_a_trainable_encoder_learns_from_tokens_at_its_own_rate(source: Path, tmp_path: Path) -> None:
-    model, data, prepared = started(experiment(source, tmp_path / "own", trainable="true"))
-    assert prepared[1].tokenized["text"].batch(np.arange(3)).dtype == torch.int32
-    before = weights_of(model)
-    trainer = trainer_of(model, data, prepared)
-    encoder = set(model.towers[0].encoders["text"].parameters())
-    (own,) = [group for group in trainer.optimiser.param_groups if encoder & {*group["params"]}]
-    assert set(own["params"]) == encoder
-    assert own["peak"] == pytest.approx(model.experiment.training.learning_rate * PRETRAINED_FACTOR)
-    assert np.isfinite(step(trainer))
-    changed = [not torch.equal(old, new) for old, new in zip(before, weights_of(model), strict=True)]
-    assert np.mean(changed) > 0.9  # but for what has no gradient, such as the row of padding
 
 
 def test_hashed_sides_start_near_the_teacher(source: Path, tmp_path: Path) -> None:
@@ -242,5 +226,3 @@ def test_what_the_towers_are_built_from_is_said(source: Path) -> None:
     beside = dataclasses.replace(tower, words_beside=True)
     said = "; frozen, on the query side and item side, hashed words beside it"
     assert architecture_of(beside).describe().endswith(said)
-    trained = dataclasses.replace(tower, trainable=True)
-    assert architecture_of(trained).describe().endswith("; trained, on the query side and item side")

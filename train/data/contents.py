@@ -1,30 +1,22 @@
-"""What a data set holds, as a page with plots and as short lines, before anything is trained."""
+"""What a data set holds, as short lines, before anything is trained."""
 
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from matplotlib.figure import Figure
 
 from twinspire.protos.features import FeatureSpec, TextFeature
 from twinspire.train.config import Experiment
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.source import EARLY, POSITIVE
-from twinspire.train.html_page import html_page
-from twinspire.train.markdown import plain
-from twinspire.train.plots import COLOURS, as_png, style_axes
 
-PAGE = "data.html"
-BINS = 40  # of a histogram of lengths
-TICKS = 8  # at most, below the months
 Counts = npt.NDArray[np.int64]
 
 
-def data_page(dataset: Dataset, experiment: Experiment) -> tuple[str, list[str]]:
-    """The page as HTML, and its lines for a terminal.
+def contents(dataset: Dataset, experiment: Experiment) -> list[str]:
+    """Lines on what a data set holds.
 
     Args:
         experiment: whose features say which columns are read.
@@ -36,26 +28,18 @@ def data_page(dataset: Dataset, experiment: Experiment) -> tuple[str, list[str]]
     # A struct can be ranked, whatever its columns are; the ranks begin with 1.
     asked = positive.select("part", "item_row", pl.struct(who).rank("dense").alias(unit))
     lengths = _lengths("query", pairs, experiment.query) | _lengths("item", items, experiment.item)
-    counts = {
-        "items": np.bincount(asked["item_row"], minlength=items.height),
-        unit: np.bincount(asked[unit])[1:],
-    }
-    months = _by_month(positive)
     texts = [spec.column for spec in experiment.item.values() if isinstance(spec, TextFeature)]
     read = {"item": items.select(pl.exclude("^__.*$")), "query": pairs.select(column_names(experiment.query))}
-    lines = [
+    return [
         *(_of_lengths(name, each) for name, each in lengths.items()),
-        *(_of_counts(name, each) for name, each in counts.items()),
+        _of_counts("items", np.bincount(asked["item_row"], minlength=items.height)),
+        _of_counts(unit, np.bincount(asked[unit])[1:]),
         _duplicates(items, asked, texts),
         _unseen(asked, unit),
         _missing(read),
-        *_of_months(months),
+        *_of_months(_by_month(positive)),
         *dataset.report["origin"].get("notes", ()),
     ]
-    bullets = "\n".join(f"- {plain(line)}" for line in lines)
-    name = plain(dataset.report["name"])
-    text = f"# {name}: what the data hold\n\n{bullets}\n\n![lengths, heads and tails, months](data.png)\n"
-    return html_page(text, {"data.png": as_png(_figure(lengths, counts, months))}), lines
 
 
 def _lengths(side: str, table: pl.DataFrame, features: Mapping[str, FeatureSpec]) -> dict[str, Counts]:
@@ -130,27 +114,3 @@ def _of_months(months: Mapping[str, int]) -> list[str]:
         return []
     most = max(months, key=months.__getitem__)
     return [f"months: {min(months)} to {max(months)}; most pairs, {months[most]:,}, in {most}"]
-
-
-def _figure(lengths: Mapping[str, Counts], counts: Mapping[str, Counts], months: Mapping[str, int]) -> Figure:
-    """Lengths of texts, heads and tails, and months, each in a panel that is left out if there are none."""
-    figure, (texts, heads, times) = plt.subplots(1, 3, figsize=(15, 3.6), layout="constrained")
-    longest = max((int(each.max()) for each in lengths.values()), default=1)
-    edges = np.geomspace(1, longest + 1, BINS).tolist()
-    for colour, (name, each) in zip(COLOURS, lengths.items(), strict=False):
-        texts.hist(each.clip(1), edges, histtype="step", color=colour, label=name)
-    texts.set(title="lengths of texts", xlabel="characters", ylabel="distinct texts", xscale="log")
-    for colour, (name, each) in zip(COLOURS, counts.items(), strict=False):
-        share = np.append(0, np.sort(each)[::-1].cumsum()) / each.sum()
-        heads.plot(np.linspace(0, 1, len(share)), share, color=colour, label=name)
-    heads.set(title="heads and tails", xlabel="share, most frequent first", ylabel="share of the pairs")
-    times.bar(range(len(months)), [*months.values()], 0.9, color=COLOURS[0])
-    ticks = range(0, len(months), len(months) // TICKS + 1)
-    times.set_xticks(ticks, [[*months][n] for n in ticks], rotation=30, fontsize=8)
-    times.set(title="pairs by month", ylabel="pairs")
-    for axes, shown in ((texts, lengths), (heads, counts), (times, months)):
-        style_axes(axes)
-        axes.set_visible(bool(shown))
-        if shown and axes is not times:
-            axes.legend(frameon=False, fontsize=8)
-    return figure
