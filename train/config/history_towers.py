@@ -14,15 +14,14 @@ from twinspire.protos.features import (
 from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config.checks import above_zero, at_least, below_one, refuse_unused
 from twinspire.train.config.losses import FullSoftmax, LossConfig
-from twinspire.train.config.tower_section import TowerSection, check_orders
+from twinspire.train.config.tower_section import TextHashing, TowerSection
 
 ATTENTION_KEYS = ("layers", "heads", "dropout", "input_dropout", "ages")  # no effect without it
 LATENT_KEYS = ("regularisation", "latent_scale")
-USUAL_LATENT = 128  # coordinates that start as EASE, where a key asks for some
 
 
 @dataclass(frozen=True)
-class SequenceTower(TowerSection):
+class SequenceTower(TextHashing):
     """The user's history as the query; the default for recommendation.
 
     A vector has `latent` coordinates of EASE (Steck 2019), then `dimension` learned coordinates. EASE's
@@ -59,10 +58,6 @@ class SequenceTower(TowerSection):
             power; higher values give new items a higher popularity.
         newcomers_strength: lambda of that ridge regression.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
-        buckets: rows of the hashed table of texts.
-        orders: lengths of the character n-grams of texts.
-        words: also hash whole words of texts.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
     kind: Literal["sequence"]
@@ -85,24 +80,19 @@ class SequenceTower(TowerSection):
     newcomers_alpha: float = 1.0
     newcomers_strength: float = 10.0
     item_hidden: int = 0
-    buckets: int = 8192
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
-    characters: tuple[int, ...] = FROM_DATA
 
     usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, self, "dimension", "layers", "heads")
         at_least(0, self, "latent", "recent_popularity", "linear", "item_hidden", "decay")
-        at_least(2, self, "buckets")
         above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
         at_least(0, self, "newcomers_alpha")
         self._refuse_keys_without_effect()
         if self.history == "attention" and self.dimension % self.heads:
             raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
         below_one(self, "dropout", "input_dropout", "age_dropout", "query_dropout", "history_dropout")
-        check_orders(self)
 
     def _refuse_keys_without_effect(self) -> None:
         """Refuse a key that was set but has no effect without another key."""
@@ -160,8 +150,8 @@ _OpenKeys: Any = make_dataclass(
 class HistoryTower(_OpenKeys, TowerSection):  # type: ignore[misc]
     """The user's history as the query, with nothing to tune: the `sequence` tower that suits the data.
 
-    It has the keys of `sequence`. Those that are not set follow from those that are and from the data: before
-    training `train/models/defaults.py` puts a `SequenceTower` in its place.
+    It has the keys of `sequence`. Those that are not set follow from the data: before training
+    `train/models/defaults.py` puts a `SequenceTower` in its place.
     """
 
     usual_loss: ClassVar[LossConfig] = FROM_DATA
@@ -176,29 +166,10 @@ class HistoryTower(_OpenKeys, TowerSection):  # type: ignore[misc]
         return {name: value for name, value in own.items() if value is not FROM_DATA}
 
     @property
-    def implied(self) -> dict[str, tuple[Any, str]]:
-        """Keys that are not set, but that a key which is set needs: name -> value, and why."""
-        own = self.keys
-        of_attention = [name for name in ATTENTION_KEYS if own.get(name, False) is not False]
-        of_latent = [name for name in LATENT_KEYS if name in own]
-        found: dict[str, tuple[Any, str]] = {}
-        if "age_dropout" in own:
-            found["ages"] = (True, "age_dropout is set")
-            of_attention.append("age_dropout")
-        if of_attention:
-            found["history"] = ("attention", f"{of_attention[0]} is set")
-        elif own.get("decay") and not (own.get("latent") or of_latent):
-            found["history"] = ("sum", "decay is set")
-        if of_latent:
-            found["latent"] = (USUAL_LATENT, f"{of_latent[0]} is set")
-        return {name: each for name, each in found.items() if name not in own}
-
-    @property
     def reads_time(self) -> bool:
         """Unless the keys leave out recent popularity and ages: a query with a time gets the former."""
-        keys = self._values()
-        has_ages = keys.get("ages", True) and keys.get("history", "attention") == "attention"
-        return bool(has_ages) or keys.get("recent_popularity") != 0
+        has_ages = self.keys.get("ages", True) and self.keys.get("history", "attention") == "attention"
+        return bool(has_ages) or self.keys.get("recent_popularity") != 0
 
     @property
     def reads_ages(self) -> bool:
@@ -207,17 +178,7 @@ class HistoryTower(_OpenKeys, TowerSection):  # type: ignore[misc]
 
     def sequence(self, **chosen: Any) -> SequenceTower:
         """The `sequence` tower with these values for keys that are not set."""
-        keys = self._values(**chosen)
-        if keys.get("history", "attention") == "attention":
-            dimension, heads = keys.get("dimension"), keys.get("heads")
-            if heads is None and dimension is not None and dimension % SequenceTower.heads:
-                keys["heads"] = 1
-            if dimension is None and heads is not None and heads > 0:
-                keys["dimension"] = -(-SequenceTower.dimension // heads) * heads
-        return SequenceTower("sequence", **keys)
-
-    def _values(self, **chosen: Any) -> dict[str, Any]:
-        return {**{name: value for name, (value, _) in self.implied.items()}, **chosen, **self.keys}
+        return SequenceTower("sequence", **{**chosen, **self.keys})
 
     def with_english_defaults(self) -> SequenceTower:  # type: ignore[override]
         """A `sequence` tower with its usual values."""
@@ -232,7 +193,7 @@ class HistoryTower(_OpenKeys, TowerSection):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class ComirecTower(TowerSection):
+class ComirecTower(TextHashing):
     """Several interests of a user, each a vector of its own: ComiRec-SA (Cen et al. 2020, section 3.2.2).
 
     K attention heads over the embeddings of the history's items give K vectors. The score of an item is that
@@ -248,10 +209,6 @@ class ComirecTower(TowerSection):
         input_dropout: dropout on the embedded history.
         newcomers_alpha, newcomers_strength: as of `sequence`.
         item_hidden: width of the item tower's residual layer; 0 leaves it out.
-        buckets: rows of the hashed table of texts.
-        orders: lengths of the character n-grams of texts.
-        words: also hash whole words of texts.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
     kind: Literal["comirec"]
@@ -262,22 +219,18 @@ class ComirecTower(TowerSection):
     newcomers_alpha: float = 1.0
     newcomers_strength: float = 10.0
     item_hidden: int = 0
-    buckets: int = 8192
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
-    characters: tuple[int, ...] = FROM_DATA
 
     usual_loss: ClassVar[LossConfig] = FullSoftmax("full_softmax")
 
     def __post_init__(self) -> None:
-        at_least(2, self, "interests", "buckets")
+        super().__post_init__()
+        at_least(2, self, "interests")
         if self.interests > MAX_INTERESTS:
             raise ValueError(f"interests: expected at most {MAX_INTERESTS}, got {self.interests}")
         at_least(1, self, "dimension", "hidden")
         at_least(0, self, "item_hidden", "newcomers_alpha")
         above_zero(self, "newcomers_strength")
         below_one(self, "input_dropout")
-        check_orders(self)
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """The query is a history and nothing else, and the items have ids.

@@ -1,7 +1,7 @@
 """`[tower] kind = "transformer"`: a pretrained text encoder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -17,13 +17,13 @@ from twinspire.protos.features import (
 from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config.checks import at_least, refuse_unused
 from twinspire.train.config.losses import InBatchSoftmax, LossConfig
-from twinspire.train.config.tower_section import TowerSection, check_orders
+from twinspire.train.config.tower_section import TextHashing
 
 EncodingPrecision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
-class TransformerTower(TowerSection):
+class TransformerTower(TextHashing):
     """A pretrained text encoder (BERT and its kin), frozen, on both sides, on one, or as the teacher of both.
 
     `query` and `item` say what each side is made of: `pretrained` is the encoder; `hashed` is a bag of hashed
@@ -47,10 +47,6 @@ class TransformerTower(TowerSection):
         align_epochs: epochs over the training texts in which a hashed side learns the encoder's vectors,
             before the training of the pairs. Hashed queries beside a pretrained item side learn those of the
             items' texts, too.
-        orders: lengths of the character n-grams of a hashed side.
-        words: also hash whole words.
-        buckets: rows of the hashed table; chosen from the data where it is not set.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
     kind: Literal["transformer"]
@@ -62,12 +58,9 @@ class TransformerTower(TowerSection):
     query_hidden: int = FROM_DATA
     item_hidden: int = 1024
     align_epochs: int = 4
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
-    buckets: int = FROM_DATA
-    characters: tuple[int, ...] = FROM_DATA
+    buckets: int = field(default=FROM_DATA, kw_only=True)
 
-    _for_english: ClassVar[Mapping[str, Any]] = {**TowerSection._for_english, "buckets": 131_072}
+    _for_english: ClassVar[Mapping[str, Any]] = {**TextHashing._for_english, "buckets": 131_072}
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -75,7 +68,6 @@ class TransformerTower(TowerSection):
         if self.query_hidden is FROM_DATA:
             object.__setattr__(self, "query_hidden", 0 if self.query == "hashed" else 256)
         at_least(0, self, "query_hidden", "item_hidden", "align_epochs")
-        at_least(2, self, "buckets")
         is_student = "hashed" in (self.query, self.item)
         if self.words_beside and not self.sides:
             raise ValueError('words_beside: goes with query or item = "pretrained"; leave it out')
@@ -98,7 +90,7 @@ class TransformerTower(TowerSection):
             for name, value in self._for_english.items():
                 if getattr(self, name) is FROM_DATA:
                     object.__setattr__(self, name, value)
-        check_orders(self)
+        super().__post_init__()
 
     @property
     def sides(self) -> tuple[Side, ...]:

@@ -1,12 +1,13 @@
 """What all kinds of `[tower]` have in common."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from twinspire.protos.features import FeatureSpec, Side, TextFeature
 from twinspire.protos.toml_config import FROM_DATA
+from twinspire.train.config.checks import at_least
 from twinspire.train.config.losses import InBatchSoftmax, LossConfig
 
 MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are exact in single precision
@@ -72,6 +73,28 @@ class TowerSection:
         if any(spec.kind == "negative_history" for spec in query.values()):
             raise ValueError('tower.kind: expected "clicks" for a negative history')
         refuse_tokens(query, item)
+
+
+@dataclass(frozen=True)
+class TextHashing(TowerSection):
+    """Base of the kinds that hash the n-grams and words of texts.
+
+    Args:
+        orders: lengths of the character n-grams, including `#` at word boundaries.
+        words: also hash whole words.
+        buckets: rows of the hashed table.
+        characters: lengths of the n-grams of scripts without spaces, such as Chinese, which are then no part
+            of words and of other n-grams; empty treats all scripts alike.
+    """
+
+    orders: tuple[int, ...] = field(default=(3,), kw_only=True)
+    words: bool = field(default=True, kw_only=True)
+    buckets: int = field(default=8192, kw_only=True)
+    characters: tuple[int, ...] = field(default=FROM_DATA, kw_only=True)
+
+    def __post_init__(self) -> None:
+        at_least(2, self, "buckets")
+        check_orders(self)
 
 
 def check_orders(section: Any) -> None:

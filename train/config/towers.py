@@ -5,7 +5,7 @@ and a part of `TowerConfig`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 from twinspire.protos.features import FeatureSpec
@@ -14,7 +14,13 @@ from twinspire.train.config.checks import at_least, below_one
 from twinspire.train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
 from twinspire.train.config.losses import Bce, LossConfig, SampledSoftmax
 from twinspire.train.config.pretrained_tower import EncodingPrecision, TransformerTower
-from twinspire.train.config.tower_section import MAX_NGRAM, TowerSection, check_orders, refuse_tokens
+from twinspire.train.config.tower_section import (
+    MAX_NGRAM,
+    TextHashing,
+    TowerSection,
+    check_orders,
+    refuse_tokens,
+)
 
 __all__ = [
     "MAX_NGRAM",
@@ -31,7 +37,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class BagTower(TowerSection):
+class BagTower(TextHashing):
     """Hashed words and character n-grams with learned weights; the default for text.
 
     The towers start as TF-IDF projected to D dimensions, and their residual layers start at zero. Keys that
@@ -41,11 +47,6 @@ class BagTower(TowerSection):
         dimension: D, the size of a vector.
         latent: number of dimensions that start as latent semantic analysis of the items (Deerwester et
             al. 1990); the others start as a random projection of the remainder.
-        orders: lengths of the character n-grams, including `#` at word boundaries.
-        words: also hash whole words.
-        characters: lengths of the n-grams of scripts without spaces, such as Chinese, which are then no part
-            of words and of other n-grams; empty treats all scripts alike.
-        buckets: rows of the hashed table.
         query_hidden: width of the query tower's residual layer; 0 leaves it out.
         item_hidden: width of the item tower's residual layer; 0 leaves it out. The item tower runs once for
             each item, so it can be wider.
@@ -54,12 +55,9 @@ class BagTower(TowerSection):
     kind: Literal["bag"]
     dimension: int = FROM_DATA
     latent: int = FROM_DATA
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
-    buckets: int = FROM_DATA
     query_hidden: int = 0
     item_hidden: int = FROM_DATA
-    characters: tuple[int, ...] = FROM_DATA
+    buckets: int = field(default=FROM_DATA, kw_only=True)
 
     _for_english: ClassVar[Mapping[str, Any]] = {
         **TowerSection._for_english,
@@ -70,13 +68,12 @@ class BagTower(TowerSection):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, self, "dimension")
-        at_least(2, self, "buckets")
         at_least(0, self, "latent", "query_hidden", "item_hidden")
         given = FROM_DATA not in (self.latent, self.dimension)
         if given and not 0 <= self.latent <= self.dimension:
             raise ValueError(f"latent: expected 0 to dimension = {self.dimension}, got {self.latent}")
-        check_orders(self)
 
     def with_english_defaults(self) -> Self:
         """As `TowerSection`; where only `dimension` or only `latent` is set, the other one fits it."""
@@ -120,7 +117,7 @@ class DssmTower(TowerSection):
 
 
 @dataclass(frozen=True)
-class ClicksTower(TowerSection):
+class ClicksTower(TextHashing):
     """Predicts whether an item is clicked, bought or liked: sigmoid(<u, v> + b_u + b_v + b).
 
     Each feature has a vector and a bias; u and b_u are their sums over the query's features, v and b_v over
@@ -134,10 +131,6 @@ class ClicksTower(TowerSection):
         crosses: add the products of features of the same side to its bias, as a factorisation machine does.
         hidden: width of a residual layer on each side; 0 leaves it out.
         dropout: dropout on u.
-        orders: lengths of the letter n-grams of texts.
-        words: also hash whole words of texts.
-        buckets: rows of the hashed table of texts.
-        characters: lengths of the n-grams of scripts without spaces, as of `bag`.
     """
 
     kind: Literal["clicks"]
@@ -145,10 +138,6 @@ class ClicksTower(TowerSection):
     crosses: bool = False
     hidden: int = 0
     dropout: float = 0.2
-    orders: tuple[int, ...] = (3,)
-    words: bool = True
-    buckets: int = 8192
-    characters: tuple[int, ...] = FROM_DATA
 
     usual_loss: ClassVar[LossConfig] = Bce("bce")
     predicts_probability: ClassVar[bool] = True
@@ -162,11 +151,10 @@ class ClicksTower(TowerSection):
         refuse_tokens(query, item)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(1, self, "dimension")
         at_least(0, self, "hidden")
-        at_least(2, self, "buckets")
         below_one(self, "dropout")
-        check_orders(self)
 
 
 TowerConfig = (

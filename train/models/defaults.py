@@ -36,7 +36,6 @@ from twinspire.protos.files.tokenizer import TOKENIZER, open_tokenizer
 from twinspire.protos.lexical import unspaced_share
 from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config import Experiment
-from twinspire.train.config.history_towers import USUAL_LATENT
 from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
 from twinspire.train.config.towers import BagTower, HistoryTower, TransformerTower
 from twinspire.train.data.training_data import TrainingData
@@ -251,7 +250,7 @@ def _sizes(tower: BagTower, data: TrainingData, item: Mapping[str, FeatureSpec])
 
 
 def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec], tower: HistoryTower) -> Candidates:
-    """The keys that a tower leaves open, as they suit those that are set, the histories and the query."""
+    """The keys that a tower leaves open, as they suit the histories and the query."""
     items, own = data.item_count, tower.keys
     if items <= FEW_ITEMS:
         linear, size = items, f"at most {FEW_ITEMS:,}"
@@ -267,7 +266,6 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec], tower: H
         chosen["history"] = ("attention", "one event follows another")
     else:
         chosen["history"] = ("sum", "a step is a session, and the items of one have no order")
-    chosen |= tower.implied
     kind, why = chosen["history"]
     if "history" in own:
         kind, why = own["history"], "history is set"
@@ -275,10 +273,8 @@ def _of_histories(data: TrainingData, query: Mapping[str, FeatureSpec], tower: H
         chosen["ages"] = (True, "histories have times")
     if kind == "sum":
         chosen |= {name: (value, why) for name, value in SUM.items()}
-    reads_all = items <= MAX_LINEAR_ITEMS
-    if (kind == "sum" or "latent" in chosen) and reads_all:
-        chosen["latent"] = (min(USUAL_LATENT, items), f"{items:,} items, at most {MAX_LINEAR_ITEMS:,}")
-    if kind == "sum" and reads_all:
+    if kind == "sum" and items <= MAX_LINEAR_ITEMS:
+        chosen["latent"] = (min(LATENT, items), f"{items:,} items, at most {MAX_LINEAR_ITEMS:,}")
         chosen["decay"] = (SUM_DECAY, why)
     return {name: each for name, each in chosen.items() if name not in own}
 

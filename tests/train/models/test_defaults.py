@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
+from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import USUAL_HISTORY, HistoryFeature, TextFeature
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
@@ -163,7 +164,7 @@ def test_large_sets_get_the_tables_of_the_shipped_examples() -> None:
     train = Pairs(rows, rows, np.ones(pairs, np.float32))
     data = TrainingData({"text": texts[:pairs]}, {"text": texts}, {"train": train}, pairs, items)
     found = from_data(read_experiment(CONFIGS / "pydocs.toml"), data).experiment
-    assert found.tower == BagTower("bag", 512, 128, (3,), True, 65_536, 0, 1024, ())
+    assert found.tower == BagTower("bag", 512, 128, 0, 1024, buckets=65_536, characters=())
     assert (found.training.epochs, found.training.patience, found.training.batch_size) == (3, 2, 1024)
     assert found.query["text"] == TextFeature("text", "query", 128)
 
@@ -234,45 +235,34 @@ def test_the_recipe_for_histories_becomes_the_tower_that_suits_them(sessions: bo
     assert from_data(chosen.experiment, data).experiment == chosen.experiment  # nothing is left open
 
 
-# Each key of the recipe alone, and what follows from it where it is not what the data suggest.
-ALONE: dict[str, tuple[Any, dict[str, Any]]] = {
-    "history": ("sum", {"query_dropout": 0.5, "latent": 40, "decay": 0.02, "ages": False}),
-    "dimension": (33, {}),
-    "layers": (1, {"history": "attention", "ages": True}),
-    "heads": (3, {"history": "attention", "dimension": 66}),
-    "dropout": (0.0, {"history": "attention"}),
-    "input_dropout": (0.1, {"history": "attention"}),
-    "ages": (True, {"history": "attention"}),
-    "age_dropout": (0.2, {"history": "attention", "ages": True}),
-    "query_dropout": (0.3, {}),
-    "history_dropout": (0.3, {}),
-    "latent": (8, {}),
-    "regularisation": (100.0, {"latent": 40}),
-    "latent_scale": (6.0, {"latent": 40}),
-    "decay": (0.1, {"history": "sum"}),
-    "recent_popularity": (8, {}),
-    "linear": (0, {}),
-    "newcomers_alpha": (0.5, {}),
-    "newcomers_strength": (5.0, {}),
-    "item_hidden": (16, {}),
-    "buckets": (512, {}),
-    "orders": ((4,), {}),
-    "words": (False, {}),
-    "characters": ((1,), {}),
-}
-
-
-@pytest.mark.parametrize("sessions", [False, True], ids=["events", "sessions"])
-@pytest.mark.parametrize("key", [each.name for each in dataclasses.fields(SequenceTower)][1:])
-def test_each_key_of_the_recipe_can_be_set_alone(key: str, sessions: bool) -> None:
-    value, follows = ALONE[key]
+@pytest.mark.parametrize(
+    ("key", "value", "sessions", "follows"),
+    [
+        ("history", "sum", False, {"query_dropout": 0.5, "latent": 40, "decay": 0.02, "ages": False}),
+        ("layers", 1, False, {"history": "attention", "ages": True}),
+        ("dimension", 32, False, {"heads": 2}),
+        ("linear", 0, True, {"history": "sum", "latent": 40}),
+        ("latent", 8, True, {"decay": 0.02}),
+        ("recent_popularity", 8, False, {"linear": 40}),
+    ],
+)
+def test_a_key_of_the_recipe_can_be_set_alone(
+    key: str, value: Any, sessions: bool, follows: dict[str, Any]
+) -> None:
     recipe = dataclasses.replace(history_experiment(), tower=HistoryTower("history", **{key: value}))
     data = with_sessions(films_of(40, 40)) if sessions else films_of(40, 40)
     chosen = from_data(recipe, data)
     tower = chosen.experiment.tower
     assert {name: getattr(tower, name) for name in (key, *follows)} == {key: value, **follows}
     assert f"tower.{key}" not in chosen.reasons
-    assert {f"tower.{name}" for name in follows} - {"tower.ages", "tower.dimension"} <= {*chosen.reasons}
+
+
+def test_a_key_that_the_data_leave_without_effect_is_refused() -> None:
+    recipe = dataclasses.replace(history_experiment(), tower=HistoryTower("history", layers=1))
+    with pytest.raises(ConfigError, match=r'history: layers: goes with history = "attention"'):
+        from_data(recipe, with_sessions(films_of(40, 40)))
+    with pytest.raises(ValueError, match="age_dropout: goes with ages = true"):
+        HistoryTower("history", age_dropout=0.2)
 
 
 def test_a_history_that_is_set_alone_is_that_of_any_data() -> None:
