@@ -30,7 +30,7 @@ class FilterType:
         parse: raw value, and its name in errors -> value as the columns hold it; None where it is absent.
         series: name of the type that a data set's column of it has in Polars; of lists, that of their
             elements. With `is_list`, each type has another.
-        read_as: how clients read a cell of it: `text`, `number`, `strings` or `time` (`item_files.py`).
+        read_as: how clients read a cell of it: `text`, `number`, `strings` or `time` (`item_upload.py`).
         dtype: of its values in a column that is in their order; None for strings.
         is_list: whether an item may have several values.
         table: type of its column in a table of the catalogue, where it is another than `series`.

@@ -1,6 +1,6 @@
 """`python -m twinspire.serving COMMAND`; each command has --help.
 
-The commands are serve, gateway, search, encode, info, status, batch, items, token, demo and doctor.
+The commands are serve, gateway, search, info, status, batch, items, token, demo and doctor.
 """
 
 from twinspire.serving import environment  # noqa: F401  # before gRPC is imported

@@ -2,16 +2,11 @@
 
 import functools
 import ipaddress
-import re
 from urllib.parse import unquote, urlsplit
 
 from twinspire.protos.errors import InvalidInput
 
 GRPC_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")  # of URIs that gRPC resolves
-# The path of a Unix socket after `unix:`: no authority (`//host/`), and none of the characters `?`, `#` and
-# `%`, which end or escape the path of a URI.
-_SOCKET = re.compile(r"(?!//(?!/))[A-Za-z0-9._~/+=@,-]+")
-_PLACE = re.compile(r"(?P<host>[A-Za-z0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]+")
 
 
 def join(host: str, port: int) -> str:
@@ -92,14 +87,9 @@ def listen_error(error: OSError | UnicodeError) -> str:
 def is_local(target: str) -> bool:
     """Whether a client of gRPC with this target connects to this machine alone; names are not resolved.
 
-    The target is `host:port`, or a URI with one of `GRPC_SCHEMES`. A URI that names the name server to ask is
-    not local, since that may be another machine.
+    The target is `host:port`, or a URI with one of `GRPC_SCHEMES`, of which only Unix sockets count as local.
     """
-    scheme, _, rest = target.partition(":")
+    scheme, _, path = target.partition(":")
     if scheme in ("unix", "unix-abstract"):
-        return _SOCKET.fullmatch(rest) is not None
-    if scheme not in ("dns", "ipv4", "ipv6"):
-        return is_loopback(host_of(target))
-    places = rest.removeprefix("///")
-    found = [_PLACE.fullmatch(each) for each in ([places] if scheme == "dns" else places.split(","))]
-    return all(each is not None and is_loopback(each["host"].strip("[]")) for each in found)
+        return bool(path.strip("/")) and (path.startswith("///") or not path.startswith("//"))
+    return is_loopback(host_of(target))

@@ -19,6 +19,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,31 +56,21 @@ class Finding:
     """The result of one check.
 
     Args:
-        check: its name.
         state: how good or bad it is.
+        check: its name.
         found: what was found, with units.
         todo: what to do; empty if nothing is to be done.
     """
 
-    check: str
     state: FindingState
+    check: str
     found: str
     todo: str = ""
 
 
-def ok(check: str, found: str) -> Finding:
-    """Nothing is to be done."""
-    return Finding(check, FindingState.OK, found)
-
-
-def warning(check: str, found: str, todo: str) -> Finding:
-    """It works, but could be better."""
-    return Finding(check, FindingState.WARNING, found, todo)
-
-
-def problem(check: str, found: str, todo: str) -> Finding:
-    """Something does not work until it is mended."""
-    return Finding(check, FindingState.PROBLEM, found, todo)
+ok = partial(Finding, FindingState.OK)  # nothing is to be done
+warning = partial(Finding, FindingState.WARNING)
+problem = partial(Finding, FindingState.PROBLEM)
 
 
 class PlainConsole:
@@ -223,18 +214,12 @@ def port(name: str, host: str, number: int, variable: str) -> Finding:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind((host, number))
-    except PermissionError:
-        return problem(
-            check, f"for {name}: not allowed", f"ports below 1024 need a privilege: {variable}=..."
-        )
     except (OSError, UnicodeError) as error:
-        if getattr(error, "errno", None) != errno.EADDRINUSE:
-            found = f"for {name}: {host}: {listen_error(error)}"
-            return problem(check, found, "name an address of this machine: --host")
-        todo = (
-            f"right if your service runs; for another one: {variable}={number + 1 if number < 65535 else 0}"
-        )
-        return warning(check, f"for {name}: {os.strerror(errno.EADDRINUSE)}", todo)
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            todo = f"right if your service runs; for another one name a free port: {variable}=..."
+            return warning(check, f"for {name}: {listen_error(error)}", todo)
+        todo = f"name an address of this machine: --host; or a port above 1023: {variable}=..."
+        return problem(check, f"for {name}: {host}: {listen_error(error)}", todo)
     return ok(check, f"for {name}: free")
 
 
@@ -245,8 +230,10 @@ def descriptors(needed: int) -> Finding:
         needed: descriptors that a worker may need, for its connections and other files.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most == resource.RLIM_INFINITY or most >= needed:
-        return ok("descriptors", "no limit" if most == resource.RLIM_INFINITY else f"{most:,} a process")
+    if most == resource.RLIM_INFINITY:
+        return ok("descriptors", "no limit")
+    if most >= needed:
+        return ok("descriptors", f"{most:,} a process")
     todo = f"ulimit -Hn {needed} before the service starts, or LimitNOFILE={needed} in its unit"
     return warning("descriptors", f"{most:,} a process; a worker may need {needed:,}", todo)
 

@@ -34,45 +34,31 @@ def bounded_seconds(most: float, or_none: bool = False, shortest: float = 0.0) -
         shortest: the smallest number of seconds above 0 that it accepts.
     """
     least = f"0, or {shortest:g} or more" if or_none else "above 0"
-
-    def parse(text: str) -> float:
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = -1.0
-        if not ((0 < seconds <= most and seconds >= shortest) or (or_none and seconds == 0)):
-            raise ArgumentTypeError(f"expected seconds, {least} and at most {most:g}, got {text!r}")
-        return seconds
-
-    return parse
+    return _number(
+        f"seconds, {least} and at most {most:g}",
+        lambda value: (0 < value <= most and value >= shortest) or (or_none and value == 0),
+    )
 
 
 def number_up_to(most: float) -> Callable[[str], float]:
     """A type of numbers from 0 to `most`."""
+    return _number(f"a number from 0 to {most:g}", lambda value: 0 <= value <= most)
 
+
+def positive(most: float) -> Callable[[str], float]:
+    """A type of numbers above 0, and at most `most`."""
+    return _number(f"a number above 0 and at most {most:g}", lambda value: 0 < value <= most)
+
+
+def _number(expected: str, accepts: Callable[[float], bool]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = -1.0
-        if not 0 <= value <= most:
-            raise ArgumentTypeError(f"expected a number from 0 to {most:g}, got {text!r}")
+        if not accepts(value):
+            raise ArgumentTypeError(f"expected {expected}, got {text!r}")
         return value
-
-    return parse
-
-
-def positive(most: float) -> Callable[[str], float]:
-    """A type of numbers above 0, and at most `most`."""
-
-    def parse(text: str) -> float:
-        try:
-            found = float(text)
-        except ValueError:
-            found = 0.0
-        if not 0 < found <= most:
-            raise ArgumentTypeError(f"expected a number above 0 and at most {most:g}, got {text!r}")
-        return found
 
     return parse
 
@@ -102,14 +88,6 @@ def output_file(text: str) -> Path:
     if path.is_dir() or not above.is_dir():
         raise ArgumentTypeError(f"expected a file in a folder, got {text!r}")
     return path
-
-
-def pair(text: str) -> tuple[str, str]:
-    """`NAME=VALUE`."""
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, value
 
 
 count = bounded_count(2**31 - 1)

@@ -15,20 +15,17 @@ The parameters of `predict` are those that the example declares, such as
 It answers with the same `Retriever` as the service. Only MLflow imports this file.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.pyfunc
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
 from twinspire.protos.errors import InvalidInput, TwinspireError
 from twinspire.protos.inputs.events import is_dated, without_times
-from twinspire.protos.names import near
 from twinspire.protos.scores import LOWEST_SCORE
 from twinspire.serving.filters.text import parse_filter
 from twinspire.serving.retrieval.answer import Answer, FusionMode
@@ -37,8 +34,6 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.wire.converters import RequestLimits
 
 BATCH = 64  # queries that are encoded together, which limits memory
-PARAMETERS = ("k", "exclude_history", "filter", "fusion", "min_score")
-ENFORCE = "_enforce_params_schema"  # of mlflow.pyfunc: drops what a model does not declare
 
 
 class BundleModel(PythonModel):
@@ -51,7 +46,6 @@ class BundleModel(PythonModel):
             BundleDamaged, BundleTooNew, BundleTooOld: as `Retriever.load` does.
         """
         self._retriever = Retriever.load(Path(context.artifacts["bundle"]))
-        _refuse_unknown_parameters()
 
     def predict(
         self, context: Any, model_input: list[Any], params: dict[str, Any] | None = None
@@ -160,31 +154,6 @@ def _times(value: Any, field: str) -> tuple[float, ...]:
 
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)  # pandas fills missing values with it
-
-
-def _refuse_unknown_parameters() -> None:
-    """Make MLflow refuse parameters that this model does not declare.
-
-    MLflow drops them with a warning on the server's log before it calls `predict`, so that a misspelt
-    parameter goes unnoticed. Models with other parameters in the same process are treated as before.
-    """
-    enforce = vars(mlflow.pyfunc).get(ENFORCE)
-    if enforce is None or getattr(enforce, "is_strict", False):
-        return
-
-    @functools.wraps(enforce)
-    def strict(params: Any, schema: Any) -> Any:
-        declared = {each.name for each in schema.params} if schema is not None else set()
-        if isinstance(params, dict) and declared == {*PARAMETERS}:
-            for name in params.keys() - declared:
-                known = f"{', '.join(PARAMETERS)}{near(str(name), PARAMETERS)}"
-                raise MlflowException.invalid_parameter_value(
-                    f"unknown parameter {name!r}: expected some of {known}"
-                )
-        return enforce(params, schema)
-
-    vars(strict)["is_strict"] = True
-    setattr(mlflow.pyfunc, ENFORCE, strict)
 
 
 mlflow.models.set_model(BundleModel())

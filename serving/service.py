@@ -9,7 +9,7 @@ from twinspire.serving import environment  # noqa: F401  # before gRPC is import
 import gc
 import logging
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,14 +51,10 @@ from twinspire.serving.service_status import ServiceStatus
 from twinspire.serving.shadow.channel import ShadowChannel, TrafficMirror
 from twinspire.serving.shadow.process import Shadow
 from twinspire.serving.shared_state import (
-    ACCESS,
     CATALOGUE,
+    ENTRIES,
     EVENTS,
-    FOLLOWING,
-    NEXT,
     SERVED_LOG,
-    SHADOW,
-    SHADOW_TARGET,
     TARGET,
     SharedState,
     worker_name,
@@ -105,7 +101,7 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
             for n in range(config.workers)
         ]
         metrics = service.metrics_process()
-        processes = [*workers, *service.optional_processes()]
+        processes = [*workers, *service.processes]
         status = f"serving {service.manifest.name} at {join(config.host, port)}"
         if config.metrics_port is not None:
             processes.append(metrics)
@@ -190,82 +186,71 @@ class _Service:
         if config.follow:
             check_share(config.follow.interleave_share, self.manifest)
         self.shared = SharedMetrics.create(config.workers)
-        entries = [TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS]
-        entries += [CATALOGUE] if config.catalogue else []
-        entries += [EVENTS] if config.events else []
-        entries += [SERVED_LOG] if config.served_log else []
-        self.shared_state = SharedState.create((*entries, *map(worker_name, range(config.workers))))
+        self.shared_state = SharedState.create((*ENTRIES, *map(worker_name, range(config.workers))))
         first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
         self.shared_state.write(TARGET, Target(1, first).entry())
-        has_shadow = config.follow is not None and config.follow.shadow
-        self._channel = ShadowChannel.create(config.workers) if has_shadow else None
-        self._catalogue = StoreChannel.create() if config.catalogue else None
-        self._events = StoreChannel.create() if config.events else None
-        self._catalogue_heartbeat, self._events_heartbeat = Heartbeat(), Heartbeat()
-        self._live = LivePlace(config.catalogue.place, self._store_state) if config.catalogue else None
+        self.processes: list[ProcessSpec] = []  # beside the workers
+        self._channel: ShadowChannel | None = None
+        self._catalogue: StoreChannel | None = None
+        self._events: StoreChannel | None = None
+        self._live: LivePlace | None = None
+        self._log_channel: DatagramChannel | None = None
         if config.catalogue:
-            # Only here: it needs SQLAlchemy.
-            from twinspire.serving.live.process.catalogue_process import initial_catalogue_entry
-
-            entry = initial_catalogue_entry(config.catalogue, self.manifest.catalogue)
-            self.shared_state.write(CATALOGUE, entry)
+            self._add_catalogue(config.catalogue)
         if config.events:
-            from twinspire.serving.events.process import initial_events_entry
-
-            self.shared_state.write(EVENTS, initial_events_entry(config.events))
-        self._log_channel = DatagramChannel.create(config.workers) if config.served_log else None
+            self._add_events(config.events)
         if config.served_log:
-            self._log_folder = reserve(config.served_log.folder)  # until the last process has ended
-            self.shared_state.write(SERVED_LOG, {"rows": 0, "lost": 0, "bytes": 0, "last_error": ""})
+            self._add_log(config.served_log)
+        if config.follow:
+            follow = follower(config.follow, self.shared_state, config.workers, config.item_tower)
+            self.processes.append(ProcessSpec("follower", follow))
+            if config.follow.shadow:
+                self._channel = ShadowChannel.create(config.workers)
+                alias, limits = config.follow.shadow, config.limits
+                shadow = Shadow(self._channel, self.shared_state, alias, limits, self._live)
+                self.processes.append(ProcessSpec("shadow", shadow.run))
         self._status = ServiceStatus(self.shared_state, self.shared, self._channel, self._log_channel)
 
-    def optional_processes(self) -> Iterator[ProcessSpec]:
-        """The processes of stores, the follower and the shadow, as far as the configuration asks for them."""
-        config = self._config
-        if config.catalogue and self._catalogue:
-            run = partial(self._run_catalogue, config.catalogue, self._catalogue)
-            yield ProcessSpec("catalogue", run, self._catalogue_heartbeat.count, PATIENCE_SECONDS)
-        if config.events and self._events:
-            run = partial(self._run_events, config.events, self._events)
-            yield ProcessSpec("events", run, self._events_heartbeat.count, PATIENCE_SECONDS)
-        if config.served_log and self._log_channel:
-            yield ProcessSpec("served log", partial(self._run_log, config.served_log, self._log_channel))
-        if config.follow:
-            follow = follower(
-                config.follow,
-                self.shared_state,
-                config.workers,
-                config.item_tower,
-            )
-            yield ProcessSpec("follower", follow)
-            if self._channel and config.follow.shadow:
-                shadow = Shadow(
-                    self._channel, self.shared_state, config.follow.shadow, config.limits, self._live
-                )
-                yield ProcessSpec("shadow", shadow.run)
+    def _add_catalogue(self, config: CatalogueConfig) -> None:
+        """Add the process of live items."""
+        # Only here: it needs SQLAlchemy.
+        from twinspire.serving.live.process.catalogue_process import CatalogueProcess, initial_catalogue_entry
 
-    def _run_catalogue(self, config: CatalogueConfig, channel: StoreChannel, handle: WorkerHandle) -> None:
-        """Run the catalogue's process until it has to stop."""
-        from twinspire.serving.live.process.catalogue_process import CatalogueProcess
+        self.shared_state.write(CATALOGUE, initial_catalogue_entry(config, self.manifest.catalogue))
+        self._live = LivePlace(config.place, self._store_state)
+        self._catalogue = channel = StoreChannel.create()
+        heartbeat, grace, most = Heartbeat(), self._config.grace, self._config.limits.max_answer_bytes
 
-        most = self._config.limits.max_answer_bytes
-        grace = self._config.grace
-        CatalogueProcess(config, channel, self.shared_state, grace, most, self._catalogue_heartbeat).run(
-            handle
-        )
+        def run(handle: WorkerHandle) -> None:
+            CatalogueProcess(config, channel, self.shared_state, grace, most, heartbeat).run(handle)
 
-    def _run_events(self, config: EventsConfig, channel: StoreChannel, handle: WorkerHandle) -> None:
-        """Run the process that stores events until it has to stop."""
-        from twinspire.serving.events.process import EventsProcess
+        self.processes.append(ProcessSpec("catalogue", run, heartbeat.count, PATIENCE_SECONDS))
 
-        heartbeat = self._events_heartbeat
-        EventsProcess(config, channel, self.shared_state, self._config.grace, heartbeat).run(handle)
+    def _add_events(self, config: EventsConfig) -> None:
+        """Add the process that stores events."""
+        from twinspire.serving.events.process import EventsProcess, initial_events_entry
 
-    def _run_log(self, config: ServedLogConfig, channel: DatagramChannel, handle: WorkerHandle) -> None:
-        """Run the process of the served log until it has to stop."""
-        from twinspire.serving.served_log.process import LogWriter  # which needs pyarrow
+        self.shared_state.write(EVENTS, initial_events_entry(config))
+        self._events = channel = StoreChannel.create()
+        heartbeat, grace = Heartbeat(), self._config.grace
 
-        LogWriter(config, channel, self.shared_state, self.shared, self._config.grace).run(handle)
+        def run(handle: WorkerHandle) -> None:
+            EventsProcess(config, channel, self.shared_state, grace, heartbeat).run(handle)
+
+        self.processes.append(ProcessSpec("events", run, heartbeat.count, PATIENCE_SECONDS))
+
+    def _add_log(self, config: ServedLogConfig) -> None:
+        """Add the process of the served log."""
+        self._log_folder = reserve(config.folder)  # until the last process has ended
+        self.shared_state.write(SERVED_LOG, {"rows": 0, "lost": 0, "bytes": 0, "last_error": ""})
+        self._log_channel = channel = DatagramChannel.create(self._config.workers)
+
+        def run(handle: WorkerHandle) -> None:
+            from twinspire.serving.served_log.process import LogWriter  # which needs pyarrow
+
+            LogWriter(config, channel, self.shared_state, self.shared, self._config.grace).run(handle)
+
+        self.processes.append(ProcessSpec("served log", run))
 
     def worker(self, slot: int) -> Callable[[WorkerHandle], None]:
         """The function that the worker of a slot runs until it has to stop."""

@@ -17,8 +17,6 @@ from typing import Self
 
 log = logging.getLogger(__name__)
 
-SOCKET, WATCHDOG_USEC, WATCHDOG_PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
-
 
 class ServiceManager:
     """The connection to the service manager.
@@ -26,17 +24,13 @@ class ServiceManager:
     Args:
         address: of its socket: a path, or `@` and a name in Linux's abstract namespace; nothing is sent if it
             is empty.
-        watchdog_seconds: the manager takes the service for hung without a ping in this time; 0: it expects no
-            pings.
+        expects_pings: whether the manager takes a service without regular pings for hung.
     """
 
-    def __init__(self, address: str = "", watchdog_seconds: float = 0.0) -> None:
+    def __init__(self, address: str = "", expects_pings: bool = False) -> None:
         self._address = address
-        self.watchdog_seconds = watchdog_seconds
+        self.expects_pings = expects_pings
         self._failed = False
-        if address and address[0] not in "/@":
-            log.warning("%s=%s: expected an absolute path, or @ and a name; not used", SOCKET, address)
-            self._address = ""
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str] = os.environ) -> Self:
@@ -44,18 +38,13 @@ class ServiceManager:
 
         Its variables are removed from `environment`, so that child processes do not notify the manager, too.
         """
-        address = environment.pop(SOCKET, "")
-        microseconds = environment.pop(WATCHDOG_USEC, "")
-        expected_of = environment.pop(WATCHDOG_PID, "") or str(os.getpid())
-        watched = microseconds.isdecimal() and expected_of == str(os.getpid())
-        return cls(address, int(microseconds) / 1e6 if watched else 0.0)
+        address, watchdog, expected_of = (
+            environment.pop(name, "") for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        )
+        return cls(address, watchdog.isdecimal() and expected_of in ("", str(os.getpid())))
 
     def ready(self, status: str) -> None:
-        """Report that the service answers, or that a reload is over.
-
-        Args:
-            status: one line for `systemctl status`.
-        """
+        """Report that the service answers, or that a reload is over; `status` is for `systemctl status`."""
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
@@ -64,23 +53,19 @@ class ServiceManager:
         self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
 
     def stopping(self, status: str) -> None:
-        """Report that the service takes no more requests, and will end.
-
-        Args:
-            status: one line for `systemctl status`.
-        """
+        """Report that the service takes no more requests, and will end; `status` as of `ready`."""
         self._send("STOPPING=1", f"STATUS={status}")
 
     def ping_watchdog(self) -> None:
         """Send a ping, if the manager expects pings."""
-        if self.watchdog_seconds:
+        if self.expects_pings:
             self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
         text = "\n".join(line.replace("\n", " ") for line in lines)
-        name = self._address.replace("@", "\0", 1) if self._address[0] == "@" else self._address
+        name = f"\0{self._address[1:]}" if self._address[0] == "@" else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
                 connection.setblocking(False)  # a manager that does not read must not stop the service
@@ -88,5 +73,5 @@ class ServiceManager:
             self._failed = False
         except OSError as error:
             if not self._failed:
-                log.warning("%s=%s: cannot notify the service manager: %s", SOCKET, self._address, error)
+                log.warning("%s: cannot notify the service manager there: %s", self._address, error)
             self._failed = True

@@ -41,6 +41,38 @@ PROCESSES = {
     "served-log": SERVED_LOG,
 }
 
+# Name of an entry -> its values that are metrics; of a text, whether there is one.
+READINGS = {
+    FOLLOWING: {
+        "last_check": metrics.FOLLOW_LAST_CHECK,
+        "failures": metrics.FOLLOW_FAILURES,
+        "candidate": metrics.FOLLOW_PENDING,
+        "swaps": metrics.FOLLOW_SWAPS,
+        "refused": metrics.FOLLOW_REFUSED,
+        "last_swap": metrics.FOLLOW_LAST_SWAP,
+    },
+    CATALOGUE: {
+        "sequence": metrics.CATALOGUE_SEQUENCE,
+        "live_items": metrics.CATALOGUE_ITEMS,
+        "tombstones": metrics.CATALOGUE_TOMBSTONES,
+        "commits": metrics.CATALOGUE_COMMITS,
+        "writes": metrics.CATALOGUE_WRITES,
+        "commit_seconds": metrics.CATALOGUE_COMMIT_SECONDS,
+        "last_error": metrics.CATALOGUE_FAILED,
+    },
+    EVENTS: {
+        "stored": metrics.EVENTS_STORED,
+        "commits": metrics.EVENTS_COMMITS,
+        "commit_seconds": metrics.EVENTS_COMMIT_SECONDS,
+        "last_error": metrics.EVENTS_FAILED,
+    },
+    SERVED_LOG: {
+        "rows": metrics.LOG_ROWS,
+        "bytes": metrics.LOG_BYTES,
+        "last_error": metrics.LOG_FAILED,
+    },
+}
+
 
 @dataclass(frozen=True)
 class BundleFacts:
@@ -121,29 +153,30 @@ class ServiceStatus:
             labels = [each["role"], each["bundle_version"][:12], each["model_version"]]
             shares.append((labels, each["share"]))
         yield metrics.BUNDLE_SHARE, shares
-        following = self._shared_state.read(FOLLOWING)
-        if following:
-            yield from follow_readings(following)
+        entries = {name: self._shared_state.read(name) for name in self._shared_state.names}
+        for name, shown in READINGS.items():
+            if entry := entries.get(name):
+                for key, metric in shown.items():
+                    value = entry.get(key, 0)
+                    yield metric, [([], float(bool(value) if isinstance(value, str) else value))]
         if self._channel:
             yield from shadow_readings(self._shared_state.read(SHADOW), self._channel.dropped)
-        if CATALOGUE in self._shared_state.names:
-            yield from catalogue_readings(self._shared_state.read(CATALOGUE), self._shared.read())
-        if EVENTS in self._shared_state.names:
-            yield from event_readings(self._shared_state.read(EVENTS))
+        if entry := entries.get(CATALOGUE):
+            yield from catalogue_readings(entry, self._shared.read())
         if self._log_channel:
-            yield from log_readings(self._shared_state.read(SERVED_LOG), self._log_channel)
-        if ACCESS in self._shared_state.names:
-            yield from access_readings(self._shared_state.read(ACCESS))
+            channel, lost = self._log_channel, entries[SERVED_LOG]["lost"]
+            reasons = {"behind": channel.dropped, "disk": lost, "error": channel.failed}
+            yield metrics.LOG_DROPPED, [([reason], count) for reason, count in reasons.items()]
+        if stale := entries.get(ACCESS, {}).get("stale"):
+            yield metrics.FILE_STALE, [([name], float(is_stale)) for name, is_stale in stale.items()]
 
     def processes(self) -> dict[str, int]:
         """Name -> process id of the follower, the shadow and the processes of stores, if they run."""
-        names = self._shared_state.names
-        pids = {
-            name: self._shared_state.read(entry).get("pid")
-            for name, entry in PROCESSES.items()
-            if entry in names
-        }
-        return {name: pid for name, pid in pids.items() if pid}
+        found = {}
+        for name, entry in PROCESSES.items():
+            if entry in self._shared_state.names and (pid := self._shared_state.read(entry).get("pid")):
+                found[name] = pid
+        return found
 
     def champion_facts(self) -> BundleFacts | None:
         """The values that metrics show of the champion.
@@ -185,9 +218,8 @@ class ServiceStatus:
         )
 
     def _catalogue(self) -> wire.LiveCatalogue | None:
-        if CATALOGUE not in self._shared_state.names:
+        if CATALOGUE not in self._shared_state.names or not (entry := self._shared_state.read(CATALOGUE)):
             return None
-        entry = self._shared_state.read(CATALOGUE)
         known = {field.name for field in wire.LiveCatalogue.DESCRIPTOR.fields} - {"bounds"}
         shown = {name: value for name, value in entry.items() if name in known}
         return wire.LiveCatalogue(bounds=wire.CatalogueBounds(**entry["bounds"]), **shown)
@@ -225,28 +257,13 @@ def bundle_readings(facts: BundleFacts) -> Iterator[Reading]:
     yield metrics.INDEX_BYTES, [([], facts.index_bytes)]
 
 
-def follow_readings(following: Mapping[str, Any]) -> Iterator[Reading]:
-    """The metrics of how the champion's alias is followed.
-
-    Args:
-        following: the follower's entry in shared memory.
-    """
-    yield metrics.FOLLOW_LAST_CHECK, [([], following["last_check"])]
-    yield metrics.FOLLOW_FAILURES, [([], following["failures"])]
-    yield metrics.FOLLOW_PENDING, [([], float(bool(following["candidate"])))]
-    yield metrics.FOLLOW_SWAPS, [([], following["swaps"])]
-    yield metrics.FOLLOW_REFUSED, [([], following["refused"])]
-    yield metrics.FOLLOW_LAST_SWAP, [([], following["last_swap"])]
-
-
 def catalogue_readings(entry: Mapping[str, Any], rows: Sequence[Sequence[float]]) -> Iterator[Reading]:
-    """The metrics of live items.
+    """The metrics of live items that have a label.
 
     Args:
         entry: of the catalogue's process in shared memory.
         rows: of the workers' metrics.
     """
-    yield metrics.CATALOGUE_SEQUENCE, [([], entry["sequence"])]
     running = [([str(slot)], row) for slot, row in enumerate(rows) if row[layout.UP]]
     seen = [(labels, row[layout.SEEN_SEQUENCE]) for labels, row in running]
     yield metrics.CATALOGUE_WORKER_SEQUENCE, seen
@@ -256,47 +273,4 @@ def catalogue_readings(entry: Mapping[str, Any], rows: Sequence[Sequence[float]]
     yield metrics.CATALOGUE_OVERLAY, [(labels, row[layout.OVERLAY_ROWS]) for labels, row in running]
     bundles = entry.get("bundles", {}).items()
     yield metrics.CATALOGUE_DERIVED, [([version], each["sequence"]) for version, each in bundles]
-    yield metrics.CATALOGUE_ITEMS, [([], entry.get("live_items", 0))]
-    yield metrics.CATALOGUE_TOMBSTONES, [([], entry.get("tombstones", 0))]
-    yield metrics.CATALOGUE_COMMITS, [([], entry.get("commits", 0))]
-    yield metrics.CATALOGUE_WRITES, [([], entry.get("writes", 0))]
-    yield metrics.CATALOGUE_COMMIT_SECONDS, [([], entry.get("commit_seconds", 0.0))]
     yield metrics.CATALOGUE_ENCODE_SECONDS, [([version], each["seconds"]) for version, each in bundles]
-    yield metrics.CATALOGUE_FAILED, [([], float(bool(entry.get("last_error"))))]
-
-
-def event_readings(entry: Mapping[str, Any]) -> Iterator[Reading]:
-    """The metrics of events.
-
-    Args:
-        entry: of their process in shared memory.
-    """
-    yield metrics.EVENTS_STORED, [([], entry["stored"])]
-    yield metrics.EVENTS_COMMITS, [([], entry["commits"])]
-    yield metrics.EVENTS_COMMIT_SECONDS, [([], entry["commit_seconds"])]
-    yield metrics.EVENTS_FAILED, [([], float(bool(entry["last_error"])))]
-
-
-def log_readings(entry: Mapping[str, Any], channel: DatagramChannel) -> Iterator[Reading]:
-    """The metrics of the served log.
-
-    Args:
-        entry: of its process in shared memory.
-        channel: to it; counts what workers could not send.
-    """
-    yield metrics.LOG_ROWS, [([], entry["rows"])]
-    lost = {"behind": channel.dropped, "disk": entry["lost"], "error": channel.failed}
-    yield metrics.LOG_DROPPED, [([reason], count) for reason, count in lost.items()]
-    yield metrics.LOG_BYTES, [([], entry["bytes"])]
-    yield metrics.LOG_FAILED, [([], float(bool(entry["last_error"])))]
-
-
-def access_readings(access: Mapping[str, Any]) -> Iterator[Reading]:
-    """The metrics of certificate and token files; none for files that the service does not have.
-
-    Args:
-        access: the supervisor's entry in shared memory.
-    """
-    stale = access.get("stale", {})
-    if stale:
-        yield metrics.FILE_STALE, [([name], float(is_stale)) for name, is_stale in stale.items()]

@@ -26,6 +26,7 @@ ACCESS = "access"  # supervisor: the state of certificate and token files
 CATALOGUE = "catalogue"  # catalogue (first the supervisor): the store of live items, and what was encoded
 EVENTS = "events"  # events' process (first the supervisor): the store of events
 SERVED_LOG = "served log"  # served log's process (first the supervisor): its rows and files
+ENTRIES = (TARGET, NEXT, FOLLOWING, SHADOW_TARGET, SHADOW, ACCESS, CATALOGUE, EVENTS, SERVED_LOG)
 WORKER = "worker "  # prefix of the names of workers' entries
 
 PAGE = 16 << 10  # bytes

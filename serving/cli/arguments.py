@@ -1,7 +1,6 @@
 """The flags of `python -m twinspire.serving serve`, and the configuration that they make."""
 
 from argparse import ArgumentParser, Namespace, _ArgumentGroup
-from collections.abc import Mapping
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,12 +129,14 @@ def _follow(arguments: Namespace) -> FollowConfig | None:
 
 
 def _catalogue(arguments: Namespace) -> CatalogueConfig | None:
-    """The store of live items; None if the service takes no writes; errors as of `_bounds_of_store`."""
-    given = _bounds_of_store(
-        arguments, "catalogue", {each.name: _live_bound(each.name) for each in fields(CatalogueBounds)}
-    )
+    """The store of live items; None if the service takes no writes; errors as of `_events`."""
+    bounds = {each.name: getattr(arguments, _live_bound(each.name)) for each in fields(CatalogueBounds)}
+    given = {name: value for name, value in bounds.items() if value is not None}
     if arguments.catalogue is None:
+        for name in given:
+            raise UsageError(f"{flags.flag(_live_bound(name))} goes with --catalogue")
         return None
+    _require_sqlalchemy("--catalogue")
     return CatalogueConfig(arguments.catalogue or default_url(), bounds=given)
 
 
@@ -143,13 +144,16 @@ def _events(arguments: Namespace) -> EventsConfig | None:
     """The store of events; None if the service records none.
 
     Raises:
-        UsageError: as `_bounds_of_store`; or the store is the file of live items.
-        MissingStage, ConfigError: as `_bounds_of_store` and `file_of`.
+        UsageError: a bound is given without a store; or the store is the file of live items.
+        MissingStage: there is a store, and SQLAlchemy is not installed.
+        ConfigError: as `file_of`.
     """
-    given = _bounds_of_store(arguments, "events", {each.name: each.name for each in fields(EventBounds)})
+    flags.check_partners(arguments, EventBounds)
     if arguments.events is None:
         return None
-    config = EventsConfig(arguments.events or default_events_url(), EventBounds(**given))
+    _require_sqlalchemy("--events")
+    bounds = EventBounds(**flags.chosen(arguments, EventBounds))
+    config = EventsConfig(arguments.events or default_events_url(), bounds)
     items = default_url() if arguments.catalogue == "" else arguments.catalogue or ""
     if items.startswith("sqlite") and config.url.startswith("sqlite"):
         from twinspire.serving.live.store.database import EVENTS, file_of  # which needs SQLAlchemy
@@ -157,6 +161,11 @@ def _events(arguments: Namespace) -> EventsConfig | None:
         if file_of(items) == file_of(config.url, EVENTS):
             raise UsageError("--events: expected another file than --catalogue: each has its own process")
     return config
+
+
+def _require_sqlalchemy(flag: str) -> None:
+    if find_spec("sqlalchemy") is None:
+        raise MissingStage(f"{flag} needs sqlalchemy; install it with: pip install .[catalogue]")
 
 
 def _served_log(arguments: Namespace) -> ServedLogConfig | None:
@@ -175,26 +184,6 @@ def _served_log(arguments: Namespace) -> ServedLogConfig | None:
         return ServedLogConfig(arguments.served_log, **flags.chosen(arguments, ServedLogConfig))
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def _bounds_of_store(arguments: Namespace, store: str, names: Mapping[str, str]) -> dict[str, int]:
-    """The bounds of a store that are given, by name.
-
-    Args:
-        store: the argument with its URL.
-        names: name of a bound -> that of its argument.
-
-    Raises:
-        UsageError: a bound is given without a store.
-        MissingStage: there is a store, and SQLAlchemy is not installed.
-    """
-    given = {name: value for name, flag in names.items() if (value := getattr(arguments, flag)) is not None}
-    if getattr(arguments, store) is None:
-        for name in given:
-            raise UsageError(f"{flags.flag(names[name])} goes with --{store}")
-    elif find_spec("sqlalchemy") is None:
-        raise MissingStage(f"--{store} needs sqlalchemy; install it with: pip install .[catalogue]")
-    return given
 
 
 def _live_bound(name: str) -> str:

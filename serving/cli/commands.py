@@ -7,7 +7,7 @@ from rich.console import Console
 
 from twinspire.protos.cli import Result, UsageError, print_result, show_warnings
 from twinspire.protos.figures import WARNINGS
-from twinspire.serving.cli import arguments, demo, tables
+from twinspire.serving.cli import arguments, tables
 from twinspire.serving.security.tokens import new_token
 
 
@@ -41,6 +41,8 @@ def token(parsed: Namespace) -> Result:
 
 def run_demo(parsed: Namespace) -> Result:
     """Serve, search for the first examples, summarise, and stop."""
+    from twinspire.serving.cli import demo  # which imports the server
+
     folder = arguments.folder(parsed)
     output = Console(stderr=True) if parsed.json else tables.console()
     document = demo.run(folder, output)

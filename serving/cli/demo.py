@@ -1,15 +1,10 @@
-"""The whole service once: start it, query it, summarise its bundle, stop it.
+"""A service once: start it, query it, summarise its bundle, stop it.
 
     python -m twinspire.serving demo --model models:/pydocs@champion
 
-The server is a process of its own on a free port, queried over gRPC, and stopped by SIGTERM.
+The server is in this process, on a free port, and is queried over gRPC.
 """
 
-import contextlib
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,17 +12,18 @@ from urllib.parse import quote
 
 from rich.console import Console
 
-from twinspire.protos import bundle, entry_points
+from twinspire.protos.bundle import Manifest
 from twinspire.protos.cli import printable
-from twinspire.protos.errors import Unavailable
 from twinspire.protos.features import HistoryFeature, TextFeature
 from twinspire.protos.inputs.events import item_ids
 from twinspire.protos.mlflow_keys import ui_page, ui_server
 from twinspire.serving.cli import tables
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.retrieval.answer import Answer
+from twinspire.serving.client.answer_files import answer_document
 from twinspire.serving.retrieval.query import example_query
+from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.server import RetrievalServer
 
 TEXTS, TEXT_HITS = 5, 3  # queries, and hits of each
 HISTORIES, HISTORY_HITS = 3, 5
@@ -57,40 +53,37 @@ BASELINES = {  # prefix of a baseline's metrics -> its name
     "user_item": "user + item means",
     "user_item_knn": "user + item means, item-kNN",
 }
-TIMEOUT_SECONDS = 120.0  # for the server to start, and to stop
 
 
 def run(folder: Path, console: Console) -> dict[str, Any]:
     """Serve a bundle, search for the first examples of its manifest, and stop.
 
     Returns:
-        The answers, the manifest, and whether the server stopped cleanly.
+        The answers, and the manifest.
 
     Raises:
-        Unavailable: the server does not start, or does not stop cleanly.
+        BundleError: the bundle cannot be used.
     """
-    with _server(folder) as address, RetrievalClient(address) as client:
-        client.wait_ready(TIMEOUT_SECONDS)
+    bundle = LoadedBundle.load(folder, 1, False)
+    manifest = bundle.manifest
+    catalogue = None if manifest.is_remote else Catalogue(folder, manifest)
+    histories = any(isinstance(spec, HistoryFeature) for spec in manifest.schema.query.values())
+    shown, hits = (HISTORIES, HISTORY_HITS) if histories else (TEXTS, TEXT_HITS)
+    answered = []
+    with RetrievalServer(bundle) as server, RetrievalClient(server.address) as client:
         info = client.info()
-        console.print(f"serving {info.item_count:,} items at {address}\n", highlight=False)
-        manifest = bundle.read_manifest(folder)  # the server has verified the other files
-        catalogue = None if manifest.is_remote else Catalogue(folder, manifest)
-        histories = any(isinstance(spec, HistoryFeature) for spec in manifest.schema.query.values())
-        shown, hits = (HISTORIES, HISTORY_HITS) if histories else (TEXTS, TEXT_HITS)
-        answered = []
+        console.print(f"serving {info.item_count:,} items at {server.address}\n", highlight=False)
         for example in manifest.examples[:shown]:
             answer = client.search(example_query(example), hits)
             for line in _lines(example, manifest, catalogue):
                 console.print(printable(line), style="bold", markup=False, highlight=False)
             tables.show_answer(console, answer)
             console.print()
-            answered.append({"query": example, **_document(answer)})
-    return {"answers": answered, "manifest": info.manifest, "stopped": "cleanly"}
+            answered.append({"query": example, **answer_document(answer)})
+    return {"answers": answered, "manifest": info.manifest}
 
 
-def _lines(
-    example: Mapping[str, Any], manifest: bundle.Manifest, catalogue: Catalogue | None
-) -> Iterator[str]:
+def _lines(example: Mapping[str, Any], manifest: Manifest, catalogue: Catalogue | None) -> Iterator[str]:
     """A query as lines of text, with the names of the items of a history."""
     for name, value in example.items():
         spec = manifest.schema.query[name]
@@ -106,52 +99,13 @@ def _lines(
             yield value if isinstance(spec, TextFeature) else f"{name}: {value}"
 
 
-def _title(item_id: str, manifest: bundle.Manifest, catalogue: Catalogue | None) -> str:
+def _title(item_id: str, manifest: Manifest, catalogue: Catalogue | None) -> str:
     """The first of an item's display fields, or its id if it has none or another server has the items."""
     if catalogue is None:
         return item_id
     rows = catalogue.rows([item_id])
     fields = catalogue.fields(rows.pop()) if rows else {}
     return next((fields[name] for name in manifest.display_fields[:1] if name in fields), item_id)
-
-
-@contextlib.contextmanager
-def _server(folder: Path) -> Iterator[str]:
-    """Run a server process within the block; gives its address."""
-    with tempfile.TemporaryDirectory() as place:
-        port_file = Path(place) / "port"
-        arguments = ["--bundle", str(folder), "--port", "0", "--port-file", str(port_file), "--workers", "1"]
-        command = entry_points.command(entry_points.SERVING, "serve", *arguments)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            yield f"127.0.0.1:{_port(process, port_file)}"
-            process.send_signal(signal.SIGTERM)
-            if process.wait(TIMEOUT_SECONDS) != 0:
-                raise Unavailable(f"the server stopped with exit code {process.returncode}")
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-
-def _port(process: subprocess.Popen[bytes], port_file: Path) -> int:
-    until = time.monotonic() + TIMEOUT_SECONDS
-    while time.monotonic() < until:
-        if port_file.is_file():
-            return int(port_file.read_text())
-        if process.poll() is not None:
-            raise Unavailable(f"the server ended with exit code {process.returncode} before it answered")
-        time.sleep(0.05)
-    raise Unavailable(f"the server did not answer within {TIMEOUT_SECONDS:.0f} s")
-
-
-def _document(answer: Answer) -> dict[str, Any]:
-    return {
-        "hits": [hit._asdict() for hit in answer.hits],
-        "basis": answer.basis,
-        "unknown_history": answer.unknown_history,
-        "bundle_version": answer.bundle_version,
-    }
 
 
 def summary(manifest: dict[str, Any]) -> dict[str, str]:

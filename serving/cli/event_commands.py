@@ -2,25 +2,19 @@
 
 import hashlib
 import time
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import fields
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-from twinspire.protos.cli import Result, add_command
+from twinspire.protos.cli import Result
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.protos.filter_kinds import parse_value
 from twinspire.serving.cli import tables
+from twinspire.serving.cli.connection import add_client_command
 from twinspire.serving.client.blocking import RetrievalClient
 from twinspire.serving.client.events import Event, Recorded, record_request
-from twinspire.serving.client.item_files import Row, read_rows
-from twinspire.serving.client.item_upload import PATIENCE_SECONDS, count_rows, named_by_row
+from twinspire.serving.client.item_upload import PATIENCE_SECONDS
+from twinspire.serving.client.rows import NumberedRow, Row, count_rows, in_parts, named_by_row, read_rows
 
 BATCH = 1000  # events in one request
 NAMES = {"user_id": "user"}  # other names of columns, as training has them by default
@@ -28,27 +22,18 @@ KINDS = {"value": "number", "time": "time", "position": "number"}  # of columns;
 FIELDS = {each.name for each in fields(Event)}
 
 
-def add_events(
-    subparsers: Any,
-    add_server: Callable[[ArgumentParser], None],
-    connect: Callable[[Namespace], AbstractContextManager[RetrievalClient]],
-) -> None:
-    """Add `events record` to a command line; arguments as of `add_items`."""
+def add_events(subparsers: Any) -> None:
+    """Add `events record` to a command line."""
     text = "Record events of users in a service that takes them."
     parser = subparsers.add_parser("events", help=text, description=text, allow_abbrev=False)
     commands = parser.add_subparsers(dest="events_command", required=True, metavar="COMMAND")
-
-    def record(arguments: Namespace) -> Result:
-        with connect(arguments) as client:
-            return record_file(client, arguments.file)
-
     text = "Record a table of events. Repeated within a day with the same table, it stores nothing twice."
-    recording = add_command(commands, "record", text, record)
-    add_server(recording)
+    recording = add_client_command(
+        commands, "record", text, lambda arguments, client: record_file(client, arguments.file)
+    )
     columns = ", ".join(("user_id", *sorted(FIELDS - {"user"})))
     text = f"table in CSV, TSV, JSONL or Parquet, with any of the columns {columns}; type is click by default"
     recording.add_argument("file", type=Path, metavar="FILE", help=text)
-    recording.set_defaults(timeout=PATIENCE_SECONDS)
 
 
 def record_file(client: RetrievalClient, path: Path) -> Result:
@@ -59,35 +44,31 @@ def record_file(client: RetrievalClient, path: Path) -> Result:
             batch are stored.
         As `RetrievalClient.record`.
     """
-    total, started = count_rows(path), time.monotonic()
+    started = time.monotonic()
     rows = repeated = 0
-    columns = (TextColumn("record"), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn())
-    numbered = enumerate(read_rows(path), 1)
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("record", total=total)
-        while batch := [*islice(numbered, BATCH)]:
-            done = _send(client, path, batch)
+    with tables.progress("record", count_rows(path)) as tick:
+        for part in in_parts(read_rows(path), BATCH):
+            done = _send(client, path, part)
             rows += done.stored
             repeated += done.stored if done.repeated else 0
-            bar.update(task, completed=rows)
+            tick(rows)
     document = {"events": rows, "stored_before": repeated, "seconds": round(time.monotonic() - started, 3)}
     return document, lambda console: tables.show_pairs(console, document)
 
 
-def _send(client: RetrievalClient, path: Path, batch: list[tuple[int, Row]]) -> Recorded:
+def _send(client: RetrievalClient, path: Path, part: list[NumberedRow]) -> Recorded:
     """Send one batch, with an id that follows from its rows and their place in the table.
 
     Raises:
         DataError: a row is no event; the text names it.
     """
-    first = batch[0][0]
-    events = [_event(row, f"{path}: row {number}") for number, row in batch]
+    events = [_event(row, f"{path}: row {number}") for number, row in part]
     content = record_request(events, "-").SerializeToString(deterministic=True)
-    digest = hashlib.blake2b(content, digest_size=16, salt=str(first).encode()).hexdigest()
+    digest = hashlib.blake2b(content, digest_size=16, salt=str(part[0][0]).encode()).hexdigest()
     try:
         return client.record(events, digest, PATIENCE_SECONDS)
     except InvalidInput as error:
-        raise named_by_row(error, path, first, "events") from None
+        raise named_by_row(error, path, part, "events") from None
 
 
 def _event(row: Row, name: str) -> Event:

@@ -10,7 +10,7 @@ from twinspire.protos.errors import InvalidInput, MissingStage
 from twinspire.protos.system import logs
 from twinspire.serving import flag_types as flags
 from twinspire.serving.cli import tables
-from twinspire.serving.cli.client_commands import add_security
+from twinspire.serving.cli.connection import add_security
 from twinspire.serving.client.security import Security
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 

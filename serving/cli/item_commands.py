@@ -3,60 +3,31 @@
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from twinspire.protos.cli import Result, UsageError, add_command
+from twinspire.protos.cli import Result, UsageError
 from twinspire.protos.errors import WriteRefused
 from twinspire.serving import flag_types as flags
 from twinspire.serving.cli import tables
+from twinspire.serving.cli.connection import Run, add_client_command
 from twinspire.serving.client.blocking import RetrievalClient
-from twinspire.serving.client.item_upload import (
-    BATCH,
-    PATIENCE_SECONDS,
-    Action,
-    Upload,
-    count_rows,
-    upload,
-)
+from twinspire.serving.client.item_upload import BATCH, PATIENCE_SECONDS, Action, upload
 from twinspire.serving.client.items import MODES, ItemState
+from twinspire.serving.client.rows import count_rows
 
-Connect = Callable[[Namespace], AbstractContextManager[RetrievalClient]]
 
-
-def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], connect: Connect) -> None:
-    """Add `items` and its commands to a command line.
-
-    Args:
-        add_server: adds the options of the connection.
-        connect: makes a client by them.
-    """
+def add_items(subparsers: Any) -> None:
+    """Add `items` and its commands to a command line."""
     text = "Write, delete and read the items of a service that takes writes."
     parser = subparsers.add_parser("items", help=text, description=text, allow_abbrev=False)
     commands = parser.add_subparsers(dest="items_command", required=True, metavar="COMMAND")
 
-    def add(
-        name: str, text: str, run: Callable[[Namespace, RetrievalClient], Result | None]
-    ) -> ArgumentParser:
-        def command(arguments: Namespace) -> Result | None:
-            with connect(arguments) as client:
-                return run(arguments, client)
-
-        parser = add_command(commands, name, text, command)
-        add_server(parser)
-        parser.add_argument(
-            "--timeout",
-            type=flags.seconds,
-            default=30.0,
-            metavar="SECONDS",
-            help="timeout of a call (%(default)s)",
-        )
-        return parser
+    def add(name: str, text: str, run: Run) -> ArgumentParser:
+        return add_client_command(commands, name, text, run, 30.0)
 
     upsert_parser = add("upsert", "Write the items of a table; each is found when this ends.", _upsert)
     upsert_parser.add_argument("file", type=Path, metavar="FILE", help="table in CSV, TSV, JSONL or Parquet")
@@ -74,7 +45,10 @@ def add_items(subparsers: Any, add_server: Callable[[ArgumentParser], None], con
             "--batch", type=flags.count, default=0, help=f"items in one request ({BATCH}, or what is allowed)"
         )
         each.add_argument(
-            "--refused", type=Path, metavar="OUT", help="file for refused items, as JSON lines; written anew"
+            "--refused",
+            type=flags.output_file,
+            metavar="OUT",
+            help="file for refused items, as JSON lines; written anew",
         )
     get_parser = add("get", "Show items as they stand in the catalogue.", _get)
     get_parser.add_argument("ids", nargs="+", metavar="ID", help="ids of the items")
@@ -119,43 +93,21 @@ def _delete(arguments: Namespace, client: RetrievalClient) -> Result:
 
 
 def _upload(arguments: Namespace, client: RetrievalClient, path: Path, action: Action) -> Result:
-    if (
-        arguments.refused
-        and arguments.refused.exists()
-        and path.exists()
-        and path.samefile(arguments.refused)
-    ):
+    if arguments.refused and arguments.refused.resolve() == path.resolve():
         raise UsageError("--refused: expected another file than the table")
-    columns = (TextColumn(action), BarColumn(), TextColumn("{task.completed:,}"), TimeRemainingColumn())
-    rows = count_rows(path)  # raises before anything is shown where the table is missing
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(action, total=rows)
+    with tables.progress(action, count_rows(path)) as tick:
+        patience = max(PATIENCE_SECONDS, arguments.timeout)
         try:
-            done = upload(
-                client,
-                path,
-                action,
-                arguments.batch,
-                lambda rows: bar.update(task, completed=rows),
-                arguments.refused,
-                max(PATIENCE_SECONDS, arguments.timeout),
-            )
+            done = upload(client, path, action, arguments.batch, tick, arguments.refused, patience)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command sends all rows again") from None
-    if done.refused:
-        raise WriteRefused(_refusal(done))
-    document = done.document()
-    shown = {name: value for name, value in document.items() if name != "first_refused"}
-    shown["ignored_columns"] = ", ".join(done.ignored) or "none"
-    return document, lambda console: tables.show_pairs(console, shown)
-
-
-def _refusal(done: Upload) -> str:
-    first = done.first_refused[0]
-    return (
-        f"{done.refused} of {done.rows} items were refused, {done.written} were written; "
-        f"the first is {first['id']!r}: {first['text']}"
-    )
+    if first := done.first_refused:
+        raise WriteRefused(
+            f"{done.refused} of {done.rows} items were refused, {done.written} were written; "
+            f"the first is {first.id!r}: {first.text}"
+        )
+    document = asdict(done)
+    return document, lambda console: tables.show_pairs(console, document)
 
 
 def _get(arguments: Namespace, client: RetrievalClient) -> Result:

@@ -1,4 +1,4 @@
-"""`python -m twinspire.serving.client search | encode | info | status | batch | items`; each has --help."""
+"""`python -m twinspire.serving.client search | info | status | batch | items | events`; each has --help."""
 
 import logging
 import sys

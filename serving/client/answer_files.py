@@ -3,7 +3,6 @@
 A row of Parquet is an answer, and its hits are a list of structs. `pyarrow` is imported for Parquet only.
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from twinspire.protos.scores import PARTS
 from twinspire.serving.retrieval.answer import Answer, FusionMode, Hit
 
 Document = dict[str, Any]
-Write = Callable[[Document], None]
+Write = Callable[[Document], Any]
 
 PARQUET = ".parquet"
 FLAT = (".csv", ".tsv")  # tables whose cells cannot hold a list of hits
@@ -50,31 +49,6 @@ def _parts(hit: Hit) -> Document:
     return {name: part for name in PARTS if (part := getattr(hit, name)) is not None}
 
 
-def check_answer_file(path: Path) -> None:
-    """Refuse a file that answers cannot be written to, before the first query is sent.
-
-    Raises:
-        DataError: it is not a file, or of a format that cannot hold lists of hits.
-        MissingStage: it is Parquet, and pyarrow is not installed.
-    """
-    suffix = path.suffix.lower()
-    if suffix in FLAT:
-        raise DataError(
-            f"{path}: cannot hold lists of hits; expected a name such as answers.jsonl or .parquet"
-        )
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: expected a file, or nothing yet")
-    if not path.parent.is_dir():
-        raise DataError(f"{path}: cannot be written: No such file or directory")
-    if suffix == PARQUET:
-        try:
-            import pyarrow  # noqa: F401
-        except ModuleNotFoundError:
-            raise MissingStage(
-                f"{path}: writing Parquet needs pyarrow; install it with: pip install pyarrow"
-            ) from None
-
-
 @contextmanager
 def answer_file(path: Path) -> Iterator[Write]:
     """A file of answers; yields the function that adds a document.
@@ -82,9 +56,13 @@ def answer_file(path: Path) -> Iterator[Write]:
     The file appears under its name only if the block succeeds.
 
     Raises:
-        DataError, MissingStage: as `check_answer_file`, or the file cannot be written.
+        DataError: it cannot be written, or its format cannot hold lists of hits.
+        MissingStage: it is Parquet, and pyarrow is not installed.
     """
-    check_answer_file(path)
+    if path.suffix.lower() in FLAT:
+        raise DataError(
+            f"{path}: cannot hold lists of hits; expected a name such as answers.jsonl or .parquet"
+        )
     writer = _parquet if path.suffix.lower() == PARQUET else _json_lines
     try:
         with bundle.whole_file(path) as file, writer(file) as write:
@@ -95,21 +73,16 @@ def answer_file(path: Path) -> Iterator[Write]:
 
 @contextmanager
 def _json_lines(file: BinaryIO) -> Iterator[Write]:
-    text = io.TextIOWrapper(file, encoding="utf-8")
-    yield lambda document: _write_line(text, document)
-    text.detach()  # writes the rest
-
-
-def _write_line(text: io.TextIOWrapper, document: Document) -> None:
-    text.write(json.dumps(document, ensure_ascii=False))
-    text.write("\n")
+    yield lambda document: file.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
 
 
 @contextmanager
 def _parquet(file: BinaryIO) -> Iterator[Write]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise MissingStage("writing Parquet needs pyarrow; install it with: pip install pyarrow") from None
     strings = pa.map_(pa.string(), pa.string())
     hit = {"rank": pa.int32(), "id": pa.string(), "score": pa.float64(), "fields": strings}
     hit |= dict.fromkeys(PARTS, pa.float64())

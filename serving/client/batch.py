@@ -2,35 +2,25 @@
 
     python -m twinspire.serving.client batch queries.txt --output answers.jsonl    # or answers.parquet
 
-The client reads a query when it sends it, and keeps a bounded number of queries in flight, so it holds
-neither file in memory. It writes the answers to a temporary file and renames that file when it is complete.
+gRPC reads the queries as far ahead of the answers as the service takes them, so the client holds neither file
+in memory. It writes the answers to a temporary file and renames that file when it is complete.
 """
 
 import contextlib
-import dataclasses
-import queue
-import threading
-import time
+import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Unpack
+from typing import Any, Unpack
 
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.serving.client.answer_files import answer_document, answer_file
 from twinspire.serving.client.blocking import RetrievalClient
 from twinspire.serving.client.protocol import SearchArguments
-from twinspire.serving.client.queries import Format, format_of, read_queries
+from twinspire.serving.client.rows import Row, read_rows
 from twinspire.serving.retrieval.query import Query
 
-IN_FLIGHT = 256  # most queries that are read and not yet answered
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """Number of answered queries, and seconds for all of them."""
-
-    queries: int
-    seconds: float
+COLUMNS = {"text": str, "history": list, "features": dict, "item_id": str, "history_times": list, "user": str}
 
 
 def search_file(
@@ -38,81 +28,68 @@ def search_file(
     source: Path,
     output: Path,
     k: int = 0,
-    form: Format | None = None,
     timeout: float | None = None,
-    tick: Callable[[int], None] | None = None,
+    tick: Callable[[int], None] = lambda rows: None,
     **options: Unpack[SearchArguments],
-) -> Summary:
-    """Answer each query of a file, in order.
+) -> int:
+    """Answer each query of a file, in order; returns their number.
 
     Args:
         client: sends the queries.
-        source: file of queries.
+        source: file of queries: a table with the fields of `Query`, by its name, or a text on each line.
         output: file of answers, JSON lines or Parquet by its name: `answer_document`, and the `line` of the
-            query.
+            query, in a table its row.
         k: as in `RetrievalClient.search`, and so are the `options`.
-        form: format of the source; by default it follows from the name.
         timeout: seconds for the whole file; none by default.
-        tick: called with the number of each answered line.
+        tick: called with the number of answers.
 
     Raises:
-        DataError: a file cannot be read or written, or a line is not a query, or the server refuses it; the
-            text names file and line.
+        DataError: a file cannot be read or written, or a row is not a query, or the server refuses it; the
+            text names file and row.
         The other errors of `RetrievalClient.search`.
     """
-    began = time.monotonic()
-    answered = 0
-    with _opened(source) as queries, answer_file(output) as write, _Reader(queries, source, form) as reader:
-        stream = client.search_stream(reader.queries(), k, timeout=timeout, **options)
-        with contextlib.closing(stream):  # type: ignore[type-var]
+    sent: deque[int] = deque()  # rows that are not answered yet
+
+    def queries() -> Iterator[Query]:
+        for number, row in read_rows(source, texts=True):
             try:
-                for answer in stream:
-                    line = reader.lines.get_nowait()
-                    write({"line": line, **answer_document(answer)})
-                    answered += 1
-                    if tick:
-                        tick(line)
-            except InvalidInput as error:
-                if not error.field.startswith("query"):
-                    raise
-                raise DataError(f"{source}: line {reader.lines.get_nowait()}: {error}") from None
-    return Summary(answered, time.monotonic() - began)
-
-
-class _Reader:
-    """Reads queries on gRPC's thread, at most `IN_FLIGHT` queries ahead of the answers.
-
-    Args:
-        path: of the file, for errors.
-        form: of the file; by default it follows from the name.
-
-    Attributes:
-        lines: numbers of the lines that are sent and not yet answered, in order; take one for each answer.
-    """
-
-    def __init__(self, file: BinaryIO, path: Path, form: Format | None) -> None:
-        self._found = read_queries(file, path, form or format_of(path))
-        self._stopped = threading.Event()
-        self.lines: queue.Queue[int] = queue.Queue(IN_FLIGHT)
-
-    def queries(self) -> Iterator[Query]:
-        for line, query in self._found:
-            self.lines.put(line)  # blocks while `IN_FLIGHT` lines are not answered
-            if self._stopped.is_set():
-                return
+                query = query_of(row)
+            except (TypeError, ValueError, InvalidInput) as error:
+                raise DataError(f"{source}: row {number}: {error}") from None
+            sent.append(number)
             yield query
 
-    def __enter__(self) -> "_Reader":
-        return self
+    answered = 0
+    with answer_file(output) as write:
+        stream = client.search_stream(queries(), k, timeout=timeout, **options)
+        with contextlib.closing(stream):  # type: ignore[type-var]
+            try:
+                for answered, answer in enumerate(stream, 1):
+                    write({"line": sent.popleft(), **answer_document(answer)})
+                    tick(answered)
+            except InvalidInput as error:
+                if not error.field.startswith(("query", "features")):
+                    raise
+                raise DataError(f"{source}: row {sent[0]}: {error}") from None
+    return answered
 
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        with contextlib.suppress(queue.Empty):
-            self.lines.get_nowait()  # unblocks a reader that waits for room
 
+def query_of(row: Row) -> Query:
+    """The query of a row: its columns are the fields of `Query`, and a time that is not known is None.
 
-def _opened(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    Raises:
+        TypeError, ValueError, InvalidInput: it is none.
+    """
+    given: dict[str, Any] = {name: value for name, value in row.items() if value is not None}
+    for name, value in given.items():
+        if name not in COLUMNS:
+            raise ValueError(f"{name}: unknown column; a query has {', '.join(COLUMNS)}")
+        if not isinstance(value, COLUMNS[name]):
+            raise TypeError(f"{name}: expected a {COLUMNS[name].__name__}, got {value!r:.80}")
+    for name, value in given.get("features", {}).items():
+        if isinstance(value, bool) or not isinstance(value, str | int | float | list):
+            raise TypeError(f"features.{name}: expected a string, a number or a list, got {value!r:.80}")
+    times = [math.nan if each is None else each for each in given.pop("history_times", ())]
+    if wrong := [each for each in times if isinstance(each, bool) or not isinstance(each, int | float)]:
+        raise TypeError(f"history_times: expected seconds since 1970, got {wrong[0]!r:.80}")
+    return Query(**given, history_times=tuple(times))

@@ -2,7 +2,7 @@
 """The calls of a client, each written once: `make protos` makes `blocking.py` of `asynchronous.py`."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
@@ -98,14 +98,14 @@ class RetrievalClient:
             Overloaded: the server is overloaded; retry after `retry_after`.
             DeadlineExceeded: the timeout has passed.
             ConnectionFailed: there is no connection; `fault` says why.
-            Unavailable: the server does not answer, or is too old to know an option, or this client has
-                been closed; the three errors before are of this kind too.
+            Unavailable: the server does not answer, or this client has been closed; the three errors before
+                are of this kind too.
             TypeError: `exclude` is one string.
         """
         fields = protocol.search_fields(k, options)
         request = wire.SearchRequest(query=protocol.query_message(query), **fields)
         response = self._call(self._stub.Search, request, timeout, metadata)
-        return protocol.answer(response, options, self.address)
+        return protocol.answer(response)
 
     def search_batch(
         self,
@@ -121,9 +121,7 @@ class RetrievalClient:
         request = wire.SearchBatchRequest(queries=protocol.query_messages(queries), **fields)
         response = self._call(self._stub.SearchBatch, request, timeout, metadata)
         protocol.check_count(len(response.results), len(request.queries), self.address)
-        return [
-            protocol.answer(response, options, self.address, each) for each in enumerate(response.results)
-        ]
+        return [protocol.answer(response, each) for each in enumerate(response.results)]
 
     def search_stream(
         self,
@@ -145,13 +143,8 @@ class RetrievalClient:
             The errors of `search`, which end the stream; and any error of `queries`, after the answers to the
             queries before it.
         """
-        sent = protocol.streamed_queries(queries, protocol.search_fields(k, options))
-
-        def read(response: wire.SearchResponse) -> Answer:
-            return protocol.answer(response, options, self.address)
-
-        metadata = self._connection.metadata(metadata)
-        return self._stream(self._stub.SearchStream, sent, read, timeout, metadata)
+        sent = protocol.StreamedQueries(queries, protocol.search_fields(k, options))
+        return self._answers(sent, timeout, self._connection.metadata(metadata))
 
     def encode(
         self, queries: Sequence[Query | str], timeout: float | None = None, metadata: Metadata = ()
@@ -460,6 +453,22 @@ class RetrievalClient:
             if connection.closed.wait(pause):
                 raise error
 
+    def _answers(
+        self, sent: protocol.StreamedQueries, timeout: float | None, metadata: Any
+    ) -> Iterator[Answer]:
+        responses = self._connection.begin(self._stub.SearchStream, iter(sent), timeout, metadata)
+        status = StreamStatus(responses)
+        answers = 0
+        try:
+            for response in responses:
+                answers += 1
+                yield protocol.answer(protocol.received(response, self.address))
+        except grpc.RpcError as failure:
+            raise error_from(status.of(failure), self.address) from failure
+        finally:
+            responses.cancel()
+        sent.require_answers(answers, self.address)
+
     def _changes(self, request: Any, timeout: float | None, metadata: Any) -> Iterator[ChangePage]:
         responses = self._connection.begin(self._catalogue.Changes, request, timeout, metadata)
         try:
@@ -469,24 +478,3 @@ class RetrievalClient:
             raise catalogue.failure(failure, self.address, request) from failure
         finally:
             responses.cancel()
-
-    def _stream(
-        self,
-        method: Any,
-        sent: protocol.StreamedRequests,
-        read: Callable[[Any], Any],
-        timeout: float | None,
-        metadata: Any,
-    ) -> Iterator[Any]:
-        responses = self._connection.begin(method, iter(sent), timeout, metadata)
-        status = StreamStatus(responses)
-        answers = 0
-        try:
-            for response in responses:
-                answers += 1
-                yield read(protocol.received(response, self.address))
-        except grpc.RpcError as failure:
-            raise error_from(status.of(failure), self.address) from failure
-        finally:
-            responses.cancel()
-        sent.require_answers(answers, self.address)

@@ -1,50 +1,64 @@
 """Sends a table of items in batches.
 
+A column feeds the features that read it in the bundle's schema, or that have its name, and the display field
+of its name. Where a row has both columns of a feature, that of the schema feeds it, as in training. A cell of
+CSV is a text, and an empty one is absent; several strings are separated by "|". A row of JSONL may also be
+what `items get` and `items changes` print: an object with `id`, `features` and `fields`. The service checks
+whether the bundle takes the features and fields; its errors name them.
+
 An upload that was interrupted is repeated as a whole. Items are then written again, also over newer versions
 of other writers, unless the rows have expected sequences; the file of refused items is written anew.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from twinspire.protos.errors import DataError, InvalidInput, TwinspireError
+from twinspire.protos.errors import DataError, InvalidInput
+from twinspire.protos.filter_kinds import KINDS, LIST_SEPARATOR
 from twinspire.serving.client.blocking import RetrievalClient
-from twinspire.serving.client.item_files import ItemFileColumns, Row, id_of, read_rows
-from twinspire.serving.client.items import ItemResult, Mode, Written
+from twinspire.serving.client.items import Item, ItemResult, Mode, Written
+from twinspire.serving.client.rows import NumberedRow, Row, in_parts, named_by_row, read_rows
+from twinspire.serving.retrieval.query import Value
+from twinspire.serving.wire.converters import Info
 
 BATCH = 500  # items
-BATCH_BYTES = 1 << 20  # approximate bytes of a batch; a service accepts 4 MiB by default
 PATIENCE_SECONDS = 60.0  # for which a batch is sent again while the service is not available
-KEPT = 20  # most refused items that a summary names
+ID_COLUMNS = ("item_id", "id")
+EXPECTED = "expected_sequence"
+# Keys of a row that is an object with `features` and `fields`; some keys of a printed state are not read.
+WHOLE = frozenset(
+    {*ID_COLUMNS, "features", "fields", EXPECTED, "sequence", "origin", "written_at", "store_id"}
+)
 
 Action = Mode | Literal["delete"]
 
 
 @dataclass
 class Upload:
-    """What an upload has done.
+    """What an upload has done; also its JSON.
 
     Args:
         rows: of the table that are done.
         written: items that were written or deleted.
         refused: items that were refused.
-        first_refused: the first refused items, as `ItemResult._asdict` gives them.
+        first_refused: the first of them, if there is one.
         sequence: of the last write, 0 if there was none.
-        ignored: columns that nothing reads.
+        ignored_columns: those that nothing reads.
         seconds: that it took.
     """
 
     rows: int = 0
     written: int = 0
     refused: int = 0
-    first_refused: list[dict[str, Any]] = field(default_factory=list)
+    first_refused: ItemResult | None = None
     sequence: int = 0
-    ignored: list[str] = field(default_factory=list)
+    ignored_columns: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, written: Written) -> list[ItemResult]:
@@ -53,22 +67,9 @@ class Upload:
         self.rows += len(written.results)
         self.refused += len(refused)
         self.written += len(written.results) - len(refused)
-        self.first_refused += [each._asdict() for each in refused[: KEPT - len(self.first_refused)]]
+        self.first_refused = next(iter(refused), None) if self.first_refused is None else self.first_refused
         self.sequence = max(self.sequence, written.sequence)
         return refused
-
-    def document(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "rows": self.rows,
-            "written": self.written,
-            "refused": self.refused,
-            "first_refused": self.first_refused,
-            "ignored_columns": self.ignored,
-            "sequence": self.sequence,
-            "seconds": round(self.seconds, 3),
-            "items_per_s": round(self.rows / max(self.seconds, 1e-9), 1),
-        }
 
 
 def upload(
@@ -91,109 +92,194 @@ def upload(
 
     Raises:
         DataError: the table cannot be read, or the service refuses a row; the text names it. The rows before
-            its batch are written.
+            its batch are written. Or the file of refused items cannot be written.
         As `RetrievalClient.upsert`.
     """
     started = time.monotonic()
     served = client.info()
-    columns = ItemFileColumns.of(path, served)
+    columns = ItemColumns(path, served)
     most = served.state.get("catalogue", {}).get("bounds", {}).get("max_batch") or BATCH
-    size = batch or min(BATCH, most)
     done = Upload()
-    tick(done.rows)
-    with _refused_file(refused) as write_refused:
-        for part in _parts(enumerate(read_rows(path), 1), size):
-            written = _send(client, columns, part, action, patience)
-            write_refused(done.add(written))
-            tick(done.rows)
-    done.ignored = sorted(columns.ignored)
-    done.seconds = time.monotonic() - started
+    try:
+        with refused.open("w", encoding="utf-8") if refused else nullcontext() as file:
+            for part in in_parts(read_rows(path), batch or min(BATCH, most), _item_id):
+                for each in done.add(_send(client, columns, part, action, patience)):
+                    if file:
+                        file.write(json.dumps(each._asdict(), ensure_ascii=False) + "\n")
+                if file:
+                    file.flush()
+                tick(done.rows)
+    except OSError as error:
+        raise DataError(f"{refused}: cannot be written: {error.strerror}") from None
+    done.ignored_columns = sorted(columns.ignored)
+    done.seconds = round(time.monotonic() - started, 3)
     return done
 
 
-def count_rows(path: Path) -> int:
-    """The rows of a table; reads it once.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    return sum(1 for _ in read_rows(path))
-
-
-@contextmanager
-def _refused_file(path: Path | None) -> Iterator[Callable[[Sequence[ItemResult]], None]]:
-    """The file of refused items, which is written anew; yields the function that adds a line for each item.
-
-    Without a path the function does nothing.
-
-    Raises:
-        DataError: the file cannot be written, now or later.
-    """
-    if path is None:
-        yield lambda refused: None
-        return
-    if path.exists() and not path.is_file():
-        raise DataError(f"{path}: expected a file, or nothing yet")
-
-    def write(refused: Sequence[ItemResult]) -> None:
-        file.writelines(json.dumps(each._asdict(), ensure_ascii=False) + "\n" for each in refused)
-        file.flush()
-
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            yield write
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _parts(rows: Iterable[tuple[int, Row]], size: int) -> Iterator[list[tuple[int, Row]]]:
-    """Batches of numbered rows: at most `size` and about `BATCH_BYTES`, and no id stands in one twice."""
-    part: list[tuple[int, Row]] = []
-    ids: set[str] = set()
-    taken = 0
-    for number, row in rows:
-        item_id = id_of(row)
-        if len(part) >= size or taken >= BATCH_BYTES or item_id in ids:
-            yield part
-            part, ids, taken = [], set(), 0
-        part.append((number, row))
-        ids.add(item_id)
-        taken += sum(len(str(cell).encode(errors="replace")) for cell in row.values())
-    if part:
-        yield part
-
-
 def _send(
-    client: RetrievalClient,
-    columns: ItemFileColumns,
-    part: Sequence[tuple[int, Row]],
-    action: Action,
-    patience: float,
+    client: RetrievalClient, columns: "ItemColumns", part: list[NumberedRow], action: Action, patience: float
 ) -> Written:
     """Send one batch; the client repeats it, with the same request id, for up to `patience` seconds."""
-    first = part[0][0]
     items = [columns.item(row, number, reads_values=action != "delete") for number, row in part]
     try:
         if action == "delete":
-            expected = {
-                each.id: each.expected_sequence for each in items if each.expected_sequence is not None
-            }
+            expected = {each.id: number for each in items if (number := each.expected_sequence) is not None}
             ids = [each.id for each in items]
             return client.delete(ids, expected=expected, timeout=patience, strict=False)
         return client.upsert(items, action, timeout=patience, strict=False)
     except InvalidInput as error:
-        raise named_by_row(error, columns.path, first, "items") from None
+        raise named_by_row(error, columns.path, part, "items") from None
 
 
-def named_by_row(error: InvalidInput, path: Path, first: int, batch: str) -> TwinspireError:
-    """The error with the row of the table in place of the place in the batch.
+class ItemColumns:
+    """Makes items of the rows of a table, by the schema of the bundle that a service serves.
 
     Args:
-        first: row of the first element of the batch.
-        batch: the field of the request that holds it.
+        path: of the table, for errors.
+
+    Attributes:
+        ignored: columns that nothing reads.
     """
-    head, bracket, rest = error.field.partition(f"{batch}[")
-    place, closing, field_name = rest.partition("]")
-    if head or not bracket or not closing or not place.isdecimal():
-        return error
-    return DataError(f"{path}: row {first + int(place)}: {field_name.lstrip('.')}: {error.reason}")
+
+    def __init__(self, path: Path, served: Info) -> None:
+        self.path = path
+        self.ignored: set[str] = set()
+        schema: Any = served.manifest["schema"]
+        filters: Any = served.manifest.get("filters") or {}
+        self._kinds: dict[str, str] = {name: KINDS[kind].read_as for name, kind in filters.items()}
+        self._sources: dict[str, str] = {}
+        for name, spec in schema["item"].items():
+            if spec["kind"] != "id":
+                self._kinds[name] = "strings" if spec.get("multi") else spec["kind"]
+                self._sources[name] = spec.get("catalogue_column") or spec.get("column") or name
+        self._fields = frozenset(served.display_fields)
+
+    def item(self, row: Row, number: int, reads_values: bool = True) -> Item:
+        """The item of a row; only its id and its expected sequence without `reads_values`.
+
+        Raises:
+            DataError: it has no id, or a cell of another type.
+        """
+        id_column = _id_column(row)
+        if not id_column:
+            raise DataError(f"{self.path}: row {number}: expected an id in column {' or '.join(ID_COLUMNS)}")
+        if isinstance(row[id_column], bool) or not isinstance(row[id_column], str | int):
+            raise self._error(number, id_column, f"expected a string, got {row[id_column]!r}")
+        item_id, expected = str(row[id_column]), self._expected(row, number)
+        if not reads_values:
+            return Item(item_id, expected_sequence=expected)
+        if WHOLE.issuperset(row) and isinstance(row.get("features"), Mapping):
+            if (origin := row.get("origin")) in ("deleted", "unknown"):
+                raise self._error(number, "origin", f"the item is {origin}, so there is nothing to write")
+            if not isinstance(row.get("fields") or {}, Mapping):
+                raise self._error(number, "fields", f"expected an object, got {row['fields']!r}")
+            cells, fed, shown = _whole(row)
+        else:
+            cells, fed, shown = self._table_row(row, id_column)
+
+        def read(column: str, kind: str) -> Any:
+            try:
+                return _value(cells[column], kind)
+            except (ValueError, OverflowError) as error:
+                raise self._error(number, column, str(error)) from None
+
+        features = {name: read(column, kind) for name, (column, kind) in fed.items()}
+        fields = {name: read(column, "field") for name, column in shown.items()}
+        return Item(item_id, _present(features), _present(fields), expected)
+
+    def _table_row(self, row: Row, id_column: str) -> tuple[Row, dict[str, tuple[str, str]], dict[str, str]]:
+        """The cells of a row, the column and the kind of each feature, and the column of each field."""
+        cells = {
+            column: cell
+            for column, cell in row.items()
+            if column not in (id_column, EXPECTED) and not (column in ID_COLUMNS and _is_absent(cell))
+        }
+        fed = {}
+        for name, kind in self._kinds.items():
+            column = self._sources.get(name, name)
+            column = column if column in cells else name
+            if column in cells:
+                fed[name] = column, kind
+        shown = {name: name for name in self._fields & cells.keys()}
+        self.ignored |= cells.keys() - {column for column, _ in fed.values()} - shown.keys()
+        return cells, fed, shown
+
+    def _expected(self, row: Row, number: int) -> int | None:
+        cell = row.get(EXPECTED)
+        if _is_absent(cell):
+            return None
+        if isinstance(cell, float) and cell.is_integer():  # pandas writes integers so if some are missing
+            cell = int(cell)
+        try:
+            return int(str(cell))
+        except ValueError:
+            raise self._error(number, EXPECTED, f"expected a whole number, got {cell!r}") from None
+
+    def _error(self, number: int, column: str, reason: str) -> DataError:
+        return DataError(f"{self.path}: row {number}, column {column!r}: {reason}")
+
+
+def _whole(row: Row) -> tuple[Row, dict[str, tuple[str, str]], dict[str, str]]:
+    """As `_table_row`, of a row that has its features under `features`, and its fields under `fields`."""
+    given = {key: dict(row.get(key) or {}) for key in ("features", "fields")}
+    cells = {f"{key}.{name}": cell for key, values in given.items() for name, cell in values.items()}
+    fed = {name: (f"features.{name}", "") for name in given["features"]}
+    return cells, fed, {name: f"fields.{name}" for name in given["fields"]}
+
+
+def _id_column(row: Row) -> str:
+    """The column that holds the id of a row; empty if there is none."""
+    return next((each for each in ID_COLUMNS if not _is_absent(row.get(each))), "")
+
+
+def _item_id(row: Row) -> str:
+    """The id in a row; empty if there is none."""
+    return str(row.get(_id_column(row), ""))
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _is_absent(cell: Any) -> bool:
+    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _value(cell: Any, kind: str) -> Value | None:
+    """A cell as a feature or a display field takes it; None where it is absent.
+
+    The service refuses values of another type than the feature's.
+
+    Args:
+        kind: of the feature; empty for that of the cell's own type, "field" for a display field.
+
+    Raises:
+        ValueError: there is no such value.
+    """
+    if _is_absent(cell):
+        return None
+    if isinstance(cell, Mapping):
+        raise ValueError(f"expected a text, a number or a list of strings, got {cell!r}")
+    if isinstance(cell, list):
+        texts = [_text(each) for each in cell]
+        return ", ".join(texts) if kind == "field" else texts
+    if kind in ("strings", "history") and isinstance(cell, str):
+        return [each for each in cell.split(LIST_SEPARATOR) if each]
+    if kind == "number" and isinstance(cell, str):
+        return float(cell) if cell.strip() else None
+    if kind in ("", "number", "time") and isinstance(cell, int | float) and not isinstance(cell, bool):
+        return float(cell)
+    if (
+        isinstance(cell, float) and kind != "field"
+    ):  # whole numbers of which some are missing have become floats
+        raise ValueError(f"expected a string, got {cell!r}")
+    return _text(cell)
+
+
+def _text(cell: Any) -> str:
+    """A cell as a text: a boolean as true or false, a time in ISO 8601."""
+    if isinstance(cell, list | Mapping) or _is_absent(cell):
+        raise ValueError(f"expected a string, got {cell!r}")
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    return str(cell.isoformat() if hasattr(cell, "isoformat") else cell)

@@ -10,7 +10,6 @@ import time
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Callable,
     Collection,
     Iterable,
     Iterator,
@@ -250,49 +249,53 @@ class StoreRetries:
         return pause
 
 
-class StreamedRequests:
-    """The requests of a stream, for `grpc` by `iter` and for `grpc.aio` by `aiter`.
+class StreamedQueries:
+    """The requests of a stream of searches, for `grpc` by `iter` and for `grpc.aio` by `aiter`.
 
     gRPC would replace an error of the caller's iterator by its own, so the requests end there without one.
 
     Args:
-        given: of which requests are made, such as queries.
-        make: makes the request of each.
+        fields: of `search_fields`.
 
     Attributes:
         count: number of requests sent.
         ended: whether there are no more requests to send.
-        error: raised by the caller's iterator, or by `make`; None if there was none.
+        error: raised by the caller's iterator, or for a query; None if there was none.
+
+    Raises:
+        TypeError: `queries` is one string.
     """
 
-    def __init__(self, given: Any, make: Callable[[Any], Message]) -> None:
-        self._given, self._make = given, make
+    def __init__(self, queries: AsyncQueries, fields: dict[str, Any]) -> None:
+        refuse_lone_string(queries, "queries", "queries")
+        self._queries, self._fields = queries, fields
         self.count = 0
         self.ended = False
         self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[Message]:
+        assert isinstance(self._queries, Iterable)
         try:
-            for each in self._given:
+            for each in self._queries:
                 yield self._request(each)
             self.ended = True
         except Exception as error:
             self.error = error
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        if not isinstance(self._given, AsyncIterable):
+        if not isinstance(self._queries, AsyncIterable):
             for request in self:
                 yield request
             return
         try:
-            async for each in self._given:
+            async for each in self._queries:
                 yield self._request(each)
             self.ended = True
         except Exception as error:
             self.error = error
 
-    def _request(self, given: Any) -> Message:
-        request = self._make(given)
+    def _request(self, query: Query | str) -> Message:
+        request = wire.SearchRequest(query=query_message(query), **self._fields)
         self.count += 1
         return request
 
@@ -307,15 +310,11 @@ class StreamedRequests:
         """
         if self.error is not None:
             raise self.error
-        if answers < self.count:
+        if answers < self.count or not self.ended:
+            sent = f"{self.count} requests" if self.ended else "requests of which not all were sent"
             raise Unavailable(
-                f"{address}: the stream ended with {answers} answers to {self.count} requests; some of the "
-                "answers may belong to other requests; send all again"
-            )
-        if not self.ended:
-            raise Unavailable(
-                f"{address}: the stream ended with {answers} answers before all requests were sent; "
-                "send all again"
+                f"{address}: the stream ended with {answers} answers to {sent}; some of the answers may "
+                "belong to other requests; send all again"
             )
 
 
@@ -346,19 +345,6 @@ class SearchArguments(TypedDict, total=False):
     exclude_shown: int
 
 
-def streamed_queries(queries: AsyncQueries, fields: dict[str, Any]) -> StreamedRequests:
-    """The requests of a stream of searches.
-
-    Args:
-        fields: of `search_fields`.
-
-    Raises:
-        TypeError: `queries` is one string.
-    """
-    refuse_lone_string(queries, "queries", "queries")
-    return StreamedRequests(queries, lambda each: wire.SearchRequest(query=query_message(each), **fields))
-
-
 def search_fields(k: int, options: SearchArguments) -> dict[str, Any]:
     """The fields that requests of all kinds of searches have in common.
 
@@ -376,7 +362,7 @@ def search_fields(k: int, options: SearchArguments) -> dict[str, Any]:
         "exclude_history": options.get("exclude_history"),
         "min_sequence": check_range(options.get("min_sequence", 0), "min_sequence"),
         "filter": None if chosen is None else filter_to_wire(chosen),
-        "fusion": converters.fusion_to_wire(_fusion(options)),
+        "fusion": converters.fusion_to_wire(FusionMode(options.get("fusion", FusionMode.DEFAULT))),
         "min_score": options.get("min_score"),
         "exclude_shown": check_range(options.get("exclude_shown", 0), "exclude_shown", 2**32 - 1),
     }
@@ -434,36 +420,19 @@ def score_request(
 
 def answer(
     response: wire.SearchResponse | wire.SearchBatchResponse,
-    options: SearchArguments,
-    address: str,
     result: tuple[int, wire.HitList] | None = None,
 ) -> Answer:
     """The answer to one query.
 
     Args:
-        address: of the server, for errors.
         result: number and content of the part of the response that answers the query; all of it by default.
-
-    Raises:
-        Unavailable: the server is older than filters, fusion or `min_score`, and has ignored the request's.
     """
     found: Any = response if result is None else result[1]
     request_id = response.request_id
     if result is not None and request_id:
         request_id += f"/{result[0]}"
-    if _fusion(options) in (FusionMode.LEXICAL, FusionMode.HYBRID) and found.fusion == wire.FUSION_DEFAULT:
-        raise Unavailable(f"{address}: the server does not know fusion")
-    if options.get("filter") is not None and found.plan == wire.PLAN_UNFILTERED:
-        raise Unavailable(f"{address}: the server does not know filters")
-    least = options.get("min_score")
-    if least is not None and any(hit.score < np.float32(least) for hit in found.hits):  # as on the wire
-        raise Unavailable(f"{address}: the server does not know min_score")
     version, timing, sequence = response.bundle_version, response.timing, response.sequence
     return converters.answer_from_wire(found, version, timing, sequence, request_id)
-
-
-def _fusion(options: SearchArguments) -> FusionMode:
-    return FusionMode(options.get("fusion", FusionMode.DEFAULT))
 
 
 def vectors(response: wire.EncodeResponse, asked: int, address: str) -> npt.NDArray[np.float32]:

@@ -11,8 +11,8 @@ negotiates the format with the scraper. The values are read during the scrape: t
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
-from typing import Any
+from itertools import accumulate, chain
+from math import inf
 
 import psutil
 from prometheus_client import CollectorRegistry, start_http_server
@@ -139,37 +139,27 @@ def _shared_families(rows: Sequence[Sequence[float]]) -> Iterator[tuple[Metric, 
         family = _family(metric, ())
         if metric.source is MetricSource.WORKER:
             for slot, row in enumerate(rows):
-                _add(family, metric, [str(slot)], row, cells)
+                _add(family, metric, [str(slot)], row, cells[()])
         elif metric.source is MetricSource.BUNDLE:
             for version, block in versions.items():
-                for labels, cell in _flatten(cells):
+                for labels, cell in cells.items():
                     if metric.kind is not Kind.COUNTER or block[cell]:  # most codes never occur
                         _add(family, metric, [version, *labels], block, cell)
             if not versions:
                 continue
         else:
-            for labels, cell in _flatten(cells):
+            for labels, cell in cells.items():
                 if "method" not in metric.labels or labels[0] in called:
                     _add(family, metric, labels, total, cell)
         yield metric, family
 
 
-def _flatten(cells: Any) -> Iterator[tuple[list[str], int]]:
-    """Label values and cell, for each combination of label values."""
-    if isinstance(cells, int):
-        yield [], cells
-        return
-    for value, inner in cells.items():
-        for labels, cell in _flatten(inner):
-            yield [value, *labels], cell
-
-
-def _add(family: Family, metric: Metric, labels: list[str], row: Sequence[float], cell: int) -> None:
+def _add(family: Family, metric: Metric, labels: Sequence[str], row: Sequence[float], cell: int) -> None:
     """Add one series to a family, from cells in shared memory."""
     if isinstance(family, HistogramMetricFamily):
-        size = layout.width(metric.buckets)
-        buckets, observed = layout.cumulative(metric.buckets, row[cell : cell + size])
-        family.add_metric(labels, [(_text(bound), count) for bound, count in buckets], observed)
+        *counts, observed = row[cell : cell + layout.width(metric.buckets)]
+        bounds = [str(floatToGoString(each)) for each in (*metric.buckets, inf)]  # type: ignore[no-untyped-call]
+        family.add_metric(labels, [*zip(bounds, accumulate(counts), strict=True)], observed)
     elif isinstance(family, CounterMetricFamily | GaugeMetricFamily):
         family.add_metric(labels, row[cell])
 
@@ -189,8 +179,3 @@ def _family(metric: Metric, samples: metrics.Samples) -> Family:
     for values, value in samples:
         family.add_metric(values, value)
     return family
-
-
-def _text(bound: float) -> str:
-    """A bucket's upper bound as the label `le` shows it."""
-    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]

@@ -10,8 +10,7 @@ whenever it is read, even if its process was killed between two of its cells.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any, cast
+from itertools import product
 
 from twinspire.serving.observability import metrics
 from twinspire.serving.observability.metrics import METRICS, Kind, Metric, MetricSource
@@ -37,46 +36,26 @@ def width(bounds: Sequence[float]) -> int:
     return len(bounds) + 2
 
 
-def cumulative(bounds: Sequence[float], cells: Sequence[float]) -> tuple[list[tuple[float, float]], float]:
-    """A histogram as a scrape shows it.
-
-    Args:
-        bounds: upper bounds, ascending; a value equal to a bound is counted below it.
-        cells: the histogram's `width(bounds)` cells.
-
-    Returns:
-        For each bound, infinity as the last, the number of values up to it; and the sum of all values.
-    """
-    *buckets, total = cells
-    return list(zip((*bounds, float("inf")), accumulate(buckets), strict=True)), total
-
-
-def _allocate(values: Sequence[Sequence[str]], start: int, size: int) -> tuple[Any, int]:
-    """Cells for each combination of label values, as nested dictionaries; and the first cell after them."""
-    if not values:
-        return start, start + size
-    cells = {}
-    for value in values[0]:
-        cells[value], start = _allocate(values[1:], start, size)
-    return cells, start
-
-
-def _allocate_all(sources: Sequence[MetricSource], start: int) -> tuple[dict[Metric, Any], int]:
-    """Cells for all metrics of these sources, from `start`; and the first cell after them."""
-    cells = {}
+def _allocate(
+    sources: Sequence[MetricSource], start: int
+) -> tuple[dict[Metric, dict[tuple[str, ...], int]], int]:
+    """Of each metric of these sources the cell of each combination of label values; the first free cell."""
+    cells: dict[Metric, dict[tuple[str, ...], int]] = {}
     for metric in METRICS:
         if metric.source in sources:
             values = [each for label, each in metric.labels.items() if label not in ("worker", "version")]
             size = width(metric.buckets) if metric.kind is Kind.HISTOGRAM else 1
-            cells[metric], start = _allocate(values, start, size)
+            cells[metric] = {labels: start + n * size for n, labels in enumerate(product(*values))}
+            start += size * len(cells[metric])
     return cells, start
 
 
-_ROW_CELLS, _FIRST_VERSION = _allocate_all((MetricSource.SUM, MetricSource.WORKER), _COUNTED)
-_VERSION_CELLS, VERSION_WIDTH = _allocate_all(
-    (MetricSource.BUNDLE,), 1
-)  # from the start of a version's block
-CELLS = {**_ROW_CELLS, **_VERSION_CELLS}
+_ROW_CELLS, _FIRST_VERSION = _allocate((MetricSource.SUM, MetricSource.WORKER), _COUNTED)
+_VERSION_CELLS, VERSION_WIDTH = _allocate((MetricSource.BUNDLE,), 1)  # from the start of a version's block
+CELLS = {
+    **_ROW_CELLS,
+    **_VERSION_CELLS,
+}  # metric -> values of its labels beside `worker` and `version` -> cell
 VERSION_STARTS = tuple(_FIRST_VERSION + v * VERSION_WIDTH for v in range(VERSIONS))
 _USED = _FIRST_VERSION + VERSIONS * VERSION_WIDTH
 ROW = -(-_USED // 8) * 8  # whole cache lines of 64 bytes, so that two workers never write to the same line
@@ -87,20 +66,18 @@ def cell(metric: Metric) -> int:
 
     The first of its cells if the metric is a histogram.
     """
-    return cast(int, CELLS[metric])
+    return CELLS[metric][()]
 
 
 def cells(metric: Metric) -> dict[str, int]:
     """Label value -> `cell`, of a metric with one label beside `worker` and `version`."""
-    return cast(dict[str, int], CELLS[metric])
+    return {value: found for (value,), found in CELLS[metric].items()}
 
 
-def cells_by_pair(metric: Metric) -> dict[str, dict[str, int]]:
-    """Value of the first label -> value of the second -> `cell`, of a metric with two labels."""
-    return cast(dict[str, dict[str, int]], CELLS[metric])
-
-
-REQUESTS = cells_by_pair(metrics.REQUESTS)
+REQUESTS = {  # method -> code -> cell
+    method: {code: CELLS[metrics.REQUESTS][method, code] for code in metrics.CODES}
+    for method in metrics.METHODS
+}
 QUERIES = cells(metrics.QUERIES)
 PLANS = cells(metrics.PLANS)
 INTERLEAVED = cells(metrics.INTERLEAVED)

@@ -12,42 +12,23 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # before unusable files are read again, even if they have not changed
 
-Identity = tuple[int, ...]  # of one file
-State = tuple[Identity | None, ...]
 Content = TypeVar("Content")
 
 
-class FileWatch:
-    """Detects whether files were replaced or written to; a check takes a few microseconds.
+def identities(paths: Sequence[Path]) -> tuple[object, ...]:
+    """What changes when a file is replaced or written to, of each file; None for one that is missing.
 
-    A file is unchanged while its modification time, status change time, size, inode and device are the same.
-    A program can set the modification time back, but not the status change time.
-
-    Create it before the files are read for the first time, so that a change between the two is detected.
-
-    Args:
-        paths: the files; a missing one counts as changed when it appears.
-        period: minimum seconds between two checks of the files.
+    A program can set a modification time back, but not the time of the last change of status.
     """
-
-    def __init__(self, paths: Sequence[Path], period: float = 0.0) -> None:
-        self._paths = tuple(paths)
-        self._period = period
-        self._seen = self.state()
-        self._next = time.monotonic() + period
-
-    def changed(self) -> bool:
-        """Whether the files differ from their state at the last call that returned True."""
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + self._period
-        before, self._seen = self._seen, self.state()
-        return self._seen != before
-
-    def state(self) -> State:
-        """The identity of each file; None for one that is missing."""
-        return tuple(map(_identity, self._paths))
+    found: list[object] = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino, stat.st_dev))
+    return tuple(found)
 
 
 class Reloaded(Generic[Content]):
@@ -80,10 +61,10 @@ class Reloaded(Generic[Content]):
         kept: str,
         period: float = 0.0,
     ) -> None:
-        self._path = paths[0]
+        self._paths, self._period = tuple(paths), period
         self._read, self._describe, self._kept = read, describe, kept
-        self._retry = 0.0
-        self._watch = FileWatch(paths, period)
+        self._next = self._retry = time.monotonic() + period
+        self._seen = identities(self._paths)  # before they are read, so that a change meanwhile is detected
         self.content = read()
         self.error = ""
         self.quiet = False
@@ -93,24 +74,27 @@ class Reloaded(Generic[Content]):
         """The file and its content, or why it cannot be used, for the log."""
         if self.error:
             return f"{self.error}; {self._kept}"
-        return f"{self._path}: {self._describe(self.content)}"
+        return f"{self._paths[0]}: {self._describe(self.content)}"
 
     def refresh(self) -> bool:
         """Read the files again if they have changed; returns whether the content is new."""
-        if not (self._watch.changed() or (self.error and time.monotonic() >= self._retry)):
+        now = time.monotonic()
+        if now < self._next:
             return False
-        self._load()
+        self._next = now + self._period
+        if identities(self._paths) == self._seen and not (self.error and now >= self._retry):
+            return False
+        self.reload()
         if not (self.error or self.quiet):
-            log.info("%s: read again, %s", self._path, self._describe(self.content))
+            log.info("%s: read again, %s", self._paths[0], self._describe(self.content))
         return not self.error
 
     def reload(self) -> None:
-        """Read the files again, whether they have changed or not; only a new error is logged."""
-        self._watch.changed()
-        self._load()
+        """Read the files again, changed or not; if they cannot be used, the content stays.
 
-    def _load(self) -> None:
-        """Read the files; if they cannot be used, keep the content, and log an error that is new."""
+        An error is logged if it is new.
+        """
+        self._seen = identities(self._paths)
         before, self.error = self.error, ""
         try:
             self.content = self._read()
@@ -119,11 +103,3 @@ class Reloaded(Generic[Content]):
             self._retry = time.monotonic() + RETRY_SECONDS
             if self.error != before:
                 log.error("%s; %s", error, self._kept)
-
-
-def _identity(path: Path) -> Identity | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev

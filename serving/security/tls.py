@@ -14,7 +14,7 @@ import grpc
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.files.regular_files import open_regular
 from twinspire.serving.address import is_loopback
-from twinspire.serving.security.file_watch import FileWatch, Reloaded
+from twinspire.serving.security.file_watch import Reloaded, identities
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class TlsFiles:
         Raises:
             ConfigError: a file cannot be used; the text names it and the reason.
         """
-        watch = FileWatch(self.paths)
+        before = identities(self.paths)
         certificate, key = _read(self.certificate), _read(self.key)
         _loaded(self.certificate, certificate)
         client_ca = None
@@ -62,7 +62,7 @@ class TlsFiles:
             client_ca = _read(self.client_ca)
             _check_authorities(self.client_ca, client_ca)
         _check_pair(self.certificate, self.key)
-        if watch.changed():  # OpenSSL reads the pair itself, and may have read other files
+        if identities(self.paths) != before:  # OpenSSL reads the pair itself, and may have read other files
             raise ConfigError(f"{self.certificate}: was replaced while it was read")
         return Material(certificate, key, client_ca)
 

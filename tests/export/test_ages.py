@@ -135,16 +135,8 @@ def test_the_command_line_and_a_file_of_queries_take_times(
     address: str, client: RetrievalClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = [hit.id for hit in client.search(asked(), 5).hits]
-    times = [str(each) for each in TIMES]
-    arguments = [
-        "search",
-        "--history",
-        *HISTORY,
-        "--history-times",
-        *times,
-        "--feature",
-        f"time={TIMES[-1] + 30}",
-    ]
+    query = {"history_times": TIMES, "features": {"time": TIMES[-1] + 30}}
+    arguments = ["search", "--history", *HISTORY, "--query", json.dumps(query)]
     assert main([*arguments, "--k", "5", "--json", "--address", address]) == 0
     assert [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]] == expected
     queries, answers = tmp_path / "queries.jsonl", tmp_path / "answers.jsonl"
@@ -156,7 +148,7 @@ def test_the_command_line_and_a_file_of_queries_take_times(
     assert [hit["id"] for hit in found] == [hit.id for hit in client.search(partly, 5).hits]
     queries.write_text(json.dumps({**line, "history_times": ["noon"]}) + "\n")
     assert main(["batch", str(queries), "--output", str(answers), "--address", address]) == 1
-    assert "line 1: history_times: expected seconds since 1970, got a string" in capsys.readouterr().err
+    assert "row 1: history_times: expected seconds since 1970, got 'noon'" in capsys.readouterr().err
 
 
 def test_a_load_test_asks_with_times(made: Made, client: RetrievalClient) -> None:

@@ -114,7 +114,7 @@ def test_ports() -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         number = busy.getsockname()[1]
         found = doctor.port("the service", "127.0.0.1", number, "PORT")
-        assert shown(found, "warning", "Address already in use", f"PORT={number + 1}")
+        assert shown(found, "warning", "Address already in use", "PORT=...")
     assert shown(doctor.port("the service", "127.0.0.1", number, "PORT"), "ok", "free")
 
 

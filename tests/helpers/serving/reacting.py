@@ -18,7 +18,7 @@ from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.engine.stream_call import StreamCall
 from twinspire.serving.grpc.core import GrpcFront
 from twinspire.serving.observability import layout
-from twinspire.serving.observability.layout import cumulative, width
+from twinspire.serving.observability.layout import width
 from twinspire.serving.observability.metrics import SIZES
 from twinspire.serving.observability.observer import Observer
 from twinspire.serving.observability.worker_metrics import SharedMetrics
@@ -68,7 +68,7 @@ class Reacting:
     def worked_on(self) -> float:
         """Queries that were in batches."""
         (row,) = self.metrics.read()
-        return cumulative(SIZES, row[layout.BATCH_SIZE : layout.BATCH_SIZE + width(SIZES)])[1]
+        return row[layout.BATCH_SIZE + width(SIZES) - 1]  # the sum, behind the buckets
 
 
 class Gate:

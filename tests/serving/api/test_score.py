@@ -1,9 +1,6 @@
 """`Score` gives the scores of given items exactly, as searches show them."""
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,18 +140,3 @@ def test_the_items_are_charged(plain: Path) -> None:
         client.score("a", ["x"] * 200)  # 1 token, and 10 for the items
         with pytest.raises(Overloaded, match="too many requests"):
             client.score("a", ["x"] * 200)
-
-
-def test_the_command_prints_the_scores(server: RetrievalServer, client: RetrievalClient) -> None:
-    command = [sys.executable, "-m", "twinspire.serving", "score", TEXTS[0], "--items", "item-001", "nowhere"]
-    done = subprocess.run(
-        [*command, "--address", server.address, "--json"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
-    )
-    document = json.loads(done.stdout)
-    (_, score), _ = client.score(TEXTS[0], ["item-001", "nowhere"]).items
-    assert document["scores"] == [{"id": "item-001", "score": score}, {"id": "nowhere", "score": None}]
-    assert document["kind"] == "cosine"

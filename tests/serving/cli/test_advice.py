@@ -85,7 +85,7 @@ def test_tls_towards_a_server_without_and_the_reverse(
     assert advice == "leave out --tls, --ca and --certificate"
     error, advice = told(capsys, encrypted)
     assert error == "the server closed the connection at once"
-    assert advice.startswith("the server speaks TLS: --tls, or --ca PEM")
+    assert advice.startswith("does the server speak TLS? --tls, or --ca PEM")
 
 
 @pytest.mark.exhaustive

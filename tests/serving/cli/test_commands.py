@@ -14,7 +14,6 @@ import pytest
 
 from tests.serving.conftest import ROOT, Start
 from twinspire.serving.__main__ import main
-from twinspire.serving.cli.tables import size
 from twinspire.serving.client.security import TOKEN
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
@@ -35,6 +34,9 @@ def watched_address(watched: Path) -> Iterator[str]:
     """Of a server on the bundle whose queries are histories."""
     with RetrievalServer(Retriever.load(watched)) as server:
         yield server.address
+
+
+GERMAN = '{"features": {"country": "de"}}'
 
 
 def document(capsys: Capture, *arguments: str, main: Main = main) -> Any:
@@ -89,8 +91,8 @@ def test_search_prints_one_document(capsys: Capture, address: str, full_retrieve
 
 
 def test_search_takes_features_items_and_exclusions(capsys: Capture, address: str) -> None:
-    pairs = ("age=31", "tags=new", "tags=old", "country=de")
-    flags = [argument for pair in pairs for argument in ("--feature", pair)]
+    query = {"features": {"age": 31, "tags": ["new", "old"], "country": "de"}}
+    flags = ("--query", json.dumps(query))
     found = document(capsys, "search", "ba", *flags, "--k", "3", "--address", address)
     plain = document(capsys, "search", "ba", "--k", "3", "--address", address)
     assert [hit["score"] for hit in found["hits"]] != [hit["score"] for hit in plain["hits"]]
@@ -110,9 +112,8 @@ def test_search_takes_histories(capsys: Capture, watched_address: str) -> None:
     assert (found["basis"], found["unknown_history"]) == ("query", 0)
     again = document(capsys, *search, "--history", "item-001", "item-002", "--history=item-003")
     assert again["hits"] == found["hits"]
-    assert (
-        document(capsys, *search, *(f"--feature=history=item-00{n}" for n in "123"))["hits"] == found["hits"]
-    )
+    query = {"features": {"history": ["item-001", "item-002", "item-003"]}}
+    assert document(capsys, *search, "--query", json.dumps(query))["hits"] == found["hits"]
     assert found["hits"][0]["id"] == "item-003"
     flags = ("--history", "item-001", "item-002", "item-003", "a,b", "--exclude-history")
     left = document(capsys, *search, *flags, "--exclude", found["hits"][1]["id"], "--exclude", "x")
@@ -132,7 +133,7 @@ def test_search_says_what_an_answer_rests_on(capsys: Capture, watched_address: s
         "nothing known in the query: these are the most popular items, with their share of all interactions",
         "2 items of the history skipped: unknown to the query tower",
     ]
-    head, _, *remarks, _ = lines("--history", "x", "--feature", "country=de")
+    head, _, *remarks, _ = lines("--history", "x", "--query", GERMAN)
     assert head.split()[1] == "score"
     assert remarks == [
         "no known item in the history: the answer is based on other features or the time",
@@ -141,64 +142,28 @@ def test_search_says_what_an_answer_rests_on(capsys: Capture, watched_address: s
     assert len(lines()) == 4
 
 
-def test_score_says_what_the_scores_rest_on(capsys: Capture, watched_address: str) -> None:
-    def remarks(*flags: str) -> list[str]:
-        command = ["score", *flags, "--items", "item-001", "--address", watched_address]
-        assert main(command) == 0
-        return capsys.readouterr().out.splitlines()[2:]
-
-    assert remarks("--history", "item-001") == []
-    assert remarks("--history", "item-010", "x") == [
-        "nothing known in the query: these are the scores of an empty one",
-        "2 items of the history skipped: unknown to the query tower",
-    ]
-    assert remarks("--history", "x", "--feature", "country=de") == [
-        "no known item in the history: the scores are based on other features or the time",
-        "1 item of the history skipped: unknown to the query tower",
-    ]
-
-
-def test_encode_takes_histories(capsys: Capture, watched_address: str) -> None:
-    flags = ("encode", "--history", "item-001", "item-002", "--feature", "country=de")
-    found = document(capsys, *flags, "--address", watched_address)
-    assert (found["texts"], found["history"]) == ([], ["item-001", "item-002"])
-    assert found["features"] == {"country": "de"}
-    assert [len(vector) for vector in found["vectors"]] == [32]
-    assert main([*flags, "--address", watched_address]) == 0
-    assert capsys.readouterr().out.startswith("item-001, item-002, country=de  +")
-
-
 def test_a_refused_query_is_a_failure(capsys: Capture, address: str) -> None:
     here = ("--address", address)
     assert "query.text: required" in failure(capsys, "search", *here)
-    assert "queries[0].text: required" in failure(capsys, "encode", *here)
     assert "query.item_id: the catalogue" in failure(capsys, "search", "--item-id", "x", *here)
     assert "query.history: " in failure(capsys, "search", "a", *here, "--history", "item-001")
-    assert "query.features.age: expected a number, got 'old'" in failure(
-        capsys, "search", "a", "--feature", "age=old", *here
-    )
-    assert "query.features.country: given twice" in failure(
-        capsys, "search", "a", "--feature", "country=de", "--feature", "country=fr", *here
-    )
-    assert "query.features.colour: unknown" in failure(
-        capsys, "search", "a", "--feature", "colour=red", *here
-    )
+    for features, expected in (
+        ({"age": "old"}, "query.features.age: expected a number"),
+        ({"colour": "red"}, "query.features.colour: unknown"),
+    ):
+        flags = ("--query", json.dumps({"features": features}))
+        assert expected in failure(capsys, "search", "a", *flags, *here)
 
 
 def test_a_missing_service_is_a_failure(capsys: Capture) -> None:
     assert "error: 127.0.0.1:1: " in failure(capsys, "info", "--address", "127.0.0.1:1")
 
 
-def test_encode_and_info(capsys: Capture, address: str) -> None:
-    found = document(capsys, "encode", "abba", "日本", "--address", address)
-    assert found["texts"] == ["abba", "日本"]
-    assert [len(vector) for vector in found["vectors"]] == [32, 32]
+def test_info(capsys: Capture, address: str) -> None:
     about = document(capsys, "info", "--address", address)
     assert (about["name"], about["item_count"], about["limits"]["max_k"]) == ("tiny", 300, 1000)
-    assert main(["encode", "abba", "--address", address]) == 0
-    assert capsys.readouterr().out.split()[:3] == ["abba", "+0.000", "+0.707"]
     assert main(["info", "--address", address]) == 0
-    assert "text (text)" in capsys.readouterr().out
+    assert "query_features.text" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -207,7 +172,8 @@ def test_encode_and_info(capsys: Capture, address: str) -> None:
         ([], "the following arguments are required: COMMAND"),
         (["dance"], "invalid choice: 'dance'"),
         (["search", "a", "--k", "-1"], "argument --k: expected a whole number"),
-        (["search", "a", "--feature", "age"], "expected NAME=VALUE, got 'age'"),
+        (["search", "a", "--query", "age"], "--query: Expecting value"),
+        (["search", "a", "--query", '{"texts": "a"}'], "--query: texts: unknown column; a query has text"),
         (["search", "a", "--timeout", "0"], "expected seconds, above 0"),
         (["serve", "--port", "65536"], "expected a whole number from 0 to 65535"),
         (["serve", "--bundle", "a", "--model", "b"], "not allowed with argument"),
@@ -297,9 +263,8 @@ def test_serve_refuses_what_it_cannot_serve(capsys: Capture, tmp_path: Path, pla
     assert "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)" in refused
 
 
-def test_figures_have_their_units(capsys: Capture, address: str) -> None:
+def test_info_shows_bounds_and_state(capsys: Capture, address: str) -> None:
     assert main(["info", "--address", address]) == 0
     rows = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
-    assert rows["max_message_bytes"].strip() == "4 MiB"
-    assert rows["max_hits"].strip() == "16,384"
-    assert [size(each) for each in (1, 1 << 10, 5 << 19, 3 << 30)] == ["1 bytes", "1 KiB", "2.5 MiB", "3 GiB"]
+    assert rows["limits.max_hits"].strip() == "16,384"
+    assert rows["state.workers"].strip() == "1"

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.tiny import item_names, watched_bundle
-from twinspire.protos.errors import Unavailable
+from twinspire.protos.errors import BundleError
 from twinspire.serving.cli import commands, demo
 
 
@@ -27,7 +27,6 @@ def test_texts_are_asked(plain: Path) -> None:
     assert [answer["hits"][0]["id"] for answer in document["answers"]] == [f"item-{n:03}" for n in range(5)]
     assert {*names} <= {*lines}
     assert document["manifest"]["name"] == "tiny"
-    assert document["stopped"] == "cleanly"
 
 
 def test_a_history_is_shown_by_name_and_left_out_of_its_answer(tmp_path: Path) -> None:
@@ -104,6 +103,6 @@ def test_the_summary_ends_with_the_warnings_of_the_training_run(
     ]
 
 
-def test_a_server_that_cannot_start_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="ended with exit code 1 before it answered"):
+def test_a_bundle_that_cannot_be_served_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json"):
         shown(tmp_path)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,8 +23,8 @@ from twinspire.protos.errors import InvalidInput
 from twinspire.serving.__main__ import main as service_main
 from twinspire.serving.client import Item, RetrievalClient
 from twinspire.serving.client.__main__ import main as client_main
-from twinspire.serving.client.item_files import _READERS, ItemFileColumns, read_rows
-from twinspire.serving.client.item_upload import upload
+from twinspire.serving.client.item_upload import ItemColumns, upload
+from twinspire.serving.client.rows import read_rows
 
 ROWS = 6000  # of an upload that must not end before it is interrupted on a busy machine
 
@@ -122,7 +124,7 @@ def test_refused_items_are_told_and_the_exit_code_is_1(service: CatalogueService
         ("a.csv", "id,text,text\nx,one,two\n", "a.csv: two columns have the same name"),
         ("a.csv", "id,title\nx,one\ny,two\n", "a.csv: row 1: item.features: expected at least one"),
         ("a.csv", "id,text,expected_sequence\nx,one,soon\n", "row 1, column 'expected_sequence'"),
-        ("a.jsonl", '{"id": "x", "text": ["one"]}\n', "a.jsonl: row 1, column 'text': expected a string"),
+        ("a.jsonl", '{"id": "x", "text": ["one"]}\n', "a.jsonl: row 1: item.features.text: expected a text"),
         ("a.jsonl", '{"id": "x", "text": "one"}\n{"id"', "a.jsonl: row 2: "),
         ("a.jsonl", "[1]\n", "a.jsonl: row 1: expected a JSON object"),
         ("a.jsonl", '{"id": "x", "text": NaN}\n', "a.jsonl: row 1: NaN is no number of JSON"),
@@ -136,12 +138,12 @@ def test_refused_items_are_told_and_the_exit_code_is_1(service: CatalogueService
         (
             "a.jsonl",
             '{"id": "x", "features": {"text": ["one", null]}}\n',
-            "row 1, column 'features.text': expected a list of strings",
+            "row 1, column 'features.text': expected a string, got None",
         ),
         (
             "a.jsonl",
             '{"id": "x", "features": {"text": 1e999}}\n',
-            "features.text': expected a finite number",
+            "row 1: item.features.text: expected a finite number",
         ),
         ("a.jsonl", '{"id": "x", "features": {"text": true, "y": 1}}\n', "item.features.y: unknown feature"),
         ("a.jsonl", '{"id": "x", "features": {"text": 7}}\n', "row 1: item.features.text: expected a text"),
@@ -153,7 +155,7 @@ def test_refused_items_are_told_and_the_exit_code_is_1(service: CatalogueService
         (
             "a.jsonl",
             '{"id": "x", "features": {"text": "one"}, "fields": {"name": {}}}\n',
-            "row 1, column 'fields.name': expected a string",
+            "row 1, column 'fields.name': expected a text, a number or",
         ),
         (
             "a.jsonl",
@@ -236,7 +238,7 @@ def test_a_file_of_refused_items_that_cannot_be_written_is_told(
     table = tmp_path / "f.csv"
     table.write_text("id,text\nF1,bavuti\n")
     result = run(service, "upsert", str(table), "--refused", str(tmp_path))
-    assert (result.returncode, "expected a file, or nothing yet" in result.stderr) == (1, True)
+    assert (result.returncode, "expected a file in a folder" in result.stderr) == (2, True)
     result = run(service, "upsert", str(table), "--refused", str(tmp_path / "none" / "out"))
     assert (result.returncode, "out: cannot be written: No such file" in result.stderr) == (1, True)
 
@@ -255,14 +257,11 @@ def test_cells_of_parquet_become_what_a_service_reads(tmp_path: Path) -> None:
         "tags": [["a", "b"], None],
     }
     pq.write_table(pa.table(columns), path)
-    readers = {
-        "price": [("price", _READERS["number"])],
-        "released": [("released", _READERS["time"])],
-        "seconds": [("seconds", _READERS["time"])],
-        "tags": [("tags", _READERS["strings"])],
-    }
-    table = ItemFileColumns(path, readers, frozenset({"tags"}))
-    items = [table.item(row, n) for n, row in enumerate(read_rows(path), 1)]
+    kinds = {"price": "number", "released": "time", "seconds": "time", "tags": "strings"}
+    manifest = {"schema": {"item": {}}, "filters": kinds}
+    served: Any = SimpleNamespace(manifest=manifest, display_fields=("tags",))
+    table = ItemColumns(path, served)
+    items = [table.item(row, n) for n, row in read_rows(path)]
     assert items == [
         Item(
             "1",

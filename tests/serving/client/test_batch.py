@@ -18,12 +18,12 @@ from tests.serving.conftest import ROOT
 from twinspire.protos.errors import DataError, DeadlineExceeded, InvalidInput
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.client.__main__ import main
-from twinspire.serving.client.batch import IN_FLIGHT, search_file
-from twinspire.serving.client.lines import LONGEST_LINE
+from twinspire.serving.client.batch import search_file
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 
+READ = 40_000  # lines of 1 kB
 Capture = pytest.CaptureFixture[str]
 
 
@@ -60,8 +60,9 @@ def test_texts_are_answered_in_order(client: RetrievalClient, source: Path, outp
     seen: list[int] = []
     done = search_file(client, source, output, k=1, tick=seen.append)
     found = documents(output)
-    assert done.queries == len(found) == 300
-    assert [each["line"] for each in found] == seen == [*range(1, 600, 2)]
+    assert done == len(found) == 300
+    assert [each["line"] for each in found] == [*range(1, 600, 2)]
+    assert seen == [*range(1, 301)]
     expected = [*client.search_batch(names[:150], k=1), *client.search_batch(names[150:], k=1)]
     assert [each["hits"] for each in found] == [
         [{"rank": 1, "id": hit.id, "score": pytest.approx(hit.score), "fields": dict(hit.fields)}]
@@ -96,21 +97,23 @@ def test_json_holds_all_that_a_query_can(client: RetrievalClient, tmp_path: Path
     [
         (b"\xff", "'utf-8' codec"),
         (b"{", "Expecting property name"),
-        (b"[1]", "expected a JSON object, got an array"),
-        (b'{"txet": "a"}', "txet: unknown key; a query has text, history"),
-        (b'{"text": 1}', "text: expected a string, got a number"),
-        (b'{"history": "a"}', "history: expected an array of strings, got a string"),
-        (b'{"history": [1]}', "history: expected an array of strings"),
-        (b'{"features": ["a"]}', "features: expected a JSON object, got an array"),
+        (b"[1]", "expected a JSON object, got [1]"),
+        (b'{"txet": "a"}', "txet: unknown column; a query has text, history"),
+        (b'{"text": 1}', "text: expected a str, got 1"),
+        (b'{"history": "a"}', "history: expected a list, got 'a'"),
+        (b'{"history": [1]}', "history"),
+        (b'{"features": ["a"]}', "features: expected a dict, got ['a']"),
         (b'{"features": {"age": true}}', "features.age: expected a string, a number or"),
         (b'{"features": {"age": NaN}}', "NaN is no number of JSON"),
-        (b'{"features": {"age": 1e999}}', "features.age: expected a number that a double can hold"),
-        (b'{"features": {"age": 1' + b"0" * 400 + b"}}", "features.age: expected a number that"),
+        (b'{"text": "a", "features": {"age": 1e999}}', "query.features.age: expected a"),
+        (
+            b'{"features": {"age": 1' + b"0" * 400 + b"}}",
+            "features: expected a number that a double",
+        ),
         (b"[" * 100_000, "nested more than 64 levels deep"),
         (b'{"text": "\\ud800"}', "query: expected Unicode, got a lone surrogate"),
         (b'{"text": "a", "features": {"colour": "red"}}', "query.features.colour: unknown feature"),
         (b'{"item_id": "x"}', "query.item_id: the catalogue holds no item 'x'"),
-        (b"x" * (LONGEST_LINE + 1), f"longer than {LONGEST_LINE} bytes"),
     ],
     ids=lambda value: repr(value[:20]),
 )
@@ -122,7 +125,7 @@ def test_a_bad_line_is_named_and_nothing_is_written(
     output.write_text("of old")
     with pytest.raises(DataError) as caught:
         search_file(client, source, output)
-    assert str(caught.value).startswith(f"{source}: line 3: ")
+    assert str(caught.value).startswith(f"{source}: row 3: ")
     assert expected in str(caught.value)
     assert output.read_text() == "of old"
     assert sorted(tmp_path.iterdir()) == [output, source]
@@ -143,8 +146,6 @@ def test_a_file_that_cannot_be_used_is_named(client: RetrievalClient, source: Pa
     source.write_text("a\n")
     with pytest.raises(DataError, match=r"missing/answers: cannot be written: No such file"):
         search_file(client, source, output.parent / "missing" / "answers")
-    with pytest.raises(DataError, match="expected a file"):
-        search_file(client, source, output.parent)
 
 
 def test_reading_stays_close_to_answering(source: Path, output: Path) -> None:
@@ -155,7 +156,7 @@ def test_reading_stays_close_to_answering(source: Path, output: Path) -> None:
     def write() -> None:
         nonlocal written
         with contextlib.suppress(BrokenPipeError), source.open("wb", buffering=0) as file:
-            for line in [b"wait\n", *[b"a" * 1000 + b"\n"] * 20 * IN_FLIGHT]:
+            for line in [b"wait\n", *[b"a" * 1000 + b"\n"] * READ]:
                 file.write(line)
                 written += 1
 
@@ -165,13 +166,13 @@ def test_reading_stays_close_to_answering(source: Path, output: Path) -> None:
         with pytest.raises(DeadlineExceeded):
             search_file(client, source, output, timeout=1)
         writer.join(5)
-    assert written < 2 * IN_FLIGHT  # the pipe holds some, too
+    assert written < READ / 2  # the pipe and the connection hold some, too
     assert not output.exists()
 
 
 def test_an_empty_file_has_no_answers(client: RetrievalClient, source: Path, output: Path) -> None:
     source.write_text("\n \n")
-    assert search_file(client, source, output).queries == 0
+    assert search_file(client, source, output) == 0
     assert output.read_text() == ""
 
 
@@ -191,9 +192,9 @@ def test_batch_writes_answers_and_prints_a_summary(
 
 
 def test_batch_takes_a_pipe(address: str, output: Path) -> None:
-    flags = ["batch", "/dev/stdin", "--output", str(output), "--address", address, "--format", "jsonl"]
+    flags = ["batch", "/dev/stdin", "--output", str(output), "--address", address]
     command = [sys.executable, "-m", "twinspire.serving.client", *flags]
-    done = subprocess.run(command, input='{"text": "a"}\n', capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, input="a\n", capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert len(documents(output)) == 1
 
@@ -201,8 +202,6 @@ def test_batch_takes_a_pipe(address: str, output: Path) -> None:
 def test_the_client_has_the_servers_commands(capsys: Capture, address: str) -> None:
     assert main(["search", "bavuti xelike mopy", "--k", "1", "--json", "--address", address]) == 0
     assert json.loads(capsys.readouterr().out)["hits"][0]["id"] == "item-063"
-    assert main(["encode", "a", "--json", "--address", address]) == 0
-    assert len(json.loads(capsys.readouterr().out)["vectors"]) == 1
     assert main(["info", "--address", address]) == 0
     assert "tiny" in capsys.readouterr().out
     assert main(["info", "--address", "127.0.0.1:1"]) == 1
@@ -235,6 +234,7 @@ def test_a_token_comes_from_a_file_or_the_environment(
     [
         ([], "the following arguments are required: COMMAND"),
         (["batch", "a"], "the following arguments are required: --output"),
+        (["batch", "a", "--output", "/"], "expected a file in a folder"),
         (["batch", __file__, "--output", __file__], "--output: is the file of queries itself"),
         (["info", "--certificate", "a"], "expected a certificate and its key, or neither"),
         (["info", "--server-name", "a"], "means nothing without TLS"),

@@ -15,9 +15,9 @@ from tests.helpers.tiny import item_names, tiny_bundle
 from tests.serving.cli.test_commands import Capture, document, failure
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos.errors import InvalidInput, Unavailable
+from twinspire.protos.errors import InvalidInput
 from twinspire.serving.cli import tables
-from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, protocol
+from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient
 from twinspire.serving.retrieval.answer import Answer, Basis, Timing
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
@@ -85,14 +85,6 @@ def test_a_score_that_is_not_finite_is_refused(address: str, capsys: Capture) ->
     assert "min_score: expected a finite number" in failure(
         capsys, "search", KNOWN, "--min-score", "nan", "--address", address
     )
-
-
-def test_a_server_that_is_older_than_the_option_is_noticed() -> None:
-    old = wire.SearchResponse(hits=[wire.Hit(id="item-001", score=0.5)])
-    assert not protocol.answer(old, {}, "here").weak
-    assert len(protocol.answer(old, {"min_score": 0.5}, "here").hits) == 1
-    with pytest.raises(Unavailable, match="does not know min_score"):
-        protocol.answer(old, {"min_score": 0.6}, "here")
 
 
 def test_a_score_of_an_answer_leaves_its_hit_in_the_next(address: str) -> None:

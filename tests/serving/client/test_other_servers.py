@@ -116,7 +116,6 @@ def test_answers_that_are_no_messages_for_asyncio() -> None:
 def test_a_manifest_that_is_none(capsys: Capture, manifest: str) -> None:
     with answering(wire.InfoResponse(manifest_json=manifest).SerializeToString()) as address:
         assert "manifest_json: " in said(capsys, "status", "--address", address)
-        assert "manifest_json: " in said(capsys, "search", "--feature", "a=1", "--address", address)
 
 
 def test_a_service_of_another_kind(capsys: Capture) -> None:

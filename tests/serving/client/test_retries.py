@@ -176,7 +176,7 @@ def test_a_stream_that_ends_before_all_queries_are_sent_is_an_error() -> None:
                 found.append(answer.hits[0].id)  # noqa: PERF401 - which would lose them
 
     found: list[str] = []
-    text = "the stream ended with 3 answers before all requests were sent"
+    text = "the stream ended with 3 answers to requests of which not all were sent"
     with serving(Refusing()) as address:
         with RetrievalClient(address) as client, pytest.raises(errors.Unavailable, match=text):
             found.extend(answer.hits[0].id for answer in client.search_stream(blocking(), timeout=10))

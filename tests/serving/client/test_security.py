@@ -169,6 +169,8 @@ def test_a_token_goes_with_every_call() -> None:
         "dns:///localhost:1?x=evil.example:1",
         "dns:///localhost%2eevil.example:1",
         "dns:localhost",
+        "dns:///localhost:1",  # of URIs, Unix sockets alone count as local
+        "ipv4:127.0.0.1:1",
         "dns://192.0.2.1/localhost:1",  # another machine would resolve the name
         "dns://localhost/evil.example:1",
         "ipv4:10.0.0.1:1,127.0.0.1:2",
@@ -197,19 +199,11 @@ def test_a_token_goes_to_any_target_on_this_machine(tmp_path: Path, monkeypatch:
     path = tmp_path / "a_server.sock"
     with serving(asked := Refusing(), socket=f"unix:{path}") as address:
         port = address.rpartition(":")[2]
-        targets = [f"{scheme}127.0.0.1:{port}" for scheme in ("", "dns:", "dns:///", "ipv4:")]
-        targets += [f"localhost:{port}", f"dns:///localhost:{port}", f"unix:{path}", f"unix://{path}"]
-        targets.append(f"ipv4:127.0.0.1:{port},127.0.0.2:{port}")
+        targets = [f"127.0.0.1:{port}", f"localhost:{port}", f"unix:{path}", f"unix://{path}"]
         for n, target in enumerate(targets, 1):
             ask(target, Security(token="secret"))
             assert [each["authorization"] for each in asked.metadata] == ["Bearer secret"] * 2 * n
-    for target in (
-        "dns:///[::1]:1",
-        "ipv6:[::1]:1",
-        "ipv6:[::1]:1,[::1]:2",
-        "unix-abstract:name",
-        "unix:a/b",
-    ):
+    for target in ("[::1]:1", "unix-abstract:name", "unix:a/b"):
         RetrievalClient(target, security=Security(token="secret")).close()
 
 

@@ -24,7 +24,7 @@ from twinspire.serving.client import RetrievalClient
 from twinspire.serving.engine import batching
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.observability import layout
-from twinspire.serving.observability.layout import cumulative, width
+from twinspire.serving.observability.layout import width
 from twinspire.serving.observability.metrics import SIZES
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
@@ -75,7 +75,7 @@ def stub_of(channel: grpc.Channel) -> Any:
 def searched(metrics: SharedMetrics) -> float:
     """Queries that were in batches or slices."""
     (row,) = metrics.read()
-    return cumulative(SIZES, row[layout.BATCH_SIZE : layout.BATCH_SIZE + width(SIZES)])[1]
+    return row[layout.BATCH_SIZE + width(SIZES) - 1]  # the sum, behind the buckets
 
 
 def batch_of(queries: int, k: int) -> wire.SearchBatchRequest:

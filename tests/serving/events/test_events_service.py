@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pyarrow.parquet
 import pytest
 
@@ -18,9 +19,10 @@ from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_
 from twinspire.protos.errors import DataError, InvalidInput, MissingStage, Unavailable
 from twinspire.protos.events_pb2 import Event as WireEvent
 from twinspire.protos.events_pb2 import RecordRequest
+from twinspire.protos.events_pb2_grpc import EventsStub
 from twinspire.serving.cli.event_commands import record_file
 from twinspire.serving.client import AsyncRetrievalClient, Event, Query, RetrievalClient
-from twinspire.serving.client.events import Recorded
+from twinspire.serving.client.events import Recorded, record_request
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import table_of
 from twinspire.serving.server import RetrievalServer
@@ -149,8 +151,11 @@ def test_a_repeated_request_is_stored_once_by_whichever_worker(small: CatalogueS
         with pytest.raises(InvalidInput, match="request_id: another request was sent with this id"):
             other.record(events[:1], request_id="twice")
         batches = [[Event("u", f"item-{n:03}")] * 3 for n in range(3, 8)]
-        assert [*one.record_stream(batches, "base")] == [Recorded(3)] * 5
-        assert [*other.record_stream(batches, "base")] == [Recorded(3, repeated=True)] * 5
+        requests = [record_request(each, f"base/{n}") for n, each in enumerate(batches)]
+        for repeated in (False, True):
+            with grpc.insecure_channel(small.address) as channel:
+                answers = [*EventsStub(channel).RecordStream(iter(requests), timeout=20)]
+            assert [(each.stored, each.repeated_request) for each in answers] == [(3, repeated)] * 5
         assert stored(small) == 17
         with closing(table_of(small.url)) as table:
             assert table.latest("u", 1)[0][0] == "item-007"
@@ -159,8 +164,7 @@ def test_a_repeated_request_is_stored_once_by_whichever_worker(small: CatalogueS
 def test_the_asyncio_client_records_as_well(small: CatalogueService) -> None:
     async def record() -> list[Recorded]:
         async with AsyncRetrievalClient(small.address, 20.0) as client:
-            found = [await client.record([Event("u", "item-001")])]
-            return found + [each async for each in client.record_stream([[Event("u", "item-002")]])]
+            return [await client.record([Event("u", f"item-00{n}")]) for n in (1, 2)]
 
     assert asyncio.run(record()) == [Recorded(1), Recorded(1)]
 

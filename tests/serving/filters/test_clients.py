@@ -13,7 +13,7 @@ import pytest
 from tests.helpers.answers import differences
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
-from twinspire.protos.errors import InvalidInput, Overloaded, Unavailable
+from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.__main__ import main
 from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, where
 from twinspire.serving.filters.columns import FilterColumns
@@ -108,15 +108,6 @@ def scripted() -> Iterator[Callable[[int, int], str]]:
     yield start
     for server in servers:
         server.stop(0).wait()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_server_that_ignores_the_filter_is_noticed(scripted: Any, method: Search) -> None:
-    address = scripted(wire.PLAN_UNFILTERED, wire.BASIS_QUERY)
-    with pytest.raises(Unavailable) as noticed:
-        method(address, NODE)
-    assert str(noticed.value) == f"{address}: the server does not know filters"
-    assert {each.plan for each in method(address, None)} == {Plan.UNFILTERED}
 
 
 @pytest.mark.parametrize("method", METHODS)

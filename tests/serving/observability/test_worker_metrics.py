@@ -1,23 +1,23 @@
 """Counting: exact, whole after a worker is gone, in buckets that add up."""
 
+import math
 import os
-from collections.abc import Iterator
-from typing import Any
+from itertools import accumulate
 
 import grpc
 import pytest
 
 from tests.serving.conftest import ROOT
 from twinspire.serving.observability import layout, metrics
-from twinspire.serving.observability.layout import cumulative, width
+from twinspire.serving.observability.layout import width
 from twinspire.serving.observability.metrics import METRICS, OTHER, SECONDS, SIZES, Kind, MetricSource
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 
 
 def histogram(row: list[float], start: int, bounds: tuple[float, ...]) -> tuple[list[float], float]:
     """How many were at most as large as each bound and infinity; and the sum."""
-    buckets, total = cumulative(bounds, row[start : start + width(bounds)])
-    return [count for _, count in buckets], total
+    *buckets, total = row[start : start + width(bounds)]
+    return [*accumulate(buckets)], total
 
 
 def test_a_call_counts_under_its_method_and_code() -> None:
@@ -86,16 +86,10 @@ def test_a_label_that_there_is_not_is_an_error_that_blocks_nobody() -> None:
 
 
 def test_no_two_metrics_share_a_cell() -> None:
-    def cells(found: Any, size: int) -> Iterator[int]:
-        if isinstance(found, int):
-            yield from range(found, found + size)
-        else:
-            for inner in found.values():
-                yield from cells(inner, size)
-
     used = [layout.PID, layout.HEARTBEAT, *layout.VERSION_STARTS]
     for metric, found in layout.CELLS.items():
-        own = [*cells(found, width(metric.buckets) if metric.kind is Kind.HISTOGRAM else 1)]
+        size = width(metric.buckets) if metric.kind is Kind.HISTOGRAM else 1
+        own = [cell + n for cell in found.values() for n in range(size)]
         starts = layout.VERSION_STARTS if metric.source is MetricSource.BUNDLE else (0,)
         used += [start + cell for start in starts for cell in own]
     assert len(set(used)) == len(used)
@@ -164,8 +158,8 @@ def test_a_value_is_counted_from_the_first_bound_that_is_no_smaller(microseconds
     shared.worker(0).waited(1, microseconds)
     (row,) = shared.read()
     start = layout.STAGE_SECONDS["queue"]
-    buckets, total = cumulative(SECONDS, row[start : start + width(SECONDS)])
-    assert [count for _, count in buckets] == [float(each >= bound) for each, _ in buckets]
+    counts, total = histogram(row, start, SECONDS)
+    assert counts == [float(each >= bound) for each in (*SECONDS, math.inf)]
     assert total == microseconds / 1e6
 
 

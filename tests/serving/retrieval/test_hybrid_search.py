@@ -10,8 +10,8 @@ from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.scores import difference
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos.errors import InvalidInput, Unavailable
-from twinspire.serving.client import RetrievalClient, protocol, where
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client import RetrievalClient, where
 from twinspire.serving.retrieval.answer import Answer, FusionMode, Timing
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
@@ -176,13 +176,6 @@ def test_clients_of_a_server_without_a_lexical_index_are_told(client: RetrievalC
     with pytest.raises(InvalidInput, match="no lexical index"):
         client.search("bavuti", fusion=FusionMode.LEXICAL)
     assert client.search("bavuti", fusion=FusionMode.DENSE).fusion is FusionMode.DEFAULT
-
-
-def test_clients_of_an_older_server_are_told() -> None:
-    old = wire.SearchResponse(hits=[wire.Hit(id="item-001", score=0.5)])
-    assert protocol.answer(old, {}, "here").fusion is FusionMode.DEFAULT
-    with pytest.raises(Unavailable, match="does not know fusion"):
-        protocol.answer(old, {"fusion": FusionMode.HYBRID}, "here")
 
 
 def test_a_mapped_catalogue_packs_the_same_answers(folder: Path, tmp_path: Path) -> None:

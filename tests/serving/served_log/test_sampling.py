@@ -15,14 +15,16 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.client import Query, RetrievalClient, where
 from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Job
-from twinspire.serving.observability.metrics import LOG_DROPPED
+from twinspire.serving.observability.metrics import LOG_DROPPED, LOG_FAILED
+from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import to_table
 from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, decoded
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.service_status import log_readings
+from twinspire.serving.service_status import ServiceStatus
 from twinspire.serving.shadow.channel import ShadowChannel
+from twinspire.serving.shared_state import SERVED_LOG, TARGET, SharedState
 from twinspire.serving.wire.converters import RequestLimits
 
 Rows = list[tuple[LoggedQuery, wire.SearchResponse]]
@@ -175,9 +177,14 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
             answers = client.search_batch(["bavuti"] * 5, k=1)
             assert channel.wait(5.0)
             logged = [*chain.from_iterable(map(decoded, channel.receive(9)))]
-        entry = {"rows": 0, "lost": 4, "bytes": 0, "last_error": ""}
-        readings = dict(log_readings(entry, channel))
+        state = SharedState.create((TARGET, SERVED_LOG))
+        champion = {"folder": "gone", "bundle_version": "a", "model_version": ""}
+        state.write(TARGET, {"serial": 1, "champion": champion, "canary": None})
+        state.write(SERVED_LOG, {"rows": 0, "lost": 4, "bytes": 0, "last_error": "full"})
+        status = ServiceStatus(state, SharedMetrics.create(1), log_channel=channel)
+        readings = dict(status.metrics())
     assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers[2:]]
+    assert readings[LOG_FAILED] == [([], 1.0)]
     assert readings[LOG_DROPPED] == [(["behind"], 0), (["disk"], 4), (["error"], 2)]
     assert caplog.text.count("Traceback") == 1
 
