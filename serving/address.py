@@ -2,7 +2,7 @@
 
 import functools
 import ipaddress
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from twinspire.protos.errors import InvalidInput
 
@@ -29,12 +29,7 @@ def check_target(address: str) -> None:
         raise InvalidInput("address", f"expected host:port, such as 127.0.0.1:50051, got {address!r}")
     scheme, separator, _ = address.partition("://")
     if separator and scheme.lower() not in GRPC_SCHEMES:
-        try:
-            place = urlsplit(address).netloc.rpartition("@")[2]
-        except ValueError:  # an IPv6 host without its closing bracket
-            place = ""
-        example = place if ":" in place else f"{place or 'HOST'}:PORT"
-        raise InvalidInput("address", f"expected {example}, got the URL {address!r}")
+        raise InvalidInput("address", f"expected host:port, got the URL {address!r}")
     if ":" not in address:
         raise InvalidInput("address", f"expected host:port, such as 127.0.0.1:50051, got {address!r}")
 

@@ -23,7 +23,7 @@ after an older bundle, and a delete must outlive each bundle and each table of i
 import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -155,37 +155,34 @@ def _state(url: str) -> dict[str, Any]:
 def _parser() -> ArgumentParser:
     parser = CommandParser(prog="python -m twinspire.serving.catalogue", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    reading = commands.add_parser("snapshot", help="write one state of the store to a file")
+
+    def add(name: str, text: str, run: Callable[[str, Namespace], dict[str, Any]]) -> ArgumentParser:
+        command: ArgumentParser = commands.add_parser(name, help=text)
+        command.set_defaults(run=run)
+        command.add_argument("--catalogue", default="", metavar="URL", help="of the store (default: serve's)")
+        return command
+
+    reading = add(
+        "snapshot",
+        "write one state of the store to a file",
+        lambda url, given: snapshot(url, given.output, given.after, given.store, given.mark),
+    )
     reading.add_argument("output", type=Path, help="the file")
     reading.add_argument("--after", type=int, default=0, help="only changes after this sequence")
-    reading.add_argument(
-        "--mark",
-        type=int,
-        default=0,
-        help="the mark beside that sequence in the earlier snapshot's first line",
-    )
+    text = "the mark beside that sequence in the earlier snapshot's first line"
+    reading.add_argument("--mark", type=int, default=0, help=text)
     reading.add_argument("--store", default="", help="id of the store that --after refers to")
-    copying = commands.add_parser("backup", help="copy a store in SQLite to a file")
+    text = "copy a store in SQLite to a file"
+    copying = add("backup", text, lambda url, given: backup(url, given.output))
     copying.add_argument("output", type=Path, help="the file")
-    restoring = commands.add_parser("restore", help="put a copy in the place of the store, with a new id")
+    text = "put a copy in the place of the store, with a new id"
+    restoring = add("restore", text, lambda url, given: restore(url, given.copy))
     restoring.add_argument("copy", type=Path, nargs="?", help="the copy; without it, only give the id")
-    compacting = commands.add_parser("compact", help="remove what no bundle needs")
+    text = "remove what no bundle needs"
+    compacting = add("compact", text, lambda url, given: compact(url, given.place, given.keep))
     compacting.add_argument("--keep", action="append", default=[], help="version of a bundle")
     compacting.add_argument("--place", type=Path, default=LIVE, help="folder of live items (%(default)s)")
-    for each in (reading, copying, restoring, compacting):
-        each.add_argument("--catalogue", default="", metavar="URL", help="of the store (default: serve's)")
     return parser
-
-
-def _run(arguments: Namespace) -> dict[str, Any]:
-    url = arguments.catalogue or default_url()
-    if arguments.command == "compact":
-        return compact(url, arguments.place, arguments.keep)
-    if arguments.command == "backup":
-        return backup(url, arguments.output)
-    if arguments.command == "restore":
-        return restore(url, arguments.copy)
-    return snapshot(url, arguments.output, arguments.after, arguments.store, arguments.mark)
 
 
 def main() -> None:
@@ -193,10 +190,11 @@ def main() -> None:
 
     `snapshot` and `compact` print null if there is no store at the default URL: then there are no live items.
     """
-    arguments = _parser().parse_args()
-    is_optional = arguments.command in ("snapshot", "compact") and not arguments.catalogue
+    given = _parser().parse_args()
+    is_optional = given.command in ("snapshot", "compact") and not given.catalogue
     try:
-        found = None if is_optional and is_missing(default_url()) else _run(arguments)
+        none = is_optional and is_missing(default_url())
+        found = None if none else given.run(given.catalogue or default_url(), given)
     except (TwinspireError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"{json.dumps(found)}\n")

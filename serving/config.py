@@ -48,8 +48,8 @@ class ServiceConfig:
     tls: TlsFiles | None = None
     tokens: Path | None = option(
         None,
-        "TOML file of tokens, as `python -m twinspire.serving token` writes it; read again when it changes, "
-        "and on SIGHUP; deleting it revokes no token, `token = []` in it revokes all",
+        "TOML file of tokens, as `python -m twinspire.serving token` writes it; read again when it changes; "
+        "deleting it revokes no token, `token = []` in it revokes all",
         Path,
         "access",
     )

@@ -142,14 +142,10 @@ def _query(row: Any, number: int) -> Query:
 
 
 def _times(value: Any, field: str) -> tuple[float, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise InvalidInput(field, f"expected a list of seconds since 1970, got {value!r}")
-    for each in value:
-        if isinstance(each, bool) or not isinstance(each, int | float | None):
-            raise InvalidInput(field, f"expected seconds since 1970, got {each!r}")
-    return tuple(math.nan if each is None else float(each) for each in value)
+    try:
+        return tuple(math.nan if each is None else float(each) for each in value or ())
+    except (TypeError, ValueError):
+        raise InvalidInput(field, f"expected a list of seconds since 1970, got {value!r}") from None
 
 
 def _is_nan(value: Any) -> bool:

@@ -113,8 +113,7 @@ class RetrievalServer:
     ) -> None:
         limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
         bundle = bundle if isinstance(bundle, LoadedBundle) else LoadedBundle.of(bundle)
-        metrics = metrics or SharedMetrics.create(workers=1)
-        self._access = access
+        metrics = metrics or SharedMetrics(workers=1)
         self._metrics = worker_metrics = metrics.worker(slot)
 
         state = partial(self._state, status, metrics, bounds, served_log, interleave_share)
@@ -183,7 +182,7 @@ class RetrievalServer:
             limits.max_message_bytes,
             worker_metrics.heartbeat,
             self._event_loop.last_calls,
-            worker_metrics.closed_connection,
+            lambda reason: worker_metrics.add(layout.CONNECTIONS_CLOSED[reason]),
             self._event_loop.processor_seconds,
         )
         self._trimmer = HeapTrimmer()
@@ -283,10 +282,6 @@ class RetrievalServer:
 
     def _call_soon(self, function: Callable[[], None]) -> None:
         self._event_loop.call_soon(function)
-
-    def reload(self) -> None:
-        """Read the files of tokens and certificates again, soon and on the event loop's thread."""
-        self._event_loop.call_soon(self._access.reload)
 
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Report NOT_SERVING, take no new request, finish running requests, and return.

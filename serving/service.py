@@ -9,7 +9,7 @@ from twinspire.serving import environment  # noqa: F401  # before gRPC is import
 import gc
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from twinspire.serving.rollout.hot_swap import HotSwapper, load_split
 from twinspire.serving.rollout.interleaving import check_share
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.rollout.target import Target, bundle_at
-from twinspire.serving.security.access import Access, AccessFiles
+from twinspire.serving.security.access import Access
 from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.security.tls import ServerTls, check_exposure
 from twinspire.serving.security.tokens import TokenFile
@@ -48,7 +48,7 @@ from twinspire.serving.served_log.config import ServedLogConfig, reserve
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_manager import ServiceManager
 from twinspire.serving.service_status import ServiceStatus
-from twinspire.serving.shadow.channel import ShadowChannel, TrafficMirror
+from twinspire.serving.shadow.channel import ShadowChannel
 from twinspire.serving.shadow.process import Shadow
 from twinspire.serving.shared_state import (
     CATALOGUE,
@@ -59,7 +59,7 @@ from twinspire.serving.shared_state import (
     SharedState,
     worker_name,
 )
-from twinspire.serving.supervisor import Heartbeat, ProcessSpec, Supervisor, WorkerHandle, blocked, reserved
+from twinspire.serving.supervisor import Heartbeat, ProcessSpec, Supervisor, WorkerHandle, reserved
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
         ready: called as soon as requests are answered, with the addresses, the number of workers, and the
             name, version and size of the first bundle.
 
-    SIGHUP makes all workers read the files of tokens and certificates again. If systemd has started this
-    process, the service notifies systemd when it is ready, reloads and stops, and pings its watchdog.
+    SIGHUP is ignored: files of tokens and certificates are read again when they change. If systemd has
+    started this process, the service notifies systemd when it is ready and stops, and pings its watchdog.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -92,8 +92,8 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
         _check_free(config.metrics_host, config.metrics_port)
     if config.trace_endpoint:
         prepare(config.trace_endpoint, config.trace_ratio)
-    # A SIGHUP that arrives while the bundle is loaded is handled by the supervisor later.
-    with blocked((signal.SIGHUP,)), reserved(config.host, config.port) as port:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with reserved(config.host, config.port) as port:
         log.info("loading %s", config.folder)
         service = _Service(config, access, port)
         workers = [
@@ -132,20 +132,11 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
             if process in workers:
                 service.shared.hung(workers.index(process))
 
-        files = AccessFiles(access, service.shared_state)
-        files.check()
-
-        def tick() -> bool:
+        def tick() -> None:
             manager.ping_watchdog()
-            return files.check()
+            access.publish(service.shared_state)
 
-        def reload() -> None:
-            manager.reloading()
-            try:
-                files.reload()
-            finally:
-                manager.ready(status)
-
+        access.publish(service.shared_state)
         supervisor = Supervisor(
             processes,
             config.grace,
@@ -153,7 +144,6 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
             config.worker_timeout,
             hung,
             tick=tick,
-            reload=reload,
             stopping=lambda: manager.stopping("finishing the requests in flight"),
         )
         try:
@@ -185,8 +175,8 @@ class _Service:
             raise ConfigError(f"{NO_WRITES} {self.manifest.index.kind}, as that of {config.folder}")
         if config.follow:
             check_share(config.follow.interleave_share, self.manifest)
-        self.shared = SharedMetrics.create(config.workers)
-        self.shared_state = SharedState.create((*ENTRIES, *map(worker_name, range(config.workers))))
+        self.shared = SharedMetrics(config.workers)
+        self.shared_state = SharedState((*ENTRIES, *map(worker_name, range(config.workers))))
         first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
         self.shared_state.write(TARGET, Target(1, first).entry())
         self.processes: list[ProcessSpec] = []  # beside the workers
@@ -260,24 +250,48 @@ class _Service:
             gc.set_threshold(GARBAGE)
             self._access.quiet()  # the supervisor logs reads
             target = self.shared_state.read(TARGET)
-            split = TrafficSplit(self._own_bundle() or self._champion(target))
-            mirror, tracing = self._mirror(slot), self._tracing(slot)
+            own = self._own_bundle()
+            split = TrafficSplit(own) if own else load_split({"champion": target["champion"]}, self._load)
+            follow, endpoint = config.follow, config.trace_endpoint
+            mirror = self._channel.mirror(slot, follow.shadow_share) if self._channel and follow else None
+            tracing = Tracing(endpoint, config.trace_ratio, slot) if endpoint else None
             catalogue, events = (
                 StoreClient(channel) if channel else None for channel in (self._catalogue, self._events)
             )
             clients = [each for each in (catalogue, events) if each]
             for each in clients:
                 each.start()
-            server = self._server(split.champion, slot, mirror, tracing, catalogue, events)
+            server = RetrievalServer(
+                split.champion,
+                config.limits,
+                config.host,
+                self._port,
+                config.bounds,
+                self._access,
+                self.shared,
+                slot,
+                mirror,
+                tracing,
+                share_port=True,
+                status=self._status.state,
+                catalogue=catalogue,
+                shared_state=self.shared_state,
+                events=events,
+                events_url=config.events.url if config.events else "",
+                shown_hours=config.events.bounds.events_shown_hours if config.events else 0,
+                served_log=config.served_log,
+                log_channel=self._log_channel,
+                interleave_share=follow.interleave_share if follow else 0.0,
+            )
             # A canary is loaded like any later change: if it cannot be loaded, the champion answers.
             serial = 0 if target["canary"] else target["serial"]
             swapper = HotSwapper(self.shared_state, worker_name(slot), split, serial, self._load, server.swap)
             del split  # otherwise the first bundle would live as long as the worker
             server.start()
-            if config.follow or self._live:
+            if follow or self._live:
                 swapper.start()
             handle.ready()
-            handle.wait(server.reload)
+            handle.wait()
             swapper.stop()
             server.stop(config.grace)
             for each in clients:
@@ -306,49 +320,6 @@ class _Service:
         process = ProcessSpec("metrics", run)
         return process
 
-    def _server(
-        self,
-        champion: LoadedBundle,
-        slot: int,
-        mirror: TrafficMirror | None,
-        tracing: Tracing | None,
-        catalogue: StoreClient | None,
-        events: StoreClient | None,
-    ) -> RetrievalServer:
-        config = self._config
-        return RetrievalServer(
-            champion,
-            config.limits,
-            config.host,
-            self._port,
-            config.bounds,
-            self._access,
-            self.shared,
-            slot,
-            mirror,
-            tracing,
-            share_port=True,
-            status=self._status.state,
-            catalogue=catalogue,
-            shared_state=self.shared_state,
-            events=events,
-            events_url=config.events.url if config.events else "",
-            shown_hours=config.events.bounds.events_shown_hours if config.events else 0,
-            served_log=config.served_log,
-            log_channel=self._log_channel,
-            interleave_share=config.follow.interleave_share if config.follow else 0.0,
-        )
-
-    def _mirror(self, slot: int) -> TrafficMirror | None:
-        """What takes a share of a worker's searches for the shadow, if there is one."""
-        if self._channel is None or self._config.follow is None:
-            return None
-        return self._channel.mirror(slot, self._config.follow.shadow_share)
-
-    def _tracing(self, slot: int) -> Tracing | None:
-        endpoint = self._config.trace_endpoint
-        return Tracing(endpoint, self._config.trace_ratio, slot) if endpoint else None
-
     def _own_bundle(self) -> LoadedBundle | None:
         """The bundle that was loaded before the fork, made ready for this worker; None if there is none.
 
@@ -358,9 +329,6 @@ class _Service:
         if loaded and config.threads > 1:  # the threads of a session do not survive a fork
             loaded.retriever.open_encoder(config.folder, config.threads)
         return loaded.with_live(self._live) if loaded and self._live else loaded
-
-    def _champion(self, target: Mapping[str, Any]) -> LoadedBundle:
-        return load_split({"champion": target["champion"]}, self._load).champion
 
     def _load(self, folder: Path, model_version: str) -> LoadedBundle:
         config = self._config
@@ -405,5 +373,5 @@ def _access(config: ServiceConfig) -> Access:
     return Access(
         ServerTls(config.tls) if config.tls else None,
         TokenFile(config.tokens) if config.tokens else None,
-        RateLimit.create(config.rate, config.burst) if config.rate else None,
+        RateLimit(config.rate, config.burst) if config.rate else None,
     )

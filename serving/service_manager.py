@@ -11,7 +11,6 @@ and the service goes on.
 import logging
 import os
 import socket
-import time
 from collections.abc import MutableMapping
 from typing import Self
 
@@ -44,13 +43,8 @@ class ServiceManager:
         return cls(address, watchdog.isdecimal() and expected_of in ("", str(os.getpid())))
 
     def ready(self, status: str) -> None:
-        """Report that the service answers, or that a reload is over; `status` is for `systemctl status`."""
+        """Report that the service answers; `status` is for `systemctl status`."""
         self._send("READY=1", f"STATUS={status}")
-
-    def reloading(self) -> None:
-        """Report that the service begins to reload its files; call `ready` when the reload is over."""
-        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send("RELOADING=1", f"MONOTONIC_USEC={now}")
 
     def stopping(self, status: str) -> None:
         """Report that the service takes no more requests, and will end; `status` as of `ready`."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
@@ -91,21 +91,20 @@ class BundleFacts:
     items: int
     index_bytes: int
 
+    @classmethod
+    def of(cls, manifest: Manifest, folder: Path) -> Self:
+        """The values of the bundle in a folder; raises OSError if it is gone."""
+        served = manifest.served_files()
+        size = sum(served[name].size for name in {*manifest.index_files(), VECTORS} & served.keys())
+        written = (folder / MANIFEST).stat().st_mtime
+        return cls(manifest.name, manifest.bundle_version, written, manifest.count, size)
 
-def bundle_facts(manifest: Manifest, folder: Path) -> BundleFacts:
-    """The values that metrics show of the bundle in a folder.
-
-    Raises:
-        OSError: the folder is gone.
-    """
-    served = manifest.served_files()
-    return BundleFacts(
-        manifest.name,
-        manifest.bundle_version,
-        (folder / MANIFEST).stat().st_mtime,
-        manifest.count,
-        sum(served[name].size for name in {*manifest.index_files(), VECTORS} & served.keys()),
-    )
+    def readings(self) -> Iterator[Reading]:
+        """The metrics."""
+        yield metrics.BUNDLE, [([self.name, self.version], 1.0)]
+        yield metrics.BUNDLE_AGE, [([], max(0.0, time.time() - self.written))]
+        yield metrics.INDEX_ITEMS, [([], self.items)]
+        yield metrics.INDEX_BYTES, [([], self.index_bytes)]
 
 
 class ServiceStatus:
@@ -145,9 +144,8 @@ class ServiceStatus:
 
     def metrics(self) -> Iterator[Reading]:
         """The metrics with `Source.SCRAPE`, except those of processes."""
-        facts = self.champion_facts()
-        if facts:
-            yield from bundle_readings(facts)
+        if facts := self.champion_facts():
+            yield from facts.readings()
         shares = []
         for each in self._bundles():
             labels = [each["role"], each["bundle_version"][:12], each["model_version"]]
@@ -190,7 +188,7 @@ class ServiceStatus:
         if self._facts is None or self._facts.version != champion.bundle_version:
             folder = Path(champion.folder)
             try:
-                self._facts = bundle_facts(bundle.read_manifest(folder), folder)
+                self._facts = BundleFacts.of(bundle.read_manifest(folder), folder)
             except (BundleError, OSError):
                 return None
         return self._facts
@@ -247,14 +245,6 @@ class ServiceStatus:
                     }
                 )
         return found
-
-
-def bundle_readings(facts: BundleFacts) -> Iterator[Reading]:
-    """The metrics of the bundle that is served."""
-    yield metrics.BUNDLE, [([facts.name, facts.version], 1.0)]
-    yield metrics.BUNDLE_AGE, [([], max(0.0, time.time() - facts.written))]
-    yield metrics.INDEX_ITEMS, [([], facts.items)]
-    yield metrics.INDEX_BYTES, [([], facts.index_bytes)]
 
 
 def catalogue_readings(entry: Mapping[str, Any], rows: Sequence[Sequence[float]]) -> Iterator[Reading]:

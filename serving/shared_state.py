@@ -1,6 +1,6 @@
 """Small JSON entries in shared memory, through which the processes of a service exchange their state.
 
-    state = SharedState.create(("target", "worker 0", "worker 1"))  # in the supervisor, before it forks
+    state = SharedState(("target", "worker 0", "worker 1"))  # in the supervisor, before it forks
     state.write("worker 0", {"serial": 3})                          # in that worker
     state.read("worker 0")                                          # in any process
 
@@ -40,17 +40,12 @@ def worker_name(slot: int) -> str:
 
 
 class SharedState:
-    """Entries by name. Call `create` before forking the processes that share them."""
+    """Entries by name, at first empty. Make it before forking the processes that share it."""
 
-    def __init__(self, memory: mmap.mmap, names: Sequence[str]) -> None:
-        self._memory = memory
-        self._versions = memoryview(memory).cast("Q")
+    def __init__(self, names: Sequence[str]) -> None:
+        self._memory = mmap.mmap(-1, len(names) * SLOT)
+        self._versions = memoryview(self._memory).cast("Q")
         self._starts = {name: n * SLOT for n, name in enumerate(names)}
-
-    @classmethod
-    def create(cls, names: Sequence[str]) -> "SharedState":
-        """Allocate an empty entry for each name."""
-        return cls(mmap.mmap(-1, len(names) * SLOT), names)
 
     @property
     def names(self) -> tuple[str, ...]:

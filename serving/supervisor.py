@@ -4,8 +4,7 @@ A bundle that never changes is loaded before the fork, and the supervisor freeze
 so that the workers share it. The kernel spreads connections over the workers (SO_REUSEPORT). gRPC starts in
 the workers alone, because it does not survive a fork. A process that dies is forked again, without effect on
 the others. A process whose heartbeat stops is killed and forked again. One SIGTERM to the supervisor drains
-all processes, and SIGHUP makes them reload their files. If the supervisor itself is killed, they stop by
-themselves.
+all processes. If the supervisor itself is killed, they stop by themselves.
 
     processes = [ProcessSpec("worker 0", run), ProcessSpec("worker 1", run)]
     Supervisor(processes, grace_seconds=10).run(ready=print)
@@ -26,7 +25,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
 
 from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.protos.system.signals import signal_name
@@ -34,10 +32,7 @@ from twinspire.serving.address import join, listen_error
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
 STOP = (signal.SIGTERM, signal.SIGINT)
-HANDLED = (*STOP, signal.SIGHUP)
 CRASHED = 3  # exit code of a process that could not start, or failed
 START_SECONDS = 60.0  # in which all processes must be ready
 SHORT_LIFE_SECONDS = 5.0  # a process that dies sooner is restarted after a pause that doubles each time
@@ -57,7 +52,7 @@ class WorkerHandle:
         self._signals, wakeup = os.pipe()  # Python writes the number of each signal to the second
         os.set_blocking(wakeup, False)
         signal.set_wakeup_fd(wakeup)
-        for number in HANDLED:
+        for number in STOP:
             signal.signal(number, _noted)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
@@ -70,19 +65,11 @@ class WorkerHandle:
         os.write(self._ready, f"{report}\n".encode())
         os.close(self._ready)
 
-    def wait(self, reload: Callable[[], None] = lambda: None) -> None:
-        """Return when the process has to stop, because a signal has come or the supervisor has died.
-
-        Args:
-            reload: called after each SIGHUP.
-        """
-        while True:
-            readable = select.select([self._alive, self._signals], [], [])[0]
-            if self._alive in readable:
-                return
+    def wait(self) -> None:
+        """Return when the process has to stop, because a signal has come or the supervisor has died."""
+        while self._alive not in select.select([self._alive, self._signals], [], [])[0]:
             if any(number in STOP for number in os.read(self._signals, 512)):
                 return
-            reload()
 
     def stop_event(self) -> threading.Event:
         """An event that is set when the process has to stop; starts a thread that waits for that."""
@@ -166,8 +153,7 @@ class Supervisor:
         died: called with a process that has ended unexpectedly.
         timeout: seconds without a heartbeat after which a process is killed and restarted; 0: never.
         hung: called with a process that is killed for that.
-        tick: called every second, or more often; returns whether the processes have to reload.
-        reload: called on SIGHUP, before the processes are told to reload.
+        tick: called every second, or more often.
         stopping: called when a signal to stop has come, before the processes are told to stop.
     """
 
@@ -178,13 +164,12 @@ class Supervisor:
         died: Callable[[ProcessSpec], None] = lambda process: None,
         timeout: float = 0.0,
         hung: Callable[[ProcessSpec], None] = lambda process: None,
-        tick: Callable[[], bool] = lambda: False,
-        reload: Callable[[], None] = lambda: None,
+        tick: Callable[[], None] = lambda: None,
         stopping: Callable[[], None] = lambda: None,
     ) -> None:
         self._processes = list(processes)
         self._grace = grace_seconds
-        self._died, self._hung, self._tick, self._reload = died, hung, tick, reload
+        self._died, self._hung, self._tick = died, hung, tick
         self._stopping = stopping
         self._timeout = timeout
         self._tick_seconds = min(TICK_SECONDS, timeout / 4) if timeout else TICK_SECONDS
@@ -204,7 +189,7 @@ class Supervisor:
         """
         gc.collect()
         gc.freeze()  # a collection must not write to the memory that is shared from here on
-        with blocked((*HANDLED, signal.SIGCHLD)):
+        with blocked((*STOP, signal.SIGCHLD)):
             try:
                 self._start_all()
                 if self._await_ready():
@@ -212,7 +197,7 @@ class Supervisor:
                     self._watch()
             finally:
                 self._stop()
-            for number in HANDLED:
+            for number in STOP:
                 signal.signal(number, signal.SIG_IGN)
 
     def _start_all(self) -> None:
@@ -297,13 +282,10 @@ class Supervisor:
         while True:
             due = [process.due for process in self._processes if process.pid == 0]
             wake = min([self._ticked + self._tick_seconds, *due])
-            caught = _wait_for_signal((*HANDLED, signal.SIGCHLD), wake - time.monotonic())
+            caught = _wait_for_signal((*STOP, signal.SIGCHLD), wake - time.monotonic())
             if caught in STOP:
                 self._on_stop()
                 return
-            if caught == signal.SIGHUP:
-                _guarded(self._reload)
-                self._tell_to_reload()
             self._reap()
             if time.monotonic() >= self._ticked + self._tick_seconds:
                 self._on_tick()
@@ -319,11 +301,6 @@ class Supervisor:
             _postpone(process)
             log.error("%s cannot be started: %s; next attempt in %g s", process.name, error, process.pause)
 
-    def _tell_to_reload(self) -> None:
-        for process in self._processes:
-            if process.pid:
-                os.kill(process.pid, signal.SIGHUP)
-
     def _on_tick(self) -> None:
         """Kill processes whose heartbeat has stopped, and call `tick`.
 
@@ -335,8 +312,7 @@ class Supervisor:
         for process in self._processes:
             if self._timeout and process.pid and process.heartbeat is not None:
                 self._check_heartbeat(process, process.heartbeat())
-        if _guarded(self._tick):
-            self._tell_to_reload()
+        _guarded(self._tick)
 
     def _check_heartbeat(self, process: ProcessSpec, beat: float) -> None:
         if beat != process.beat:
@@ -399,13 +375,12 @@ def _postpone(process: ProcessSpec) -> None:
     process.due = now + process.pause
 
 
-def _guarded(function: Callable[[], Result]) -> Result | None:
+def _guarded(function: Callable[[], None]) -> None:
     """Call a function; an error is logged and does not end the supervisor."""
     try:
-        return function()
+        function()
     except Exception:
         log.exception("the supervisor goes on after an error")
-        return None
 
 
 def _is_readable(descriptor: int, seconds: float) -> bool:

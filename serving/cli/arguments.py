@@ -240,7 +240,7 @@ def _add_access(group: _ArgumentGroup) -> None:
     add(
         "--tls-certificate",
         type=Path,
-        help="the server's certificates, PEM; read again when it changes, and on SIGHUP",
+        help="the server's certificates, PEM; read again when it changes",
     )
     add("--tls-key", type=Path, help="the key of the first of them, PEM; read again when it changes")
     add("--client-ca", type=Path, help="clients must show a certificate that one of these has signed, PEM")

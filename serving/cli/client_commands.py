@@ -31,12 +31,6 @@ def add_commands(subparsers: Any) -> None:
     search_parser = add("search", "Search for the items nearest to a query.", search)
     search_parser.add_argument("text", nargs="?", metavar="QUERY", help="text of the query")
     search_parser.add_argument("--item-id", help="search for items like this one")
-    search_parser.add_argument(
-        "--min-sequence",
-        type=flags.sequence,
-        default=0,
-        help="wait until the server searches with this write of the catalogue",
-    )
     _add_query(search_parser)
     _add_hits(search_parser)
     add("info", "Show what a server serves, and its state.", info)
@@ -198,7 +192,7 @@ def _query(arguments: Namespace, text: str | None, item_id: str | None = None) -
 
 
 def _options(arguments: Namespace) -> SearchArguments:
-    """The options of `_add_hits`, and `--min-sequence` of a single search."""
+    """The options of `_add_hits`."""
     return {
         "exclude": arguments.exclude,
         "exclude_history": arguments.exclude_history,
@@ -206,5 +200,4 @@ def _options(arguments: Namespace) -> SearchArguments:
         "filter": arguments.filter,
         "fusion": FusionMode(arguments.fusion),
         "min_score": arguments.min_score,
-        "min_sequence": getattr(arguments, "min_sequence", 0),
     }

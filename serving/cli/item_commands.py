@@ -15,7 +15,7 @@ from twinspire.serving import flag_types as flags
 from twinspire.serving.cli import tables
 from twinspire.serving.cli.connection import Run, add_client_command
 from twinspire.serving.client.blocking import RetrievalClient
-from twinspire.serving.client.item_upload import BATCH, PATIENCE_SECONDS, Action, upload
+from twinspire.serving.client.item_upload import BATCH, PATIENCE_SECONDS, upload
 from twinspire.serving.client.items import MODES, ItemState
 from twinspire.serving.client.rows import count_rows
 
@@ -37,19 +37,17 @@ def add_items(subparsers: Any) -> None:
         default="upsert",
         help="insert: only items that do not exist; update: only those that do (%(default)s)",
     )
+    upsert_parser.add_argument(
+        "--batch", type=flags.count, default=0, help=f"items in one request ({BATCH}, or what is allowed)"
+    )
+    upsert_parser.add_argument(
+        "--refused",
+        type=flags.output_file,
+        metavar="OUT",
+        help="file for refused items, as JSON lines; written anew",
+    )
     delete_parser = add("delete", "Withdraw items, also those that came with the bundle.", _delete)
-    delete_parser.add_argument("ids", nargs="*", metavar="ID", help="ids of the items")
-    delete_parser.add_argument("--file", type=Path, metavar="FILE", help="a table whose ids are deleted")
-    for each in (upsert_parser, delete_parser):
-        each.add_argument(
-            "--batch", type=flags.count, default=0, help=f"items in one request ({BATCH}, or what is allowed)"
-        )
-        each.add_argument(
-            "--refused",
-            type=flags.output_file,
-            metavar="OUT",
-            help="file for refused items, as JSON lines; written anew",
-        )
+    delete_parser.add_argument("ids", nargs="+", metavar="ID", help="ids of the items")
     get_parser = add("get", "Show items as they stand in the catalogue.", _get)
     get_parser.add_argument("ids", nargs="+", metavar="ID", help="ids of the items")
     changes_parser = add(
@@ -65,40 +63,25 @@ def add_items(subparsers: Any) -> None:
 
 def state_document(state: ItemState) -> dict[str, Any]:
     """An item as JSON; `items upsert` reads such lines, too."""
-    return {
-        "id": state.item.id,
-        "features": {
-            name: value if isinstance(value, str | float | int) else list(value)
-            for name, value in state.item.features.items()
-        },
-        "fields": dict(state.item.fields),
-        "sequence": state.sequence,
-        "origin": state.origin,
-        "written_at": state.written_at,
-    }
-
-
-def _upsert(arguments: Namespace, client: RetrievalClient) -> Result:
-    return _upload(arguments, client, arguments.file, arguments.mode)
+    item = asdict(state.item)
+    del item["expected_sequence"]
+    return {**item, "sequence": state.sequence, "origin": state.origin, "written_at": state.written_at}
 
 
 def _delete(arguments: Namespace, client: RetrievalClient) -> Result:
-    if bool(arguments.ids) == (arguments.file is not None):
-        raise UsageError("expected either ids or --file")
-    if arguments.file is not None:
-        return _upload(arguments, client, arguments.file, "delete")
     written = client.delete(arguments.ids)
     document = {"written": len(written.results), "sequence": written.sequence}
     return document, lambda console: tables.show_pairs(console, document)
 
 
-def _upload(arguments: Namespace, client: RetrievalClient, path: Path, action: Action) -> Result:
+def _upsert(arguments: Namespace, client: RetrievalClient) -> Result:
+    path, mode = arguments.file, arguments.mode
     if arguments.refused and arguments.refused.resolve() == path.resolve():
         raise UsageError("--refused: expected another file than the table")
-    with tables.progress(action, count_rows(path)) as tick:
+    with tables.progress(mode, count_rows(path)) as tick:
         patience = max(PATIENCE_SECONDS, arguments.timeout)
         try:
-            done = upload(client, path, action, arguments.batch, tick, arguments.refused, patience)
+            done = upload(client, path, mode, arguments.batch, tick, arguments.refused, patience)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command sends all rows again") from None
     if first := done.first_refused:
@@ -115,10 +98,7 @@ def _get(arguments: Namespace, client: RetrievalClient) -> Result:
 
     def show(console: Console) -> None:
         for each in found:
-            rows = {name: each[name] for name in ("id", "origin", "sequence")}
-            rows |= {f"features.{name}": value for name, value in each["features"].items()}
-            rows |= {f"fields.{name}": value for name, value in each["fields"].items()}
-            tables.show_pairs(console, rows)
+            tables.show_document(console, each)
 
     return {"items": found}, show
 

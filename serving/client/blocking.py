@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from twinspire.protos import catalogue_pb2_grpc, events_pb2_grpc, retrieval_pb2_grpc
+from twinspire.protos import catalogue_pb2, catalogue_pb2_grpc, events_pb2_grpc, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import AccessDenied, Unavailable
 from twinspire.serving.client import items as catalogue
@@ -19,7 +19,6 @@ from twinspire.serving.client.events import Event, Recorded, list_request, liste
 from twinspire.serving.client.failures import StreamStatus, error_from
 from twinspire.serving.client.items import ChangePage, Item, ItemState, Mode, Written
 from twinspire.serving.client.protocol import (
-    MAX_ANSWER_BYTES,
     TIMEOUT_SECONDS,
     ClientConnection,
     Metadata,
@@ -46,7 +45,6 @@ class RetrievalClient:
         security: TLS and token; without it the connection is neither encrypted nor authenticated.
         retries: whether calls that end in UNAVAILABLE or RESOURCE_EXHAUSTED are tried again: `upsert`,
             `delete`, `get` and `record` until the timeout, the others by gRPC, up to four times.
-        max_answer_bytes: of one answer; a larger one is an InvalidInput.
 
     Raises:
         DataError: a file of `security` cannot be read, or is invalid.
@@ -60,12 +58,9 @@ class RetrievalClient:
         timeout: float = TIMEOUT_SECONDS,
         security: Security | None = None,
         retries: bool = True,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.address = address
-        self._connection = ClientConnection(
-            grpc, address, timeout, security or Security(), retries, max_answer_bytes=max_answer_bytes
-        )
+        self._connection = ClientConnection(grpc, address, timeout, security or Security(), retries)
         self._channel = self._connection.open()
         self._stub = retrieval_pb2_grpc.RetrievalStub(self._channel)
         self._catalogue = catalogue_pb2_grpc.CatalogueStub(self._channel)
@@ -274,10 +269,11 @@ class RetrievalClient:
         self, ids: Iterable[str], timeout: float | None = None, metadata: Metadata = ()
     ) -> list[ItemState]:
         """The states of items in the catalogue, one for each id, in order; errors as in `upsert`."""
-        request = catalogue.get_request(ids)
+        with converters.refuse_surrogates("ids"):
+            request = catalogue_pb2.GetRequest(ids=[ids] if isinstance(ids, str) else ids)
         response = self._call_store(self._catalogue.Get, request, timeout, metadata)
         protocol.check_count(len(response.items), len(request.ids), self.address)
-        return catalogue.states(response)
+        return [catalogue.state(each) for each in response.items]
 
     def changes(
         self,
@@ -297,7 +293,7 @@ class RetrievalClient:
         Raises:
             As `upsert`.
         """
-        request = catalogue.changes_request(after, follow)
+        request = catalogue_pb2.ChangesRequest(after=catalogue.check_range(after, "after"), follow=follow)
         return self._changes(request, timeout, self._connection.metadata(metadata))
 
     def record(
@@ -325,27 +321,6 @@ class RetrievalClient:
         """
         request = record_request(events, request_id)
         return recorded(self._call_store(self._events.Record, request, timeout, metadata))
-
-    def record_stream(
-        self,
-        batches: Iterable[Iterable[Event]] | Iterable[Iterable[Event]],
-        request_id: str | None = None,
-        timeout: float | None = None,
-        metadata: Metadata = (),
-    ) -> Iterator[Recorded]:
-        """As `record`, with one answer for each batch, in the order in which they are stored.
-
-        A stream is not tried again. After an error, the batches after the last answer may have been stored:
-        repeat the whole stream with the same `request_id`, and none is stored twice. The request ids of the
-        batches are this one with "/0", "/1" and so on; a new one is chosen by default.
-        It has no deadline unless a timeout is given, which is then for the whole stream.
-        """
-        base = catalogue.chosen_request_id(request_id)
-        sent: protocol.StreamedRequests = protocol.StreamedRequests(
-            batches, lambda events: record_request(events, f"{base}/{sent.count}")
-        )
-        metadata = self._connection.metadata(metadata)
-        return self._stream(self._events.RecordStream, sent, recorded, timeout, metadata)
 
     def list_events(
         self, user: str, limit: int = 50, timeout: float | None = None, metadata: Metadata = ()

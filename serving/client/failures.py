@@ -60,7 +60,7 @@ def error_from(failure: grpc.RpcError, address: str) -> errors.TwinspireError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         if TOO_LARGE_FOR_CLIENT in text:
             sizes = text.rpartition("(")[2].rstrip(")")
-            reason = f"larger than this client takes: {sizes} bytes; raise max_answer_bytes, or ask for less"
+            reason = f"larger than this client takes: {sizes} bytes; ask for less"
             return errors.InvalidInput("answer", reason)
         if TOO_LARGE in text:
             return errors.InvalidInput("request", text)

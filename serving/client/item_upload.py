@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.protos.filter_kinds import KINDS, LIST_SEPARATOR
@@ -36,8 +36,6 @@ WHOLE = frozenset(
     {*ID_COLUMNS, "features", "fields", EXPECTED, "sequence", "origin", "written_at", "store_id"}
 )
 
-Action = Mode | Literal["delete"]
-
 
 @dataclass
 class Upload:
@@ -45,7 +43,7 @@ class Upload:
 
     Args:
         rows: of the table that are done.
-        written: items that were written or deleted.
+        written: items that were written.
         refused: items that were refused.
         first_refused: the first of them, if there is one.
         sequence: of the last write, 0 if there was none.
@@ -75,16 +73,16 @@ class Upload:
 def upload(
     client: RetrievalClient,
     path: Path,
-    action: Action = "upsert",
+    mode: Mode = "upsert",
     batch: int = 0,
     tick: Callable[[int], None] = lambda rows: None,
     refused: Path | None = None,
     patience: float = PATIENCE_SECONDS,
 ) -> Upload:
-    """Write or delete the items of a table.
+    """Write the items of a table.
 
     Args:
-        action: a mode of `RetrievalClient.upsert`, or "delete", which reads ids and expected sequences only.
+        mode: as of `RetrievalClient.upsert`.
         batch: items in one request; 0 for the usual number, or fewer if the service takes no more.
         tick: called with the number of rows that are done.
         refused: file for the refused items, a line of JSON for each; it is written anew.
@@ -97,13 +95,13 @@ def upload(
     """
     started = time.monotonic()
     served = client.info()
-    columns = ItemColumns(path, served)
+    columns = ItemFileColumns(path, served)
     most = served.state.get("catalogue", {}).get("bounds", {}).get("max_batch") or BATCH
     done = Upload()
     try:
         with refused.open("w", encoding="utf-8") if refused else nullcontext() as file:
             for part in in_parts(read_rows(path), batch or min(BATCH, most), _item_id):
-                for each in done.add(_send(client, columns, part, action, patience)):
+                for each in done.add(_send(client, columns, part, mode, patience)):
                     if file:
                         file.write(json.dumps(each._asdict(), ensure_ascii=False) + "\n")
                 if file:
@@ -117,21 +115,17 @@ def upload(
 
 
 def _send(
-    client: RetrievalClient, columns: "ItemColumns", part: list[NumberedRow], action: Action, patience: float
+    client: RetrievalClient, columns: "ItemFileColumns", part: list[NumberedRow], mode: Mode, patience: float
 ) -> Written:
     """Send one batch; the client repeats it, with the same request id, for up to `patience` seconds."""
-    items = [columns.item(row, number, reads_values=action != "delete") for number, row in part]
+    items = [columns.item(row, number) for number, row in part]
     try:
-        if action == "delete":
-            expected = {each.id: number for each in items if (number := each.expected_sequence) is not None}
-            ids = [each.id for each in items]
-            return client.delete(ids, expected=expected, timeout=patience, strict=False)
-        return client.upsert(items, action, timeout=patience, strict=False)
+        return client.upsert(items, mode, timeout=patience, strict=False)
     except InvalidInput as error:
         raise named_by_row(error, columns.path, part, "items") from None
 
 
-class ItemColumns:
+class ItemFileColumns:
     """Makes items of the rows of a table, by the schema of the bundle that a service serves.
 
     Args:
@@ -146,7 +140,8 @@ class ItemColumns:
         self.ignored: set[str] = set()
         schema: Any = served.manifest["schema"]
         filters: Any = served.manifest.get("filters") or {}
-        self._kinds: dict[str, str] = {name: KINDS[kind].read_as for name, kind in filters.items()}
+        # A value of a kind that only a newer service knows is read by its own type.
+        self._kinds = {name: KINDS[kind].read_as if kind in KINDS else "" for name, kind in filters.items()}
         self._sources: dict[str, str] = {}
         for name, spec in schema["item"].items():
             if spec["kind"] != "id":
@@ -154,8 +149,8 @@ class ItemColumns:
                 self._sources[name] = spec.get("catalogue_column") or spec.get("column") or name
         self._fields = frozenset(served.display_fields)
 
-    def item(self, row: Row, number: int, reads_values: bool = True) -> Item:
-        """The item of a row; only its id and its expected sequence without `reads_values`.
+    def item(self, row: Row, number: int) -> Item:
+        """The item of a row.
 
         Raises:
             DataError: it has no id, or a cell of another type.
@@ -166,8 +161,6 @@ class ItemColumns:
         if isinstance(row[id_column], bool) or not isinstance(row[id_column], str | int):
             raise self._error(number, id_column, f"expected a string, got {row[id_column]!r}")
         item_id, expected = str(row[id_column]), self._expected(row, number)
-        if not reads_values:
-            return Item(item_id, expected_sequence=expected)
         if WHOLE.issuperset(row) and isinstance(row.get("features"), Mapping):
             if (origin := row.get("origin")) in ("deleted", "unknown"):
                 raise self._error(number, "origin", f"the item is {origin}, so there is nothing to write")

@@ -172,26 +172,6 @@ def delete_request(
     return request
 
 
-def get_request(ids: Iterable[str]) -> wire.GetRequest:
-    """The request to read items.
-
-    Raises:
-        InvalidInput: an id cannot be sent.
-    """
-    with refuse_surrogates("ids"):
-        request = wire.GetRequest(ids=[ids] if isinstance(ids, str) else ids)
-    return request
-
-
-def changes_request(after: int, follow: bool) -> wire.ChangesRequest:
-    """The request for the changes after a sequence.
-
-    Raises:
-        InvalidInput: `after` is negative or above 2**64 - 1.
-    """
-    return wire.ChangesRequest(after=check_range(after, "after"), follow=follow)
-
-
 def written(response: wire.WriteResponse, request: Any, strict: bool) -> Written:
     """The answer to a write.
 
@@ -214,14 +194,9 @@ def written(response: wire.WriteResponse, request: Any, strict: bool) -> Written
     return found
 
 
-def states(response: wire.GetResponse) -> list[ItemState]:
-    """The items that were asked for."""
-    return [*map(_state, response.items)]
-
-
 def page(response: wire.ChangesResponse) -> ChangePage:
     """A part of the feed."""
-    return ChangePage(tuple(map(_state, response.changes)), response.sequence, response.store_id)
+    return ChangePage(tuple(map(state, response.changes)), response.sequence, response.store_id)
 
 
 def failure(error: grpc.RpcError, address: str, request: Message) -> TwinspireError:
@@ -258,7 +233,8 @@ def _write(item: Item, name: str) -> wire.ItemWrite:
     return message
 
 
-def _state(message: wire.ItemState) -> ItemState:
+def state(message: wire.ItemState) -> ItemState:
+    """An item as it stands in the catalogue."""
     item = message.item
     features = {name: value_from_wire(value, f"features.{name}") for name, value in item.features.items()}
     origin = _ORIGINS.get(message.origin, Origin.UNKNOWN)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import random
-import sys
 import threading
 import time
 from collections.abc import (
@@ -107,14 +106,12 @@ class ClientConnection:
         timeout: default timeout of a call in seconds.
         retries: whether calls are retried.
         connect_seconds: time limit of an attempt to connect; 1 if not given.
-        max_answer_bytes: of one answer; a larger one ends its call.
 
     Attributes:
         closed: set when the client has been closed; of a client of `grpc.aio` an `AsyncEvent`.
 
     Raises:
-        InvalidInput: the address is not `host:port`, a token would be sent to another machine without TLS, or
-            a bound is out of its range.
+        InvalidInput: the address is not `host:port`, or a token would be sent to another machine without TLS.
     """
 
     def __init__(
@@ -125,13 +122,9 @@ class ClientConnection:
         security: Security,
         retries: bool,
         connect_seconds: float | None = None,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         check_target(address)
-        if not 1 <= max_answer_bytes < 2**31:
-            raise InvalidInput("max_answer_bytes", f"expected 1 to {2**31 - 1}, got {max_answer_bytes}")
         self._api = api
-        self._max_answer_bytes = max_answer_bytes
         self.address = address
         self._connect_seconds = connect_seconds
         self._timeout = timeout
@@ -147,7 +140,7 @@ class ClientConnection:
             DataError: a file of `security` cannot be read, or is invalid.
         """
         chosen: dict[str, Any] = dict(OPTIONS)
-        chosen["grpc.max_receive_message_length"] = self._max_answer_bytes
+        chosen["grpc.max_receive_message_length"] = MAX_ANSWER_BYTES
         if not self.retries:
             chosen["grpc.enable_retries"] = 0
         if self._connect_seconds is not None:
@@ -183,7 +176,7 @@ class ClientConnection:
         return self._timeout if timeout is None else timeout
 
     def metadata(self, given: Metadata = ()) -> tuple[tuple[str, str | bytes], ...]:
-        """The metadata of a call: the token, `given`, and the caller's trace unless `given` names one.
+        """The metadata of a call: the token, and `given`.
 
         Raises:
             InvalidInput: a name or a text of `given` is not printable ASCII, or a name has capital letters.
@@ -195,8 +188,7 @@ class ClientConnection:
                 raise InvalidInput(
                     "metadata", f"expected names in lower case and printable ASCII, got {texts}"
                 )
-        traced = any(name == "traceparent" for name, _ in given)
-        return (*self._authorization, *given, *(() if traced else _trace_context()))
+        return (*self._authorization, *given)
 
 
 class StoreRetries:
@@ -494,21 +486,6 @@ def health_call(channel: Any) -> Any:
 def serves(response: Int32Value | None) -> bool:
     """Whether the service's health is SERVING; not if the bytes of the response are no message (None)."""
     return response is not None and response.value == HEALTH_SERVING
-
-
-def _trace_context() -> tuple[tuple[str, str], ...]:
-    """The caller's trace, so that the server's spans are its children (W3C Trace Context).
-
-    Empty if the caller does not use OpenTelemetry, which is not imported for this.
-    """
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None or not trace.get_current_span().get_span_context().is_valid:
-        return ()
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    carrier: dict[str, str] = {}
-    TraceContextTextMapPropagator().inject(carrier)
-    return tuple(carrier.items())
 
 
 def _exclude(exclude: Collection[str]) -> Collection[str]:

@@ -20,7 +20,6 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
-    InfoMetricFamily,
 )
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
@@ -31,6 +30,8 @@ from twinspire.serving.address import join, listen_error
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.metrics import METRICS, Kind, Metric, MetricSource, Reading
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
+
+OF_PROCESSES = (metrics.RESIDENT_BYTES, metrics.PROPORTIONAL_BYTES, metrics.OPEN_FILES, metrics.CPU_SECONDS)
 
 
 @contextmanager
@@ -80,12 +81,6 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[Family]:
         """All metrics, in the order of `METRICS`."""
         rows = self._shared.read()
-        readings = chain(self._collect(), self._process_readings(rows))
-        families = {metric: _family(metric, samples) for metric, samples in readings}
-        families.update(_shared_families(rows))
-        yield from (families[metric] for metric in METRICS if metric in families)
-
-    def _process_readings(self, rows: Sequence[Sequence[float]]) -> Iterator[Reading]:
         workers = {f"worker-{slot}": int(row[layout.PID]) for slot, row in enumerate(rows) if row[layout.UP]}
         named = {
             "supervisor": self._shared.supervisor,
@@ -94,7 +89,10 @@ class _ServiceCollector(Collector):
             **workers,
         }
         by_id = {pid: name for name, pid in named.items()}  # one process may have all roles: show it once
-        yield from process_readings({name: pid for pid, name in by_id.items()})
+        readings = chain(self._collect(), process_readings({name: pid for pid, name in by_id.items()}))
+        families = {metric: _family(metric, samples) for metric, samples in readings}
+        families.update(_shared_families(rows))
+        yield from (families[metric] for metric in METRICS if metric in families)
 
 
 def process_readings(processes: Mapping[str, int]) -> Iterator[Reading]:
@@ -106,24 +104,19 @@ def process_readings(processes: Mapping[str, int]) -> Iterator[Reading]:
     Args:
         processes: value of the label `process` -> process id.
     """
-    resident, proportional, files, cpu = [], [], [], []
+    found: dict[Metric, list[tuple[list[str], float]]] = {metric: [] for metric in OF_PROCESSES}
     for name, pid in processes.items():
         try:
             process = psutil.Process(pid)
-            memory = process.memory_full_info()
-            descriptors = process.num_fds()
-            times = process.cpu_times()
+            memory, times = process.memory_full_info(), process.cpu_times()
+            pss = getattr(memory, "pss", None)
+            values = (memory.rss, pss, process.num_fds(), times.user + times.system)
         except psutil.Error:
             continue
-        resident.append(([name], memory.rss))
-        if hasattr(memory, "pss"):
-            proportional.append(([name], memory.pss))
-        files.append(([name], descriptors))
-        cpu.append(([name], times.user + times.system))
-    yield metrics.RESIDENT_BYTES, resident
-    yield metrics.PROPORTIONAL_BYTES, proportional
-    yield metrics.OPEN_FILES, files
-    yield metrics.CPU_SECONDS, cpu
+        for metric, value in zip(OF_PROCESSES, values, strict=True):
+            if value is not None:
+                found[metric].append(([name], value))
+    yield from found.items()
 
 
 def _shared_families(rows: Sequence[Sequence[float]]) -> Iterator[tuple[Metric, Family]]:
@@ -169,11 +162,6 @@ def _family(metric: Metric, samples: metrics.Samples) -> Family:
     labels = list(metric.labels)
     if metric.kind is Kind.HISTOGRAM:
         return HistogramMetricFamily(metric.name, metric.help, labels=labels)
-    if metric.kind is Kind.INFO:
-        info = InfoMetricFamily(metric.name, metric.help, labels=[])
-        for values, _ in samples:
-            info.add_metric([], dict(zip(labels, values, strict=True)))
-        return info
     kind = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily
     family = kind(metric.name, metric.help, labels=labels)
     for values, value in samples:

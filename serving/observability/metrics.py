@@ -47,7 +47,6 @@ class Kind(StrEnum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
-    INFO = "info"
 
 
 class MetricSource(StrEnum):
@@ -65,7 +64,7 @@ class Metric:
 
     Args:
         kind: its type.
-        name: without the suffixes that a scrape adds (`_total`, `_info`, `_bucket`, `_count`, `_sum`).
+        name: without the suffixes that a scrape adds (`_total`, `_bucket`, `_count`, `_sum`).
         help: shown by a scrape.
         labels: label -> all values that it can have; none given where they are known only at a scrape. All
             labels of metrics in shared memory have known values, except `worker` and `version`.
@@ -114,7 +113,7 @@ def _scrape(kind: Kind, name: str, help: str, unit: str = "", *labels: str) -> M
     return _declare(kind, name, help, unit, MetricSource.SCRAPE, dict.fromkeys(labels, ()))
 
 
-_C, _G, _H, _I = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM, Kind.INFO
+_C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
 REQUESTS = _sum(_C, "requests", "Calls that have ended.", method=METHODS, code=CODES)
 QUERIES = _sum(_C, "queries", "Queries answered.", method=METHODS)
@@ -146,7 +145,7 @@ STREAMS = _worker(_G, "streams", "Open streams.")
 RESTARTS = _worker(_C, "worker_restarts", "Restarts of the slot's worker.")
 HANGS = _worker(_C, "worker_hangs", "Workers killed because their heartbeat stopped.")
 
-BUNDLE = _scrape(_I, "bundle", "Model and bundle version of the champion.", "", "name", "version")
+BUNDLE = _scrape(_G, "bundle_info", "Model and bundle version of the champion.", "", "name", "version")
 BUNDLE_AGE = _scrape(_G, "bundle_age_seconds", "Time since the bundle was written to this disk.", "s")
 INDEX_ITEMS = _scrape(_G, "index_items", "Items in the index.", "items")
 INDEX_BYTES = _scrape(_G, "index_bytes", "Size of the index and the vectors.", "bytes")
@@ -273,10 +272,9 @@ def table() -> Iterator[str]:
     """The metrics as the lines of a Markdown table; `serving/README.md` holds it."""
     yield "| metric | type | labels | unit | meaning |"
     yield "|---|---|---|---|---|"
-    suffixes = {Kind.COUNTER: "_total", Kind.INFO: "_info"}
     for each in METRICS:
         labels = ", ".join(f"`{label}`" for label in each.labels)
-        name = each.name + suffixes.get(each.kind, "")
+        name = f"{each.name}_total" if each.kind is Kind.COUNTER else each.name
         yield f"| `{name}` | {each.kind} | {labels} | {each.unit} | {each.help} |"
 
 

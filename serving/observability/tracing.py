@@ -7,11 +7,12 @@
     tracing.stop()
 
 The spans of a call are made when it has ended, from times that were taken meanwhile. So a server without
-traces only evaluates one condition. A client that sends a W3C `traceparent` in the metadata decides whether
-its call is traced; of the other calls the share `ratio` is traced. Names and attributes are those of
-OpenTelemetry's semantic conventions for RPC; none holds a query, an item or the client's name. Spans are sent
-in batches over OTLP. If the collector is too slow or down, spans are dropped, and requests are not affected.
-OTEL_EXPORTER_OTLP_HEADERS sets headers for the collector.
+traces only evaluates one condition. A client that sends a W3C `traceparent` in the metadata, as
+OpenTelemetry's instrumentation of gRPC clients does, decides whether its call is traced; of the other calls
+the share `ratio` is traced. Names and attributes are those of OpenTelemetry's semantic conventions for RPC;
+none holds a query, an item or the client's name. Spans are sent in batches over OTLP. If the collector is
+too slow or down, spans are dropped, and requests are not affected. OTEL_EXPORTER_OTLP_HEADERS sets headers
+for the collector.
 """
 
 import importlib

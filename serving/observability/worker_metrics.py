@@ -1,6 +1,6 @@
 """Counting in the workers, at the cost of a few additions for each request.
 
-    shared = SharedMetrics.create(workers=2)  # in the supervisor, before it forks
+    shared = SharedMetrics(workers=2)  # in the supervisor, before it forks
     metrics = shared.worker(slot)             # in each worker, after the fork
     metrics.began()
     metrics.finished("Search", "OK", seconds=0.0012)
@@ -26,7 +26,6 @@ from typing import Any, TypeAlias
 
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.layout import (
-    CONNECTIONS_CLOSED,
     HEARTBEAT,
     IN_FLIGHT,
     QUERIES,
@@ -188,14 +187,6 @@ class WorkerMetrics:
         self._cells[count] += 1.0
         self._cells[cell] += 1.0
 
-    def closed_connection(self, reason: str) -> None:
-        """Count a connection that the server closed; only the connection monitor's thread calls this.
-
-        Raises:
-            KeyError: `reason` is not one of `metrics.CLOSED_REASONS`.
-        """
-        self._cells[CONNECTIONS_CLOSED[reason]] += 1.0
-
     def streams(self, count: int) -> None:
         """Set the number of open streams."""
         self._cells[STREAMS] = count
@@ -230,29 +221,19 @@ class WorkerMetrics:
 
 
 class SharedMetrics:
-    """The metrics of all workers. Call `create` before the workers are forked."""
+    """The metrics of all workers, at first zero. Make it before the workers are forked.
 
-    def __init__(self, memory: mmap.mmap, workers: int) -> None:
-        everything: Row = memoryview(memory).cast("d")
+    Raises:
+        ValueError: `workers` is below 1.
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"workers: expected at least 1, got {workers}")
+        everything: Row = memoryview(mmap.mmap(-1, workers * layout.ROW * layout.CELL_BYTES)).cast("d")
         self._rows = [everything[n * layout.ROW : (n + 1) * layout.ROW] for n in range(workers)]
         self._created = time.monotonic()
         self.supervisor = os.getpid()
-
-    @classmethod
-    def create(cls, workers: int) -> "SharedMetrics":
-        """Allocate rows for `workers` slots, all at zero.
-
-        Raises:
-            ValueError: `workers` is below 1.
-        """
-        if workers < 1:
-            raise ValueError(f"workers: expected at least 1, got {workers}")
-        return cls(mmap.mmap(-1, workers * layout.ROW * layout.CELL_BYTES), workers)
-
-    @property
-    def workers(self) -> int:
-        """The number of slots, with a running worker or not."""
-        return len(self._rows)
 
     def worker(self, slot: int) -> WorkerMetrics:
         """Take over a slot; called in the worker, once.
@@ -291,7 +272,7 @@ class SharedMetrics:
         """Totals over all workers, for `Info`.
 
         Returns:
-            `uptime_seconds` since `create`; `workers`, `workers_up`, `restarts`; `requests` by status code
+            `uptime_seconds` since it was made; `workers`, `workers_up`, `restarts`; `requests` by status code
             and `refused` by reason, without those that are 0; `queries` answered; the `interleaved` answers,
             and those of the champion alone; and the current `queue_depth`, `in_flight` and `streams`.
         """
@@ -301,7 +282,7 @@ class SharedMetrics:
         refused = {reason: total[cell] for reason, cell in REFUSED.items()}
         return {
             "uptime_seconds": time.monotonic() - self._created,
-            "workers": self.workers,
+            "workers": len(self._rows),
             "workers_up": int(total[layout.UP]),
             "restarts": int(total[layout.RESTARTS]),
             "requests": {code: int(count) for code, count in requests.items() if count},

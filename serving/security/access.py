@@ -1,12 +1,11 @@
 """Who may call a server and how often; and the token and certificate files, which the supervisor watches.
 
-Workers read the files of tokens and certificates by themselves: when a call comes, and when the supervisor
-tells them to. The supervisor reads them too, because a worker that it starts later inherits their content. If
+Workers read the files of tokens and certificates by themselves, when a call or a connection comes. The
+supervisor reads them too, because a worker that it starts later inherits their content. If
 the files have become unusable by then, the new worker must not go back to the content at the start of the
 service, which may name tokens that were revoked since.
 """
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.security.tls import ServerTls
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.shared_state import ACCESS, SharedState
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,16 @@ class Access:
         for file in self.files.values():
             file.quiet = True
 
-    def reload(self) -> None:
-        """Read all files again."""
+    def publish(self, shared_state: SharedState) -> None:
+        """Read changed files, and write to the entry `ACCESS` which of them cannot be used now.
+
+        For the supervisor, which calls it every second.
+        """
         for file in self.files.values():
-            file.reload()
+            file.refresh()
+        entry = {"stale": {name: bool(file.error) for name, file in self.files.items()}}
+        if entry != shared_state.read(ACCESS):
+            shared_state.write(ACCESS, entry)
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` that describe the protection."""
@@ -57,36 +60,3 @@ class Access:
             "tokens": self.tokens is not None,
             "rate_per_second": self.rate.per_second if self.rate is not None else 0.0,
         }
-
-
-class AccessFiles:
-    """Token and certificate files, as the supervisor sees them.
-
-    Args:
-        access: with the files.
-        shared_state: with an entry named `ACCESS`, which this class writes.
-    """
-
-    def __init__(self, access: Access, shared_state: SharedState) -> None:
-        self._access, self._shared_state = access, shared_state
-        self._entry: dict[str, Any] = {}
-
-    def check(self) -> bool:
-        """Read changed files and publish the state; returns whether a file was read."""
-        changed = [file.refresh() for file in self._access.files.values()]
-        entry = self._current()
-        if entry != self._entry:
-            self._entry = entry
-            self._shared_state.write(ACCESS, entry)
-        return any(changed)
-
-    def reload(self) -> None:
-        """Read all files again, changed or not."""
-        self._access.reload()
-        read = [file.description for file in self._access.files.values()]
-        log.info("SIGHUP: read again: %s", "; ".join(read) or "nothing, there are no such files")
-        self.check()
-
-    def _current(self) -> dict[str, Any]:
-        """The entry `ACCESS`: which files cannot be used now."""
-        return {"stale": {name: bool(file.error) for name, file in self._access.files.items()}}

@@ -69,31 +69,14 @@ class Reloaded(Generic[Content]):
         self.error = ""
         self.quiet = False
 
-    @property
-    def description(self) -> str:
-        """The file and its content, or why it cannot be used, for the log."""
-        if self.error:
-            return f"{self.error}; {self._kept}"
-        return f"{self._paths[0]}: {self._describe(self.content)}"
-
-    def refresh(self) -> bool:
-        """Read the files again if they have changed; returns whether the content is new."""
+    def refresh(self) -> None:
+        """Read the files again if they have changed."""
         now = time.monotonic()
         if now < self._next:
-            return False
+            return
         self._next = now + self._period
         if identities(self._paths) == self._seen and not (self.error and now >= self._retry):
-            return False
-        self.reload()
-        if not (self.error or self.quiet):
-            log.info("%s: read again, %s", self._paths[0], self._describe(self.content))
-        return not self.error
-
-    def reload(self) -> None:
-        """Read the files again, changed or not; if they cannot be used, the content stays.
-
-        An error is logged if it is new.
-        """
+            return
         self._seen = identities(self._paths)
         before, self.error = self.error, ""
         try:
@@ -103,3 +86,6 @@ class Reloaded(Generic[Content]):
             self._retry = time.monotonic() + RETRY_SECONDS
             if self.error != before:
                 log.error("%s; %s", error, self._kept)
+        else:
+            if not self.quiet:
+                log.info("%s: read again, %s", self._paths[0], self._describe(self.content))

@@ -1,6 +1,6 @@
 """A rate limit for each client, counted over all workers of a service.
 
-    limit = RateLimit.create(per_second=100, burst=200)  # before the fork
+    limit = RateLimit(per_second=100, burst=200)  # before the fork
     limit.admit("search-frontend", cost=32)              # in any worker; raises RateLimited
     limit.charge("search-frontend", cost=3)              # work that was not known before; never refused
 
@@ -35,7 +35,7 @@ def tokens(queries: int, items: int) -> int:
 
 
 class RateLimit:
-    """A limit for each client; `create` makes one that forked processes share.
+    """A limit for each client, shared with the processes that are forked after this.
 
     Memory does not grow with the number of clients: a client's slot is a keyed hash of its name, and clients
     of one slot share one allowance. Without the key a client cannot choose a name that hits another client's
@@ -51,46 +51,32 @@ class RateLimit:
     Args:
         per_second: tokens that a client may spend in the long run.
         burst: tokens that it may spend at once after a pause.
-        table: float64, one value for each slot, all zero.
+        slots: number of slots, of 8 bytes each.
         clock: gives seconds, the same in all processes, as CLOCK_MONOTONIC does.
 
     Raises:
-        ValueError: `per_second` is not a positive number, or `burst` is below 1.
+        ValueError: `per_second` is not a positive number, or another number is below 1.
     """
 
     def __init__(
         self,
         per_second: float,
         burst: int,
-        table: "memoryview[float]",
+        slots: int = SLOTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not 0 < per_second < math.inf:
             raise ValueError(f"per_second: expected more than 0, got {per_second}")
-        if burst < 1:
-            raise ValueError(f"burst: expected at least 1, got {burst}")
+        for name, number in (("burst", burst), ("slots", slots)):
+            if number < 1:
+                raise ValueError(f"{name}: expected at least 1, got {number}")
         self.per_second = per_second
         self._interval = 1 / per_second
         self._burst = burst
-        self._paid = table  # by slot: when all requests will be paid for, in seconds of the clock
+        # By slot: when all requests will be paid for, in seconds of the clock.
+        self._paid = memoryview(mmap.mmap(-1, 8 * slots)).cast("d")
         self._clock = clock
         self._key = secrets.token_bytes(16)
-
-    @classmethod
-    def create(cls, per_second: float, burst: int, slots: int = SLOTS) -> "RateLimit":
-        """A limit whose table is shared with the processes that are forked after this.
-
-        Args:
-            per_second: tokens that a client may spend in the long run.
-            burst: tokens that it may spend at once after a pause.
-            slots: number of slots, of 8 bytes each.
-
-        Raises:
-            ValueError: an argument is out of its range.
-        """
-        if slots < 1:
-            raise ValueError(f"slots: expected at least 1, got {slots}")
-        return cls(per_second, burst, memoryview(mmap.mmap(-1, 8 * slots)).cast("d"))
 
     def admit(self, client: str, cost: int = 1) -> None:
         """Count a request, or refuse it without counting it.

@@ -119,7 +119,7 @@ def without_processes(world: World, patch: pytest.MonkeyPatch) -> None:
 
     def ask(*arguments: str) -> Any:
         given = catalogue._parser().parse_args(arguments)
-        return catalogue._run(given) if given.catalogue else None
+        return given.run(given.catalogue, given) if given.catalogue else None
 
     patch.setattr(registry, "fetch", fetch)
     patch.setattr(release, "fetch", fetch)

@@ -47,7 +47,7 @@ def test_a_compiler_that_works(monkeypatch: Patch) -> None:
         assert shown(doctor.compiler(), "ok")
 
 
-def test_a_compiler_that_is_missing_or_fails(monkeypatch: Patch, tmp_path: Path) -> None:
+def test_a_compiler_that_is_missing(monkeypatch: Patch, tmp_path: Path) -> None:
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -56,15 +56,10 @@ def test_a_compiler_that_is_missing_or_fails(monkeypatch: Patch, tmp_path: Path)
     )
     monkeypatch.setattr(doctor, "COMPILED", "no_such_package")
     assert shown(doctor.compiler(), "problem", "no C++ compiler", "apt-get install g++", "xcode-select")
-    (tmp_path / "c++").write_text("#!/bin/sh\necho broken >&2; exit 1\n")
+    (tmp_path / "c++").write_text("#!/bin/sh\n")
     (tmp_path / "c++").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.delenv("CXX", raising=False)
-    assert shown(doctor.compiler(), "problem", "fails: broken")
-    (tmp_path / "c++").write_bytes(b"\0no program")
-    assert shown(doctor.compiler(), "problem", "fails: Exec format error")
-    (tmp_path / "c++").write_bytes(b"#!/bin/sh\nprintf '\\377 1.0'\n")
-    assert shown(doctor.compiler(), "ok", " 1.0")
+    assert shown(doctor.compiler(), "ok", str(tmp_path / "c++"))
     (tmp_path / "Python.h").unlink()
     assert shown(doctor.compiler(), "problem", "no headers of Python", "python3-dev")
 
@@ -81,7 +76,7 @@ def test_packages(tmp_path: Path) -> None:
         "make setup",
     )
     requirements.write_text("\n".join(f"no-such-{n}==1" for n in range(5)))
-    parts = ("5 of 5 missing: no-such-0, no-such-1, no-such-2 and 2 more", "make setup")
+    parts = ("5 of 5 missing: no-such-0, no-such-1, no-such-2, no-such-3, no-such-4", "make setup")
     assert shown(doctor.packages(requirements, is_set_up=True), "problem", *parts)
     assert shown(doctor.packages(requirements, is_set_up=False), "warning", "5 of 5 to install", "make setup")
     assert shown(doctor.packages(ROOT / "none" / ".." / "requirements.txt", is_set_up=True), "ok")

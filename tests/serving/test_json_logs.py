@@ -42,7 +42,7 @@ def read(text: str) -> list[dict[str, Any]]:
 
 @pytest.mark.exhaustive
 def test_every_line_of_a_services_life_is_json(tmp_path: Path, empty_store: Path) -> None:
-    """It follows two aliases, swaps, loses a worker, is told to reload, and stops."""
+    """It follows two aliases, swaps, loses a worker, is sent SIGHUP, and stops."""
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
     versions = Versions(uri, tmp_path / "artefacts", direct=True)
     for items in (300, 200):

@@ -65,11 +65,6 @@ def test_each_change_is_one_message(name: str, request: pytest.FixtureRequest) -
     assert service.expects_pings
     service.ready("serving pydocs\nREADY=0")
     assert manager.read() == {"READY": "1", "STATUS": "serving pydocs READY=0"}
-    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    service.reloading()
-    message = manager.read()
-    assert message["RELOADING"] == "1"
-    assert before <= int(message["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     service.ping_watchdog()
     assert manager.read() == {"WATCHDOG": "1"}
     service.stopping("finishing")
@@ -108,7 +103,7 @@ def test_an_unusable_socket_is_logged_once(tmp_path: Path, caplog: pytest.LogCap
     missing = tmp_path / "missing"
     service = ServiceManager(str(missing))
     service.ready("now")
-    service.reloading()
+    service.ready("again")
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert str(missing) in record.getMessage()
@@ -142,9 +137,6 @@ def test_a_service_tells_its_manager_of_its_whole_life(manager: Manager, plain: 
             assert len(client.search("bavuti", k=1).hits) == 1
         for _ in range(3):
             manager.read_until("WATCHDOG")
-        process.send_signal(signal.SIGHUP)
-        manager.read_until("RELOADING")
-        assert address in manager.read_until("READY")["STATUS"]
         process.send_signal(signal.SIGTERM)
         manager.read_until("STOPPING")
         assert process.wait(20) == 0

@@ -13,7 +13,7 @@ from twinspire.serving.shared_state import PAGE, SharedState
 
 
 def test_a_note_is_read_as_it_was_written() -> None:
-    shared_state = SharedState.create(("target", "worker 0"))
+    shared_state = SharedState(("target", "worker 0"))
     assert shared_state.names == ("target", "worker 0")
     assert (shared_state.read("target"), shared_state.version("target")) == ({}, 0)
     shared_state.write("target", {"serial": 1, "bundle": "ä"})
@@ -25,7 +25,7 @@ def test_a_note_is_read_as_it_was_written() -> None:
 
 
 def test_a_note_that_is_too_long_leaves_the_one_before() -> None:
-    shared_state = SharedState.create(("target",))
+    shared_state = SharedState(("target",))
     shared_state.write("target", {"a": 1})
     with pytest.raises(ValueError, match=f"expected at most {PAGE - 8}"):
         shared_state.write("target", {"a": "x" * PAGE})
@@ -33,7 +33,7 @@ def test_a_note_that_is_too_long_leaves_the_one_before() -> None:
 
 
 def test_a_reader_in_another_process_never_sees_half_a_note() -> None:
-    shared_state = SharedState.create(("target", "reader"))
+    shared_state = SharedState(("target", "reader"))
     shared_state.write("target", {"n": 0, "text": ""})
 
     def read() -> None:
@@ -59,7 +59,7 @@ def test_a_reader_in_another_process_never_sees_half_a_note() -> None:
 
 
 def test_a_writer_that_is_killed_leaves_a_whole_note() -> None:
-    shared_state = SharedState.create(("note",))
+    shared_state = SharedState(("note",))
 
     def write() -> None:
         for n in count(1):

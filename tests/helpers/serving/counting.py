@@ -17,7 +17,7 @@ CALLS = 500
 
 
 def main() -> None:
-    shared = SharedMetrics.create(workers=2)
+    shared = SharedMetrics(workers=2)
     children = {slot: fork(partial(count, shared, slot)) for slot in range(2)}
     scraped = fork(partial(scrape, shared))
     for line in sys.stdin:

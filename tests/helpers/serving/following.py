@@ -129,7 +129,7 @@ class Scene:
     folder: Path
     shelf: Shelf
     follow: FollowConfig
-    shared_state: SharedState = field(default_factory=lambda: SharedState.create(NAMES))
+    shared_state: SharedState = field(default_factory=lambda: SharedState(NAMES))
     clock: Wound = field(default_factory=Wound)
     bad: dict[str, str] = field(default_factory=dict)  # bundle version -> why its trial fails
     unforeseen: dict[str, Exception] = field(default_factory=dict)  # bundle version -> what its trial raises

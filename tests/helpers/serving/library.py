@@ -152,7 +152,7 @@ def main() -> None:
     arguments, state = json.loads(sys.argv[1]), Path(sys.argv[2])
     follow = FollowConfig(**{**arguments, "cache": Path(arguments["cache"])})
     folder, version = bundles.first(follow.model, follow.cache)
-    shared_state = SharedState.create(
+    shared_state = SharedState(
         (
             "target",
             "next",

@@ -139,7 +139,7 @@ def reacting(
 ) -> Iterator[Reacting]:
     """Serve the bundle, and `/test/Sleep`, `/test/Hold`, `/test/Fail`, `/test/FailStream`."""
     gate = Gate()
-    metrics = SharedMetrics.create(workers=1)
+    metrics = SharedMetrics(workers=1)
     counters = metrics.worker(0)
     lineup = TrafficSplit(LoadedBundle.of(retriever))
     servicer = RetrievalServicer(lineup, RequestLimits(), None, dict, resolve_users=resolve_users)

@@ -45,7 +45,7 @@ class Scene:
         self._place = place
         self.channel = ShadowChannel.create(workers=1)
         self.mirror: TrafficMirror = self.channel.mirror(0, share=1.0)
-        self.shared_state = SharedState.create(("target", "shadow target", "shadow"))
+        self.shared_state = SharedState(("target", "shadow target", "shadow"))
         self.shadow = self.another()
         self._serial = 0
 

@@ -53,7 +53,7 @@ class Options:
 def supervised(folder: Path, **options: Any) -> Iterator["subprocess.Popen[str]"]:
     """Keep a process running that leaves a file in a folder at each start, named by the clock in ns.
 
-    Gives the supervisor, which says `ready` on its standard output; the process says `reloaded` there.
+    Gives the supervisor, which says `ready` on its standard output.
 
     Args:
         folder: an empty one.
@@ -90,7 +90,7 @@ def main(folder: str, given: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if options.slow_seconds:
             _say("started")
-        handle.wait(lambda: _say("reloaded"))
+        handle.wait()
         if options.slow_seconds:
             _say("stopped")
 

@@ -25,8 +25,8 @@ class Swapping:
 
     def __init__(self, bundles: tuple[Path, Path]) -> None:
         self.bundles = {str(n + 1): folder for n, folder in enumerate(bundles)}
-        self.shared_state = SharedState.create((TARGET, NEXT, "following", WORKER))
-        self.metrics = SharedMetrics.create(1)
+        self.shared_state = SharedState((TARGET, NEXT, "following", WORKER))
+        self.metrics = SharedMetrics(1)
         self.status = ServiceStatus(self.shared_state, self.metrics)
         first = LoadedBundle.load(bundles[0], item_tower=True, model_version="1")
         self.first = weakref.ref(first.retriever.built)

@@ -45,7 +45,7 @@ class Feed:
         self.process = Answering(channel, self._page)
         self.worker = StoreClient(channel)
         self.worker.start()
-        state = SharedState.create((CATALOGUE,))
+        state = SharedState((CATALOGUE,))
         state.write(CATALOGUE, {})
         self.server = RetrievalServer(retriever, catalogue=self.worker, shared_state=state)
 

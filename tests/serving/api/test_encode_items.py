@@ -147,7 +147,7 @@ def test_a_service_without_its_item_tower_says_so(plain: Path) -> None:
 
 def test_an_item_costs_as_much_as_a_query(plain: Path) -> None:
     loaded = LoadedBundle.load(plain, item_tower=True)
-    access = Access(rate=RateLimit.create(per_second=1e-6, burst=4))
+    access = Access(rate=RateLimit(per_second=1e-6, burst=4))
     with (
         RetrievalServer(loaded, access=access) as server,
         RetrievalClient(server.address, retries=False) as client,

@@ -132,7 +132,7 @@ def test_lone_strings_are_no_lists_of_ids(client: RetrievalClient) -> None:
 
 
 def test_the_items_are_charged(plain: Path) -> None:
-    access = Access(rate=RateLimit.create(per_second=1e-6, burst=12))
+    access = Access(rate=RateLimit(per_second=1e-6, burst=12))
     with (
         RetrievalServer(Retriever.load(plain), access=access) as server,
         RetrievalClient(server.address, retries=False) as client,

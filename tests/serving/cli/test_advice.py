@@ -147,11 +147,10 @@ def test_a_token_file_that_is_not_there(capsys: Capture, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        ("http://127.0.0.1:50051", "expected 127.0.0.1:50051, got the URL 'http://127.0.0.1:50051'"),
-        ("https://ann:secret@a.example:443/x", "expected a.example:443, got the URL"),
-        ("https://a.example", "expected a.example:PORT, got the URL 'https://a.example'; --tls encrypts"),
-        ("grpc://[::1]:5", "expected [::1]:5, got the URL"),
-        ("grpc://[::1:5", "expected HOST:PORT, got the URL"),
+        ("http://127.0.0.1:50051", "expected host:port, got the URL 'http://127.0.0.1:50051'"),
+        ("https://ann:secret@a.example:443/x", "expected host:port, got the URL"),
+        ("https://a.example", "expected host:port, got the URL 'https://a.example'; --tls encrypts"),
+        ("grpc://[::1]:5", "expected host:port, got the URL"),
         ("localhost", "expected host:port, such as 127.0.0.1:50051, got 'localhost'"),
         ("50051", "expected host:port, such as 127.0.0.1:50051, got '50051'"),
     ],

@@ -23,7 +23,7 @@ from twinspire.protos.errors import InvalidInput
 from twinspire.serving.__main__ import main as service_main
 from twinspire.serving.client import Item, RetrievalClient
 from twinspire.serving.client.__main__ import main as client_main
-from twinspire.serving.client.item_upload import ItemColumns, upload
+from twinspire.serving.client.item_upload import ItemFileColumns, upload
 from twinspire.serving.client.rows import read_rows
 
 ROWS = 6000  # of an upload that must not end before it is interrupted on a busy machine
@@ -97,9 +97,7 @@ def test_changes_are_lines_that_upsert_reads(service: CatalogueService, tmp_path
     again.write_text(changes.stdout)
     assert document(run(service, "upsert", str(again), "--mode", "update", "--json"))["written"] == 2
     assert document(run(service, "delete", "B1", "--json"))["written"] == 1
-    ids = tmp_path / "ids.csv"
-    ids.write_text("id\nB2\nnever\n")
-    assert document(run(service, "delete", "--file", str(ids), "--json"))["written"] == 2
+    assert document(run(service, "delete", "B2", "never", "--json"))["written"] == 2
     with service.client() as client:
         assert [each.origin for each in client.get(["B1", "B2"])] == ["deleted", "deleted"]
 
@@ -183,7 +181,6 @@ def test_a_table_that_is_not_there_and_arguments_that_contradict(
     missing = run(service, "upsert", str(tmp_path / "missing.csv"))
     assert (missing.returncode, "missing.csv: cannot be read" in missing.stderr) == (1, True)
     assert run(service, "delete").returncode == 2
-    assert run(service, "delete", "x", "--file", "y.csv").returncode == 2
 
 
 def test_an_upload_that_was_interrupted_is_repeated_as_a_whole(
@@ -260,7 +257,7 @@ def test_cells_of_parquet_become_what_a_service_reads(tmp_path: Path) -> None:
     kinds = {"price": "number", "released": "time", "seconds": "time", "tags": "strings"}
     manifest = {"schema": {"item": {}}, "filters": kinds}
     served: Any = SimpleNamespace(manifest=manifest, display_fields=("tags",))
-    table = ItemColumns(path, served)
+    table = ItemFileColumns(path, served)
     items = [table.item(row, n) for n, row in read_rows(path)]
     assert items == [
         Item(

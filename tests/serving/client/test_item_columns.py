@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from twinspire.serving.client.item_upload import ItemColumns
+from twinspire.serving.client.item_upload import ItemFileColumns
 
 
 def test_a_filter_field_is_fed_beside_the_feature_of_another_name_that_reads_its_column() -> None:
@@ -16,16 +16,16 @@ def test_a_filter_field_is_fed_beside_the_feature_of_another_name_that_reads_its
         "filters": {"section": "string", "price": "number", "sale": "boolean"},
     }
     served: Any = SimpleNamespace(manifest=manifest, display_fields=())
-    columns = ItemColumns(Path("items.csv"), served)
+    columns = ItemFileColumns(Path("items.csv"), served)
     row = {"item_id": "1", "section": "shoes", "price": "3", "sale": "true"}
     expected = {"kind_of_item": "shoes", "section": "shoes", "price": 3.0, "sale": "true"}
     assert columns.item(row, 1).features == expected
     assert not columns.ignored
 
 
-def columns_of(item: dict[str, Any], *display_fields: str) -> ItemColumns:
+def columns_of(item: dict[str, Any], *display_fields: str) -> ItemFileColumns:
     served: Any = SimpleNamespace(manifest={"schema": {"item": item}}, display_fields=display_fields)
-    return ItemColumns(Path("items.csv"), served)
+    return ItemFileColumns(Path("items.csv"), served)
 
 
 ROW = {"item_id": "1", "text": "by its name", "description": "by the schema"}

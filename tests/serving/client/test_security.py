@@ -14,7 +14,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from opentelemetry import trace
 
 from tests.helpers.serving.refusing import Refusing, Watching, serving
 from twinspire.protos.errors import DataError, InvalidInput, TwinspireError, Unavailable
@@ -235,21 +234,6 @@ def test_a_file_that_is_no_use_is_named(tmp_path: Path, authority: Authority, ot
     ]:
         with pytest.raises(DataError, match=f"{named}.*: "):
             RetrievalClient("127.0.0.1:1", security=security)
-
-
-def test_a_callers_trace_goes_on() -> None:
-    span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, False, trace.TraceFlags(1)))
-    given = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
-    with serving(asked := Refusing()) as address, RetrievalClient(address) as client:
-        client.search("a")
-        with trace.use_span(span):
-            client.search("a")
-            list(client.search_stream(["a"]))
-            client.search("a", metadata=[("traceparent", given)])
-    none, one, stream, own = (metadata.get("traceparent") for metadata in asked.metadata)
-    assert none is None
-    assert one == stream == f"00-{0xABC:032x}-{0xDEF:016x}-01"
-    assert own == given
 
 
 def test_a_proxy_does_not_come_between_two_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ RULES = sorted((prometheus.CONFIG / "rules").glob("*.yml"))
 TESTS = Path(__file__).with_name("alerts_test.yml")
 # Of the gateway; the durations are shown by their buckets alone.
 GATEWAY = {name for name in prometheus.GATEWAY_METRICS if not name.endswith(("_count", "_sum"))}
-SHOWN = {Kind.COUNTER: ("_total",), Kind.HISTOGRAM: ("_bucket", "_count", "_sum"), Kind.INFO: ("_info",)}
+SHOWN = {Kind.COUNTER: ("_total",), Kind.HISTOGRAM: ("_bucket", "_count", "_sum")}
 
 
 def rules(key: str) -> list[dict[str, Any]]:

@@ -95,7 +95,6 @@ def test_the_unit_runs_hardened_and_is_ready_when_systemd_says_so(plain: Path, t
             with pytest.raises(AccessDenied):
                 client.search("bavuti", k=1)
             tokens.write_text(entry)
-            manager.ctl("reload", "twinspire")
             wait_until(lambda: _answers(client))
             main = int(manager.shown("twinspire", "MainPID"))
             status = manager.run("cat", f"/proc/{main}/status")

@@ -65,7 +65,7 @@ def verbose(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
 
 @pytest.fixture
 def metrics() -> SharedMetrics:
-    return SharedMetrics.create(workers=1)
+    return SharedMetrics(workers=1)
 
 
 def stub_of(channel: grpc.Channel) -> Any:
@@ -276,7 +276,7 @@ def test_a_request_costs_tokens_for_queries_and_items(queries: int, items: int, 
 def test_a_client_pays_for_the_items_that_it_asks_for_or_excludes(retriever: Retriever) -> None:
     def allowed(request: wire.SearchRequest) -> int:
         """Requests that one burst of 100 tokens pays for."""
-        access = Access(rate=RateLimit.create(per_second=0.001, burst=100))
+        access = Access(rate=RateLimit(per_second=0.001, burst=100))
         with RetrievalServer(retriever, access=access) as server, lone_channel(server) as channel:
             codes = [code_of(stub_of(channel).Search, request)[0] for _ in range(120)]
         assert codes == sorted(codes, key=lambda code: code is not StatusCode.OK)

@@ -36,7 +36,7 @@ class Later:
     """
 
     def __init__(self, retriever: Retriever) -> None:
-        self.metrics = SharedMetrics.create(workers=1)
+        self.metrics = SharedMetrics(workers=1)
         self.abandoned: list[bytes] = []
         self.late: list[Deferred] = []
         self._retriever = retriever

@@ -33,7 +33,7 @@ class Recorded:
 
 @pytest.fixture(scope="module")
 def served(retriever: Retriever) -> Iterator[Recorded]:
-    metrics = SharedMetrics.create(workers=1)
+    metrics = SharedMetrics(workers=1)
     with recorded() as ended, RetrievalServer(retriever, metrics=metrics) as server:
         yield Recorded(server.address, ended, metrics)
 

@@ -27,7 +27,7 @@ from twinspire.serving.supervisor import Heartbeat
 
 @pytest.fixture
 def state() -> SharedState:
-    return SharedState.create((EVENTS,))
+    return SharedState((EVENTS,))
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ def test_a_filter_is_evaluated_after_the_rate_limit(
         return evaluate(columns, expression, *work)
 
     monkeypatch.setattr(FilterColumns, "evaluate", noted)
-    access = Access(rate=RateLimit.create(per_second=0.001, burst=3))
+    access = Access(rate=RateLimit(per_second=0.001, burst=3))
     with (
         RetrievalServer(filtered_retriever, access=access) as server,
         RetrievalClient(server.address, retries=False) as client,
@@ -189,7 +189,7 @@ def test_a_client_pays_for_the_work_of_its_filters(filtered_retriever: Retriever
             charged.append(("charged", cost))
             super().charge(client, cost)
 
-    access = Access(rate=Counting.create(per_second=1e6, burst=1000))
+    access = Access(rate=Counting(per_second=1e6, burst=1000))
     with (
         RetrievalServer(filtered_retriever, access=access) as server,
         RetrievalClient(server.address) as client,

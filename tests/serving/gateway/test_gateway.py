@@ -283,11 +283,9 @@ def test_a_token_opens_what_it_may(retriever: Retriever, tmp_path: Path) -> None
         assert refused.error[:2] == (401, "UNAUTHENTICATED")
         assert refused.headers["www-authenticate"] == "Bearer"
         assert running.ask("/v1/search", SEARCH, {"Authorization": f"Bearer {secret}"}).status == 200
-        with run_gateway(f"dns:///{server.address}") as other:
-            assert other.ask("/v1/search", SEARCH, {"Authorization": f"Bearer {secret}"}).status == 200
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1:50051", "dns:///search.test:1"])
+@pytest.mark.parametrize("address", ["192.0.2.1:50051", "dns:///search.test:1", "dns:///127.0.0.1:1"])
 def test_a_token_never_goes_to_another_machine_in_the_clear(address: str) -> None:
     with run_gateway(address) as running:
         error = running.ask("/v1/search", SEARCH, {"Authorization": "Bearer abc"}).error

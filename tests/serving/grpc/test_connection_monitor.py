@@ -66,7 +66,7 @@ def serve(retriever: Retriever) -> Iterator[Serve]:
     with contextlib.ExitStack() as stack:
 
         def start(**bounds: int) -> Served:
-            metrics = SharedMetrics.create(1)
+            metrics = SharedMetrics(1)
             server = RetrievalServer(retriever, bounds=WorkerLimits(**bounds), metrics=metrics)
             return Served(stack.enter_context(server), metrics)
 

@@ -108,7 +108,7 @@ def test_the_wait_for_a_write_ends_with_the_deadline(host: Host, client: Retriev
 
 
 def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
-    access = Access(rate=RateLimit.create(per_second=1e-6, burst=3))
+    access = Access(rate=RateLimit(per_second=1e-6, burst=3))
     with (
         RetrievalServer(host.bundle, access=access) as server,
         grpc.insecure_channel(server.address) as channel,
@@ -291,7 +291,7 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
 
 
 def test_a_worker_changes_over_to_another_generation(host: Host, client: RetrievalClient) -> None:
-    state = SharedState.create((TARGET, NEXT, "worker 0"))
+    state = SharedState((TARGET, NEXT, "worker 0"))
     state.write(TARGET, {"serial": 1})
     swapper = HotSwapper(state, "worker 0", TrafficSplit(host.bundle), 1, _no_load, host.server.swap)
     swapper.start()

@@ -26,7 +26,7 @@ from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.service_status import BundleFacts, bundle_facts, bundle_readings
+from twinspire.serving.service_status import BundleFacts
 
 
 @pytest.fixture
@@ -111,13 +111,13 @@ def test_workers_are_added_up_and_a_killed_one_loses_nothing(
 
 @pytest.fixture
 def shared() -> SharedMetrics:
-    return SharedMetrics.create(workers=1)
+    return SharedMetrics(workers=1)
 
 
 def test_all_names_are_ours_and_all_figures_are_there_from_the_start(shared: SharedMetrics) -> None:
     shared.worker(0)
     facts = BundleFacts("pydocs", "3f2a", time.time() - 60, 300, 4096)
-    with serve_metrics(shared, collect=lambda: bundle_readings(facts)) as port:
+    with serve_metrics(shared, collect=facts.readings) as port:
         scrape = Scrape(port)
     scrape.check_histograms()
     assert all(family.name.startswith("twinspire_") for family in scrape.families)
@@ -142,7 +142,7 @@ def test_methods_beside_the_service_show_once_they_are_called(shared: SharedMetr
 def test_a_scraper_may_ask_for_openmetrics(shared: SharedMetrics) -> None:
     shared.worker(0).waited(1, 1000)
     facts = BundleFacts('a "name"\n', "3f2a", time.time(), 300, 4096)
-    with serve_metrics(shared, collect=lambda: bundle_readings(facts)) as port:
+    with serve_metrics(shared, collect=facts.readings) as port:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=accept)
         with urllib.request.urlopen(request, timeout=10) as response:
@@ -151,12 +151,12 @@ def test_a_scraper_may_ask_for_openmetrics(shared: SharedMetrics) -> None:
     parsed = openmetrics.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     families = {family.name: family for family in parsed}
     assert families["twinspire_stage_seconds"].type == "histogram"
-    assert families["twinspire_bundle"].samples[0].labels == {"name": 'a "name"\n', "version": "3f2a"}
+    assert families["twinspire_bundle_info"].samples[0].labels == {"name": 'a "name"\n', "version": "3f2a"}
 
 
 def test_the_facts_of_a_bundle_are_those_of_its_files(plain: Path, shared: SharedMetrics) -> None:
     manifest = bundle.read(plain)
-    facts = bundle_facts(manifest, plain)
+    facts = BundleFacts.of(manifest, plain)
     assert (facts.name, facts.version, facts.items) == (manifest.name, manifest.bundle_version, 300)
     sizes = [(plain / name).stat().st_size for name in (bundle.LINKS, bundle.VECTORS)]
     assert facts.index_bytes == sum(sizes)
@@ -166,7 +166,7 @@ def test_the_facts_of_a_bundle_are_those_of_its_files(plain: Path, shared: Share
 def test_the_facts_of_a_bundle_do_not_need_a_file_of_its_index(plain: Path) -> None:
     manifest = bundle.read(plain)
     remote = replace(manifest.index, exact=False, kind="remote")
-    facts = bundle_facts(replace(manifest, index=remote), plain)
+    facts = BundleFacts.of(replace(manifest, index=remote), plain)
     assert facts.index_bytes == (plain / bundle.VECTORS).stat().st_size
 
 
@@ -185,7 +185,7 @@ def test_the_figures_of_this_process_are_the_systems(shared: SharedMetrics) -> N
 
 
 def test_what_a_server_answers_is_what_a_scrape_shows(retriever: Retriever) -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     one = wire.SearchRequest(query={"text": "bavuti"}, k=3)
     bad = wire.SearchRequest(query={"item_id": "item-999"})
     many = wire.SearchBatchRequest(queries=[one.query] * 5)
@@ -242,5 +242,5 @@ def test_a_port_in_use_is_said_and_a_stopped_one_is_free(shared: SharedMetrics) 
 
 def test_a_host_that_is_no_name_is_refused() -> None:
     refused = pytest.raises(Unavailable, match=r"cannot serve metrics there.*not the name of a host")
-    with refused, serve_metrics(SharedMetrics.create(workers=1), ".."):
+    with refused, serve_metrics(SharedMetrics(workers=1), ".."):
         pass

@@ -44,7 +44,7 @@ def count(shared: SharedMetrics) -> None:
     second.versioned(cell, "INTERNAL", 11.0)
     second.turned_away("Drop", "UNIMPLEMENTED", "other")
     second.refused("deadline", 4)
-    second.closed_connection("flood")
+    second.add(layout.CONNECTIONS_CLOSED["flood"])
     second.began()
     shared.ended(0)
     shared.worker(0).began()
@@ -53,7 +53,7 @@ def count(shared: SharedMetrics) -> None:
 
 def shared_state(channel: ShadowChannel) -> SharedState:
     """The entries of a service that follows an alias, with a canary and a shadow."""
-    made = SharedState.create(("target", "following", "shadow", "access"))
+    made = SharedState(("target", "following", "shadow", "access"))
     old = {"folder": "gone", "bundle_version": OLD, "model_version": "3"}
     canary = {"folder": "gone", "bundle_version": NEW, "model_version": "4", "share": 0.25}
     made.write("target", {"serial": 2, "champion": old, "canary": canary})
@@ -70,7 +70,7 @@ def shared_state(channel: ShadowChannel) -> SharedState:
 
 def scrape() -> str:
     """The text of a scrape after the session, with unstable values masked."""
-    shared = SharedMetrics.create(workers=2)
+    shared = SharedMetrics(workers=2)
     channel = ShadowChannel.create(workers=2)
     status = ServiceStatus(shared_state(channel), shared, channel)
     status._facts = BundleFacts("pydocs", OLD, time.time() - 60, 300, 4096)
@@ -88,7 +88,7 @@ def test_a_scrape_has_the_names_the_order_and_the_values_that_dashboards_were_ma
 
 
 def test_the_lag_of_each_worker_that_runs_is_told() -> None:
-    shared = SharedMetrics.create(workers=4)
+    shared = SharedMetrics(workers=4)
     for slot, (sequence, overlay) in enumerate([(7, 3), (12, 5), (9, 4)]):
         worker = shared.worker(slot)
         worker.set(layout.SEEN_SEQUENCE, sequence)

@@ -21,7 +21,7 @@ def histogram(row: list[float], start: int, bounds: tuple[float, ...]) -> tuple[
 
 
 def test_a_call_counts_under_its_method_and_code() -> None:
-    shared = SharedMetrics.create(workers=2)
+    shared = SharedMetrics(workers=2)
     mine, other = shared.worker(0), shared.worker(1)
     for code in ("OK", "OK", "NOT_FOUND"):
         mine.began()
@@ -40,7 +40,7 @@ def test_a_call_counts_under_its_method_and_code() -> None:
 
 
 def test_a_call_that_was_turned_away_took_no_time() -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     shared.worker(0).turned_away("Search", "RESOURCE_EXHAUSTED", "no_room")
     snapshot = shared.snapshot()
     assert snapshot["requests"] == {"RESOURCE_EXHAUSTED": 1}
@@ -51,7 +51,7 @@ def test_a_call_that_was_turned_away_took_no_time() -> None:
 
 
 def test_methods_that_nobody_knows_count_together() -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     mine = shared.worker(0)
     for method in ("Upload", "x" * 10_000):
         mine.began()
@@ -65,7 +65,7 @@ def test_methods_that_nobody_knows_count_together() -> None:
 
 @pytest.mark.parametrize("code", grpc.StatusCode, ids=lambda code: code.name)
 def test_every_status_has_its_count(code: grpc.StatusCode) -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     mine = shared.worker(0)
     mine.began()
     mine.finished("Info", code.name, 0.0)
@@ -73,7 +73,7 @@ def test_every_status_has_its_count(code: grpc.StatusCode) -> None:
 
 
 def test_a_label_that_there_is_not_is_an_error_that_blocks_nobody() -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     mine = shared.worker(0)
     with pytest.raises(KeyError):
         mine.finished("Search", "FINE", 0.0)
@@ -98,7 +98,7 @@ def test_no_two_metrics_share_a_cell() -> None:
 
 
 def test_many_additions_are_all_there() -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     mine = shared.worker(0)
     for n in range(2000):
         mine.began()
@@ -127,7 +127,7 @@ def test_many_additions_are_all_there() -> None:
 
 
 def test_a_batch_counts_each_of_its_queries() -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     mine = shared.worker(0)
     mine.batch(32, 1000, 2000)
     mine.batch(1, 1000, 3, searched=0)  # vectors only
@@ -154,7 +154,7 @@ def test_a_batch_counts_each_of_its_queries() -> None:
     ],
 )
 def test_a_value_is_counted_from_the_first_bound_that_is_no_smaller(microseconds: int, bound: float) -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     shared.worker(0).waited(1, microseconds)
     (row,) = shared.read()
     start = layout.STAGE_SECONDS["queue"]
@@ -170,7 +170,7 @@ def test_bounds_ascend_from_ten_microseconds_to_ten_seconds() -> None:
 
 
 def test_the_next_worker_counts_on_and_begins_with_nothing_in_flight() -> None:
-    shared = SharedMetrics.create(workers=1)
+    shared = SharedMetrics(workers=1)
     first = shared.worker(0)
     first.began()
     first.finished("Search", "OK", 0.001)
@@ -192,7 +192,7 @@ def test_the_next_worker_counts_on_and_begins_with_nothing_in_flight() -> None:
 
 
 def test_a_snapshot_is_the_sum_of_all_workers() -> None:
-    shared = SharedMetrics.create(workers=3)
+    shared = SharedMetrics(workers=3)
     for slot in range(2):
         mine = shared.worker(slot)
         mine.began()
@@ -222,11 +222,11 @@ def test_a_snapshot_is_the_sum_of_all_workers() -> None:
 
 def test_there_must_be_a_slot() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        SharedMetrics.create(workers=0)
+        SharedMetrics(workers=0)
 
 
 def test_a_metric_that_is_declared_has_cells_and_can_be_counted() -> None:
-    shared = SharedMetrics.create(workers=2)
+    shared = SharedMetrics(workers=2)
     mine = shared.worker(1)
     mine.add(layout.cells(metrics.REFUSED)["no_room"], 2)
     mine.set(layout.cell(metrics.QUEUE_DEPTH), 7)

@@ -168,7 +168,7 @@ def test_an_item_found_for_a_farther_vector_has_the_score_of_the_nearest(retriev
 
 
 def test_the_rate_limit_charges_each_vector_as_a_search(retriever: Retriever) -> None:
-    access = Access(rate=RateLimit.create(per_second=1e-6, burst=2 * K))
+    access = Access(rate=RateLimit(per_second=1e-6, burst=2 * K))
     with (
         RetrievalServer(retriever, access=access) as server,
         RetrievalClient(server.address, retries=False) as client,

@@ -241,7 +241,7 @@ def test_what_each_bundle_answered_is_counted_by_its_version(
     assert soon(lambda: counts() == (3, 1, 1)), counts()  # a client may be told before it is counted
     (champion,) = swapping.status.state()["bundles"]
     assert (champion.requests, champion.errors, champion.failures) == (2, 1, 0)
-    broken = SharedMetrics.create(1)
+    broken = SharedMetrics(1)
     row = broken.worker(0)
     row.shows([champion.bundle_version])
     for code in ("OK", "INTERNAL", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNAVAILABLE"):
@@ -257,7 +257,7 @@ def test_what_each_bundle_answered_is_counted_by_its_version(
 
 
 def test_the_version_that_was_not_shown_for_longest_gives_way() -> None:
-    shared = SharedMetrics.create(1)
+    shared = SharedMetrics(1)
     mine = shared.worker(0)
     versions = [f"{n}" * 64 for n in range(1, 7)]
     for shown in versions:

@@ -40,7 +40,7 @@ class Scene:
     """A server on two bundles that interleaves their answers, and what the served log could say of these."""
 
     def __init__(self, champion: LoadedBundle, challenger: LoadedBundle, share: float = 1.0) -> None:
-        self.metrics = SharedMetrics.create(workers=1)
+        self.metrics = SharedMetrics(workers=1)
         self.bundles = champion, challenger
         self.server = RetrievalServer(champion, metrics=self.metrics, interleave_share=share)
         self.logged: list[InterleavedHits | None] = []

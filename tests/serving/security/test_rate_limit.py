@@ -27,7 +27,7 @@ class Clock:
 
 
 def limit_with(clock: Clock, per_second: float, burst: int, slots: int = 1 << 12) -> RateLimit:
-    return RateLimit(per_second, burst, memoryview(bytearray(8 * slots)).cast("d"), clock)
+    return RateLimit(per_second, burst, slots, clock)
 
 
 def wait_for(limit: RateLimit, cost: int = 1, client: str = "a") -> float:
@@ -129,13 +129,13 @@ def test_memory_is_bounded_and_clients_of_one_slot_share() -> None:
 
 
 def test_few_clients_collide() -> None:
-    limit = RateLimit.create(per_second=0.001, burst=1)
+    limit = RateLimit(per_second=0.001, burst=1)
     refused = sum(wait_for(limit, client=f"10.0.{n // 256}.{n % 256}") > 0 for n in range(1000))
     assert refused < 40  # 7.6 are expected of 1,000 clients in 65,536 slots
 
 
 def test_threads_together_get_no_more_than_the_burst() -> None:
-    limit = RateLimit.create(per_second=0.001, burst=500)
+    limit = RateLimit(per_second=0.001, burst=500)
     with ThreadPoolExecutor(8) as pool:
         admitted = sum(wait == 0 for wait in pool.map(lambda _: wait_for(limit), range(4000)))
     assert admitted == 500
@@ -168,9 +168,9 @@ def children(count, each, pause=0.0):
         pipes.append(read)
     return [int(os.read(pipe, 99)) for pipe in pipes]
 
-limit = RateLimit.create(per_second=0.001, burst=100)
+limit = RateLimit(per_second=0.001, burst=100)
 in_turn = [*children(1, 70), *children(1, 70), attempts(70)]
-limit = RateLimit.create(per_second=0.001, burst=1000)
+limit = RateLimit(per_second=0.001, burst=1000)
 print(json.dumps({"in_turn": in_turn, "at_once": children(2, 900, pause=1e-4)}))
 """
 
@@ -199,9 +199,9 @@ def test_forked_processes_share_one_allowance() -> None:
 )
 def test_a_limit_out_of_range_is_refused(arguments: dict[str, float], name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected"):
-        RateLimit.create(**arguments)  # type: ignore[arg-type]
+        RateLimit(**arguments)  # type: ignore[arg-type]
 
 
 def test_a_cost_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="cost: expected at least 1, got -5"):
-        RateLimit.create(1, 1).admit("a", cost=-5)
+        RateLimit(1, 1).admit("a", cost=-5)

@@ -10,6 +10,7 @@ from tests.helpers.serving.token_files import Tokens
 from twinspire.protos.errors import ConfigError, InvalidInput
 from twinspire.serving.security.access import Access
 from twinspire.serving.security.tokens import TokenFile, new_token
+from twinspire.serving.shared_state import ACCESS, SharedState
 
 ENTRY = '[[token]]\nname = "a"\nrole = "reader"\nsha256 = "' + "0" * 64 + '"\n'
 
@@ -72,11 +73,15 @@ def test_a_process_that_logs_no_reads_logs_its_errors(
     tokens = Tokens(tmp_path / "tokens.toml")
     access = Access(tokens=TokenFile(tokens.path, period=0))
     access.quiet()
-    access.reload()
+    tokens.path.write_text("token = []")
+    state = SharedState((ACCESS,))
+    access.publish(state)
     assert not caplog.messages
+    assert state.read(ACCESS) == {"stale": {"tokens": False}}
     tokens.path.unlink()
     for _ in range(2):
-        access.reload()
+        access.publish(state)
+    assert state.read(ACCESS) == {"stale": {"tokens": True}}
     (text,) = caplog.messages
     assert "tokens.toml: there is no such file" in text
 

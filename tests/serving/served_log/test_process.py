@@ -21,7 +21,7 @@ Start = Callable[[], LogWriter]
 
 @pytest.fixture
 def state() -> SharedState:
-    state = SharedState.create((SERVED_LOG,))
+    state = SharedState((SERVED_LOG,))
     state.write(SERVED_LOG, {"rows": 0, "lost": 0, "bytes": 0, "last_error": ""})
     return state
 
@@ -35,7 +35,7 @@ def start(tmp_path: Path, state: SharedState, monkeypatch: pytest.MonkeyPatch) -
 
         def made() -> LogWriter:
             channel.send(0, [b"a row"])
-            return LogWriter(config, channel, state, SharedMetrics.create(workers=1), 1.0)
+            return LogWriter(config, channel, state, SharedMetrics(workers=1), 1.0)
 
         yield made
 

@@ -177,11 +177,11 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
             answers = client.search_batch(["bavuti"] * 5, k=1)
             assert channel.wait(5.0)
             logged = [*chain.from_iterable(map(decoded, channel.receive(9)))]
-        state = SharedState.create((TARGET, SERVED_LOG))
+        state = SharedState((TARGET, SERVED_LOG))
         champion = {"folder": "gone", "bundle_version": "a", "model_version": ""}
         state.write(TARGET, {"serial": 1, "champion": champion, "canary": None})
         state.write(SERVED_LOG, {"rows": 0, "lost": 4, "bytes": 0, "last_error": "full"})
-        status = ServiceStatus(state, SharedMetrics.create(1), log_channel=channel)
+        status = ServiceStatus(state, SharedMetrics(1), log_channel=channel)
         readings = dict(status.metrics())
     assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers[2:]]
     assert readings[LOG_FAILED] == [([], 1.0)]

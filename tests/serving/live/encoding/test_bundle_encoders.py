@@ -48,7 +48,7 @@ class Host:
         self.folder, self.place, self.url = folder, place, f"sqlite:///{place}/items.db"
         self.store = Store.open(self.url)
         self.feed = KnownFeed(self.store)
-        self.state = SharedState.create((TARGET, NEXT))
+        self.state = SharedState((TARGET, NEXT))
         self.version = bundle.read_manifest(folder).bundle_version
         self.encoders = self.service()
         self.name(folder)

@@ -49,7 +49,7 @@ class Running:
     ) -> None:
         url = f"sqlite:///{place}/items.db"
         config = CatalogueConfig(url, place, bounds)
-        self.state = SharedState.create((TARGET, NEXT, CATALOGUE))
+        self.state = SharedState((TARGET, NEXT, CATALOGUE))
         self.state.write(CATALOGUE, entry or initial_catalogue_entry(config, None))
         version = bundle.read_manifest(folder).bundle_version
         self.state.write(TARGET, {"champion": {"folder": str(folder), "bundle_version": version}})
