@@ -114,6 +114,7 @@ class RetrievalServer:
         limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
         bundle = bundle if isinstance(bundle, LoadedBundle) else LoadedBundle.of(bundle)
         metrics = metrics or SharedMetrics(workers=1)
+        self._access = access
         self._metrics = worker_metrics = metrics.worker(slot)
 
         state = partial(self._state, status, metrics, bounds, served_log, interleave_share)
