@@ -48,7 +48,7 @@ from twinspire.serving.security.auth import Guard, caller
 from twinspire.serving.security.tls import credentials
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.sampling import AnswerSampler
-from twinspire.serving.shadow.channel import TrafficMirror
+from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 from twinspire.serving.wire.converters import RequestLimits
 

@@ -48,7 +48,7 @@ from twinspire.serving.served_log.config import ServedLogConfig, reserve
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_manager import ServiceManager
 from twinspire.serving.service_status import ServiceStatus
-from twinspire.serving.shadow.channel import ShadowChannel
+from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.shadow.process import Shadow
 from twinspire.serving.shared_state import (
     CATALOGUE,
@@ -180,7 +180,7 @@ class _Service:
         first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
         self.shared_state.write(TARGET, Target(1, first).entry())
         self.processes: list[ProcessSpec] = []  # beside the workers
-        self._channel: ShadowChannel | None = None
+        self._channel: DatagramChannel | None = None
         self._catalogue: StoreChannel | None = None
         self._events: StoreChannel | None = None
         self._live: LivePlace | None = None
@@ -195,7 +195,7 @@ class _Service:
             follow = follower(config.follow, self.shared_state, config.workers, config.item_tower)
             self.processes.append(ProcessSpec("follower", follow))
             if config.follow.shadow:
-                self._channel = ShadowChannel.create(config.workers)
+                self._channel = DatagramChannel.create(config.workers)
                 alias, limits = config.follow.shadow, config.limits
                 shadow = Shadow(self._channel, self.shared_state, alias, limits, self._live)
                 self.processes.append(ProcessSpec("shadow", shadow.run))
@@ -253,7 +253,7 @@ class _Service:
             own = self._own_bundle()
             split = TrafficSplit(own) if own else load_split({"champion": target["champion"]}, self._load)
             follow, endpoint = config.follow, config.trace_endpoint
-            mirror = self._channel.mirror(slot, follow.shadow_share) if self._channel and follow else None
+            mirror = self._mirror(slot)
             tracing = Tracing(endpoint, config.trace_ratio, slot) if endpoint else None
             catalogue, events = (
                 StoreClient(channel) if channel else None for channel in (self._catalogue, self._events)
@@ -319,6 +319,13 @@ class _Service:
 
         process = ProcessSpec("metrics", run)
         return process
+
+    def _mirror(self, slot: int) -> TrafficMirror | None:
+        """What takes a share of a worker's searches for the shadow, if there is one."""
+        if self._channel is None or self._config.follow is None:
+            return None
+        share, most = self._config.follow.shadow_share, self._config.limits.max_exclude
+        return TrafficMirror(self._channel, self.shared_state, slot, share, most)
 
     def _own_bundle(self) -> LoadedBundle | None:
         """The bundle that was loaded before the fork, made ready for this worker; None if there is none.

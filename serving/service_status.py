@@ -19,7 +19,6 @@ from twinspire.serving.observability.metrics import Reading
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
 from twinspire.serving.rollout.loaded_bundle import CANARY, CHAMPION
 from twinspire.serving.rollout.target import Target
-from twinspire.serving.shadow.channel import ShadowChannel
 from twinspire.serving.shadow.report import shadow_readings, shadow_state
 from twinspire.serving.shared_state import (
     ACCESS,
@@ -120,7 +119,7 @@ class ServiceStatus:
         self,
         shared_state: SharedState,
         shared: SharedMetrics,
-        channel: ShadowChannel | None = None,
+        channel: DatagramChannel | None = None,
         log_channel: DatagramChannel | None = None,
     ) -> None:
         self._shared_state = shared_state

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
-from twinspire.serving.api.answer_copies import MakeAnswer
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.unsent import UNCOUNTED
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
+from twinspire.serving.served_log.sampling import MakeAnswer
 from twinspire.serving.wire.converters import ASK_LESS
 
 ENVELOPE_BYTES = 1024  # most bytes of an answer to one query besides its hits

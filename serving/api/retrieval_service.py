@@ -9,7 +9,6 @@ from typing import Any
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput, TwinspireError
 from twinspire.serving.api.answer_bytes import ENVELOPE_BYTES, AnswerBytes
-from twinspire.serving.api.answer_copies import MakeAnswer, mirrored, noted
 from twinspire.serving.engine.batching import BATCH_COST, Job
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.remote_calls import RemoteCalls
@@ -31,8 +30,8 @@ from twinspire.serving.rollout.interleaving import Interleaver, MakeJob, attempt
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
 from twinspire.serving.security.rate_limit import RateLimit, tokens
-from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler
-from twinspire.serving.shadow.channel import TrafficMirror
+from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler, MakeAnswer
+from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.wire import converters
 from twinspire.serving.wire.converters import RequestLimits
 from twinspire.serving.wire.filter_converters import compile_filter
@@ -347,17 +346,16 @@ class RetrievalServicer:
         self._check_shown(request.exclude_shown, messages, names)
         sampled = None if self._log is None else self._log.sample(len(queries), explores=pair is None)
         is_explored = sampled is not None and bool(sampled.explored)
-        if self._mirror is not None and bundle is self.split.champion and not is_explored and pair is None:
-            take = self._mirror.sample(call.method.name)
-            if take is not None and isinstance(request, wire.SearchRequest):
-                make = mirrored(request, make, take, self._limits.max_exclude)
+        is_alone = bundle is self.split.champion and not is_explored and pair is None
+        if self._mirror is not None and is_alone and isinstance(request, wire.SearchRequest):
+            make = self._mirror.sending(request, make) if self._mirror.samples() else make
         if sampled is not None:
             condition = request.filter.SerializeToString() if request.HasField("filter") else b""
             make = sampled.logged(make, answer_of, messages, options.k, condition)
             if is_explored:
                 options = sampled.widened(options)
         if self._shown is not None and any(each.HasField("user") for each in messages):
-            make = noted(make, messages, self._shown.add)
+            make = self._shown.adding(messages, make)
         shown = request.exclude_shown
         job = partial(self._job, call, bundle, queries, names, options, make, size, 0, shown)
         return job() if pair is None else pair(job)

@@ -5,12 +5,14 @@ A worker has one such request at a time; what is shown meanwhile waits for the n
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 from threading import Timer
 
+from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import TwinspireError
+from twinspire.serving.engine.batching import Job
 from twinspire.serving.live.process.frame_socket import Frame
 from twinspire.serving.live.process.store_client import FrameKind, StoreClient
 
@@ -52,6 +54,23 @@ class ShownItems:
         self._waiting.append((user, item_ids))
         if not self._is_sending:
             self._send()
+
+    def adding(
+        self, messages: Sequence[wire.Query], answer: Callable[[Job], bytes]
+    ) -> Callable[[Job], bytes]:
+        """`answer`, after which the items that it shows to each user are kept."""
+
+        def make(job: Job) -> bytes:
+            response = answer(job)
+            ids = job.retriever.items.ids
+            for message, found in zip(messages, job.found, strict=True):
+                if message.HasField("user"):
+                    mixed = found.interleaved
+                    if shown := mixed.item_ids if mixed else [ids[row] for row in found.rows]:
+                        self.add(message.user, shown)
+            return response
+
+        return make
 
     def _send(self) -> None:
         sizes = accumulate(len(ids) for _, ids in self._waiting[:MOST_SENT])

@@ -9,18 +9,19 @@ import gc
 import logging
 import os
 import threading
-import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import BundleDamaged, TwinspireError
+from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace
 from twinspire.serving.retrieval.response_bytes import BASES
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.shadow.channel import Mirrored, ShadowChannel
-from twinspire.serving.shadow.comparison import PairRecord, compare
+from twinspire.serving.shadow.mirror import Mirrored, received
+from twinspire.serving.shadow.report import PairSums
 from twinspire.serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
 from twinspire.serving.supervisor import WorkerHandle
 from twinspire.serving.wire import converters
@@ -30,10 +31,8 @@ from twinspire.serving.wire.filter_converters import compile_filter
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2  # between two reads of the shared state
-PUBLISH_SECONDS = 1.0  # between two writes of the entry while there are searches
 BATCH = 32  # searches between two reads of the shared state
 MAX_ERROR_LENGTH = 500  # characters of an error in the entry
-LOADING = "it is being loaded"
 NO_CHALLENGER = "the alias names no other bundle than the champion's"
 
 
@@ -50,25 +49,22 @@ class Shadow:
 
     def __init__(
         self,
-        channel: ShadowChannel,
+        channel: DatagramChannel,
         shared_state: SharedState,
         model: str,
         limits: RequestLimits,
         place: LivePlace | None = None,
     ) -> None:
         self._channel, self._shared_state, self._model, self._limits = channel, shared_state, model, limits
-        self._versions = (-1, -1)  # of the two targets, when they were last read
-        self._wanted: dict[str, Any] | None = None
-        self._champion = ""  # current version
         self._place = place
+        self._wanted: dict[str, Any] | None = None  # the target, as it was last read
+        self._retriever: Retriever | None = None
         self._live: LiveItems | None = None  # of the challenger
         self._live_error = ""  # of the last attempt to update them
-        self._stopped = threading.Event()
-        self._retriever: Retriever | None = None
         self._error = ""
-        self._record = PairRecord({})
+        self._sums = PairSums()
         self._failures: set[str] = set()  # kinds of unforeseen errors that have been logged
-        self._is_published, self._published_at = False, 0.0
+        self._stopped = threading.Event()
 
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops, at the lowest priority."""
@@ -76,56 +72,42 @@ class Shadow:
         _lower_priority()
         self._stopped = handle.stop_event()
         self.resume()
-        try:
-            while not self._stopped.is_set():
-                self.step()
-        finally:
-            self._channel.request_searches(False)
-            self._publish()
+        while not self._stopped.is_set():
+            self.step()
+        self._publish()
 
     def resume(self) -> None:
         """Continue from the entry of an earlier process, if there was one."""
-        self._channel.request_searches(False)
-        self._record = PairRecord(self._shared_state.read(SHADOW))
+        self._sums = PairSums.of(self._shared_state.read(SHADOW))
 
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Read the shared state, then compare queued searches; wait up to `seconds` if there are none."""
-        self._follow()
-        self._follow_live()
-        waiting = self._channel.wait(seconds)
-        for mirrored in self._channel.receive(BATCH) if waiting else ():
-            self._compare(mirrored)
-        is_due = time.monotonic() - self._published_at >= PUBLISH_SECONDS
-        if not self._is_published and (not waiting or is_due):
-            self._publish()
-
-    def _follow(self) -> None:
-        """Read the targets of champion and shadow if they have changed, and load another challenger."""
-        versions = self._shared_state.version(SHADOW_TARGET), self._shared_state.version(TARGET)
-        if versions == self._versions:
-            return
-        self._versions = versions
-        self._champion = self._shared_state.read(TARGET).get("champion", {}).get("bundle_version", "")
         wanted = self._shared_state.read(SHADOW_TARGET)
         if wanted != self._wanted:
             self._wanted = wanted
             self._take(wanted)
+            self._publish()
+        self._follow_live()
+        champion = self._shared_state.read(TARGET).get("champion", {}).get("bundle_version", "")
+        if self._channel.wait(seconds):
+            for mirrored in received(self._channel, BATCH):
+                self._compare(champion, mirrored)
+            self._publish()
 
     def _take(self, wanted: Mapping[str, Any]) -> None:
         """Load another challenger; if that fails there is none, until the target changes."""
         version = wanted.get("bundle_version", "")
         if self._retriever is None or self._retriever.manifest.bundle_version != version:
-            self._channel.request_searches(False)
-            self._retriever, self._error = None, LOADING if wanted else NO_CHALLENGER
-            self._live, self._live_error = None, ""
+            self._retriever, self._live, self._error = None, None, NO_CHALLENGER
             gc.collect()  # memory may not hold two bundles at once
-        self._failures.clear()
-        self._record.set_challenger(version, self._channel.dropped)
-        self._publish()
-        if wanted and self._retriever is None:
-            self._load(wanted)
-            self._publish()
-        self._channel.request_searches(self._retriever is not None)
+            if wanted:
+                self._load(wanted)
+        if version != self._sums.bundle_version:
+            while self._channel.receive(
+                BATCH
+            ):  # sent for the challenger before, or while this one was loaded
+                pass
+            self._sums = PairSums(version, dropped_before=self._channel.dropped)
 
     def _load(self, wanted: Mapping[str, Any]) -> None:
         """Load the challenger's bundle, or set the error that the entry shows."""
@@ -166,24 +148,25 @@ class Shadow:
         else:
             self._retriever, self._live_error = self._live.retriever, ""
 
-    def _compare(self, mirrored: Mirrored) -> None:
+    def _compare(self, champion: str, mirrored: Mirrored) -> None:
         """Answer one search, and compare; count an error if the challenger cannot answer it."""
-        if self._retriever is None:
-            return  # sent for an earlier challenger
-        champion = wire.SearchResponse.FromString(mirrored.response)
-        if champion.bundle_version != self._champion:
+        request, response = mirrored
+        answer = wire.SearchResponse.FromString(response)
+        # A challenger that has just become the champion would agree with itself.
+        if (
+            self._retriever is None
+            or answer.bundle_version != champion
+            or champion == self._sums.bundle_version
+        ):
             return
-        if self._champion == self._retriever.manifest.bundle_version:
-            return  # the challenger has just become the champion, and would agree with itself
-        self._record.set_champion(self._champion, self._channel.dropped)
-        self._is_published = False
+        if self._sums.champion not in ("", champion):
+            self._sums = PairSums(self._sums.bundle_version, dropped_before=self._channel.dropped)
+        self._sums.champion = champion
         try:
-            challenger = self._answer(self._retriever, wire.SearchRequest.FromString(mirrored.request))
+            self._sums.add(answer, self._answer(self._retriever, wire.SearchRequest.FromString(request)))
         except Exception as error:
-            self._record.sums.fail()
+            self._sums.fail()
             self._log_once(error)
-        else:
-            self._record.sums.add(compare(champion, challenger))
 
     def _answer(self, retriever: Retriever, request: wire.SearchRequest) -> wire.SearchResponse:
         """Answer as the service does."""
@@ -212,14 +195,13 @@ class Shadow:
 
     def _publish(self) -> None:
         entry = {
+            **asdict(self._sums),
             "model": self._model,
             "model_version": (self._wanted or {}).get("model_version", ""),
-            **self._record.document(),
             "last_error": self._error,
             "pid": os.getpid(),
         }
         self._shared_state.write(SHADOW, entry)
-        self._is_published, self._published_at = True, time.monotonic()
 
 
 def _lower_priority() -> None:

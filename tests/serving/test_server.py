@@ -2,7 +2,7 @@
 
 import logging
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.helpers.answers import differences
 from tests.helpers.tiny import item_ids, item_names
+from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput, Unavailable, UnknownItem
 from twinspire.serving.client import RetrievalClient
@@ -22,7 +23,7 @@ from twinspire.serving.retrieval.answer import Answer
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.shadow.channel import TrafficMirror
+from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.wire.converters import RequestLimits
 
 SERVICE = "retrieval.v1.Retrieval"
@@ -201,11 +202,13 @@ class FailingMirror(TrafficMirror):
     def __init__(self) -> None:
         """Nothing is connected."""
 
-    def sample(self, method: str) -> Callable[[Any, bytes], None]:
-        def take(request: Any, response: bytes) -> None:
-            raise ValueError("the disk is full")
+        self._most = 10
 
-        return take
+    def samples(self) -> bool:
+        return True
+
+    def send(self, request: wire.SearchRequest, response: bytes) -> None:
+        raise ValueError("the disk is full")
 
 
 def test_a_mirror_that_fails_harms_no_search(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.live.search.live_items import LivePlace
 from twinspire.serving.retrieval.answer import Timing
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.packed_items import PackedItems
-from twinspire.serving.shadow.channel import ShadowChannel, TrafficMirror
+from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.shadow.process import Shadow
 from twinspire.serving.shared_state import SharedState
 from twinspire.serving.wire import converters
@@ -43,9 +44,9 @@ class Scene:
 
     def __init__(self, place: LivePlace | None = None) -> None:
         self._place = place
-        self.channel = ShadowChannel.create(workers=1)
-        self.mirror: TrafficMirror = self.channel.mirror(0, share=1.0)
+        self.channel = DatagramChannel.create(workers=1)
         self.shared_state = SharedState(("target", "shadow target", "shadow"))
+        self.mirror = TrafficMirror(self.channel, self.shared_state, 0, share=1.0, most=1000)
         self.shadow = self.another()
         self._serial = 0
 
@@ -70,7 +71,7 @@ class Scene:
 
     def offer(self, champion: Champion, *requests: wire.SearchRequest) -> None:
         for request in requests:
-            assert self.mirror.sample("Search")
+            assert self.mirror.samples()
             self.mirror.send(request, champion.answer(request))
 
     def note(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import pytest
 from tests.helpers.tiny_towers import WATCHED
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.features import FeatureSpec, HistoryFeature, TimeFeature
-from twinspire.serving.api.answer_copies import without_user
 from twinspire.serving.retrieval.query import PreparedQuery, Query, QueryForm
+from twinspire.serving.shadow.mirror import without_user
 
 REQUEST = wire.SearchRequest(query=wire.Query(user="u", history=["item-002"]), exclude=["item-009"], k=3)
 DATED: dict[str, FeatureSpec] = {"history": HistoryFeature("history", 4, True), "time": TimeFeature("time")}

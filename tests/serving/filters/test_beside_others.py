@@ -114,7 +114,7 @@ def test_a_shadow_searches_with_the_filter_of_the_request(filtered: Path, tmp_pa
     scene.offer(champion, *requests)
     note = scene.note()
     scene.channel.close()
-    assert (note["queries"], note["errors"], note["overlap_at_10"]) == (20, 0, 1.0)
+    assert (note["queries"], note["errors"], note["overlap"]) == (20, 0, 20.0)
 
 
 def test_a_shadow_without_the_field_counts_an_error(filtered: Path, plain: Path) -> None:

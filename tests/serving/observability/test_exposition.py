@@ -6,11 +6,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.service_status import BundleFacts, ServiceStatus, catalogue_readings
-from twinspire.serving.shadow.channel import ShadowChannel
 from twinspire.serving.shared_state import SharedState
 
 EXPECTED = Path(__file__).with_name("exposition.txt")
@@ -51,7 +51,7 @@ def count(shared: SharedMetrics) -> None:
     shared.hung(0)
 
 
-def shared_state(channel: ShadowChannel) -> SharedState:
+def shared_state() -> SharedState:
     """The entries of a service that follows an alias, with a canary and a shadow."""
     made = SharedState(("target", "following", "shadow", "access"))
     old = {"folder": "gone", "bundle_version": OLD, "model_version": "3"}
@@ -59,11 +59,9 @@ def shared_state(channel: ShadowChannel) -> SharedState:
     made.write("target", {"serial": 2, "champion": old, "canary": canary})
     following: dict[str, Any] = {"last_check": 1.7e9, "failures": 2, "candidate": "5", "swaps": 3}
     made.write("following", {**following, "refused": 1, "last_swap": 1.6e9})
-    sums = {"overlaps": 5, "shifts": 0}
-    means = {"overlap_at_10": 0.75, "score_shift": 0.0}
+    sums = {"overlap": 3.75, "overlaps": 5, "shift": 0.0, "shifts": 0}
     counts = {"queries": 7, "errors": 1, "empty": 2, "dropped_before": 0}
-    made.write("shadow", {"bundle_version": THIRD, "sums": sums, **means, **counts})
-    channel.request_searches(True)
+    made.write("shadow", {"bundle_version": THIRD, **sums, **counts})
     made.write("access", {"stale": {"tokens": True, "tls": False}})
     return made
 
@@ -71,8 +69,8 @@ def shared_state(channel: ShadowChannel) -> SharedState:
 def scrape() -> str:
     """The text of a scrape after the session, with unstable values masked."""
     shared = SharedMetrics(workers=2)
-    channel = ShadowChannel.create(workers=2)
-    status = ServiceStatus(shared_state(channel), shared, channel)
+    channel = DatagramChannel.create(workers=2)
+    status = ServiceStatus(shared_state(), shared, channel)
     status._facts = BundleFacts("pydocs", OLD, time.time() - 60, 300, 4096)
     count(shared)
     with serve_metrics(shared, collect=status.metrics) as port:

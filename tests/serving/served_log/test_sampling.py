@@ -23,7 +23,7 @@ from twinspire.serving.served_log.log_folder import to_table
 from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, decoded
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_status import ServiceStatus
-from twinspire.serving.shadow.channel import ShadowChannel
+from twinspire.serving.shadow.mirror import TrafficMirror, received
 from twinspire.serving.shared_state import SERVED_LOG, TARGET, SharedState
 from twinspire.serving.wire.converters import RequestLimits
 
@@ -129,17 +129,21 @@ def test_min_score_holds_for_what_is_explored(plain: Path) -> None:
 
 def test_no_explored_answer_goes_to_a_shadow(plain: Path) -> None:
     config = ServedLogConfig(Path(), served_log_share=1.0, explore_share=0.5)
-    with closing(DatagramChannel.create(1)) as channel, closing(ShadowChannel.create(1)) as shadow:
-        shadow.request_searches(True)
+    with closing(DatagramChannel.create(1)) as channel, closing(DatagramChannel.create(1)) as shadow:
+        state = SharedState(("shadow target",))
+        state.write("shadow target", {"bundle_version": "x"})
         server = RetrievalServer(
-            Retriever.load(plain), served_log=config, log_channel=channel, mirror=shadow.mirror(0, 1.0)
+            Retriever.load(plain),
+            served_log=config,
+            log_channel=channel,
+            mirror=TrafficMirror(shadow, state, 0, 1.0, 1000),
         )
         with server, RetrievalClient(server.address) as client:
             explored = [client.search("bavuti").explored for _ in range(40)]
-        mirrored = shadow.receive(100)
+        mirrored = [*received(shadow, 100)]
     assert 0 < sum(explored) < 40
     assert len(mirrored) == 40 - sum(explored)
-    assert not any(wire.SearchResponse.FromString(each.response).explored for each in mirrored)
+    assert not any(wire.SearchResponse.FromString(response).explored for _, response in mirrored)
 
 
 def test_large_batches_arrive_in_several_datagrams(plain: Path) -> None:

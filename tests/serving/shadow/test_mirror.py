@@ -1,0 +1,140 @@
+"""The way to the shadow: it holds what fits, counts what does not, and never blocks its writer."""
+
+import mmap
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+
+import pytest
+
+from tests.helpers.forking import fork
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.datagrams import DatagramChannel
+from twinspire.serving.shadow.mirror import Mirrored, TrafficMirror, received
+from twinspire.serving.shared_state import SharedState
+
+REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
+EMPTY = wire.SearchRequest()
+RESPONSE = wire.SearchResponse(bundle_version="a" * 64).SerializeToString()
+
+
+@pytest.fixture
+def channel() -> Iterator[DatagramChannel]:
+    with closing(DatagramChannel.create(workers=3)) as channel:
+        yield channel
+
+
+def mirror_of(channel: DatagramChannel, slot: int = 0, share: float = 1.0) -> TrafficMirror:
+    state = SharedState(("shadow target",))
+    state.write("shadow target", {"bundle_version": "x"})
+    return TrafficMirror(channel, state, slot, share, most=10)
+
+
+def receive(channel: DatagramChannel, most: int) -> list[Mirrored]:
+    return [*received(channel, most)]
+
+
+def test_what_is_offered_arrives_whole_and_in_order(channel: DatagramChannel) -> None:
+    mirror = mirror_of(channel)
+    mirror.send(REQUEST, RESPONSE)
+    mirror.send(REQUEST, b"")
+    mirror.send(EMPTY, RESPONSE)
+    assert channel.wait(0)
+    content = REQUEST.SerializeToString()
+    assert receive(channel, 2) == [(content, RESPONSE), (content, b"")]
+    assert receive(channel, 2) == [(b"", RESPONSE)]
+    assert receive(channel, 2) == []
+    assert not channel.wait(0)
+    assert channel.dropped == 0
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.1, 850, 1150), (1.0, 10_000, 10_000)])
+def test_a_share_of_the_queries_is_wanted(
+    channel: DatagramChannel, share: float, least: int, most: int
+) -> None:
+    random.seed(0)
+    mirror = mirror_of(channel, share=share)
+    assert least <= sum(mirror.samples() for _ in range(10_000)) <= most
+
+
+def test_nothing_is_wanted_while_the_shadow_has_no_target(channel: DatagramChannel) -> None:
+    state = SharedState(("shadow target",))
+    mirror = TrafficMirror(channel, state, 0, 1.0, most=10)
+    assert not mirror.samples()
+    for target in ({"bundle_version": "x"}, {}, {"bundle_version": "y"}):
+        state.write("shadow target", target)
+        assert mirror.samples() == bool(target)
+
+
+def test_what_a_shadow_is_too_busy_for_is_dropped_and_counted(channel: DatagramChannel) -> None:
+    mirror = mirror_of(channel)
+    offered = 0
+    while channel.dropped < 10:
+        mirror.send(REQUEST, RESPONSE)
+        offered += 1
+        assert offered < 1_000_000, "there is no end to what the socket takes"
+    received = len(receive(channel, 1_000_000))
+    assert received > 32
+    assert received + channel.dropped == offered
+    mirror.send(REQUEST, RESPONSE)  # and there is room again
+    assert len(receive(channel, 2)) == 1
+    assert channel.dropped == 10
+
+
+def test_what_is_too_large_is_dropped_and_the_next_is_not(channel: DatagramChannel) -> None:
+    mirror = mirror_of(channel, 1)
+    mirror.send(REQUEST, bytes(8 << 20))
+    mirror.send(REQUEST, RESPONSE)
+    assert [response for _, response in receive(channel, 2)] == [RESPONSE]
+    assert channel.dropped == 1
+
+
+def test_the_largest_that_fits_arrives_whole(channel: DatagramChannel) -> None:
+    mirror, fits, too_large = mirror_of(channel), 0, 8 << 20
+    while too_large - fits > 1:
+        size = (fits + too_large) // 2
+        mirror.send(EMPTY, bytes(size))
+        arrived = [len(response) for _, response in receive(channel, 2)]
+        assert arrived in ([], [size])
+        fits, too_large = (size, too_large) if arrived else (fits, size)
+    assert fits > 100_000
+
+
+def test_a_shadow_that_has_gone_harms_nobody() -> None:
+    channel = DatagramChannel.create(workers=1)
+    mirror = mirror_of(channel)
+    channel.close()
+    mirror.send(REQUEST, RESPONSE)
+    assert channel.dropped == 1
+
+
+def test_a_peer_that_has_gone_harms_nobody() -> None:
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.close()
+    datagrams = DatagramChannel(sender, receiver, mmap.mmap(-1, 32))
+    with sender:
+        mirror_of(datagrams, slot=1).send(REQUEST, RESPONSE)
+    assert datagrams.dropped == 1
+
+
+def test_what_several_processes_drop_is_summed(channel: DatagramChannel) -> None:
+    def drop(slot: int) -> None:
+        mirror = mirror_of(channel, slot)
+        for _ in range(slot + 1):
+            mirror.send(REQUEST, bytes(8 << 20))
+        mirror.send(wire.SearchRequest(k=slot), RESPONSE)
+
+    children = [fork(partial(drop, slot)) for slot in range(3)]
+    for pid in children:
+        os.waitpid(pid, 0)
+    assert channel.dropped == 6
+    sent = {wire.SearchRequest.FromString(request).k for request, _ in receive(channel, 9)}
+    assert sent == {0, 1, 2}
+
+
+def test_there_must_be_a_slot() -> None:
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        DatagramChannel.create(workers=0)
