@@ -25,6 +25,9 @@
 `serving/wire/status.py` maps each class to a gRPC status code.
 """
 
+import copyreg
+from typing import Any
+
 
 class TwinspireError(Exception):
     """Base of all of them; its text can be shown to the user.
@@ -35,6 +38,10 @@ class TwinspireError(Exception):
     """
 
     request_id = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How it is pickled for another process, whatever its class takes."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
 
 
 class InvalidInput(TwinspireError):

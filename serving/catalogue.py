@@ -15,16 +15,17 @@ own for both; after them `restore` without a file gives the id.
 
 Compaction removes what no bundle needs: the answers to requests that are too old to be repeated, SQLite's
 write-ahead log, and the items that bundles have encoded on this host, other than those of the bundles to
-keep. Items that a service encodes are kept as well; the others can be encoded again. The store has one row
-for each item, so there is no log of changes to shorten. Its rows stay: a rollback encodes again what came
-after an older bundle, and a delete must outlive each bundle and each table of items that holds the item.
+keep; these can be encoded again. While a service of this host uses the store, all encoded items stay. The
+store has one row for each item, so there is no log of changes to shorten. Its rows stay: a rollback encodes
+again what came after an older bundle, and a delete must outlive each bundle and each table of items that
+holds the item.
 """
 
 import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,7 +33,9 @@ from typing import Any
 from twinspire.protos.bundle import whole_file
 from twinspire.protos.cli import CommandParser
 from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.live.config import LIVE, default_url
+from twinspire.serving.live.encoded_items import LOCK
 from twinspire.serving.live.encoding.bundle_encoders import prune
 from twinspire.serving.live.store.changes import Position
 from twinspire.serving.live.store.database import copy_file, file_of, is_missing, replace_file
@@ -136,7 +139,10 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
         forgotten = store.compact()
         folder = place / store.store_id
     before = {path.name for path in folder.glob("*") if path.is_dir()}
-    prune(folder, keep, most=0)
+    if folder.exists():
+        busy = BlockingIOError()
+        with suppress(BlockingIOError), exclusive_lock(folder / LOCK, busy):
+            prune(folder, keep, most=0)
     after = {path.name for path in folder.glob("*")}
     return {"answers_forgotten": forgotten, "bundles_removed": len(before - after)}
 

@@ -272,6 +272,8 @@ class RetrievalServer:
         split = self._servicer.split
         if split.sequence != self._shown_sequence:
             self._show_live(split)
+            if self._catalogue is not None:
+                self._catalogue.advance()
         return more
 
     def _show_live(self, split: TrafficSplit) -> None:

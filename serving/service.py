@@ -10,6 +10,7 @@ import gc
 import logging
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,7 @@ from twinspire.serving.descriptors import fitting
 from twinspire.serving.engine.limits import OTHER_FILES
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
-from twinspire.serving.live.encoded_items import VerifiedEnd
-from twinspire.serving.live.process.store_client import Channel as StoreChannel
+from twinspire.serving.live.process.frame_socket import Channel as StoreChannel
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search.live_items import NO_WRITES, LivePlace, StoreState
 from twinspire.serving.observability.exporter import serve_metrics
@@ -206,7 +206,9 @@ class _Service:
         # Only here: it needs SQLAlchemy.
         from twinspire.serving.live.process.catalogue_process import CatalogueProcess, initial_catalogue_entry
 
-        self.shared_state.write(CATALOGUE, initial_catalogue_entry(config, self.manifest.catalogue))
+        self._held = ExitStack()  # until the last process has ended
+        entry = initial_catalogue_entry(config, self.manifest.catalogue, self._held)
+        self.shared_state.write(CATALOGUE, entry)
         self._live = LivePlace(config.place, self._store_state)
         self._catalogue = channel = StoreChannel.create()
         heartbeat, grace, most = Heartbeat(), self._config.grace, self._config.limits.max_answer_bytes
@@ -348,9 +350,7 @@ class _Service:
     def _store_state(self) -> StoreState:
         """The state of the store of live items, from the entry that the catalogue's process writes."""
         entry = self.shared_state.read(CATALOGUE)
-        bundles = entry.get("bundles", {}).items()
-        ends = {version: VerifiedEnd(*each["end"]) for version, each in bundles if each.get("end")}
-        return StoreState(entry["store_id"], entry["sequence"], ends)
+        return StoreState(entry["store_id"], entry["sequence"])
 
 
 def _check_free(host: str, port: int) -> None:

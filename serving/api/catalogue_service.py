@@ -1,18 +1,19 @@
 """The service `retrieval.v1.Catalogue`: checks requests, and passes them to the catalogue's process."""
 
 import json
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from twinspire.protos import catalogue_pb2 as wire
-from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError
+from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.api.retrieval_service import RetrievalServicer
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
-from twinspire.serving.live.process.frame_socket import Frame
-from twinspire.serving.live.process.store_client import FrameKind, StoreClient
+from twinspire.serving.live.process.frame_socket import Frame, FrameKind
+from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.store.write_checks import WriteParser, check_id
 from twinspire.serving.live.store.write_rules import CatalogueBounds, WriteRequest
 from twinspire.serving.rollout.loaded_bundle import TrafficSplit
@@ -68,7 +69,7 @@ class CatalogueServicer:
         ids = [check_id(each, f"ids[{n}]") for n, each in enumerate(request.ids)]
         self._admit(call, len(ids))
         asked = json.dumps(ids).encode()
-        return self._client.defer(self._call_soon, FrameKind.GET, asked, True, self._found)
+        return self._client.defer(self._call_soon, FrameKind.GET, asked, self._found)
 
     def Changes(self, request: wire.ChangesRequest, call: WatchCall, push: Callable[[Any], None]) -> None:
         """The changes after a sequence, and those to come.
@@ -78,7 +79,7 @@ class CatalogueServicer:
         """
         self._open.enter(call)
         self._admit(call, 1)
-        stream = _ChangesStream(request, call, push, self._client, self._call_soon)
+        stream = _ChangesStream(self, request, call, push)
         self._streams.add(stream)
 
         def ended() -> None:
@@ -88,10 +89,30 @@ class CatalogueServicer:
         call.add_callback(ended)
         stream.read_on()
 
+    def advance(self) -> None:
+        """Let calls of `Changes` that have all changes look for others; called when this worker has some."""
+        for stream in self._streams:
+            if stream.is_idle:
+                stream.read_on()
+
+    def page(self, after: int, outcome: Callable[[Frame], Any]) -> Deferred:
+        """What `outcome` makes of the changes after a sequence.
+
+        Raises:
+            Overloaded: too many requests wait for the store.
+        """
+        asked = json.dumps({"after": after, "limit": PAGE}).encode()
+        return self._client.defer(self._call_soon, FrameKind.CHANGES, asked, outcome)
+
     def shut_down(self) -> None:
         """End all calls of `Changes`: they would delay the shutdown."""
         for stream in list(self._streams):
             stream.end()
+
+    @property
+    def sequence(self) -> int:
+        """All changes up to this sequence are searched by this worker."""
+        return self._retrieval.split.sequence
 
     @property
     def bounds(self) -> CatalogueBounds:
@@ -120,9 +141,9 @@ class CatalogueServicer:
         def written(reply: Frame) -> Any:
             return self._retrieval.when_searched(reply.value, call, lambda: reply.payload)
 
-        content, repeatable = asked.to_bytes(), bool(request.request_id)
+        content, repeatable = pickle.dumps(asked), bool(request.request_id)
         client, call_soon = self._client, self._call_soon
-        return client.defer(call_soon, FrameKind.WRITE, content, repeatable, written, len(items))
+        return client.defer(call_soon, FrameKind.WRITE, content, written, repeatable, len(items))
 
     def _found(self, reply: Frame) -> wire.GetResponse:
         """The store's answer, completed by the display fields of items that only the bundle holds.
@@ -156,41 +177,33 @@ class _ChangesStream:
 
     Without `follow` it ends at the sequence that the store had at the first page: a store that is written to
     all the time would never give it an empty page. With `follow` it reads on like this until it has all
-    changes, and from then on asks for pages that come when there is a change.
+    changes, and from then on whenever this worker has applied some.
     """
 
     def __init__(
         self,
+        servicer: CatalogueServicer,
         request: wire.ChangesRequest,
         call: WatchCall,
         push: Callable[[Any], None],
-        client: StoreClient,
-        call_soon: Callable[[Callable[[], None]], None],
     ) -> None:
         self._asked_after, self._after = request.after, min(request.after, HIGHEST)
         self._follow = request.follow
         self._until: int | None = None  # sequence of the store at the first page
-        self._has_all = False  # that the store had at the last page
-        self._call, self._push, self._client, self._call_soon = call, push, client, call_soon
+        self._servicer, self._call, self._push = servicer, call, push
         self._is_open = True
+        self.is_idle = False  # it has all changes
         call.on_clear = self.read_on
 
     def read_on(self) -> None:
         """Ask for the next page."""
-        waits = self._follow and self._has_all  # the process answers when there is a change
-        asked = {"after": self._after, "limit": PAGE, "follow": waits}
-        number = 0
-        page = Deferred(lambda: self._client.forget(number))
-
-        def answered(reply: Frame | TwinspireError) -> None:
-            self._call_soon(lambda: page.resolve(lambda: self._take(reply)))
-
+        self.is_idle = False
         try:
-            number = self._client.ask(FrameKind.CHANGES, json.dumps(asked).encode(), answered)
+            page = self._servicer.page(self._after, self._take)
         except Overloaded as error:
             self._call.fail(error)
             return
-        self._call.await_outcome(page, soon=not waits)
+        self._call.await_outcome(page)
 
     def end(self) -> None:
         """End the call after what has been sent."""
@@ -203,16 +216,14 @@ class _ChangesStream:
         self._is_open = False
         self._call.on_clear = None
 
-    def _take(self, reply: Frame | TwinspireError) -> None:
+    def _take(self, reply: Frame) -> None:
         """Send a page, and end or read on.
 
         Raises:
-            TwinspireError: the page cannot be read, or the request was wrong.
+            InvalidInput: the store has not reached the sequence that was asked for.
         """
         if not self._is_open:
             return
-        if isinstance(reply, TwinspireError):
-            raise reply
         response = wire.ChangesResponse.FromString(reply.payload)
         if self._until is None:
             self._until = response.sequence
@@ -221,13 +232,13 @@ class _ChangesStream:
         self._after = (
             response.changes[-1].sequence if response.changes else max(self._after, response.sequence)
         )
-        self._has_all = self._after >= response.sequence
         if response.changes:
             self._push(reply.payload)  # and then `read_on`, unless this was the last one
-        elif self._follow:
-            self.read_on()
         if not self._follow and self._after >= self._until:
             self.end()
+        self.is_idle = not response.changes
+        if self.is_idle and self._is_open and self._servicer.sequence > self._after:  # applied meanwhile
+            self.read_on()
 
 
 def _too_high(after: int, sequence: int) -> InvalidInput:

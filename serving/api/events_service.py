@@ -8,7 +8,8 @@ from twinspire.protos import events_pb2 as wire
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.inputs.events import LARGEST_TIME
 from twinspire.serving.engine.call import Call, Deferred
-from twinspire.serving.live.process.store_client import FrameKind, StoreClient
+from twinspire.serving.live.process.frame_socket import FrameKind
+from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.store.write_checks import check_request_id
 from twinspire.serving.wire.converters import check_user
 
@@ -50,7 +51,7 @@ class EventsServicer:
         content, repeatable = request.SerializeToString(), bool(request.request_id)
         client, call_soon = self._client, self._call_soon
         return client.defer(
-            call_soon, FrameKind.WRITE, content, repeatable, lambda reply: reply.payload, count
+            call_soon, FrameKind.WRITE, content, lambda reply: reply.payload, repeatable, count
         )
 
     RecordStream = Record  # one answer for each request, in order

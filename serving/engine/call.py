@@ -302,15 +302,12 @@ class Call(ABC):
         else:
             self._respond(outcome, answer)
 
-    def _defer(
-        self, deferred: Deferred, answer: StreamAnswer | None, soon: bool = True, job: Job | None = None
-    ) -> None:
+    def _defer(self, deferred: Deferred, answer: StreamAnswer | None, job: Job | None = None) -> None:
         """Answer a request when its outcome comes.
 
         Args:
             deferred: the outcome.
             answer: to be made; None if the call is no stream.
-            soon: whether the event loop polls more often until it has come.
             job: whose answer it is, if it is one's.
         """
 
@@ -326,8 +323,7 @@ class Call(ABC):
                     self._dispatcher.answered(self, job)
 
         self._deferred = (*self._deferred, deferred)
-        if soon:
-            self._dispatcher.wait_for(deferred)
+        self._dispatcher.wait_for(deferred)
         deferred.when_resolved(finish)
 
     def _request(self, message: bytes | None) -> Any:

@@ -180,14 +180,9 @@ class WatchCall(StreamCall):
         """Whether no answer waits to be sent."""
         return not (self._is_sending or self._answers)
 
-    def await_outcome(self, deferred: Deferred, soon: bool = True) -> None:
-        """Wait for an outcome; an error that it raises ends the call.
-
-        Args:
-            deferred: its outcome is an answer to send, or None for no answer.
-            soon: whether the event loop polls more often until it has come; False for one that may take long.
-        """
-        self._defer(deferred, None, soon)
+    def await_outcome(self, deferred: Deferred) -> None:
+        """Wait for an outcome: an answer to send, or None; an error that it raises ends the call."""
+        self._defer(deferred, None)
 
     def _respond(self, message: Any, answer: StreamAnswer | None) -> None:
         if message is not None:

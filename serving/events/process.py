@@ -17,7 +17,7 @@ from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.events.store import MOST_DELETED, EventStore
 from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
-from twinspire.serving.live.process.store_client import Channel, FrameKind
+from twinspire.serving.live.process.frame_socket import Channel, FrameKind
 from twinspire.serving.live.store.database import EVENTS as STORE
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.shared_state import EVENTS, SharedState
@@ -53,7 +53,7 @@ class EventsProcess:
         self._config, self._shared_state = config, shared_state
         self._grace, self._heartbeat = grace, heartbeat
         self._requests = RequestQueue(MAX_BYTES)
-        self._frames = FrameServer("events", channel, self._take, self._requests.remove)
+        self._frames = FrameServer("events", channel, lambda kind: self._requests)
         self._store: EventStore | None = None
         self._entry: dict[str, Any] = {**shared_state.read(EVENTS), "pid": os.getpid(), "last_error": ""}
         self._prune_due = 0.0
@@ -71,30 +71,19 @@ class EventsProcess:
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Store the events that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
-        waiting = self._group(seconds)
+        waiting = self._requests.take_group(seconds, GROUP_EVENTS)
         self._keep_shown([each for each in waiting if each.frame.kind == FrameKind.SHOWN])
         group = [each for each in waiting if each.frame.kind != FrameKind.SHOWN]
         for request, outcome in zip(group, self._record(group), strict=True):
             if isinstance(outcome, TwinspireError):
-                self._frames.refuse(request, outcome)
+                request.refuse(outcome)
             else:
-                self._frames.answer(request, 0, outcome.SerializeToString())
+                request.answer(0, outcome.SerializeToString())
         self._heartbeat.beat()
         if time.monotonic() >= self._prune_due:
             self._prune()
         if self._entry != self._shared_state.read(EVENTS):
             self._shared_state.write(EVENTS, self._entry)
-
-    def _group(self, seconds: float) -> list[PendingRequest]:
-        """The requests that wait, as many as one transaction should have."""
-        request = self._requests.take(seconds)
-        group: list[PendingRequest] = []
-        events = 0
-        while request is not None:
-            group.append(request)
-            events += request.frame.value
-            request = self._requests.take(0.0, GROUP_EVENTS - events)
-        return group
 
     def _record(self, group: Sequence[PendingRequest]) -> list[wire.RecordResponse | TwinspireError]:
         """Store the events of a group in one transaction: an answer or an error for each request."""
@@ -132,9 +121,9 @@ class EventsProcess:
             failure = TwinspireError("items shown could not be stored; the log says why")
         for request in group:
             if failure is None:
-                self._frames.answer(request, 0, b"")
+                request.answer(0, b"")
             else:
-                self._frames.refuse(request, failure)
+                request.refuse(failure)
 
     def _prune(self) -> None:
         """Delete a part of the events beyond the bounds, and look again soon if there are more."""
@@ -167,9 +156,6 @@ class EventsProcess:
             log.error("%s%s", error, detail(error))
         self._entry["last_error"] = reason
         return Unavailable(reason)
-
-    def _take(self, request: PendingRequest) -> None:
-        self._frames.queue(self._requests, request)
 
 
 def initial_events_entry(config: EventsConfig) -> dict[str, Any]:

@@ -1,23 +1,21 @@
 """What a bundle has encoded of the changes of a store: a database of SQLite that all workers of a host read.
 
-Each bundle has a folder, with a lock and one file GENERATION.db. One process writes it, and holds the lock;
-the others only read. Rows are added and never changed: ids count from 1, and each row has a checksum, so a
-reader notices whatever a fault of the disk has changed. The table `state` is written in the same transaction.
-It says up to which sequence all changes of the store are in the rows, and names a position in the history of
-the store that no row is beyond. If the store has not been there, it was restored from a copy, and the rows
-may be of changes that it has never made.
+Each bundle has a folder with one file GENERATION.db. The catalogue's process of one service writes it, which
+holds the lock of the store's folder; the workers only read. Rows are added and never changed: ids count from
+1, and each row has a checksum, so a reader notices whatever a fault of the disk has changed. The table
+`state` is written in the same transaction. It says up to which sequence all changes of the store are in the
+rows, and names a position in the history of the store that no row is beyond. If the store has not been there,
+it was restored from a copy, and the rows may be of changes that it has never made.
 
 The file holds nothing that cannot be encoded again. So a file that is damaged, or belongs to something else,
 is not repaired: another one begins, with a higher generation. The same happens when most rows are outdated;
 then the latest row of each item is copied. Readers see that there is another generation, and change over to
-it when it has what they have. A reader that finds damage reports it to the writer: it creates the file
-GENERATION.damaged.
+it when it has what they have. A reader that finds damage removes the file, and the writer begins another one.
 
 SQLite's connections must not be carried over a fork: a worker opens its own.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import sqlite3
@@ -30,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import TwinspireError, Unavailable
+from twinspire.protos.errors import TwinspireError
 from twinspire.protos.files.draft_file import create_draft
 from twinspire.serving.live.store.changes import START, Position
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
@@ -38,12 +36,12 @@ from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDam
 log = logging.getLogger(__name__)
 
 FORMAT = 4
-LOCK, SUFFIX, DAMAGED_SUFFIX, GRAPH_SUFFIX = "lock", ".db", ".damaged", ".graph"
+LOCK = ".lock"  # in the folder of a store; the service that uses it holds this lock
+SUFFIX, GRAPH_SUFFIX = ".db", ".graph"
 MOST_ROWS = 128  # that are read at once
 BUSY_SECONDS = 0.1  # to wait for a lock of SQLite's, which is needed after a writer was killed
 LOG_PAGES = 4000  # of 4 KiB, after which SQLite copies its log to the file; four times the default
 KEPT_FAILURES = 10_000  # reasons why an item could not be encoded
-LARGEST_ID = 2**63 - 1
 DAMAGED = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR  # the last: no such table
 
 TABLES = (
@@ -52,13 +50,8 @@ TABLES = (
     "filter_values BLOB, vector BLOB, terms BLOB, checksum INTEGER)",
 )
 INSERT = "INSERT INTO encoded VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-READ = "SELECT * FROM encoded WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+READ = "SELECT * FROM encoded WHERE id > ? ORDER BY id LIMIT ?"
 LATEST = "SELECT * FROM encoded WHERE id IN (SELECT max(id) FROM encoded GROUP BY item_id) ORDER BY id"
-FAILURES = "SELECT sequence, hit FROM encoded WHERE id > ? AND id <= ? AND kind = ?"
-
-
-class EncodedItemsInUse(Unavailable):
-    """Another process, or another thread, writes the encoded items."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +72,6 @@ class EncodedOrigin:
 
     def __str__(self) -> str:
         return f"{FORMAT} {self.bundle_version} {self.store_id} {self.dimension} {self.start}"
-
-
-class VerifiedEnd(NamedTuple):
-    """Up to where the rows of another service are known to be of this service's store.
-
-    Args:
-        generation: of the file.
-        last_id: of the last row.
-        sequence: all changes up to this one are in the rows.
-    """
-
-    generation: int
-    last_id: int
-    sequence: int
 
 
 class EncodedState(NamedTuple):
@@ -133,41 +112,6 @@ class EncodedState(NamedTuple):
         raise ValueError("damaged, or of another bundle, store or format")
 
 
-class EncodingLock:
-    """An exclusive lock on writing the encoded items of one bundle, held until `close`.
-
-    Args:
-        folder: of the bundle's encoded items.
-
-    Raises:
-        EncodedItemsInUse: another process, or another thread, holds the lock.
-        OSError: the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._descriptor = -1
-        path = folder / LOCK
-        while self._descriptor < 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # `prune` may have removed the folder meanwhile
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.path.samestat(path.stat(), os.fstat(descriptor)):
-                        self._descriptor = descriptor
-                except BlockingIOError:
-                    raise EncodedItemsInUse(f"{folder}: another process encodes these items") from None
-                finally:
-                    if self._descriptor < 0:
-                        os.close(descriptor)
-
-    def close(self) -> None:
-        """Release the lock; may be called twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
 class EncodedItemsWriter:
     """Goes on with the file of an earlier process, or begins one; there is one writer at a time.
 
@@ -176,7 +120,6 @@ class EncodedItemsWriter:
         origin: of the items; a file of another origin is replaced.
         was_at: whether the store has been at a position; unless it is known to have been at that of the file,
             all items are encoded again.
-        lock: of the folder, released by `close` or if this fails; taken here if it is not given.
 
     Attributes:
         folder: of the bundle's encoded items.
@@ -189,7 +132,6 @@ class EncodedItemsWriter:
             Any thread may read it.
 
     Raises:
-        EncodedItemsInUse: another process writes the file.
         OSError: the disk does not take it.
     """
 
@@ -202,12 +144,12 @@ class EncodedItemsWriter:
         folder: Path,
         origin: EncodedOrigin,
         was_at: Callable[[Position], bool | None] = lambda position: True,
-        lock: EncodingLock | None = None,
     ) -> None:
-        self.folder, self._origin, self._lock = folder, origin, lock or EncodingLock(folder)
+        self.folder, self._origin = folder, origin
         self.failures: dict[int, str] = {}
         self._hashes: dict[str, int | None] = {}  # item id -> of vector and terms; None without a vector
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             for pattern in (".*", f"*{GRAPH_SUFFIX}-*"):  # drafts of a process that was killed
                 for draft in folder.glob(pattern):
                     draft.unlink(missing_ok=True)
@@ -223,9 +165,9 @@ class EncodedItemsWriter:
         return len(self._hashes)
 
     @property
-    def has_damage_report(self) -> bool:
-        """Whether a reader has reported damage of this generation."""
-        return _damage_report(self.folder, self.generation).exists()
+    def is_removed(self) -> bool:
+        """Whether a reader has found damage."""
+        return not self._path.exists()
 
     def is_same(self, item_id: str, vector: bytes, terms: bytes) -> bool:
         """Whether the latest row of an item has this vector and these terms, by a hash of 64 bits."""
@@ -241,12 +183,12 @@ class EncodedItemsWriter:
 
         Raises:
             OSError: the disk is full, or fails; nothing was added.
-            EncodedItemsDamaged: the file is damaged, which has been reported.
+            EncodedItemsDamaged: the file is damaged, and has been removed.
         """
         first, before = self.state.last_id + 1, self.state.sequence
         sequence = max(before, position.sequence) if is_complete else before
         state = EncodedState(str(self._origin), self.state.last_id + len(items), sequence, position)
-        with self._reported(), _errors(self._path), _transaction(self._connection):
+        with self._removed(), _errors(self._path), _transaction(self._connection):
             self._connection.executemany(INSERT, _rows(items, first))
             self._connection.execute("UPDATE state SET content = ?, checksum = ?", state.row())
         self.state, self.cursor = state, max(self.cursor, sequence)
@@ -270,7 +212,7 @@ class EncodedItemsWriter:
 
         Raises:
             OSError: the disk is full, or fails; the one before stays.
-            EncodedItemsDamaged: a row is damaged, which has been reported.
+            EncodedItemsDamaged: a row is damaged, and the file has been removed.
         """
 
         def latest(rows: Iterable[Sequence[Any]]) -> Iterator[EncodedItem]:
@@ -280,14 +222,14 @@ class EncodedItemsWriter:
                 if n % MOST_ROWS == 0:
                     progress()
 
-        with self._reported(), _errors(self._path):
+        with self._removed(), _errors(self._path):
             rows = self._connection.execute(LATEST)
             self._replace(latest(rows), self.state._replace(last_id=self.items))
 
     def close(self) -> None:
-        """Release the lock, so that another process may write."""
-        self._close_file()
-        self._lock.close()
+        """Close the file."""
+        if hasattr(self, "_connection"):  # not before the first file is open
+            self._connection.close()
 
     def _replace(self, items: Iterable[EncodedItem], state: EncodedState) -> None:
         """Begin a generation with rows; readers see the file when it is complete."""
@@ -318,21 +260,17 @@ class EncodedItemsWriter:
             connection = _connect(path, "rw")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-        self._close_file()
+        self.close()
         self._connection, self._path, self.generation = connection, path, int(path.stem)
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Reports damage, so that the next generation begins without rows."""
+    def _removed(self) -> Iterator[None]:
+        """Removes a file that is damaged, so that the next one begins without rows."""
         try:
             yield
         except EncodedItemsDamaged:
-            report_damage(self.folder, self.generation)
+            remove(self._path)
             raise
-
-    def _close_file(self) -> None:
-        if hasattr(self, "_connection"):  # not before the first file is open
-            self._connection.close()
 
     def _reset(self, state: EncodedState) -> None:
         self.state, self.cursor, self.live_items = state, state.sequence, 0
@@ -362,7 +300,9 @@ class EncodedItemsWriter:
         self._hashes[item.item_id] = hash((item.vector, item.terms)) if has_vector else None
         self.cursor = max(self.cursor, item.sequence)
         if item.kind is EncodedKind.FAILED:
-            note_failure(self.failures, item.sequence, item.hit)
+            self.failures[item.sequence] = item.hit.decode()
+            if len(self.failures) > KEPT_FAILURES:
+                del self.failures[next(iter(self.failures))]
 
 
 class EncodedItemsReader:
@@ -386,7 +326,7 @@ class EncodedItemsReader:
         self.generation = latest_generation(folder)
         if not self.generation:
             raise FileNotFoundError(f"{folder}: no items have been encoded yet")
-        self.last_id, self._sequence = 0, 0 if origin is None else origin.start
+        self.last_id = 0
         self._data_version, self._is_behind = -1, True
         self._path = _database(folder, self.generation)
         with _errors(self._path):
@@ -413,52 +353,38 @@ class EncodedItemsReader:
         """Whether there is another generation."""
         return latest_generation(self._folder) not in (0, self.generation)
 
-    def report_damage(self) -> None:
-        """Ask the process that writes to begin another file."""
-        if not self.is_superseded:
-            report_damage(self._folder, self.generation)
+    def remove(self) -> None:
+        """Have the process that writes begin another file."""
+        remove(self._path)
 
     def state(self) -> EncodedState:
         """The state of the file now; errors as of `read`."""
         with _errors(self._path):
             return EncodedState.read(self._connection, self._origin)
 
-    def read(self, stop: VerifiedEnd | None = None) -> tuple[list[EncodedItem], int | None]:
+    def read(self) -> tuple[list[EncodedItem], int | None]:
         """The next rows, at most `MOST_ROWS`.
-
-        Args:
-            stop: where to stop; by default at the end.
 
         Returns:
             The items, and the sequence up to which all changes have been read with them; None where more rows
-            are needed to know that, and where `stop` is before what has been read.
+            are needed to know that.
 
         Raises:
             EncodedItemsDamaged: a row is damaged or missing.
             OSError: the file cannot be read now.
         """
-        if stop is not None and (stop.generation != self.generation or stop.last_id < self.last_id):
-            return [], None
-        until = LARGEST_ID if stop is None else stop.last_id
         with _errors(self._path):
             with _transaction(self._connection, "BEGIN"):  # so the state and the rows are of one moment
                 state = self.state()
-                rows = self._connection.execute(READ, (self.last_id, until, MOST_ROWS)).fetchall()
+                rows = self._connection.execute(READ, (self.last_id, MOST_ROWS)).fetchall()
             items = [_item(row, row_id) for row_id, row in enumerate(rows, self.last_id + 1)]
         self.last_id += len(items)
-        last_id, sequence = (state.last_id, state.sequence) if stop is None else stop[1:]
-        if self.last_id != last_id:
+        if self.last_id != state.last_id:
             if len(items) < MOST_ROWS:
                 raise EncodedItemsDamaged(f"{self._path}: row {self.last_id + 1} is missing")
             return items, None
-        self._sequence = max(self._sequence, sequence)
-        self._is_behind = (self.last_id, self._sequence) != (state.last_id, state.sequence)
-        return items, self._sequence
-
-    def failures(self, after: int, until: int) -> list[tuple[int, bytes]]:
-        """The sequence of each failed item, and why, in the rows after one and until another."""
-        with _errors(self._path):
-            return self._connection.execute(FAILURES, (after, until, EncodedKind.FAILED)).fetchall()
+        self._is_behind = False
+        return items, state.sequence
 
 
 def origin_of(manifest: Manifest, store_id: str) -> EncodedOrigin:
@@ -495,29 +421,12 @@ def position_of(folder: Path) -> Position | None:
         return None
 
 
-def note_failure(failures: dict[int, str], sequence: int, reason: bytes) -> None:
-    """Add the reason of a failed item; the first of many is forgotten.
-
-    Args:
-        failures: sequence -> reason.
-        sequence: of the change.
-        reason: why the item could not be encoded.
-    """
-    failures[sequence] = reason.decode()
-    if len(failures) > KEPT_FAILURES:
-        del failures[next(iter(failures))]
-
-
-def report_damage(folder: Path, generation: int) -> None:
-    """Ask the process that writes a generation to begin another one."""
+def remove(path: Path) -> None:
+    """Remove a damaged file, so that another one begins."""
     try:
-        _damage_report(folder, generation).touch()
+        path.unlink(missing_ok=True)
     except OSError as error:
-        log.error("%s: the damage cannot be reported: %s", folder, error)
-
-
-def _damage_report(folder: Path, generation: int) -> Path:
-    return folder / f"{generation}{DAMAGED_SUFFIX}"
+        log.error("%s: is damaged, and cannot be removed: %s", path, error)
 
 
 def _database(folder: Path, generation: int) -> Path:

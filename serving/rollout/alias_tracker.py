@@ -1,8 +1,7 @@
 """One alias of the registry: its version is resolved, downloaded, validated, and deployed or refused.
 
-A download and a validation may take minutes. Meanwhile the alias is resolved at every poll interval, and the
-champion's alias too; if one of them has moved, the step is broken off. So a promotion that is taken back
-during its download is not deployed, and a rollback of the champion does not wait for a canary.
+A download and a validation may take minutes. So the alias is resolved again before the workers load the
+bundle: a promotion that was taken back meanwhile is not deployed.
 """
 
 import logging
@@ -10,10 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
 from twinspire.serving.rollout.bundle_cache import BundleCache
-from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, Registered
+from twinspire.serving.rollout.registry import ModelRegistry, Registered
 from twinspire.serving.rollout.target import BundleRef, Clock, bundle_at
 
 log = logging.getLogger(__name__)
@@ -21,7 +19,6 @@ log = logging.getLogger(__name__)
 DOWNLOADING, CHECKING, LOADING, REFUSED = "downloading", "checking", "loading", "refused"
 MAX_RETRY_SECONDS = 300.0  # before a version that was refused is tried again
 MAX_ERROR_LENGTH = 500  # characters of an error in the state
-MAX_AGE_SECONDS = 1.0  # of the last time that the aliases were resolved, when a bundle is loaded
 STATE: Mapping[str, Any] = {
     "last_check": 0.0,
     "next_check": 0.0,
@@ -35,12 +32,7 @@ STATE: Mapping[str, Any] = {
     "last_swap": 0.0,
 }
 
-# A bundle's folder, and what to call meanwhile -> seconds to load it; an error refuses the bundle.
-Validate = Callable[[Path, Meanwhile], float]
-
-
-class Superseded(Unavailable):
-    """An alias has moved while a bundle was downloaded or validated."""
+Validate = Callable[[Path], float]  # a bundle's folder -> seconds to load it; an error refuses the bundle
 
 
 class Deployment(NamedTuple):
@@ -66,11 +58,9 @@ class AliasTracker:
     Args:
         model: the alias, such as `models:/pydocs@champion`.
         validate: validates a bundle.
-        poll_seconds: between polls during a download or a validation, and before a version that was refused
-            is tried again, for the first time.
+        poll_seconds: before a version that was refused is tried again, for the first time.
         before: the state that an earlier process left.
         changed: called when the state has changed.
-        champion: the tracker of the champion's alias; None if this is it.
     """
 
     def __init__(
@@ -84,7 +74,6 @@ class AliasTracker:
         poll_seconds: float,
         before: Mapping[str, Any],
         changed: Callable[[], None],
-        champion: "AliasTracker | None" = None,
     ) -> None:
         self.model = model
         self.deployment = deployment
@@ -92,24 +81,19 @@ class AliasTracker:
         self.unanswered = 0  # polls in a row that the registry did not answer
         self._registry, self._cache, self._validate, self._clock = registry, cache, validate, clock
         self._poll_seconds, self._changed = poll_seconds, changed
-        self._champion = champion
-        self._named: Registered | None = None  # by the alias, at the last poll
-        self._resolved_at = 0.0  # seconds of the clock: when the last deployment began, or polled again
         self._refused: Registered | None = None
         self._refusals, self._retry_at = 0, 0.0
-        # The last version without a tag that was downloaded, and the version of its bundle.
-        self._untagged: tuple[Registered | None, str] = None, ""
         self._logged = ""  # the last error in the log
 
     def poll(self) -> bool:
         """Resolve the alias, and deploy its version if it is another one.
 
         Returns:
-            Whether the deployment was broken off because an alias has moved: the next poll must not wait.
+            Whether the alias has moved during the deployment: the next poll must not wait.
         """
         self.state["last_check"] = self._clock.time()
         try:
-            named = self._named = self._registry.resolve(self.model)
+            named = self._registry.resolve(self.model)
         except MissingStage as error:
             self.unanswered = 0 if self.deployment.optional else self.unanswered + 1
             self._remove(str(error))
@@ -119,7 +103,7 @@ class AliasTracker:
             self._fail(_text(error), self.unanswered, error)
             return False
         self.unanswered = 0
-        if self.deployment.optional and self._bundle_version(named) == self.deployment.elsewhere():
+        if self.deployment.optional and named.bundle_version == self.deployment.elsewhere():
             self._remove("")
         elif self._is_deployed(named):
             self._succeed()
@@ -142,43 +126,31 @@ class AliasTracker:
         else:
             self._succeed()
 
-    def _bundle_version(self, named: Registered) -> str | None:
-        """The version of a registered version's bundle; None if only a download can tell."""
-        registered, version = self._untagged
-        return version if named == registered else named.bundle_version
-
     def _is_deployed(self, named: Registered) -> bool:
         current = self.deployment.current()
         return (
             current is not None
             and current.model_version == named.version
-            and named.bundle_version in (None, current.bundle_version)
+            and current.bundle_version == named.bundle_version
         )
 
     def _deploy(self, named: Registered) -> bool:
-        """Deploy a version, or refuse it; returns True if that was broken off because an alias has moved."""
-        self._resolved_at = self._clock.monotonic()
+        """Deploy a version, or refuse it; returns True if the alias has moved meanwhile."""
         self._show(named.version, "", DOWNLOADING)
         try:
             named.check()
-            self._show(named.version, named.bundle_version or "", DOWNLOADING)
-            folder = self._cache.take(named, self._registry, self._check_aliases)
-            version = bundle.read_manifest(folder).bundle_version
-            if named.bundle_version is None:
-                self._untagged = named, version
-            if self.deployment.optional and version == self.deployment.elsewhere():
-                self._remove("")  # the registry has no tag that says so
-                return False
+            version = named.bundle_version
+            self._show(named.version, version, DOWNLOADING)
+            folder = self._cache.take(named, self._registry)
             self._show(named.version, version, CHECKING)
-            load_s = self._validate(folder, self._check_aliases)
-            self._check_aliases(MAX_AGE_SECONDS)
+            load_s = self._validate(folder)
+            if self._has_moved(named):
+                log.info("%s: version %s is not deployed: the alias has moved", self.model, named.version)
+                self._show("", "", "")
+                return True
             self._show(named.version, version, LOADING)
             new = bundle_at(folder, version, named.version)
             self.deployment.install(new, load_s)
-        except Superseded as moved:
-            log.info("%s: version %s is not deployed: %s", self.model, named.version, moved)
-            self._show("", "", "")
-            return True
         except Exception as error:  # of any kind: a damaged bundle may raise anything
             if not self._clock.stop.is_set():
                 self._refuse(named, error)
@@ -190,41 +162,14 @@ class AliasTracker:
         self._remember(new)
         return False
 
-    def _check_aliases(self, max_age: float | None = None) -> None:
-        """Resolve the aliases again, unless that was done a short time ago.
-
-        Args:
-            max_age: of the last time, in seconds; by default, and at most, the poll interval.
-
-        Raises:
-            Superseded: one of them has moved.
-        """
-        pause = self._poll_seconds if max_age is None else min(max_age, self._poll_seconds)
-        if self._clock.monotonic() < self._resolved_at + pause:
-            return
-        if self._has_moved(deleted_counts=True):
-            raise Superseded(f"{self.model} has moved")
-        # Without its alias the champion stays, and a canary may be deployed beside it.
-        if self._champion and self._champion._has_moved(deleted_counts=False):
-            raise Superseded(f"{self._champion.model} has moved")
-        self._resolved_at = self._clock.monotonic()
-        self._changed()
-
-    def _has_moved(self, deleted_counts: bool) -> bool:
-        """Whether the alias names another version than `poll` found; False if that cannot be known.
-
-        Args:
-            deleted_counts: whether an alias that was deleted has moved.
-        """
-        self.state["last_check"] = self._clock.time()
-        self.state["next_check"] = self._clock.time() + self._poll_seconds
+    def _has_moved(self, named: Registered) -> bool:
+        """Whether the alias names another version, or none; False if that cannot be known."""
         try:
-            named = self._registry.resolve(self.model)
+            return self._registry.resolve(self.model).uri != named.uri  # a changed tag is no move
         except MissingStage:
-            return deleted_counts
+            return True
         except Exception:  # of any kind: the next poll reports it
             return False
-        return self._named is None or named.uri != self._named.uri  # a changed tag is no move
 
     def _refuse(self, named: Registered, error: Exception) -> None:
         """Do not try this version again for a while."""

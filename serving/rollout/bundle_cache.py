@@ -36,7 +36,7 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, BundleError, Unavailable
 from twinspire.protos.files import atomic_directory
 from twinspire.protos.files.draft_file import sync
-from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, Registered, do_nothing
+from twinspire.serving.rollout.registry import ModelRegistry, Registered
 
 log = logging.getLogger(__name__)
 
@@ -104,28 +104,25 @@ class BundleCache:
         atomic_directory.remove(folder)
         return None
 
-    def take(
-        self, registered: Registered, registry: ModelRegistry, meanwhile: Meanwhile = do_nothing
-    ) -> Path:
+    def take(self, registered: Registered, registry: ModelRegistry) -> Path:
         """The folder of a registered version's bundle, verified; downloads it if needed.
 
         Args:
             registered: the version.
             registry: that has it.
-            meanwhile: called during a download; an error ends it.
 
         Raises:
-            BundleError: the registry's bundle is damaged or of another schema, or its tag is not a bundle
+            BundleError: the registry's bundle is damaged or of another schema, or it has no tag with a bundle
                 version.
             MissingStage: the registry has no such version.
             Unavailable: the registry does not answer, or the folder cannot be written; it is unchanged.
         """
         registered.check()
         try:
-            folder = self.find(registered.bundle_version) if registered.bundle_version else None
+            folder = self.find(registered.bundle_version)
             if folder is None:
                 with atomic_directory.draft(self.folder) as draft:
-                    registry.download(registered, draft, meanwhile)
+                    registry.download(registered, draft)
                     folder = self._place(registered, draft)
             elif (mark := self._marks / folder.name).exists():
                 mark.touch()
@@ -205,7 +202,7 @@ class BundleCache:
             raise type(error)(f"{registered.uri}: {str(error).removeprefix(f'{found}/')}") from None
         version = manifest.bundle_version
         final = self.folder / names.bundle_folder(version)
-        if registered.bundle_version not in (None, version):
+        if registered.bundle_version != version:
             expected = names.bundle_folder(registered.bundle_version)
             raise BundleDamaged(f"{registered.uri}: holds bundle {final.name}, expected {expected}")
         files = manifest.served_files() if self._is_served else manifest.files

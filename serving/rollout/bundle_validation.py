@@ -48,7 +48,6 @@ from twinspire.protos.features import (
 from twinspire.protos.system.signals import signal_name
 from twinspire.serving.rollout import memory_budget
 from twinspire.serving.rollout.memory_budget import MIB
-from twinspire.serving.rollout.registry import Meanwhile, do_nothing
 
 if TYPE_CHECKING:
     from twinspire.serving.rollout.loaded_bundle import LoadedBundle
@@ -78,7 +77,6 @@ def validate_bundle(
     item_tower: bool = False,
     stop: threading.Event | None = None,
     ready: Path | None = None,
-    meanwhile: Meanwhile = do_nothing,
     copies: int = 1,
 ) -> float:
     """Load a bundle in another process and search for its examples.
@@ -87,7 +85,6 @@ def validate_bundle(
         item_tower: load and try the item tower too.
         stop: ends the validation.
         ready: where its shared catalogue is written; if that fails, the bundle is valid all the same.
-        meanwhile: called during the validation; an error ends it.
         copies: processes that will load it; each has an equal part of the memory that the machine has left.
 
     Returns:
@@ -111,7 +108,7 @@ def validate_bundle(
             )
         except OSError as error:
             raise Unavailable(f"{folder.name}: cannot be validated: {error.strerror}") from None
-        code = _await(process, seconds, stop, meanwhile)
+        code = _await(process, seconds, stop)
         if code in STOPPED and stop is not None and stop.wait(STOP_SECONDS):
             code = None  # the same signal stops the service: the bundle has not failed
         output.seek(0)
@@ -130,21 +127,13 @@ def validate_bundle(
     raise Unavailable(reason) if code == UNAVAILABLE else BundleDamaged(reason)
 
 
-def _await(
-    process: "subprocess.Popen[bytes]",
-    seconds: float,
-    stop: threading.Event | None,
-    meanwhile: Meanwhile = do_nothing,
-) -> int | None:
+def _await(process: "subprocess.Popen[bytes]", seconds: float, stop: threading.Event | None) -> int | None:
     """The exit code of a process; None if it had to be killed."""
     until = time.monotonic() + seconds
     try:
         while process.poll() is None:
             if time.monotonic() > until or (stop is not None and stop.is_set()):
                 return None
-            began = time.monotonic()
-            meanwhile()
-            until += time.monotonic() - began
             time.sleep(POLL_SECONDS)
         return process.returncode
     finally:

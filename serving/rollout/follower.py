@@ -29,7 +29,7 @@ from twinspire.serving.flag_types import option
 from twinspire.serving.rollout.alias_tracker import AliasTracker, Deployment
 from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
 from twinspire.serving.rollout.bundle_validation import validate_bundle
-from twinspire.serving.rollout.registry import Meanwhile, ModelRegistry, do_nothing
+from twinspire.serving.rollout.registry import ModelRegistry
 from twinspire.serving.rollout.registry_process import RegistryProcess
 from twinspire.serving.rollout.target import BundleRef, Clock, Workers, bundle_at
 from twinspire.serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
@@ -37,8 +37,8 @@ from twinspire.serving.supervisor import WorkerHandle
 
 log = logging.getLogger(__name__)
 
-# A bundle's folder, processes that will load it, and what to call meanwhile -> seconds to load it.
-ValidateFor = Callable[[Path, int, Meanwhile], float]
+# A bundle's folder, and processes that will load it -> seconds to load it.
+ValidateFor = Callable[[Path, int], float]
 
 # The longest pause between polls of a registry that does not answer; the smaller of the two counts.
 MAX_BACKOFF_SECONDS = 60.0
@@ -114,8 +114,8 @@ def follower(
 def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> ValidateFor:
     """A function that validates a bundle: it must fit into memory and answer its own examples.
 
-    The function takes the bundle's folder, the number of processes that will load it, and what it calls
-    meanwhile; it returns the seconds that the bundle took to load. It writes the shared catalogue of a valid
+    The function takes the bundle's folder and the number of processes that will load it; it returns the
+    seconds that the bundle took to load. It writes the shared catalogue of a valid
     bundle to the cache, and does not validate that bundle again, so that a rollback takes no longer than
     loading.
 
@@ -126,11 +126,11 @@ def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> 
     cache = BundleCache(config.cache)
     passed: dict[str, float] = {}  # version -> seconds to load it
 
-    def validate(folder: Path, copies: int, meanwhile: Meanwhile = do_nothing) -> float:
+    def validate(folder: Path, copies: int) -> float:
         version = bundle.read_manifest(folder).bundle_version
         if version not in passed:
             ready = cache.ready(folder)
-            passed[version] = validate_bundle(folder, item_tower, stop, ready, meanwhile, copies)
+            passed[version] = validate_bundle(folder, item_tower, stop, ready, copies)
         return passed[version]
 
     return validate
@@ -162,36 +162,22 @@ class Follower:
         self._workers = workers or Workers(shared_state, clock)
         before = shared_state.read(FOLLOWING)
 
-        def track(
-            model: str,
-            deployment: Deployment,
-            processes: int,
-            entry: dict[str, Any],
-            champion: AliasTracker | None = None,
-        ) -> AliasTracker:
+        def track(model: str, deployment: Deployment, processes: int, entry: dict[str, Any]) -> AliasTracker:
+            def attempt(folder: Path) -> float:
+                return validate(folder, processes)
+
             return AliasTracker(
-                model,
-                deployment,
-                registry,
-                cache,
-                lambda folder, meanwhile: validate(folder, processes, meanwhile),
-                clock,
-                config.poll,
-                entry,
-                self._publish,
-                champion,
+                model, deployment, registry, cache, attempt, clock, config.poll, entry, self._publish
             )
 
         self._champion = track(config.model, self._champion_deployment(), copies, before)
         self._others: dict[str, AliasTracker] = {}
         if config.canary:
             canary = self._canary_deployment()
-            self._others["canary"] = track(
-                config.canary, canary, copies, before.get("canary", {}), self._champion
-            )
+            self._others["canary"] = track(config.canary, canary, copies, before.get("canary", {}))
         if config.shadow:
             shadow = self._shadow_deployment()
-            self._others["shadow"] = track(config.shadow, shadow, 1, before.get("shadow", {}), self._champion)
+            self._others["shadow"] = track(config.shadow, shadow, 1, before.get("shadow", {}))
 
     def begin(self) -> None:
         """Continue from the shared state, and finish a change that an earlier process left incomplete."""
@@ -215,18 +201,16 @@ class Follower:
 
     def step(self) -> float:
         """Poll the registry once; returns the seconds until the next poll."""
-        broken_off = self._champion.poll()
-        if not self._champion.unanswered:
-            for tracker in self._others.values():
-                if broken_off:  # the aliases are resolved anew, from the champion's on
-                    break
-                broken_off = tracker.poll()
+        has_moved = self._champion.poll()
+        if not has_moved and not self._champion.unanswered:
+            moved = [tracker.poll() for tracker in self._others.values()]
+            has_moved = any(moved)
         self._cache.prune([each.bundle_version for each in self._in_use()])
         interval = self._config.poll
         longest = max(interval, min(MAX_BACKOFF_SECONDS, MAX_BACKOFF_POLLS * interval))
         delay = min(longest, interval * 2.0 ** min(self._champion.unanswered, 16))
         delay *= random.uniform(1 - JITTER, 1 + JITTER)
-        if broken_off:
+        if has_moved:
             delay = 0.0
         for tracker in (self._champion, *self._others.values()):
             tracker.state["next_check"] = self._clock.time() + delay

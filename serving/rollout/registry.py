@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,24 +31,18 @@ MAX_ERROR_LENGTH = 300  # characters of an error of MLflow
 # MLflow, or Alembic for it, imports these if they are installed; the registry's client works without them.
 NOT_NEEDED = ("pandas", "polars", "pygments")
 
-Meanwhile = Callable[[], None]  # called several times a second during a long step; an error ends the step
-
-
-def do_nothing() -> None:
-    """For steps that need no `Meanwhile`."""
-
 
 class Registered(NamedTuple):
     """A version of a registered model.
 
     Args:
         version: its number.
-        bundle_version: of its bundle: the text of the version's tag, not checked; None if there is no tag.
+        bundle_version: of its bundle: the text of the version's tag, not checked; empty if there is no tag.
     """
 
     name: str
     version: str
-    bundle_version: str | None = None
+    bundle_version: str = ""
 
     @property
     def uri(self) -> str:
@@ -56,13 +50,11 @@ class Registered(NamedTuple):
         return f"models:/{self.name}/{self.version}"
 
     def check(self) -> None:
-        """Make sure that the tag, if there is one, is a bundle version.
+        """Make sure that there is a tag, and that it is a bundle version.
 
         Raises:
             BundleDamaged: it is not.
         """
-        if self.bundle_version is None:
-            return
         try:
             names.bundle_version(self.bundle_version)
         except ValueError as error:
@@ -79,13 +71,12 @@ class ModelRegistry(Protocol):
             MissingStage: there is none.
         """
 
-    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
+    def download(self, registered: Registered, draft: Path) -> None:
         """Copy all files of a version into a folder.
 
         Args:
             registered: the version.
             draft: the folder.
-            meanwhile: called during the download, if this registry can; it may call `resolve`.
 
         Raises:
             MissingStage: there is no such version.
@@ -110,9 +101,9 @@ class MlflowRegistry:
             number = str(found.version)
             if not NUMBER.fullmatch(number):
                 raise Unavailable(f"{model}: the registry answers with a version that is no number")
-            return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION))
+            return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION, ""))
 
-    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
+    def download(self, registered: Registered, draft: Path) -> None:
         """As `ModelRegistry` says."""
         with _asking(registered.uri, "it cannot be downloaded"):
             import mlflow

@@ -6,8 +6,7 @@ service.
 
 MLflow waits for minutes if a server does not answer, and cannot be interrupted. So this process sends the
 call, waits for the answer, and kills the other process on a timeout; the next call starts another one. The
-other process ends by itself when this one has ended, even during a download. A call during a download is
-answered by a second process, which ends with the download.
+other process ends by itself when this one has ended, even during a download.
 """
 
 import os
@@ -23,13 +22,7 @@ from typing import Any, Self
 
 from twinspire.protos import entry_points
 from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
-from twinspire.serving.rollout.registry import (
-    Meanwhile,
-    Registered,
-    do_nothing,
-    store_file,
-    store_uri,
-)
+from twinspire.serving.rollout.registry import Registered, store_file, store_uri
 
 TIMEOUT_SECONDS = 30.0  # for an answer; MLflow waits 20 s for a locked database
 START_TIMEOUT_SECONDS = 60.0  # for the first answer, which includes the import of MLflow
@@ -67,7 +60,6 @@ class RegistryProcess:
         self._connection: Connection | None = None  # to the process
         self._store: tuple[int, ...] = ()
         self._fresh = True
-        self._second: RegistryProcess | None = None  # during a download
 
     def __enter__(self) -> Self:
         return self
@@ -86,25 +78,14 @@ class RegistryProcess:
 
     def resolve(self, model: str) -> Registered:
         """As `Registry` says."""
-        found: Registered = (self._second or self)._ask("resolve", model)
+        found: Registered = self._ask("resolve", model)
         return found
 
-    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
+    def download(self, registered: Registered, draft: Path) -> None:
         """As `Registry` says."""
-        with RegistryProcess(self._stop, self._timeout, self._start_timeout) as self._second:
-            try:
-                place = draft.absolute()
-                self._ask("download", registered, place, progress=lambda: _size(draft), meanwhile=meanwhile)
-            finally:
-                self._second = None
+        self._ask("download", registered, draft.absolute(), progress=lambda: _size(draft))
 
-    def _ask(
-        self,
-        call: str,
-        *arguments: Any,
-        progress: Callable[[], int] = lambda: 0,
-        meanwhile: Meanwhile = do_nothing,
-    ) -> Any:
+    def _ask(self, call: str, *arguments: Any, progress: Callable[[], int] = lambda: 0) -> Any:
         try:
             connection = self._running()
         except OSError as error:
@@ -112,7 +93,7 @@ class RegistryProcess:
             raise Unavailable(text) from None
         try:
             connection.send((call, *arguments))
-            self._await(connection, progress, meanwhile)
+            self._await(connection, progress)
             answer = connection.recv()
         except (OSError, EOFError):
             code = None
@@ -121,7 +102,7 @@ class RegistryProcess:
                     code = self._process.wait(1.0)
             self.close()
             raise Unavailable(f"the registry's process ended (exit code {code})") from None
-        except BaseException:  # of `meanwhile`: the answer must not be taken for that of the next call
+        except BaseException:  # the answer must not be taken for that of the next call
             self.close()
             raise
         self._fresh = False
@@ -150,7 +131,7 @@ class RegistryProcess:
             self._connection, self._store, self._fresh = ours, store, True
         return self._connection
 
-    def _await(self, connection: Connection, progress: Callable[[], int], meanwhile: Meanwhile) -> None:
+    def _await(self, connection: Connection, progress: Callable[[], int]) -> None:
         """Wait for the answer, or the end of the process.
 
         Raises:
@@ -161,9 +142,6 @@ class RegistryProcess:
         while not connection.poll(POLL_SECONDS):
             if self._stop is not None and self._stop.is_set():
                 raise Unavailable("the service stops")
-            began = time.monotonic()
-            meanwhile()
-            until += time.monotonic() - began
             if (now := progress()) != seen:
                 until, seen = time.monotonic() + timeout, now
             if time.monotonic() > until:

@@ -1,115 +1,123 @@
 """Encodes live items for bundles: those that answer, and those to come; for the catalogue's process.
 
-A new bundle may have many changes to encode. So a thread of its own, with a connection of its own, encodes
-what the store has. From then on the thread that commits encodes after each commit, so that the answer to a
-write can say which items could not be encoded.
-
-Where two services of a host share a folder, one of them encodes a bundle's items. The other one checks that
-they are of its store, and takes over when the first one ends.
+Each bundle has a thread, which encodes after each commit what has come since its last turn. So the thread
+that commits goes on meanwhile, and a new bundle, which may have many changes to encode, delays no other.
 """
 
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twinspire.protos import bundle
 from twinspire.protos.errors import TwinspireError, Unavailable
-from twinspire.serving.live.encoded_items import (
-    SUFFIX,
-    EncodedItemsInUse,
-    EncodedItemsReader,
-    EncodedOrigin,
-    EncodingLock,
-    VerifiedEnd,
-    folder_of,
-    note_failure,
-    origin_of,
-)
+from twinspire.serving.live.encoded_items import SUFFIX, EncodedOrigin, origin_of
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
 from twinspire.serving.live.store.changes import START, FeedPage, LastWrite, Position
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.segments.packed_items import EncodedItemsDamaged
 from twinspire.serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
 
 log = logging.getLogger(__name__)
 
+POLL_SECONDS = 0.1  # between two looks for a damaged file, while nothing is written
 RETRY_SECONDS = 1.0  # between two attempts to begin, or to go on after an error
 MAX_SECONDS = 30.0  # between two attempts to begin, after many have failed
-OTHER_COPY = (
-    "another service on this host uses a different copy of this store; restart this service to give its "
-    "store a new id"
-)
 KEPT = 8  # bundles of one store whose encoded items are kept: those of bundles that may be served again
 UNUSED_SECONDS = 30 * 24 * 3600.0  # without a change, after which they are removed
 
 
-class KnownFeed:
-    """A feed with a cached position, so that encoders do not query the database for it.
+class StoreHead:
+    """What the thread that commits knows of the store, for the threads that encode.
 
     Args:
-        feed: that gives the changes.
+        store: as it is now.
 
     Attributes:
-        known: where this process knows the history to end; the thread that commits sets it.
+        known: where the history ends.
+        last: the last transaction of this process, whose changes need not be read.
     """
 
-    def __init__(self, feed: Store) -> None:
-        self.store_id = feed.store_id
-        self.known = feed.position()
-        self._feed = feed
-        self._last = LastWrite(START, START, [])
+    def __init__(self, store: Store) -> None:
+        self.store_id, self.known = store.store_id, store.position()
+        self.last = LastWrite(START, START, [])
+
+    def committed(self, last: LastWrite) -> None:
+        """Take note of a transaction of this process."""
+        self.last, self.known = last, last.position
+
+
+class HeadFeed:
+    """A `ChangeFeed` that ends where the thread that commits knows it to end; for one thread.
+
+    Args:
+        head: of the store.
+        open_store: opens a connection of its own, which is needed for what `head` does not hold.
+    """
+
+    def __init__(self, head: StoreHead, open_store: Callable[[], Store]) -> None:
+        self.store_id = head.store_id
+        self._head, self._open_store = head, open_store
+        self._store: Store | None = None
 
     def position(self) -> Position:
-        """The known position."""
-        return self.known
+        """As `ChangeFeed.position`."""
+        return self._head.known
 
     def was_at(self, position: Position) -> bool | None:
         """As `ChangeFeed.was_at`."""
-        return self._feed.was_at(position)
-
-    def committed(self, last: LastWrite) -> None:
-        """Keep the changes that this process has written, so that encoders take them from memory."""
-        self._last, self.known = last, last.position
+        return self._opened().was_at(position)
 
     def page(self, after: int, limit: int) -> FeedPage:
-        """As `ChangeFeed.page`; its position becomes the known one."""
-        last = self._last
-        if after == last.before.sequence and last.position == self.known and len(last.changes) < limit:
+        """As `ChangeFeed.page`."""
+        last = self._head.last
+        if last.before.sequence == after < last.position.sequence and len(last.changes) < limit:
             return FeedPage(last.position, last.changes)
-        page = self._feed.page(after, limit, self.known)
-        self.known = page.position
-        return page
+        return self._opened().page(after, limit, self._head.known)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
 
 
 class _BundleEncoder:
-    """Keeps the encoded items of one bundle up to date.
+    """Keeps the encoded items of one bundle up to date, on a thread of its own.
 
     Args:
         folder: of the bundle.
-        open_feed: opens a connection of its own.
-        feed: of the thread that commits.
+        feed: of the thread.
         place: folder of all live items.
+        done: called on the thread after it has encoded something, or has failed.
+        before: a thread that must have ended before, because it writes the same items.
     """
 
-    def __init__(self, folder: Path, open_feed: Callable[[], Store], feed: KnownFeed, place: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        feed: HeadFeed,
+        place: Path,
+        done: Callable[[], None],
+        before: threading.Thread | None,
+    ) -> None:
         self.error = ""
         self.seconds, self.items = 0.0, 0
-        self._folder, self._open_feed, self._feed, self._place = folder, open_feed, feed, place
+        self.wake = threading.Event()
+        self._folder, self._feed, self._place, self._done, self._before = folder, feed, place, done, before
         self._origin: EncodedOrigin | None = None
         self._encoder: ChangeEncoder | None = None
-        self._beginning: ChangeEncoder | None = None  # that catches up on a thread of its own
-        self._reader: EncodedItemsReader | None = None  # of what another process encodes
-        self._verified: VerifiedEnd | None = None  # up to there it is known to be of this store
-        self._checked: Position | None = None  # of what is verified
-        self._failures: dict[int, str] = {}  # that were verified
-        self._due, self._pause = 0.0, RETRY_SECONDS
-        self._thread: threading.Thread | None = None
-        self._begin()
+        self._stop = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="encoder", daemon=True)
+        self.thread.start()
 
     @property
     def start(self) -> int | None:
@@ -119,92 +127,40 @@ class _BundleEncoder:
     @property
     def sequence(self) -> int | None:
         """All changes up to this sequence are encoded; None until the file has been opened."""
-        encoder = self._encoder or self._beginning
-        if encoder is not None:
-            return encoder.sequence
-        return None if self._verified is None else self._verified.sequence
+        return self._encoder.sequence if self._encoder is not None else None
 
     @property
-    def end(self) -> VerifiedEnd | None:
-        """Where workers have to stop, because another process encodes these items; None if none does."""
-        if self._encoder or self._beginning or self._reader is None:
-            return None
-        return self._verified or VerifiedEnd(self._reader.generation, 0, 0)
-
-    def failure(self, sequence: int) -> str:
-        """Why the item of a change cannot be found; empty if it can."""
-        encoder = self._encoder or self._beginning
-        return (self._failures if encoder is None else encoder.failures).get(sequence, "")
-
-    def run_once(self, progress: Callable[[], None]) -> None:
-        """Encode what is missing, if the bundle is ready for that."""
-        if self._thread is not None:
-            if self._thread.is_alive():
-                return
-            self._thread = None
-        if self._encoder is not None:
-            self._encode(self._encoder, progress)
-        else:
-            self._verify()
-            if time.monotonic() >= self._due:
-                self._begin()
+    def failures(self) -> Mapping[int, str]:
+        """As of `ChangeEncoder`."""
+        return self._encoder.failures if self._encoder is not None else {}
 
     def close(self) -> threading.Thread:
-        """Release the items; returns the thread that does so as soon as the current work has ended."""
+        """Stop as soon as the current work has ended; returns the thread."""
         self._stop.set()
-        thread = threading.Thread(target=self._close, name="closing", daemon=True)
-        thread.start()
-        return thread
+        self.wake.set()
+        return self.thread
 
-    def _close(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
+    def _run(self) -> None:
+        if self._before is not None:
+            self._before.join()
+        pause = RETRY_SECONDS
+        while not self._stop.is_set():
+            self.wake.clear()
+            try:
+                if self._encoder is None:
+                    self._origin = self._origin or self._read_origin()
+                    self._encoder = ChangeEncoder(self._folder, self._feed, self._place, self._stop)
+                self._encode(self._encoder)
+            except Exception as error:  # of any kind: other bundles and writes go on
+                self._fail(error)
+                pause = RETRY_SECONDS if self._encoder else min(MAX_SECONDS, 2 * pause)
+                self._stop.wait(pause if isinstance(error, TwinspireError | OSError) else MAX_SECONDS)
+            else:
+                self.error = ""
+                self.wake.wait(POLL_SECONDS)
         if self._encoder is not None:
             self._encoder.close()
-            self._encoder = None
-
-    def _begin(self) -> None:
-        self._due = time.monotonic() + RETRY_SECONDS
-        self._stop = threading.Event()  # of the encoder to come, which sets it when it is closed
-        self._thread = threading.Thread(target=self._catch_up, name="encoder", daemon=True)
-        self._thread.start()
-
-    def _catch_up(self) -> None:
-        """Open the file, and encode what the store has; on a thread and a connection of its own."""
-        store: Store | None = None
-        encoder: ChangeEncoder | None = None
-        try:
-            self._origin = self._origin or self._read_origin()
-            # While another process encodes these items, no connection is opened.
-            EncodingLock(folder_of(self._place, self._origin)).close()
-            store = self._open_feed()
-            feed = KnownFeed(store)
-            feed.known = store.check(self._feed.known, self._feed.store_id)
-            encoder = ChangeEncoder(self._folder, feed, self._place, stop=self._stop)
-            self._beginning = encoder
-            while self._run(encoder, feed):
-                feed.known = store.check(self._feed.known, self._feed.store_id)
-        except EncodedItemsInUse as error:
-            self._open_reader()
-            if self._reader is not None:
-                self._pause, self._checked = RETRY_SECONDS, None  # `_verify` clears the error
-            else:
-                self._fail(error)
-        except Unavailable as error:  # the store does not answer
-            self._fail(error)
-        except (TwinspireError, OSError) as error:
-            self._give_up(error)
-        except Exception as error:  # of any kind: other bundles and writes go on
-            log.exception("%s: its live items cannot be encoded", self._folder)
-            self._give_up(error)
-        else:
-            self._encoder, self._reader, self.error, self._pause = encoder, None, "", RETRY_SECONDS
-        finally:
-            self._beginning = None
-            if store is not None:
-                store.close()
-            if encoder is not None and self._encoder is not encoder:
-                encoder.close()  # its lock would keep out the next attempt
+        self._feed.close()
 
     def _read_origin(self) -> EncodedOrigin:
         """What the bundle's items are encoded from.
@@ -216,88 +172,28 @@ class _BundleEncoder:
         """
         manifest = bundle.read_manifest(self._folder)
         snapshot = manifest.catalogue
-        if snapshot is not None and snapshot.store == self._feed.store_id:
-            with closing(self._open_feed()) as store:
-                if store.was_at(Position(snapshot.sequence, snapshot.mark)) is False:
-                    raise Unavailable(
-                        f"the bundle was built from sequence {snapshot.sequence} of another history of the "
-                        "store; if the store was restored from a copy, restart the service with this bundle"
-                    )
+        is_known = snapshot is not None and snapshot.store == self._feed.store_id
+        if is_known and self._feed.was_at(Position(snapshot.sequence, snapshot.mark)) is False:
+            raise Unavailable(
+                f"the bundle was built from sequence {snapshot.sequence} of another history of the store; "
+                "if the store was restored from a copy, restart the service with this bundle"
+            )
         return origin_of(manifest, self._feed.store_id)
 
-    def _encode(self, encoder: ChangeEncoder, progress: Callable[[], None]) -> None:
-        if time.monotonic() < self._due and self.error:
-            return
-        try:
-            self._run(encoder, self._feed, progress)
-        except (TwinspireError, OSError) as error:
-            self._fail(error)
-        except Exception as error:  # of any kind: other bundles and writes go on
-            log.exception("%s: its live items cannot be encoded", self._folder)
-            self._fail(error)
-        else:
-            self.error = ""
-
-    def _run(
-        self, encoder: ChangeEncoder, feed: KnownFeed, progress: Callable[[], None] = lambda: None
-    ) -> int:
-        """Encode what is missing of a feed; returns the number of changes."""
+    def _encode(self, encoder: ChangeEncoder) -> None:
         started = time.monotonic()
-        count = encoder.run_once(feed, progress)
+        count = encoder.run_once(self._feed, self._done)
         if count:
             self.items += count
             self.seconds += time.monotonic() - started
-        return count
 
     def _fail(self, error: Exception) -> None:
-        self._note(error)
-        self._due = time.monotonic() + RETRY_SECONDS
-
-    def _note(self, error: Exception) -> None:
         reason = _public_text(error)
         if reason != self.error:
-            log.error("%s: its live items cannot be encoded: %s", self._folder, error)
+            unforeseen = None if isinstance(error, TwinspireError | OSError) else error
+            log.error("%s: its live items cannot be encoded: %s", self._folder, error, exc_info=unforeseen)
         self.error = reason
-
-    def _give_up(self, error: Exception) -> None:
-        """As `_fail`, where each attempt takes long: the next one follows later each time."""
-        self._fail(error)
-        self._due = time.monotonic() + self._pause
-        self._pause = min(MAX_SECONDS, 2 * self._pause)
-
-    def _open_reader(self) -> None:
-        if self._origin is None:
-            return
-        try:
-            if self._reader is None or self._reader.is_superseded:
-                self._reader = EncodedItemsReader(folder_of(self._place, self._origin), self._origin)
-        except (OSError, EncodedItemsDamaged):
-            self._reader = None
-
-    def _verify(self) -> None:
-        """Check that what another process has encoded is of this store."""
-        if self._reader is not None and self._reader.is_superseded:
-            self._open_reader()
-        reader = self._reader
-        if reader is None:
-            return
-        try:
-            state = reader.state()
-            if state.position != self._checked:
-                if not self._feed.was_at(state.position):
-                    raise Unavailable(OTHER_COPY)
-                self._checked, self.error = state.position, ""
-            end = VerifiedEnd(reader.generation, state.last_id, state.sequence)
-            if end != self._verified:
-                before = self._verified
-                after = before.last_id if before and before.generation == end.generation else 0
-                for sequence, reason in reader.failures(after, end.last_id):
-                    note_failure(self._failures, sequence, reason)
-                self._verified = end
-        except EncodedItemsDamaged:
-            self._reader = None
-        except (Unavailable, OSError) as error:
-            self._note(error)
+        self._done()
 
 
 class BundleEncoders:
@@ -305,47 +201,48 @@ class BundleEncoders:
 
     Args:
         shared_state: names the bundles.
-        feed: of the thread that commits.
-        open_feed: opens a connection for another thread.
-        place: folder of all live items.
-        progress: called often while much is encoded.
+        head: of the store.
+        open_store: opens a connection for another thread.
+        place: folder of all live items, which no other service uses.
+        done: called on other threads after something was encoded, or could not be.
     """
 
     def __init__(
         self,
         shared_state: SharedState,
-        feed: KnownFeed,
-        open_feed: Callable[[], Store],
+        head: StoreHead,
+        open_store: Callable[[], Store],
         place: Path,
-        progress: Callable[[], None] = lambda: None,
+        done: Callable[[], None] = lambda: None,
     ) -> None:
-        self._shared_state, self._feed, self._open_feed, self._place = shared_state, feed, open_feed, place
-        self._progress = progress
+        self._shared_state, self._head, self._open_store = shared_state, head, open_store
+        self._place, self._done = place, done
         self._versions: tuple[int, ...] = ()
         self._all: dict[str, _BundleEncoder] = {}
         self._served: list[str] = []
-        self._closing: list[threading.Thread] = []  # of bundles that are gone
+        self._closing: dict[str, threading.Thread] = {}  # of bundles that are gone
 
-    def run_once(self) -> None:
-        """Take up bundles that are to come, drop those that are gone, and encode what is missing."""
+    def follow(self) -> None:
+        """Take up bundles that are to come, drop those that are gone, and let all encode what is missing."""
         entries = [each for each in (TARGET, NEXT, SHADOW_TARGET) if each in self._shared_state.names]
         versions = tuple(map(self._shared_state.version, entries))
         if versions != self._versions:
             self._versions = versions
-            self._follow([self._shared_state.read(each) for each in entries])
+            self._take([self._shared_state.read(each) for each in entries])
         for each in self._all.values():
-            each.run_once(self._progress)
+            if each.sequence != self._head.known.sequence:
+                each.wake.set()
 
     def close(self, seconds: float | None = None) -> None:
-        """Release all encoded items, so that other processes may go on.
+        """Stop all threads.
 
         Args:
             seconds: to wait for the current work; if not given, until it has ended.
         """
-        self._closing += [each.close() for each in self._all.values()]
+        threads = [*self._closing.values(), *(each.close() for each in self._all.values())]
         self._all, self._served = {}, []
         until = None if seconds is None else time.monotonic() + seconds
-        for each in self._closing:
+        for each in threads:
             each.join(until and max(0.0, until - time.monotonic()))
 
     @property
@@ -376,7 +273,7 @@ class BundleEncoders:
 
     def failure(self, sequence: int) -> str:
         """Why a bundle that answers could not encode the item of a change; empty if it could."""
-        return next((why for each in self._serving() if (why := each.failure(sequence))), "")
+        return next((why for each in self._serving() if (why := each.failures.get(sequence, ""))), "")
 
     def document(self) -> dict[str, Any]:
         """For shared memory: what has been encoded, by bundle version."""
@@ -385,39 +282,40 @@ class BundleEncoders:
                 "sequence": each.sequence or 0,
                 "seconds": round(each.seconds, 3),
                 "items": each.items,
-                "end": each.end,
             }
             for version, each in self._all.items()
         }
 
     def _serving(self) -> Iterator[_BundleEncoder]:
-        return (self._all[version] for version in self._served)
+        every = self._all  # other threads read this
+        return (every[version] for version in self._served if version in every)
 
-    def _follow(self, entries: list[dict[str, Any]]) -> None:
+    def _take(self, entries: Sequence[Mapping[str, Any]]) -> None:
         named: dict[str, Path] = {}
         for entry in entries:
             for each in (entry.get("champion"), entry.get("canary"), entry):
                 if each and each.get("folder"):
                     named.setdefault(each["bundle_version"], Path(each["folder"]))
-        for version in self._all.keys() - named.keys():
-            self._closing.append(self._all.pop(version).close())
-        self._closing = [each for each in self._closing if each.is_alive()]
-        for version, folder in named.items():
-            if version not in self._all:
-                self._all[version] = _BundleEncoder(folder, self._open_feed, self._feed, self._place)
+        gone = {version: self._all[version].close() for version in self._all.keys() - named.keys()}
+        self._closing |= gone
+        self._closing = {version: each for version, each in self._closing.items() if each.is_alive()}
+        self._all = {
+            version: self._all.get(version) or self._begun(version, named[version]) for version in named
+        }
         try:
-            prune(self._place / self._feed.store_id, named)
+            prune(self._place / self._head.store_id, {*named, *self._closing})
         except OSError as error:
             log.error("old encoded items cannot be removed: %s", error)
-        target = entries[0]
-        served = [target.get("champion"), target.get("canary")]
+        served = [entries[0].get("champion"), entries[0].get("canary")]
         self._served = [each["bundle_version"] for each in served if each]
+
+    def _begun(self, version: str, folder: Path) -> _BundleEncoder:
+        feed = HeadFeed(self._head, self._open_store)
+        return _BundleEncoder(folder, feed, self._place, self._done, self._closing.get(version))
 
 
 def _public_text(error: Exception) -> str:
     """Why items cannot be encoded, as clients may read it: without paths, which most errors name."""
-    if isinstance(error, EncodedItemsInUse):
-        return "another process encodes the items of this bundle"
     if isinstance(error, Unavailable):  # which names none
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -432,20 +330,15 @@ def prune(
 
     Args:
         folder: of one store.
-        keep: versions of bundles whose items stay; those that are being written stay, too.
+        keep: versions of bundles whose items stay.
         most: bundles to keep, the last that were written.
         older_than: seconds without a change, after which a bundle's items are not kept either.
     """
     since = time.time() - older_than
-    for n, each in enumerate(sorted(folder.glob("*"), key=_written, reverse=True)):
-        if each.name in keep or (n < most and _written(each) >= since):
-            continue
-        with suppress(OSError, EncodedItemsInUse):
-            if each.is_dir():
-                with closing(EncodingLock(each)):
-                    shutil.rmtree(each)
-            elif _written(each) < since:  # of an earlier version of this program
-                each.unlink()
+    found = sorted((each for each in folder.glob("*") if each.is_dir()), key=_written, reverse=True)
+    for n, each in enumerate(found):
+        if each.name not in keep and (n >= most or _written(each) < since):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _written(path: Path) -> float:

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from twinspire.protos.errors import InvalidInput
 from twinspire.protos.features import IdFeature, TextFeature
 from twinspire.protos.filter_kinds import parse_value
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
-from twinspire.serving.live.encoded_items import EncodedItemsWriter, EncodingLock, folder_of, origin_of
+from twinspire.serving.live.encoded_items import EncodedItemsWriter, folder_of, origin_of
 from twinspire.serving.live.encoding.graph_builder import GraphBuilder
 from twinspire.serving.live.store.changes import Change, ChangeFeed
 from twinspire.serving.retrieval.encoder import Encoder
@@ -46,7 +46,6 @@ class ChangeEncoder:
 
     Raises:
         BundleError: the bundle cannot be used.
-        EncodedItemsInUse: another process encodes the same items.
         Unavailable: the store cannot be read.
         OSError: the folder cannot be written.
     """
@@ -61,10 +60,8 @@ class ChangeEncoder:
         self._stop = stop or threading.Event()
         origin = origin_of(bundle.read_manifest(folder), feed.store_id)
         encoded = folder_of(place, origin)
-        # The lock first: another process may have it, and the rest takes long.
         with ExitStack() as undo:
-            lock = undo.enter_context(closing(EncodingLock(encoded)))
-            self._writer = EncodedItemsWriter(encoded, origin, feed.was_at, lock)
+            self._writer = EncodedItemsWriter(encoded, origin, feed.was_at)
             undo.callback(self._writer.close)
             self.manifest = bundle.read(folder)
             self._encoder = Encoder(folder, self.manifest, 1, "item")
@@ -94,7 +91,7 @@ class ChangeEncoder:
             EncodedItemsDamaged: the file is damaged; the next call begins another one.
         """
         count, writer = 0, self._writer
-        if writer.has_damage_report:
+        if writer.is_removed:
             log.error("%s: its file is damaged, so all items are encoded again", writer.folder)
             writer.begin()
         self.sequence = writer.state.sequence
@@ -110,10 +107,7 @@ class ChangeEncoder:
         return count
 
     def close(self) -> None:
-        """Stop, and release the encoded items, so that another process may go on.
-
-        A graph that is being built is given up.
-        """
+        """Stop, and give up a graph that is being built."""
         self._stop.set()
         self._graphs.wait()
         self._writer.close()

@@ -1,37 +1,33 @@
 """The catalogue's process, one for each host: it commits the writes of all workers, and encodes their items.
 
-It takes all writes that wait and commits them in one transaction, so a flush of the disk serves many. Then
-it encodes the items for the bundles that answer, and replies: a reply says which items cannot be encoded. If
-a bundle still catches up, or another process encodes, the reply waits for that. Reads have a thread and a
-connection of their own. If the store cannot be used, writes are refused with the reason, and searches are
-answered as before.
+It takes all writes that wait and commits them in one transaction, so a flush of the disk serves many. Other
+threads encode the items for the bundles that answer, and then reply: a reply says which items cannot be
+encoded. If a bundle still catches up, the reply waits for that. Reads have a thread and a connection of their
+own. If the store cannot be used, writes are refused with the reason, and searches are answered as before.
 """
 
 import json
 import logging
 import os
+import pickle
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.bundle import Snapshot
-from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.live.config import CatalogueConfig
-from twinspire.serving.live.encoded_items import position_of
-from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed, prune
-from twinspire.serving.live.process.frame_server import (
-    FrameServer,
-    PendingRequest,
-    RequestQueue,
-    belongs_to,
-)
-from twinspire.serving.live.process.frame_socket import LARGEST, Frame, Peer
-from twinspire.serving.live.process.store_client import Channel, FrameKind
+from twinspire.serving.live.encoded_items import LOCK, position_of
+from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, StoreHead, prune
+from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
+from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.store_client import LARGEST
 from twinspire.serving.live.store.changes import Position
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.live.store.history import StoreRolledBack
@@ -44,16 +40,15 @@ from twinspire.serving.wire.converters import value_to_wire
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # seconds between polls for other hosts' changes, while nothing is written
-SHORT_SECONDS = 0.005  # the same while replies wait for what another thread or process encodes
-REPLY_WAIT_SECONDS = 20.0  # for which a reply waits for that; the reasons of failed items are missing then
+REPLY_WAIT_SECONDS = (
+    20.0  # for which a reply waits until its items are encoded; the reasons of failed items are missing then
+)
 MAX_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
 GROUP_ITEMS = 4096  # items of one transaction, if no request has more
-GATHER_SECONDS = 0.004  # a transaction waits as long for more writes while several clients write at once
-CROWDED_SECONDS = 0.1  # several clients count as writing for as long after a write that waited for another
-READER_SECONDS = 1.0  # for which the start waits until the reader has opened the store
 COUNT_SECONDS = 1.0  # between two counts of the items, at least
 COUNT_REST = 50  # the next count follows after 50 times the duration of the last, at least
 LONGEST_ERROR = 500  # characters of an error in shared memory
+LOCK_SECONDS = 10.0  # in which the processes of a service that was killed end
 PAGE_BYTES = 1 << 20  # of a page of changes, beyond which it ends
 
 
@@ -90,12 +85,12 @@ class CatalogueProcess:
         self._max_answer_bytes, self._heartbeat = min(max_answer_bytes, LARGEST), heartbeat
         self._writes, self._reads = RequestQueue(MAX_BYTES), RequestQueue(MAX_BYTES)
         self._lock = threading.Lock()
-        self._followers: list[PendingRequest] = []  # reads that wait for a change
-        self._seen = 0  # sequence of the store when they were last checked; they wait for a higher one
         self._committed: list[_Committed] = []  # in the order of their sequences, without a reply yet
-        self._frames = FrameServer("catalogue", channel, self._take, self._forget)
+        self._frames = FrameServer(
+            "catalogue", channel, lambda kind: self._writes if kind == FrameKind.WRITE else self._reads
+        )
         self._store: Store | None = None
-        self._feed: KnownFeed | None = None
+        self._head: StoreHead | None = None
         self._encoders: BundleEncoders | None = None
         self._error = ""
         self._due = self._count_due = 0.0
@@ -106,10 +101,8 @@ class CatalogueProcess:
         self._store_id: str = self._entry["store_id"]
         self._began = Position(self._entry["sequence"], self._entry["mark"])
         self._rolled_back: StoreRolledBack | None = None  # found by the reader, for `step`
-        self._reader_opened = threading.Event()
         self._counts = (0, 0)
         self._commits = self._writes_done = 0
-        self._crowded_until = 0.0
         self._commit_seconds = 0.0
 
     def run(self, handle: WorkerHandle) -> None:
@@ -117,7 +110,6 @@ class CatalogueProcess:
         self._heartbeat.reset()
         reading = threading.Thread(target=self._read, name="reader", daemon=True)
         reading.start()
-        self._reader_opened.wait(READER_SECONDS)
         self._open()
         self._frames.start()
         handle.ready()
@@ -133,69 +125,46 @@ class CatalogueProcess:
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Carry out the writes that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
-        group = self._group(min(seconds, SHORT_SECONDS) if self._committed else seconds)
+        group = self._writes.take_group(seconds, GROUP_ITEMS)
         if self._rolled_back is not None and not self._dropped:
             self._drop(self._rolled_back)
         if self._store is None and time.monotonic() >= self._due:
             self._open()
         outcomes: Sequence[wire.WriteResponse | TwinspireError] = []
-        if self._store is None or self._feed is None or self._encoders is None:
+        if self._store is None or self._head is None or self._encoders is None:
             outcomes = [Unavailable(self._error)] * len(group)
         elif group:
-            outcomes = self._commit(self._store, self._feed, self._encoders, group)
+            outcomes = self._commit(self._store, self._head, self._encoders, group)
         else:
-            self._follow(self._store, self._feed)
+            self._follow(self._store, self._head)
         self._heartbeat.beat()
-        if self._encoders is not None:
-            self._encoders.run_once()
-        self._publish()
-        self._release()
-        if group and len(self._writes):  # these came before the group has had its replies
-            self._crowded_until = time.monotonic() + CROWDED_SECONDS
         until = time.monotonic() + REPLY_WAIT_SECONDS
         for request, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, wire.WriteResponse):
-                self._committed.append(_Committed(request, outcome, until))
+                with self._lock:
+                    self._committed.append(_Committed(request, outcome, until))
             else:
-                self._frames.refuse(request, outcome)
+                request.refuse(outcome)
+        if self._encoders is not None:
+            self._encoders.follow()
+        self._publish()
         self._reply()
 
     # Writes.
 
-    def _group(self, seconds: float) -> list[PendingRequest]:
-        """The writes that wait, as many as one transaction should have.
-
-        Where several clients write at once, others are waited for, because a transaction and a run of the
-        item tower take about as long for two items as for one. A client that waits for each reply before its
-        next write is not delayed, unless others have just written.
-        """
-        request = self._writes.take(seconds)
-        if request is None:
-            return []
-        group, size = [request], request.frame.value
-        now = time.monotonic()
-        until = now + GATHER_SECONDS if now < self._crowded_until else now
-        while size < GROUP_ITEMS:
-            request = self._writes.take(max(0.0, until - time.monotonic()), GROUP_ITEMS - size)
-            if request is None:
-                break
-            group.append(request)
-            size += request.frame.value
-        return group
-
     def _commit(
-        self, store: Store, feed: KnownFeed, encoders: BundleEncoders, group: Sequence[PendingRequest]
+        self, store: Store, head: StoreHead, encoders: BundleEncoders, group: Sequence[PendingRequest]
     ) -> list[wire.WriteResponse | TwinspireError]:
         """Carry out a group in one transaction; if that fails in an unforeseen way, in halves.
 
         So the one at fault is refused, and neither ends this process nor keeps the others from being written.
         """
-        if refusal := _refusal(store, feed, encoders):
+        if refusal := _refusal(store, head, encoders):
             return [refusal] * len(group)
         started = time.monotonic()
         try:
-            requests = [WriteRequest.from_bytes(each.frame.payload) for each in group]
-            outcomes = store.write(requests, encoders.lowest_snapshot, feed.known)
+            requests: list[WriteRequest] = [pickle.loads(each.frame.payload) for each in group]
+            outcomes = store.write(requests, encoders.lowest_snapshot, head.known)
         except StoreRolledBack as error:
             self._drop(error)
             return [Unavailable(self._error)] * len(group)
@@ -206,12 +175,12 @@ class CatalogueProcess:
             if (half := len(group) // 2) > 0:
                 self._heartbeat.beat()
                 halves = group[:half], group[half:]
-                return [each for part in halves for each in self._commit(store, feed, encoders, part)]
+                return [each for part in halves for each in self._commit(store, head, encoders, part)]
             log.exception("a write has failed, and nothing of it was written")
             return [TwinspireError("the write has failed, and nothing was written; the log says why")]
         self._error = ""
         done = [each for each in outcomes if isinstance(each, wire.WriteResponse)]
-        feed.committed(store.last_write())
+        head.committed(store.last_write())
         self._commits += 1
         self._writes_done += sum(
             not result.error for each in done if not each.repeated_request for result in each.results
@@ -220,20 +189,24 @@ class CatalogueProcess:
         return outcomes
 
     def _reply(self) -> None:
-        """Reply to the writes whose items are encoded; if encoding fails, to all, because they are stored."""
-        encoders = self._encoders
-        if not self._committed or encoders is None:
-            return
-        encoded, now = encoders.sequence, time.monotonic()
-        held = []
-        for each in self._committed:
-            request, outcome, until = each
-            is_encoded = encoded is not None and encoded >= outcome.sequence
-            if is_encoded or encoders.error or until <= now or not encoders.serves:
-                self._frames.answer(request, outcome.sequence, self._response(encoders, outcome))
-            else:
-                held.append(each)
-        self._committed = held
+        """Reply to the writes whose items are encoded; if encoding fails, to all, because they are stored.
+
+        Called on any thread.
+        """
+        with self._lock:
+            encoders = self._encoders
+            if not self._committed or encoders is None:
+                return
+            encoded, now = encoders.sequence, time.monotonic()
+            pending = []
+            for each in self._committed:
+                request, outcome, until = each
+                is_encoded = encoded is not None and encoded >= outcome.sequence
+                if is_encoded or encoders.error or until <= now or not encoders.serves:
+                    request.answer(outcome.sequence, self._response(encoders, outcome))
+                else:
+                    pending.append(each)
+            self._committed = pending
 
     def _response(self, encoders: BundleEncoders, answer: wire.WriteResponse) -> bytes:
         for each in answer.results:
@@ -241,10 +214,10 @@ class CatalogueProcess:
                 each.error, each.error_text = wire.WRITE_NOT_ENCODED, why
         return answer.SerializeToString()
 
-    def _follow(self, store: Store, feed: KnownFeed) -> None:
+    def _follow(self, store: Store, head: StoreHead) -> None:
         """Read the store's sequence, which other hosts may have raised."""
         try:
-            feed.known = store.check(feed.known)
+            head.known = store.check(head.known)
             self._error = ""
         except StoreRolledBack as error:
             self._drop(error)
@@ -254,40 +227,33 @@ class CatalogueProcess:
     # Reads, on a thread of their own.
 
     def _read(self) -> None:
-        # The reader opens the store before encoders do. SQLite keeps the descriptor of a closed connection
-        # while the process has others, so their number would depend on the order.
         store: Store | None = None
-        with suppress(Exception):  # of any kind: the first read tries again, and says why
-            store = None if self._dropped else Store.open(self._config.url, create=False)
-        self._reader_opened.set()
         while (request := self._reads.take()) is not None:
             if self._dropped:
-                self._frames.refuse(request, Unavailable(self._dropped))
+                request.refuse(Unavailable(self._dropped))
                 continue
             try:
                 if store is None:
                     store = Store.open(self._config.url, create=False)
                 sequence, message = self._read_one(store, request.frame)
-                self._frames.answer(request, sequence, message)
+                request.answer(sequence, message)
             except StoreRolledBack as error:
                 self._rolled_back = error
-                self._frames.refuse(request, Unavailable(public_text(error, self._config.url)))
+                request.refuse(Unavailable(public_text(error, self._config.url)))
             except InvalidInput as error:
-                self._frames.refuse(request, error)
+                request.refuse(error)
             except TwinspireError as error:
-                self._frames.refuse(request, Unavailable(public_text(error, self._config.url)))
+                request.refuse(Unavailable(public_text(error, self._config.url)))
             except Exception:  # of any kind: the next one may succeed
                 log.exception("a read of the catalogue has failed")
-                self._frames.refuse(
-                    request, Unavailable("the catalogue cannot be read now; the log says why")
-                )
+                request.refuse(Unavailable("the catalogue cannot be read now; the log says why"))
         if store is not None:
             store.close()
 
     def _read_one(self, store: Store, frame: Frame) -> tuple[int, bytes]:
         arguments = json.loads(frame.payload)
-        feed = self._feed
-        sequence = store.check(self._began if feed is None else feed.known, self._store_id).sequence
+        head = self._head
+        sequence = store.check(self._began if head is None else head.known, self._store_id).sequence
         if frame.kind == FrameKind.GET:
             found = _get_response(arguments, store.get(arguments), sequence)
             if (size := found.ByteSize()) > self._max_answer_bytes:
@@ -302,24 +268,6 @@ class CatalogueProcess:
         page = _changes_response(changes, sequence, store.store_id, page_bytes)
         return sequence, page.SerializeToString()
 
-    def _release(self) -> None:
-        """Queue the reads that have waited for a change, if there was one."""
-        if self._feed is None or self._feed.known.sequence == self._seen:
-            return
-        with self._lock:
-            self._seen = self._feed.known.sequence
-            released = [each for each in self._followers if not self._waits(each)]
-            self._followers = [each for each in self._followers if self._waits(each)]
-            for request in released:
-                self._frames.queue(self._reads, request)
-
-    def _waits(self, request: PendingRequest) -> bool:
-        """Whether a read waits for a change that has not come; not so when the store is no longer used."""
-        if self._dropped or request.frame.kind != FrameKind.CHANGES:
-            return False
-        document = json.loads(request.frame.payload)
-        return bool(document["follow"]) and document["after"] >= self._seen
-
     # The store and the shared state.
 
     def _open(self) -> None:
@@ -332,7 +280,7 @@ class CatalogueProcess:
             store = Store.open(self._config.url, create=False)
             try:
                 store.check(self._began, self._store_id)
-                feed = KnownFeed(store)
+                head = StoreHead(store)
             except TwinspireError:
                 store.close()
                 raise
@@ -342,9 +290,9 @@ class CatalogueProcess:
         except TwinspireError as error:
             self._fail(error)
             return
-        self._store, self._feed, self._error = store, feed, ""
+        self._store, self._head, self._error = store, head, ""
         self._encoders = BundleEncoders(
-            self._shared_state, feed, self._opened, self._config.place, self._heartbeat.beat
+            self._shared_state, head, self._opened, self._config.place, self._reply
         )
 
     def _opened(self) -> Store:
@@ -365,21 +313,16 @@ class CatalogueProcess:
         those that were encoded.
         """
         self._fail(error)
-        with self._lock:  # so no read begins to wait after this
-            self._dropped = self._error
-            followers, self._followers = self._followers, []
-        for request in followers:
-            self._frames.refuse(request, Unavailable(self._dropped))
-        for each in self._committed:
-            self._frames.refuse(
-                each.request, Unavailable(f"{self._error}; whether this was written is not known")
-            )
-        self._committed = []
+        self._dropped = self._error
+        with self._lock:
+            committed, self._committed = self._committed, []
+        for each in committed:
+            each.request.refuse(Unavailable(f"{self._error}; whether this was written is not known"))
         if self._encoders is not None:
             self._encoders.close(0.0)
         if self._store is not None:
             self._store.close()
-        self._store = self._feed = self._encoders = None
+        self._store = self._head = self._encoders = None
 
     def _fail(self, error: TwinspireError) -> None:
         reason = public_text(error, self._config.url)
@@ -389,13 +332,13 @@ class CatalogueProcess:
 
     def _publish(self) -> None:
         """Write the shared entry `CATALOGUE`, if something in it has changed."""
-        store, feed, encoders = self._store, self._feed, self._encoders
+        store, head, encoders = self._store, self._head, self._encoders
         entry = {**self._entry, "pid": os.getpid(), "last_error": self._error[:LONGEST_ERROR]}
-        if store is not None and feed is not None and encoders is not None:
+        if store is not None and head is not None and encoders is not None:
             entry |= {
                 "store_id": store.store_id,
-                "sequence": feed.known.sequence,
-                "mark": feed.known.mark,
+                "sequence": head.known.sequence,
+                "mark": head.known.mark,
                 "encoded": encoders.sequence or 0,
                 "bounds": asdict(store.bounds),
                 "bundles": encoders.document(),
@@ -405,7 +348,7 @@ class CatalogueProcess:
                 "commit_seconds": round(self._commit_seconds, 3),
             }
             base = encoders.lowest_snapshot
-            counted = feed.known.sequence, base
+            counted = head.known.sequence, base
             if base is not None and counted != self._counted and time.monotonic() >= self._count_due:
                 started = time.monotonic()
                 with suppress(Unavailable):
@@ -419,32 +362,11 @@ class CatalogueProcess:
             self._entry = entry
             self._shared_state.write(CATALOGUE, entry)
 
-    # Frames.
 
-    def _take(self, request: PendingRequest) -> None:
-        if request.frame.kind == FrameKind.WRITE:
-            self._frames.queue(self._writes, request)
-            return
-        with self._lock:
-            if self._waits(request):
-                self._followers.append(request)
-            else:
-                self._frames.queue(self._reads, request)
-
-    def _forget(self, peer: Peer, number: int | None = None) -> list[PendingRequest]:
-        """Remove a request of a worker that is still queued, or all of them if there is no number."""
-        found = self._writes.remove(peer, number)
-        with self._lock:  # so no read is on its way from the followers to the queue
-            found += self._reads.remove(peer, number)
-            found += [each for each in self._followers if belongs_to(each, peer, number)]
-            self._followers = [each for each in self._followers if not belongs_to(each, peer, number)]
-        return found
-
-
-def _refusal(store: Store, feed: KnownFeed, encoders: BundleEncoders) -> TwinspireError | None:
+def _refusal(store: Store, head: StoreHead, encoders: BundleEncoders) -> TwinspireError | None:
     """Why no write may be carried out now; None if one may."""
     encoded, most = encoders.sequence, store.bounds.max_lag
-    if encoded is not None and (lag := feed.known.sequence - encoded) > most:
+    if encoded is not None and (lag := head.known.sequence - encoded) > most:
         text = f"encoding is at sequence {encoded}, {lag} behind the store, at most {most}"
         return Overloaded(f"{text}; send the request again later", RETRY_SECONDS)
     if encoders.error:
@@ -453,7 +375,9 @@ def _refusal(store: Store, feed: KnownFeed, encoders: BundleEncoders) -> Twinspi
     return None
 
 
-def initial_catalogue_entry(config: CatalogueConfig, snapshot: Snapshot | None) -> dict[str, Any]:
+def initial_catalogue_entry(
+    config: CatalogueConfig, snapshot: Snapshot | None, held: ExitStack
+) -> dict[str, Any]:
     """The initial entry `CATALOGUE`, read from the store before the processes of the service have started.
 
     The store is created if it does not exist. It gets another id if it was restored from a copy.
@@ -461,9 +385,10 @@ def initial_catalogue_entry(config: CatalogueConfig, snapshot: Snapshot | None) 
     Args:
         config: of the store.
         snapshot: the state of a store from which the bundle was built.
+        held: keeps other services from what is encoded of the store until it is closed.
 
     Raises:
-        ConfigError: the store is not one, or is damaged.
+        ConfigError: the store is not one, or is damaged; or another service uses what is encoded of it.
         Unavailable: the store does not answer.
     """
     with closing(Store.open(config.url, config.bounds, check=True)) as store:
@@ -475,7 +400,10 @@ def initial_catalogue_entry(config: CatalogueConfig, snapshot: Snapshot | None) 
                 "its items are encoded anew, and clients that follow its changes have to begin again",
                 store.store_id,
             )
-            prune(folder, most=0)
+            with suppress(ConfigError), ExitStack() as unused:  # a service may use the store that was copied
+                _reserve(folder, unused)
+                prune(folder, most=0)
+        _reserve(config.place / store.store_id, held)
         position = store.position()
         return {
             "store_id": store.store_id,
@@ -484,6 +412,29 @@ def initial_catalogue_entry(config: CatalogueConfig, snapshot: Snapshot | None) 
             "bounds": asdict(store.bounds),
             "last_error": "",
         }
+
+
+def _reserve(folder: Path, held: ExitStack) -> None:
+    """Keep other services from the encoded items of a store.
+
+    Raises:
+        ConfigError: another service uses them, or the folder cannot be made.
+    """
+    busy = ConfigError(
+        f"{folder}: another service of this host encodes the items of this store, or of a copy of it; "
+        "set TWINSPIRE_CACHE to another folder for this service"
+    )
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            held.enter_context(exclusive_lock(folder / LOCK, busy))
+            return
+        except ConfigError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL_SECONDS)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
 
 
 def _is_restored(store: Store, folder: Path, snapshot: Snapshot | None) -> bool:

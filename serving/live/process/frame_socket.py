@@ -1,23 +1,38 @@
 """Frames over Unix sockets between a worker and the process of a store.
 
-A frame is a head and a payload. The kinds of frames are those of `store_client.py`. Each end of a socket has
-a thread that reads and one that writes, so a slow end holds up no other.
+The ends of a datagram socket pair are made before the fork, and the supervisor keeps them. Each worker makes
+a socket pair of its own when it starts, keeps one end, and passes the other over the first pair. So a worker
+or a store's process that is killed breaks its own connection alone, and no half frame reaches its successor.
+
+A frame is pickled: both ends are forked from one program. Each end of a socket has a thread that reads and
+one that writes, so a slow end holds up no other.
 """
 
 import logging
+import pickle
 import socket
-import struct
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import BinaryIO, NamedTuple
+from enum import IntEnum
+from multiprocessing.connection import wait
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
-HEAD = struct.Struct("<IQQB")  # bytes of the payload, number of the request, `Frame.value`, kind
-LARGEST = 64 << 20  # bytes of a payload; more can only be a fault
+DATAGRAM_BYTES = 256  # received at once; a datagram that passes a socket has one byte
+
+
+class FrameKind(IntEnum):
+    """What a frame holds."""
+
+    WRITE = 1  # a pickled `WriteRequest`, or a RecordRequest; the reply is its response
+    GET = 2  # a JSON list of ids; the reply is a GetResponse
+    CHANGES = 3  # JSON {after, limit}; the reply is a ChangesResponse
+    SHOWN = 4  # a JSON list of users with the ids of the items that an answer showed; the reply is empty
+    ANSWER = 5
+    ERROR = 6  # a `TwinspireError`
 
 
 class Frame(NamedTuple):
@@ -25,19 +40,63 @@ class Frame(NamedTuple):
 
     Args:
         kind: what the payload is.
-        number: of the request.
-        value: of a reply, a sequence; of a request, the number of items that it writes.
-        payload: its content.
+        number: of the request, unique on the worker; a reply has that of its request.
+        value: of a reply, the sequence that a write reached, or else that of the store, and 0 for events; of
+            a write, the number of its items or events.
+        payload: bytes, or an error.
     """
 
-    kind: int
+    kind: FrameKind
     number: int
     value: int
-    payload: bytes
+    payload: Any
 
-    def to_bytes(self) -> bytes:
-        """The frame as it is sent: its head, and then the payload."""
-        return HEAD.pack(len(self.payload), self.number, self.value, self.kind) + self.payload
+
+class Channel:
+    """The sockets between the workers and the process of a store. Call `create` before the fork."""
+
+    def __init__(self, sender: socket.socket, receiver: socket.socket) -> None:
+        self._sender, self._receiver = sender, receiver
+
+    @classmethod
+    def create(cls) -> "Channel":
+        """Two connected datagram sockets, through which workers pass the sockets of their connections."""
+        sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        sender.setblocking(False)
+        receiver.setblocking(False)
+        return cls(sender, receiver)
+
+    def close(self) -> None:
+        """Close both ends in this process."""
+        self._sender.close()
+        self._receiver.close()
+
+    def connect(self) -> socket.socket:
+        """A new connection of a worker.
+
+        Raises:
+            OSError: the store's process takes no connections, and too many wait.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            socket.send_fds(self._sender, [b"\0"], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    def accept(self, seconds: float = 0.0) -> list[socket.socket]:
+        """The connections that workers have made since the last call; waits up to `seconds` for one."""
+        found: list[socket.socket] = []
+        wait([self._receiver], seconds)
+        while True:
+            try:
+                _, descriptors, _, _ = socket.recv_fds(self._receiver, DATAGRAM_BYTES, 4)
+            except BlockingIOError:
+                return found
+            found += [socket.socket(fileno=each) for each in descriptors]
 
 
 class Peer:
@@ -80,14 +139,6 @@ class Peer:
             self._outgoing.append(frame)
             self._changed.notify()
 
-    def withdraw(self, frame: Frame) -> bool:
-        """Take back a frame, from any thread; returns False if a part of it has been sent already."""
-        with self._changed:
-            is_unsent = frame in self._outgoing
-            if is_unsent:
-                self._outgoing.remove(frame)
-            return is_unsent
-
     def close(self) -> bool:
         """End the threads, which close the socket; returns whether it was open."""
         with self._changed:
@@ -103,8 +154,10 @@ class Peer:
         try:
             writing.start()
             with self._socket.makefile("rb") as stream:
-                self._read(stream)
-        except OSError:  # the other end was killed
+                while True:
+                    frame = Frame(*pickle.load(stream))
+                    self._guarded(self._received, self, frame)
+        except (OSError, EOFError):  # the other end was killed
             pass
         except Exception:  # of any kind: bytes may be missing, so no frame after them can be read
             log.exception("%s: a connection is closed after an error", self._name)
@@ -113,22 +166,13 @@ class Peer:
             writing.join()
         self._socket.close()
         if is_lost:
-            self._guarded(partial(self._closed, self))
-
-    def _read(self, stream: BinaryIO) -> None:
-        while len(head := stream.read(HEAD.size)) == HEAD.size:
-            size, number, value, kind = HEAD.unpack(head)
-            if size > LARGEST:
-                raise ConnectionResetError(f"a frame of {size} bytes")
-            payload = stream.read(size)
-            if len(payload) == size:
-                self._guarded(partial(self._received, self, Frame(kind, number, value, payload)))
+            self._guarded(self._closed, self)
 
     def _write(self) -> None:
         with suppress(OSError):  # the other end is gone
             try:
                 while (frame := self._next()) is not None:
-                    self._socket.sendall(frame.to_bytes())
+                    self._socket.sendall(pickle.dumps(tuple(frame)))
             finally:
                 self._socket.shutdown(socket.SHUT_RDWR)  # so that the reading thread ends as well
 
@@ -138,8 +182,8 @@ class Peer:
             self._changed.wait_for(lambda: self._outgoing or not self._is_open)
             return self._outgoing.popleft() if self._is_open else None
 
-    def _guarded(self, function: Callable[[], None]) -> None:
+    def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
         try:
-            function()
+            function(*arguments)
         except Exception:
             log.exception("%s: a frame or a connection could not be handled", self._name)

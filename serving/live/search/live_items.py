@@ -7,17 +7,15 @@ live.retriever.search([Query("read a CSV file")], k=10)
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from twinspire.protos.errors import BundleDamaged, BundleError, Unavailable
 from twinspire.serving.live.encoded_items import (
     EncodedItemsReader,
     EncodedOrigin,
-    VerifiedEnd,
     folder_of,
     graph_path,
     origin_of,
@@ -40,13 +38,10 @@ class StoreState(NamedTuple):
     Args:
         store_id: id of the store.
         sequence: the highest that is known.
-        ends: version of a bundle (12 digits) -> where workers stop to read its encoded items, if a process
-            of another service writes them: the service may use another copy of the store.
     """
 
     store_id: str
     sequence: int
-    ends: Mapping[str, VerifiedEnd] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,11 +55,6 @@ class LivePlace:
 
     folder: Path
     store: Callable[[], StoreState | None]
-
-    def end_of(self, origin: EncodedOrigin) -> VerifiedEnd | None:
-        """Where to stop reading the encoded items of an origin, if another service writes them; else None."""
-        state = self.store()
-        return None if state is None else state.ends.get(origin.bundle_version[:12])
 
 
 class LiveItems:
@@ -162,12 +152,12 @@ class LiveItems:
         """Apply the next changes, some hundred at most; returns whether there are more.
 
         After one that cannot be applied no others are: the result would be a state that the store never had.
-        The damage is reported to the process that encodes, and it begins another file.
+        The file is removed, and the process that encodes begins another one.
         """
         try:
             if self._is_damaged or not self._reader.has_more:
                 return False
-            items, sequence = self._reader.read(self._place.end_of(self._origin))
+            items, sequence = self._reader.read()
             self.segment.apply(items)
         except OSError as error:  # such as a lock of SQLite's; the next call tries again
             if str(error) != self._error:
@@ -177,7 +167,7 @@ class LiveItems:
         except Exception as error:  # of any kind: the worker answers from what it has
             self._is_damaged = True
             log.error("%s", error, exc_info=None if isinstance(error, EncodedItemsDamaged) else error)
-            self._reader.report_damage()
+            self._reader.remove()
             return False
         if sequence is not None:
             self.segment.sequence = sequence

@@ -78,16 +78,6 @@ class WriteRequest:
     digest: str = ""
     deadline: float = math.inf
 
-    def to_bytes(self) -> bytes:
-        """As JSON, for another process."""
-        return json.dumps([self.mode, self.request_id, self.digest, self.deadline, self.items]).encode()
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Self:
-        """What `to_bytes` made."""
-        mode, request_id, digest, deadline, items = json.loads(content)
-        return cls([ItemWrite(*each) for each in items], mode, request_id, digest, deadline)
-
 
 def answer_to_json(answer: wire.WriteResponse) -> str:
     """An answer to a write, for the store; short where all items were written."""

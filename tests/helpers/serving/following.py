@@ -13,7 +13,7 @@ from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, Follower
-from twinspire.serving.rollout.registry import Meanwhile, Registered, do_nothing
+from twinspire.serving.rollout.registry import Registered
 from twinspire.serving.rollout.target import Clock, Workers, bundle_at
 from twinspire.serving.shared_state import SharedState
 
@@ -33,7 +33,7 @@ class Shelf:
         self.asked = 0
         self.downloaded: list[str] = []  # versions
         self.tags = True
-        self.during_download: Callable[[Meanwhile], None] = lambda meanwhile: None
+        self.during_download: Callable[[], object] = int
 
     def resolve(self, model: str) -> Registered:
         self.asked += 1
@@ -41,7 +41,7 @@ class Shelf:
         if model not in self.aliases:
             raise MissingStage(f"{model}: not in the registry")
         version = self.aliases[model]
-        return Registered("tiny", version, self.version(version) if self.tags else None)
+        return Registered("tiny", version, self.version(version) if self.tags else "")
 
     def version(self, number: str) -> str:
         """Of the bundle in a version."""
@@ -50,10 +50,10 @@ class Shelf:
             self._versions[folder] = bundle.read_manifest(folder).bundle_version
         return self._versions[folder]
 
-    def download(self, registered: Registered, draft: Path, meanwhile: Meanwhile = do_nothing) -> None:
+    def download(self, registered: Registered, draft: Path) -> None:
         self._answer()
         self.downloaded.append(registered.version)
-        self.during_download(meanwhile)
+        self.during_download()
         shutil.copytree(self.folders[registered.version], draft / "bundle")
 
     def _answer(self) -> None:
@@ -134,7 +134,7 @@ class Scene:
     bad: dict[str, str] = field(default_factory=dict)  # bundle version -> why its trial fails
     unforeseen: dict[str, Exception] = field(default_factory=dict)  # bundle version -> what its trial raises
     tried: list[tuple[str, int]] = field(default_factory=list)
-    during_validation: Callable[[Meanwhile], None] = lambda meanwhile: None
+    during_validation: Callable[[], object] = int
 
     def __post_init__(self) -> None:
         self.cache = BundleCache(self.folder, owns=True)
@@ -148,10 +148,10 @@ class Scene:
     def start(self) -> Follower:
         """Another process of the follower."""
 
-        def attempt(folder: Path, copies: int, meanwhile: Meanwhile) -> float:
+        def attempt(folder: Path, copies: int) -> float:
             version = bundle.read_manifest(folder).bundle_version
             self.tried.append((version, copies))
-            self.during_validation(meanwhile)
+            self.during_validation()
             if version in self.unforeseen:
                 raise self.unforeseen[version]
             if version in self.bad:

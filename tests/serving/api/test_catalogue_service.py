@@ -16,13 +16,8 @@ from twinspire.protos.errors import InvalidInput, Unavailable
 from twinspire.serving.api.catalogue_service import CatalogueServicer
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.client.items import ItemState
-from twinspire.serving.live.process.frame_socket import Frame
-from twinspire.serving.live.process.store_client import (
-    Channel,
-    FrameKind,
-    StoreClient,
-    error_document,
-)
+from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.growing import GrowingSegment
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
@@ -55,15 +50,11 @@ class Feed:
         return bool(self.server._event_loop._dispatcher.deferred)
 
     def _page(self, frame: Frame) -> Frame | None:
-        if frame.kind != FrameKind.CHANGES:
-            return None  # the worker no longer waits for a page
         asked = json.loads(frame.payload)
         self.asked.append(asked)
         assert self.may_answer.wait(10)
         if self.error is not None:
-            return Frame(FrameKind.ERROR, frame.number, 0, json.dumps(error_document(self.error)).encode())
-        if asked["follow"] and asked["after"] >= self.sequence:
-            return None  # the process would answer when there is a change
+            return Frame(FrameKind.ERROR, frame.number, 0, self.error)
         found = range(asked["after"] + 1, min(asked["after"] + 2, self.sequence) + 1)
         page = wire.ChangesResponse(sequence=self.sequence, changes=[{"sequence": each} for each in found])
         if self.grows:
@@ -129,8 +120,13 @@ def test_a_stream_that_follows_reads_all_and_then_waits_for_changes(
         found += [each for _ in range(2) for each in next(stream).changes]
         assert [each.sequence for each in found] == [3, 4, 5, 6, 7]
         wait_until(lambda: len(feed.asked) == 4)
-        assert [each["follow"] for each in feed.asked] == [False, False, False, True]
+        assert [each["after"] for each in feed.asked] == [2, 4, 6, 7]
         wait_until(lambda: not feed.polls_often)  # there may be no change for days
+        feed.sequence = 9
+        servicer = feed.server._catalogue
+        assert servicer is not None
+        feed.server._call_soon(servicer.advance)  # as when this worker has applied changes
+        assert [each.sequence for each in next(stream).changes] == [8, 9]
 
 
 def test_a_page_that_cannot_be_read_ends_the_stream_with_the_reason(

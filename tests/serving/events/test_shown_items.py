@@ -19,8 +19,8 @@ from twinspire.serving.events import store as stores
 from twinspire.serving.events.shown_items import MOST_SENT, MOST_WAITING, ShownItems
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import SHOWN, UserHistories, table_of
-from twinspire.serving.live.process.frame_socket import Frame
-from twinspire.serving.live.process.store_client import Answered, Channel, FrameKind, StoreClient
+from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.store_client import Answered, StoreClient
 
 ANN, BOB = Query(user="ann"), Query(user="bob")
 
@@ -155,12 +155,11 @@ def test_what_waits_is_sent_after_a_refusal_and_in_parts(monkeypatch: pytest.Mon
 
     def ask(
         kind: FrameKind, payload: bytes, answered: Answered, repeatable: bool = True, items: int = 0
-    ) -> int:
+    ) -> None:
         sent.append(items)
         if len(sent) == 1:
             raise Overloaded("of a test", 1.0)
-        answered(Frame(FrameKind.SHOWN, 0, 0, b""))
-        return 0
+        answered(Frame(FrameKind.ANSWER, 0, 0, b""))
 
     monkeypatch.setattr(client, "ask", ask)
     soon: SimpleQueue[Callable[[], None]] = SimpleQueue()

@@ -3,7 +3,6 @@
 import os
 import sqlite3
 import stat
-from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from multiprocessing import get_context
@@ -14,13 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.waiting import wait_until
-from twinspire.protos.errors import Unavailable
 from twinspire.serving.live import encoded_items as module
 from twinspire.serving.live.encoded_items import (
     EncodedItemsReader,
     EncodedItemsWriter,
     EncodedOrigin,
-    VerifiedEnd,
     folder_of,
     latest_generation,
     position_of,
@@ -81,7 +78,7 @@ def test_a_reader_gets_what_was_written(writer: EncodedItemsWriter, folder: Path
     writer.append(written[:2], at(5), is_complete=False)
     writer.append(written[2:], at(7))
     assert all_of(folder) == (written, 7)
-    assert EncodedItemsReader(folder, ORIGIN).failures(0, 5) == [(3, b"why")]
+    assert writer.failures == {3: "why"}
     assert (writer.items, writer.live_items) == (5, 3)
 
 
@@ -281,20 +278,6 @@ def test_a_damaged_position_is_not_known(writer: EncodedItemsWriter, folder: Pat
     assert (again.state.last_id, again.state.position) == (0, START)
 
 
-def test_a_reader_stops_at_what_is_verified(writer: EncodedItemsWriter, folder: Path) -> None:
-    writer.append([item(1)], at(1))
-    reader, generation = EncodedItemsReader(folder, ORIGIN), writer.generation
-    assert reader.read(VerifiedEnd(generation, 0, 0)) == ([], 0)
-    assert reader.read(VerifiedEnd(generation + 1, 1, 1)) == ([], None)
-    assert reader.read(VerifiedEnd(generation, 1, 1)) == ([item(1)], 1)
-    writer.append([item(2)], at(2))
-    assert reader.read(VerifiedEnd(generation, 0, 0)) == ([], None)
-    assert reader.read(VerifiedEnd(generation, 1, 1)) == ([], 1)
-    assert reader.has_more
-    assert reader.read(VerifiedEnd(generation, 2, 2)) == ([item(2)], 2)
-    assert not reader.has_more
-
-
 def test_a_full_disk_adds_nothing_and_the_next_call_may_succeed(
     writer: EncodedItemsWriter, folder: Path
 ) -> None:
@@ -312,14 +295,16 @@ def test_a_full_disk_adds_nothing_and_the_next_call_may_succeed(
     assert all_of(folder) == ([item(1), item(2, size=100_000)], 2)
 
 
-def test_there_is_one_writer(writer: EncodedItemsWriter, folder: Path) -> None:
-    changes: list[Callable[[], None]] = [writer.compact, writer.begin, lambda: database(folder).unlink()]
-    for change in [lambda: None, *changes]:
-        change()
-        with pytest.raises(Unavailable, match="another process encodes these items"):
-            EncodedItemsWriter(folder, ORIGIN)
-    writer.close()
-    EncodedItemsWriter(folder, ORIGIN).close()
+def test_a_file_that_a_reader_has_removed_is_begun_anew(writer: EncodedItemsWriter, folder: Path) -> None:
+    writer.append([item(1)], at(1))
+    assert not writer.is_removed
+    EncodedItemsReader(folder, ORIGIN).remove()
+    assert writer.is_removed
+    with pytest.raises(FileNotFoundError):
+        EncodedItemsReader(folder, ORIGIN)
+    writer.begin()
+    assert not writer.is_removed
+    assert all_of(folder) == ([], 0)
 
 
 def test_a_writer_that_cannot_begin_leaves_the_items_to_others(
@@ -329,14 +314,14 @@ def test_a_writer_that_cannot_begin_leaves_the_items_to_others(
         patch.setattr(module, "TABLES", ("CREATE TABLE",))
         with pytest.raises(EncodedItemsDamaged):
             EncodedItemsWriter(folder, ORIGIN)
-    assert [each.name for each in folder.iterdir()] == ["lock"]
+    assert [*folder.iterdir()] == []
     EncodedItemsWriter(folder, ORIGIN).close()
 
 
 def test_what_killed_writers_have_left_is_removed(folder: Path) -> None:
     EncodedItemsWriter(folder, ORIGIN).close()
     graph = folder / f"{latest_generation(folder)}.graph"
-    names = ["5.graph", "5.damaged", "5.db-wal", f"{graph.name}-ab", ".5.db-ab"]
+    names = ["5.graph", "5.db-wal", f"{graph.name}-ab", ".5.db-ab"]
     for each in (*(folder / name for name in names), graph):
         each.touch()
     writer = EncodedItemsWriter(folder, ORIGIN)
@@ -345,30 +330,26 @@ def test_what_killed_writers_have_left_is_removed(folder: Path) -> None:
     assert not (folder / ".5.db-ab").exists()
     writer.begin()
     writer.close()
-    assert {each.name for each in folder.iterdir()} == {"lock", f"{writer.generation}.db"}
+    assert {each.name for each in folder.iterdir()} == {f"{writer.generation}.db"}
 
 
 def test_items_that_were_not_used_for_longest_are_removed(tmp_path: Path) -> None:
     origins = [EncodedOrigin(str(n) * 64, "store", 2) for n in range(5)]
     folders = [folder_of(tmp_path, origin) for origin in origins]
     writers = [EncodedItemsWriter(*each) for each in zip(folders, origins, strict=True)]
-    for each in writers[1:]:
+    for each in writers:
         each.close()
     for n, folder in enumerate(folders):
         for path in (*folder.iterdir(), folder):
             os.utime(path, (n + 1, n + 1))
     store = tmp_path / "store"
-    earlier, young = store / "earlier.records", store / "young.records"
-    earlier.touch()
-    young.touch()
-    os.utime(earlier, (1, 1))
-    prune(store, most=3, older_than=float("inf"))
-    assert {each for each in folders if each.exists()} == {folders[0], *folders[3:]}  # 0 is being written
+    (store / ".lock").touch()
+    prune(store, keep={origins[0].bundle_version}, most=2, older_than=float("inf"))
+    assert {*store.iterdir()} == {folders[0], *folders[3:], store / ".lock"}
     prune(store, keep={origins[3].bundle_version})
-    assert {*store.iterdir()} == {folders[0], folders[3], young}
-    os.utime(folders[3])
-    prune(store)
-    assert folders[3].exists()
+    assert {*store.iterdir()} == {folders[3], store / ".lock"}
+    prune(store, most=0)
+    assert {*store.iterdir()} == {store / ".lock"}
 
 
 def test_a_new_generation_has_the_latest_row_of_each_item(writer: EncodedItemsWriter, folder: Path) -> None:

@@ -358,10 +358,10 @@ def test_damaged_rows_stop_no_answers_until_they_are_encoded_again(
         writer.append(host.encoder._encoded(host.feed.changes(1, 10)), Position(2, 2))
     for _ in range(5):
         assert client.search(ZOO, k=1).sequence == 1
-    assert writer.has_damage_report
+    assert writer.is_removed
     host.encoder.run_once(host.feed)
     assert host.bundle.reopened().sequence == 2
-    assert not writer.has_damage_report
+    assert not writer.is_removed
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(
     client.search(ZOO, k=1, min_sequence=1)
     host.feed.put("other", {"text": ZOO})
     host.encoder._writer.append([item], Position(2, 2))
-    wait_until(lambda: host.encoder._writer.has_damage_report)
+    wait_until(lambda: host.encoder._writer.is_removed)
     host.feed.put("third", {"text": ZOO})
     host.encoder._writer.append(host.encoder._encoded(host.feed.changes(2, 10)), Position(3, 3))
     for _ in range(5):
@@ -387,7 +387,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(
         assert answer.sequence == 1
         assert not {"other", "third"} & {each.id for each in answer.hits}
     host.encoder.run_once(host.feed)
-    assert not host.encoder._writer.has_damage_report
+    assert not host.encoder._writer.is_removed
     live = host.bundle.reopened().live
     assert live is not None
     assert live.sequence == 3

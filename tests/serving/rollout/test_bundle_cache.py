@@ -170,8 +170,8 @@ from pathlib import Path
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from tests.helpers.serving.following import CHAMPION, Shelf
 class Half(Shelf):
-    def download(self, registered, draft, meanwhile):
-        super().download(registered, draft, meanwhile)
+    def download(self, registered, draft):
+        super().download(registered, draft)
         (draft / "bundle" / "index.hnsw").write_bytes(b"half")
         os.kill(os.getpid(), 9)
 shelf = Half(Path(sys.argv[1]))

@@ -44,13 +44,12 @@ def test_a_move_of_the_alias_is_a_swap(scene: Scene) -> None:
     assert (scene.champion, scene.target["serial"], scene.note["swaps"]) == ("1", 3, 2)
 
 
-def test_a_registry_that_does_not_say_which_bundle_is_followed_too(scene: Scene) -> None:
+def test_a_version_without_a_tag_is_refused(scene: Scene) -> None:
     scene.shelf.tags = False
-    scene.step()
-    assert scene.target["serial"] == 1
     scene.shelf.aliases[CHAMPION] = "2"
     scene.step()
-    assert scene.target["champion"]["bundle_version"] == scene.version("2")
+    assert scene.target["serial"] == 1
+    assert "models:/tiny/2: tag bundle_version: expected" in scene.note["last_error"]
 
 
 def test_a_version_that_fails_its_trial_is_refused_and_tried_again_ever_later(
@@ -104,8 +103,8 @@ def test_a_refused_version_is_forgotten_when_the_alias_goes_back(scene: Scene) -
 
 
 def test_a_bundle_of_a_newer_schema_is_refused(scene: Scene, tmp_path: Path) -> None:
-    scene.shelf.folders["5"] = newer_schema(scene.shelf.folders["2"], tmp_path)
-    scene.shelf.tags = False
+    scene.shelf.folders["5"] = folder = newer_schema(scene.shelf.folders["2"], tmp_path)
+    scene.shelf._versions[folder] = "5" * 64
     scene.shelf.aliases[CHAMPION] = "5"
     scene.step()
     assert "schema version 5, expected 3 to 4" in scene.note["last_error"]

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from tests.helpers.serving.following import CHALLENGER, CHAMPION
 from twinspire.serving.rollout.registry import Registered
 from twinspire.serving.rollout.target import bundle_at
@@ -99,31 +97,3 @@ def test_a_shadow_gets_a_target_of_its_own(make: Any) -> None:
     scene.step()
     assert scene.shared_state.read("shadow target")["serial"] > first["serial"]
     assert scene.target["serial"] == 1
-
-
-@pytest.mark.parametrize("role", ["canary", "shadow"])
-def test_the_champions_version_is_downloaded_once_for_another_alias_that_names_it(
-    make: Any, role: str
-) -> None:
-    scene = make(**{role: CHALLENGER})
-    scene.shelf.tags = False
-    scene.shelf.aliases[CHALLENGER] = "1"
-
-    def downloads(steps: int) -> list[str]:
-        before = len(scene.shelf.downloaded)
-        for _ in range(steps):
-            scene.step()
-        return list(scene.shelf.downloaded[before:])
-
-    def deployed() -> Any:
-        return scene.target["canary"] if role == "canary" else scene.shared_state.read("shadow target")
-
-    assert (downloads(5), bool(deployed())) == (["1"], False)
-    assert scene.note[role]["last_error"] == ""
-    # When another version is the champion, the version is deployed.
-    scene.shelf.aliases[CHAMPION] = "2"
-    scene.step()
-    assert (scene.champion, deployed()["model_version"]) == ("2", "1")
-    # When it is the champion again, the role is empty again, without a download for the role.
-    scene.shelf.aliases[CHAMPION] = "1"
-    assert (downloads(3), bool(deployed())) == (["1"], False)

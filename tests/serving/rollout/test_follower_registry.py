@@ -24,7 +24,7 @@ from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
 from twinspire.serving import bundles
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, validator
-from twinspire.serving.rollout.registry import Registered, cleaned, do_nothing
+from twinspire.serving.rollout.registry import Registered, cleaned
 from twinspire.serving.rollout.registry_process import RegistryProcess
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
@@ -83,35 +83,6 @@ def test_a_version_without_its_files_cannot_be_downloaded(
     finally:
         kept.with_name("moved").rename(kept)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_alias_is_resolved_during_a_download(library: Library, tmp_path: Path) -> None:
-    found: list[Registered] = []
-    before = registry_processes()
-    with RegistryProcess() as registry:  # its first call takes seconds, for the import of MLflow
-
-        def meanwhile() -> None:
-            if not found:
-                found.append(registry.resolve(CHAMPION))
-
-        wanted = Registered(NAME, "2", None)
-        folder = BundleCache(tmp_path).take(wanted, registry, meanwhile)
-        assert bundle.read(folder)
-        assert [each.version for each in found] == ["1"]
-        assert len(registry_processes()) == len(before) + 1
-    assert registry_processes() == before
-
-
-def test_a_download_is_broken_off_and_leaves_nothing(library: Library, tmp_path: Path) -> None:
-    def meanwhile() -> None:
-        raise Unavailable("the alias has moved")
-
-    before = registry_processes()
-    with RegistryProcess() as registry:
-        with pytest.raises(Unavailable, match="the alias has moved"):
-            BundleCache(tmp_path).take(Registered(NAME, "2", None), registry, meanwhile)
-        assert (list(tmp_path.iterdir()), registry_processes()) == ([], before)
-        assert registry.resolve(CHAMPION).version == "1"
 
 
 def registry_processes() -> list[psutil.Process]:
@@ -210,17 +181,8 @@ def test_a_process_goes_with_the_one_that_asked(library: Library) -> None:
 def test_a_bundle_that_is_too_large_for_all_workers_is_refused(folders: list[Path]) -> None:
     attempt = validator(FollowConfig(CHAMPION), False, threading.Event())
     with pytest.raises(Unavailable, match="takes more memory than the 0 MiB that the machine leaves"):
-        attempt(folders[0], 1 << 40, do_nothing)
-    assert validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2, do_nothing) > 0
-
-
-def test_a_validation_is_broken_off(folders: list[Path]) -> None:
-    def meanwhile() -> None:
-        raise Unavailable("the alias has moved")
-
-    with pytest.raises(Unavailable, match="the alias has moved"):
-        validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2, meanwhile)
-    assert not [each for each in psutil.Process().children() if str(folders[0]) in each.cmdline()]
+        attempt(folders[0], 1 << 40)
+    assert validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2) > 0
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from twinspire.serving.retrieval.query import Query, example_query
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, validator
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
-from twinspire.serving.rollout.registry import do_nothing
 from twinspire.serving.segments import shared_catalogue
 from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.packed_items import PackedItems
@@ -248,7 +247,7 @@ def test_a_disk_that_is_full_is_no_fault_of_the_bundle(plain: Path, tmp_path: Pa
 def test_the_follower_has_it_made_where_workers_look(plain: Path, tmp_path: Path) -> None:
     cache = BundleCache(tmp_path)
     attempt = validator(FollowConfig("models:/tiny@champion", cache=tmp_path), False, threading.Event())
-    assert attempt(plain, 1, do_nothing) > 0
+    assert attempt(plain, 1) > 0
     assert type(opened(cache.ready(plain), plain)) is MappedCatalogue
 
 

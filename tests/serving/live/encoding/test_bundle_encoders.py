@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,19 @@ from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import BundleError, Unavailable
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoded_items import (
-    EncodedItemsInUse,
     EncodedItemsReader,
-    EncodedItemsWriter,
     EncodedOrigin,
     folder_of,
     origin_of,
 )
 from twinspire.serving.live.encoding import bundle_encoders as module
 from twinspire.serving.live.encoding import change_encoder as encoders
-from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, KnownFeed
+from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, HeadFeed, StoreHead
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
 from twinspire.serving.live.process.catalogue_process import initial_catalogue_entry
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from twinspire.serving.live.store.changes import FeedPage, Position
-from twinspire.serving.live.store.database import copy_file
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
-from twinspire.serving.retrieval.query import Query
-from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.packed_items import EncodedKind
 from twinspire.serving.shared_state import NEXT, TARGET, SharedState
 
@@ -47,7 +41,8 @@ class Host:
     def __init__(self, folder: Path, place: Path) -> None:
         self.folder, self.place, self.url = folder, place, f"sqlite:///{place}/items.db"
         self.store = Store.open(self.url)
-        self.feed = KnownFeed(self.store)
+        self.head = StoreHead(self.store)
+        self.feed = HeadFeed(self.head, lambda: self.store)
         self.state = SharedState((TARGET, NEXT))
         self.version = bundle.read_manifest(folder).bundle_version
         self.encoders = self.service()
@@ -61,11 +56,9 @@ class Host:
     def path(self) -> Path:
         return folder_of(self.place, self.origin)
 
-    def service(self, open_feed: Callable[[], Store] | None = None) -> BundleEncoders:
-        """What another process of the host would have."""
-        return BundleEncoders(
-            self.state, KnownFeed(self.store), open_feed or (lambda: Store.open(self.url)), self.place
-        )
+    def service(self) -> BundleEncoders:
+        """What the catalogue's process has."""
+        return BundleEncoders(self.state, self.head, lambda: Store.open(self.url), self.place)
 
     def name(self, *folders: Path) -> None:
         """Let the service serve bundles: a champion, and a canary."""
@@ -84,8 +77,8 @@ class Host:
     def step(self, encoders: BundleEncoders | None = None) -> BundleEncoders:
         """One turn of the thread that commits."""
         encoders = encoders or self.encoders
-        encoders._feed.known = self.store.position()
-        encoders.run_once()
+        self.head.known = self.store.position()
+        encoders.follow()
         return encoders
 
     def reaches(self, sequence: int, encoders: BundleEncoders | None = None) -> Callable[[], bool]:
@@ -116,10 +109,6 @@ def test_an_error_while_a_bundle_catches_up_is_told_and_the_next_attempt_succeed
     monkeypatch.setattr(ChangeEncoder, "run_once", run_once)
     wait_until(host.reaches(sequence + 1))
     wait_until(lambda: host.step().error == "")  # it goes soon after the last change has been derived
-    with pytest.raises(Unavailable):
-        EncodedItemsWriter(host.path, host.origin)
-    host.encoders.close()
-    EncodedItemsWriter(host.path, host.origin).close()
 
 
 def test_an_encoder_that_cannot_begin_leaves_the_items_to_others(
@@ -135,39 +124,6 @@ def test_an_encoder_that_cannot_begin_leaves_the_items_to_others(
     ChangeEncoder(host.folder, host.feed, host.place).close()
 
 
-def test_a_second_service_loads_nothing_while_the_first_encodes(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sequence = host.put("a")
-    wait_until(host.reaches(sequence))
-    opened: list[str] = []
-
-    def open_feed() -> Store:
-        opened.append("store")
-        return Store.open(host.url)
-
-    encoder = vars(encoders)["Encoder"]
-
-    def open_encoder(*arguments: Any) -> Any:
-        opened.append("encoder")
-        return encoder(*arguments)
-
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(encoders, "Encoder", open_encoder)
-    second = host.service(open_feed)
-    wait_until(host.reaches(sequence, second))
-    for n in range(5):
-        sequence = host.put(f"b-{n}")
-        wait_until(host.reaches(sequence))
-        wait_until(host.reaches(sequence, second))
-    assert opened == []
-    host.encoders.close()
-    wait_until(lambda: bool(host.step(second)) and opened == ["store", "encoder"])
-    sequence = host.put("c")
-    wait_until(host.reaches(sequence, second))
-    second.close()
-
-
 def test_items_of_a_store_that_was_restored_and_written_on_are_encoded_anew(host: Host) -> None:
     """Its sequence alone does not show that they are of changes that are lost."""
     wait_until(host.reaches(host.put("a")))
@@ -180,6 +136,7 @@ def test_items_of_a_store_that_was_restored_and_written_on_are_encoded_anew(host
         host.encoders.close()
         kept.backup(store)
     assert host.put("c", "d") == 3
+    host.head.known = host.store.position()
     second = host.service()
     wait_until(host.reaches(3, second))
     second.close()
@@ -187,49 +144,6 @@ def test_items_of_a_store_that_was_restored_and_written_on_are_encoded_anew(host
     while reader.has_more:
         found += [each.item_id for each in reader.read()[0]]
     assert found == ["a", "c", "d"]
-
-
-def test_the_items_of_a_service_of_another_copy_of_the_store_are_refused(host: Host) -> None:
-    """As long as both copies are equal, nobody can know; then writes to either must not be mixed."""
-    wait_until(host.reaches(host.put("a")))
-    copy = host.place / "copy.db"
-    copy_file(host.place / "items.db", copy)
-    with closing(Store.open(f"sqlite:///{copy}")) as other:
-        second = BundleEncoders(
-            host.state, KnownFeed(other), lambda: Store.open(f"sqlite:///{copy}"), host.place
-        )
-
-        def turn() -> BundleEncoders:
-            second.run_once()
-            return second
-
-        def state() -> StoreState:
-            return StoreState(other.store_id, other.sequence(), {host.version[:12]: end} if end else {})
-
-        def found(live: LiveItems) -> list[str]:
-            (answer,) = live.retriever.search([Query("bavuti")], 1000)
-            return sorted({hit.id for hit in answer.hits} & {"a", "b", "c"})
-
-        wait_until(lambda: turn().sequence == 1)
-        assert second.error == ""
-        end = second.document()[host.version[:12]]["end"]
-        live = LiveItems.open(Retriever.load(host.folder), LivePlace(host.place, state))
-        assert found(live) == ["a"]
-        wait_until(host.reaches(host.put("b")))
-        wait_until(lambda: turn().error == module.OTHER_COPY)
-        end = second.document()[host.version[:12]]["end"]
-        live.catch_up()
-        assert (found(live), second.sequence) == (["a"], 1)
-        copy_file(copy, host.place / "again.db")
-        for url, is_same in ((host.url, True), (f"sqlite:///{host.place}/again.db", False)):
-            entry = initial_catalogue_entry(CatalogueConfig(url, host.place), None)
-            assert (entry["store_id"] == host.store.store_id) is is_same
-        host.encoders.close()  # the other service takes over, with records of its own
-        other.write([WriteRequest([ItemWrite("c", features='{"text": "bavuti"}')])])
-        wait_until(lambda: (turn().error, turn().sequence) == ("", 2))
-        end = second.document()[host.version[:12]]["end"]
-        assert found(live.updated()) == ["a", "c"]
-        second.close()
 
 
 @pytest.mark.parametrize("is_other", [True, False])
@@ -244,7 +158,8 @@ def test_a_bundle_of_changes_that_the_store_never_made_is_refused_until_a_restar
         wait_until(host.reaches(2))
     else:
         wait_until(lambda: "built from sequence 2 of another history" in host.step().error)
-    entry = initial_catalogue_entry(CatalogueConfig(host.url, host.place), snapshot)
+    with ExitStack() as held:
+        entry = initial_catalogue_entry(CatalogueConfig(host.url, host.place), snapshot, held)
     assert (entry["store_id"] != host.store.store_id) is is_other
 
 
@@ -257,10 +172,6 @@ def test_a_bundle_of_changes_that_the_store_never_made_is_refused_until_a_restar
         ),
         (OSError(28, "No space left on device", "/srv/live/a"), "No space left on device"),
         (RuntimeError("/srv/bundles/a/item.onnx"), "the bundle or its encoded items cannot be used"),
-        (
-            EncodedItemsInUse("/srv/live/a: another process"),
-            "another process encodes the items of this bundle",
-        ),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -287,22 +198,46 @@ def test_old_items_that_cannot_be_removed_stop_nothing(host: Host, monkeypatch: 
 def test_only_items_that_nobody_uses_are_removed_with_all_that_belongs_to_them(
     host: Host, plain: Path, tmp_path: Path
 ) -> None:
-    """A bundle of another service has not changed for long, either."""
     sequence = host.put("a")
-    folders = [
-        copy_with_snapshot(plain, tmp_path / "bundles", Snapshot(f"{n} store", 1)) for n in ("a", "b", "c")
-    ]
+    folders = [copy_with_snapshot(plain, tmp_path / "bundles", Snapshot(f"{n} store", 1)) for n in ("a", "b")]
     encoders = [ChangeEncoder(folder, host.feed, host.place) for folder in folders]
     paths = [each._writer.folder for each in encoders]
-    encoders[1].close()
-    encoders[2].close()
-    for path in paths:
+    for path, encoder in zip(paths, encoders, strict=True):
+        encoder.close()
         for each in (path, *path.iterdir()):
             os.utime(each, (0, 0))
-    host.name(host.folder, folders[2])
+    host.name(host.folder, folders[1])
     wait_until(host.reaches(sequence))
-    assert [each.exists() for each in paths] == [True, False, True]
-    encoders[0].close()
+    assert [each.exists() for each in paths] == [False, True]
+
+
+def test_a_bundle_that_comes_back_waits_for_its_earlier_thread(
+    host: Host, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads must not write the same items."""
+    release, running, most = threading.Event(), list[int](), list[int]()
+    run_once = ChangeEncoder.run_once
+
+    def slow(encoder: ChangeEncoder, *arguments: Any) -> object:
+        if encoder.manifest.bundle_version == host.version:
+            running.append(1)
+            most.append(len(running))
+            release.wait(20)
+            running.pop()
+        return run_once(encoder, *arguments)
+
+    monkeypatch.setattr(ChangeEncoder, "run_once", slow)
+    sequence = host.put("a")
+    host.step()
+    wait_until(lambda: running)
+    host.name(copy_with_snapshot(plain, tmp_path / "bundles", Snapshot("another", 1)))
+    host.step()
+    host.name(host.folder)
+    host.step()
+    assert most == [1]
+    release.set()
+    wait_until(host.reaches(sequence))
+    assert set(most) == {1}
 
 
 def test_a_bundle_that_is_gone_stops_nothing(
@@ -333,7 +268,7 @@ def test_a_bundle_that_is_gone_stops_nothing(
 def test_an_encoder_stops_between_two_pages(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "PAGE", 2)
     host.put(*"abcdefg")
-    host.feed.known = host.store.position()
+    host.head.known = host.store.position()
     stop, page = threading.Event(), host.store.page
 
     def two_pages(after: int, limit: int, known: Position) -> FeedPage:
@@ -352,7 +287,7 @@ def test_an_item_that_another_host_changes_again_meanwhile_is_encoded(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.put("a", "b")
-    host.feed.known = host.store.position()
+    host.head.known = host.store.position()
     page, others = host.store.page, iter(["a", "c"])
 
     def page_after_a_write(after: int, limit: int, known: Position) -> FeedPage:
@@ -364,26 +299,24 @@ def test_an_item_that_another_host_changes_again_meanwhile_is_encoded(
     with closing(ChangeEncoder(host.folder, host.feed, host.place)) as encoder:
         encoder.run_once(host.feed)
         assert (encoder.sequence, encoder._writer.items) == (3, 2)
-        assert host.feed.known == host.store.position()
 
 
 def test_what_this_process_has_written_is_not_read_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_until(host.reaches(host.put("a")))
     asked: list[int] = []
-    page = host.store.page
+    page = Store.page
 
-    def noted(after: int, limit: int, known: Position) -> FeedPage:
+    def noted(store: Store, after: int, limit: int, known: Position) -> FeedPage:
         asked.append(after)
-        return page(after, limit, known)
+        return page(store, after, limit, known)
 
-    monkeypatch.setattr(host.store, "page", noted)
-    feed = host.encoders._feed
+    monkeypatch.setattr(Store, "page", noted)
 
     def write(*items: ItemWrite) -> None:
         host.store.write([WriteRequest([each]) for each in items])
-        feed.committed(host.store.last_write())
-        host.encoders.run_once()
-        assert host.encoders.sequence == host.store.sequence() == feed.known.sequence
+        host.head.committed(host.store.last_write())
+        host.encoders.follow()
+        wait_until(lambda: host.encoders.sequence == host.store.sequence() == host.head.known.sequence)
 
     text = json.dumps({"text": "bavuti"})
     write(ItemWrite("b", features=text), ItemWrite("c", features=text), ItemWrite("b", features=text))

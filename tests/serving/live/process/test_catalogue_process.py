@@ -1,12 +1,13 @@
 """The catalogue's process, in a thread of the test: what it answers to the frames of a worker."""
 
 import json
+import pickle
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +16,13 @@ import pytest
 from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.protos import catalogue_pb2 as wire
-from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoding import change_encoder as encoders
 from twinspire.serving.live.process import catalogue_process as processes
 from twinspire.serving.live.process.catalogue_process import CatalogueProcess, initial_catalogue_entry
-from twinspire.serving.live.process.frame_socket import Frame
-from twinspire.serving.live.process.store_client import Channel, FrameKind, StoreClient
+from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
@@ -50,7 +51,8 @@ class Running:
         url = f"sqlite:///{place}/items.db"
         config = CatalogueConfig(url, place, bounds)
         self.state = SharedState((TARGET, NEXT, CATALOGUE))
-        self.state.write(CATALOGUE, entry or initial_catalogue_entry(config, None))
+        self.held = ExitStack()
+        self.state.write(CATALOGUE, entry or initial_catalogue_entry(config, None, self.held))
         version = bundle.read_manifest(folder).bundle_version
         self.state.write(TARGET, {"champion": {"folder": str(folder), "bundle_version": version}})
         self.channel, self.handle = Channel.create(), Handle()
@@ -66,6 +68,7 @@ class Running:
         self.client.stop()
         self._thread.join()
         self.channel.close()
+        self.held.close()
 
     @property
     def derived(self) -> int:
@@ -78,13 +81,13 @@ class Running:
     def ask(self, kind: FrameKind, payload: bytes, items: int = 0) -> "Asked":
         """Send a request."""
         asked = Asked()
-        asked.number = self.client.ask(kind, payload, asked.replies.put, items=items)
+        self.client.ask(kind, payload, asked.replies.put, items=items)
         return asked
 
     def send(self, *ids: str, text: object = "bavuti", **request: Any) -> "Asked":
         """Send items."""
         items = [ItemWrite(each, features=json.dumps({"text": text})) for each in ids]
-        return self.ask(FrameKind.WRITE, WriteRequest(items, **request).to_bytes(), len(ids))
+        return self.ask(FrameKind.WRITE, pickle.dumps(WriteRequest(items, **request)), len(ids))
 
     def write(self, *ids: str, **request: Any) -> wire.WriteResponse:
         """Write items; errors as of `Asked.reply`."""
@@ -95,7 +98,6 @@ class Asked:
     """A request, and its reply."""
 
     def __init__(self) -> None:
-        self.number = 0
         self.replies: queue.Queue[Frame | TwinspireError] = queue.Queue()
 
     def reply(self) -> Frame:
@@ -145,7 +147,7 @@ def test_a_restarted_process_takes_writes_before_it_has_opened_the_records(
         wait_until(lambda: process.stored == 11)
         release.set()
         assert asked.written.sequence == 11
-        assert process.derived == 11
+        wait_until(lambda: process.derived == 11)
 
 
 def held_back(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
@@ -190,34 +192,23 @@ def test_a_writer_is_told_what_cannot_be_encoded_also_later_and_by_another_proce
         wait_until(lambda: process.stored == 1)
         release.set()
         assert told(asked.written) == expected
-        with running(plain, tmp_path) as other:  # another service of the host, which derives nothing
-            assert told(other.write("worse", text=7)) == expected
-            assert told(other.write("good")) == [(wire.WRITE_OK, "")]
+        assert told(process.write("good")) == [(wire.WRITE_OK, "")]
     with running(plain, tmp_path) as process:
         repeated = process.write("bad", text=7, request_id="one")
         assert repeated.repeated_request
         assert told(repeated) == expected
 
 
-def test_reads_whose_caller_has_given_up_are_dropped(plain: Path, tmp_path: Path) -> None:
-    follow = json.dumps({"after": 0, "limit": 10, "follow": True}).encode()
+def test_one_service_of_a_host_uses_a_store(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOCK_SECONDS", 0.1)
     with running(plain, tmp_path) as process:
-        asked = [process.ask(FrameKind.CHANGES, follow) for _ in range(5)]
-        wait_until(lambda: len(process.process._followers) == 5)
-        for each in asked[1:]:
-            process.client.forget(each.number)
-        wait_until(lambda: len(process.process._followers) == 1)
-        worker = StoreClient(process.channel)
-        worker.start()
-        for _ in range(3):
-            worker.ask(FrameKind.CHANGES, follow, lambda reply: None)
-        wait_until(lambda: len(process.process._followers) == 4)
-        worker.stop()
-        wait_until(lambda: len(process.process._followers) == 1)
         process.write("a")
-        page = wire.ChangesResponse.FromString(asked[0].reply().payload)
-        assert [each.item.id for each in page.changes] == ["a"]
-        assert process.process._followers == []
+        with pytest.raises(ConfigError, match="another service of this host encodes the items of this store"):
+            Running(plain, tmp_path, {})
+    with running(plain, tmp_path) as process:
+        assert process.write("b").sequence == 2
 
 
 def test_a_write_is_not_committed_after_its_deadline(plain: Path, tmp_path: Path) -> None:
@@ -235,30 +226,9 @@ def test_a_write_is_not_committed_after_its_deadline(plain: Path, tmp_path: Path
         assert process.write("b").sequence == 3
 
 
-def test_writes_whose_caller_has_given_up_are_dropped(plain: Path, tmp_path: Path) -> None:
-    with running(plain, tmp_path) as process:
-        process.write("a")
-        with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            taken = process.send("taken")
-            time.sleep(0.3)
-            dropped = process.send("dropped")
-            waiting = process.process._writes
-            wait_until(lambda: waiting._bytes > 0)
-            process.client.forget(dropped.number)
-            wait_until(lambda: (waiting._bytes, process.client._bytes > 0) == (0, True))
-            wait_until(lambda: len(process.client._waiting) == 1)  # the process has said so
-            other.execute("COMMIT")
-        assert taken.written.sequence == 2
-        assert process.write("b").sequence == 3
-        assert dropped.replies.empty()
-
-
 def test_writes_of_several_clients_share_a_transaction_and_one_alone_does_not_wait(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "GATHER_SECONDS", 1000.0)  # so that a group ends when it is full
-    monkeypatch.setattr(processes, "CROWDED_SECONDS", 1000.0)
     monkeypatch.setattr(processes, "GROUP_ITEMS", 3)
     with running(plain, tmp_path) as process:
         for n in range(3):
@@ -273,15 +243,13 @@ def test_writes_of_several_clients_share_a_transaction_and_one_alone_does_not_wa
         monkeypatch.setattr(process.process, "_commit", wait)
         with closing(sqlite3.connect(tmp_path / "items.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            first = process.send("a")
+            asked = [process.send("a")]
             assert is_taken.wait(20)
-            waiting = [process.send("b")]
-            wait_until(lambda: process.process._writes._bytes > 0)
+            asked += [process.send(each) for each in "bcde"]
+            wait_until(lambda: len(process.process._writes._requests) == 4)
             other.execute("COMMIT")
-        assert first.written.sequence == 4
-        waiting += [process.send("c"), process.send("d")]
-        assert [each.written.sequence for each in waiting] == [5, 6, 7]
-        assert process.process._commits == 5
+        assert [each.written.sequence for each in asked] == [4, 5, 6, 7, 8]
+        assert process.process._commits == 6
 
 
 def test_the_writes_that_wait_are_bounded(
@@ -350,7 +318,7 @@ def restored(place: Path) -> Iterator[Callable[[], None]]:
 
 
 GET = json.dumps(["a"]).encode()
-CHANGES = json.dumps({"after": 0, "limit": 10, "follow": False}).encode()
+CHANGES = json.dumps({"after": 0, "limit": 10}).encode()
 
 
 @pytest.mark.parametrize("state", ["an earlier state", "another store"])
@@ -382,25 +350,16 @@ def test_reads_are_refused_after_the_store_was_given_up_although_it_has_grown(
     plain: Path, tmp_path: Path
 ) -> None:
     error = "the catalogue's store ends at sequence 1, and was at 3 before"
-    follow = json.dumps({"after": 3, "limit": 10, "follow": True}).encode()
     with running(plain, tmp_path) as process:
         process.write("a")
         with restored(tmp_path) as restore:
             process.write("b", "c")
             process.ask(FrameKind.GET, GET).reply()
-            wait_until(lambda: process.process._seen == 3)
-            waits = process.ask(FrameKind.CHANGES, follow)
-            wait_until(lambda: len(process.process._followers) == 1)
             restore()
-        with pytest.raises(Unavailable, match=error):
-            waits.reply()
+        wait_until(lambda: error in process.state.read(CATALOGUE).get("dropped", ""))
         with closing(Store.open(f"sqlite:///{tmp_path}/items.db")) as other:  # another host
             other.write([WriteRequest([ItemWrite(each, features='{"text": "bavuti"}') for each in "efgh"])])
-        for kind, payload in (
-            (FrameKind.GET, GET),
-            (FrameKind.CHANGES, CHANGES),
-            (FrameKind.CHANGES, follow),
-        ):
+        for kind, payload in ((FrameKind.GET, GET), (FrameKind.CHANGES, CHANGES)):
             with pytest.raises(Unavailable, match=error):
                 process.ask(kind, payload).reply()
 
@@ -413,7 +372,7 @@ def test_a_reader_that_finds_an_earlier_store_ends_its_use(
         process.write("a")
         with restored(tmp_path) as restore:
             process.write("b", "c")
-            wait_until(lambda: process.process._seen == 3)
+            assert process.stored == 3
             monkeypatch.setattr(CatalogueProcess, "_follow", lambda *arguments: None)
             restore()
         with pytest.raises(Unavailable, match=error):
@@ -503,21 +462,17 @@ def test_a_read_is_bounded_as_the_answers_of_the_service(plain: Path, tmp_path: 
             process.ask(FrameKind.GET, json.dumps(["a", "b"]).encode()).reply()
 
 
-def test_the_heart_beats_while_much_is_encoded(
+def test_the_heart_beats_and_writes_are_committed_while_much_is_encoded(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoders, "PAGE", 1)
+    release = held_back(monkeypatch)
     with running(plain, tmp_path) as process:
-        process.write("a")
-        encode, beats = encoders.ChangeEncoder._encoded, []
-
-        def noted(encoder: encoders.ChangeEncoder, changes: Any) -> Any:
-            beats.append(process.beats.count())
-            return encode(encoder, changes)
-
-        monkeypatch.setattr(encoders.ChangeEncoder, "_encoded", noted)
-        process.write("b", "c", "d")
-        assert len(beats) >= 3
-        assert beats == sorted({*beats})
+        asked = [process.send("a")]
+        wait_until(lambda: process.stored == 1)
         before = process.beats.count()
-        wait_until(lambda: process.beats.count() > before)  # also while nothing happens
+        asked.append(process.send("b"))
+        wait_until(lambda: process.stored == 2)
+        wait_until(lambda: process.beats.count() > before + 2)
+        assert all(each.replies.empty() for each in asked)
+        release.set()
+        assert [each.written.sequence for each in asked] == [1, 2]
