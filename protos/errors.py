@@ -25,7 +25,6 @@
 `serving/wire/status.py` maps each class to a gRPC status code.
 """
 
-import copyreg
 from typing import Any
 
 
@@ -41,7 +40,7 @@ class TwinspireError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How it is pickled for another process, whatever its class takes."""
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__
+        return BaseException.__new__, (type(self), *self.args), self.__dict__
 
 
 class InvalidInput(TwinspireError):

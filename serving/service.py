@@ -211,10 +211,10 @@ class _Service:
         self.shared_state.write(CATALOGUE, entry)
         self._live = LivePlace(config.place, self._store_state)
         self._catalogue = channel = StoreChannel.create()
-        heartbeat, grace, most = Heartbeat(), self._config.grace, self._config.limits.max_answer_bytes
+        heartbeat, grace = Heartbeat(), self._config.grace
 
         def run(handle: WorkerHandle) -> None:
-            CatalogueProcess(config, channel, self.shared_state, grace, most, heartbeat).run(handle)
+            CatalogueProcess(config, channel, self.shared_state, grace, heartbeat).run(handle)
 
         self.processes.append(ProcessSpec("catalogue", run, heartbeat.count, PATIENCE_SECONDS))
 

@@ -21,6 +21,7 @@ from twinspire.serving.shared_state import CATALOGUE, SharedState
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Catalogue"]
 PAGE = 500  # changes in one answer of a stream, at most
+PAGE_BYTES = 1 << 20  # of such an answer, beyond which it ends
 HIGHEST = 2**63 - 1  # no sequence of a store is higher
 MAX_STREAMS = 64  # calls of Changes that a worker has open at once
 
@@ -33,7 +34,7 @@ class CatalogueServicer:
         client: the connection to the catalogue's process.
         shared_state: with the entry `CATALOGUE`, which has the bounds.
         call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
-        max_answer_bytes: bound on the answer of `Get`.
+        max_answer_bytes: bound on an answer.
         streams_per_connection: calls of Changes that one connection may have open.
     """
 
@@ -101,7 +102,9 @@ class CatalogueServicer:
         Raises:
             Overloaded: too many requests wait for the store.
         """
-        asked = json.dumps({"after": after, "limit": PAGE}).encode()
+        asked = json.dumps(
+            {"after": after, "limit": PAGE, "bytes": min(PAGE_BYTES, self._max_bytes)}
+        ).encode()
         return self._client.defer(self._call_soon, FrameKind.CHANGES, asked, outcome)
 
     def shut_down(self) -> None:

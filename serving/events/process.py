@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1  # for which it waits for a request
 MAX_BYTES = 64 << 20  # of the requests of all workers that wait
 GROUP_EVENTS = 10_000  # events of one transaction, unless one request has more
+SHOWN = wire.RecordResponse()  # the answer to items shown
 PRUNE_SECONDS = 60.0  # between two looks for events beyond the bounds
 
 
@@ -71,28 +72,33 @@ class EventsProcess:
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Store the events that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
-        waiting = self._requests.take_group(seconds, GROUP_EVENTS)
-        self._keep_shown([each for each in waiting if each.frame.kind == FrameKind.SHOWN])
-        group = [each for each in waiting if each.frame.kind != FrameKind.SHOWN]
+        group = self._requests.take_group(seconds, GROUP_EVENTS)
         for request, outcome in zip(group, self._record(group), strict=True):
             if isinstance(outcome, TwinspireError):
                 request.refuse(outcome)
             else:
-                request.answer(0, outcome.SerializeToString())
+                request.answer(0, outcome)
         self._heartbeat.beat()
         if time.monotonic() >= self._prune_due:
             self._prune()
         if self._entry != self._shared_state.read(EVENTS):
             self._shared_state.write(EVENTS, self._entry)
 
-    def _record(self, group: Sequence[PendingRequest]) -> list[wire.RecordResponse | TwinspireError]:
-        """Store the events of a group in one transaction: an answer or an error for each request."""
+    def _record(self, group: Sequence[PendingRequest]) -> list[bytes | TwinspireError]:
+        """Store the events of a group in one transaction, and what was shown in another.
+
+        Returns:
+            For each request its answer, or the error.
+        """
         if not group:
             return []
         started = time.monotonic()
         try:
-            requests = [wire.RecordRequest.FromString(each.frame.payload) for each in group]
-            outcomes = self._opened().record(requests)
+            writes = [each.frame.payload for each in group if each.frame.kind == FrameKind.WRITE]
+            shown = [each.frame.payload for each in group if each.frame.kind == FrameKind.SHOWN]
+            if shown:
+                self._opened().show([answer for payload in shown for answer in json.loads(payload)])
+            outcomes = self._opened().record([*map(wire.RecordRequest.FromString, writes)]) if writes else []
         except TwinspireError as error:
             return [self._failed(error)] * len(group)
         except Exception:  # of any kind: the workers would send it again to the next process
@@ -101,29 +107,12 @@ class EventsProcess:
         self._entry |= {
             "last_error": "",
             "stored": self._entry["stored"] + sum(map(_stored, outcomes)),
-            "commits": self._entry["commits"] + 1,
+            "commits": self._entry["commits"] + bool(writes),
             "commit_seconds": self._entry["commit_seconds"] + time.monotonic() - started,
         }
-        return outcomes
-
-    def _keep_shown(self, group: Sequence[PendingRequest]) -> None:
-        """Store which items were shown, in one transaction, and reply."""
-        if not group:
-            return
-        failure: TwinspireError | None = None
-        try:
-            self._opened().show([shown for each in group for shown in json.loads(each.frame.payload)])
-            self._entry["last_error"] = ""
-        except TwinspireError as error:
-            failure = self._failed(error)
-        except Exception:  # of any kind: the workers would send it again to the next process
-            log.exception("items shown could not be stored")
-            failure = TwinspireError("items shown could not be stored; the log says why")
-        for request in group:
-            if failure is None:
-                request.answer(0, b"")
-            else:
-                request.refuse(failure)
+        recorded = iter(outcomes)
+        answers = [next(recorded) if each.frame.kind == FrameKind.WRITE else SHOWN for each in group]
+        return [each if isinstance(each, TwinspireError) else each.SerializeToString() for each in answers]
 
     def _prune(self) -> None:
         """Delete a part of the events beyond the bounds, and look again soon if there are more."""

@@ -2,7 +2,7 @@
 
     store = EventStore.open("sqlite:///events.db")
     store.record([RecordRequest(events=[Event(user="u7", item_id="lamp", type="click")])])
-    table_of("sqlite:///events.db").latest("u7", most=100)
+    EventTable("sqlite:///events.db").latest("u7", most=100)
 
 The rows of a user lie together in SQLite, in the order of their times, so that a user's latest events are in
 one or two pages of the disk. Rows that one process writes arrive at different nanoseconds. These order the

@@ -18,14 +18,14 @@ from typing import Any
 
 from twinspire.protos.errors import Overloaded, TwinspireError, Unavailable
 from twinspire.serving.engine.call import Deferred
-from twinspire.serving.live.store.database import EVENTS, Database, driver_reason, file_of, parsed_url
+from twinspire.serving.live.store.database import EVENTS, Database, driver_reason, file_of
 from twinspire.serving.retrieval.event_reading import EventReading, EventRow, ResolvedQuery
 from twinspire.serving.retrieval.query import Query
 
 log = logging.getLogger(__name__)
 
 CACHE_KIB = 16 << 10  # of SQLite's pages that a worker holds
-BUSY_SECONDS = 0.1  # to wait for a lock, which readers of a write-ahead log hardly ever do
+BUSY_MILLISECONDS = 100  # to wait for a lock, which readers of a write-ahead log hardly ever do
 MOST_WAITING = 1024  # calls of one worker that wait for PostgreSQL
 RETRY_SECONDS = 1.0
 MOST_REPEATS = 10  # ids of items shown that are read for each that may be excluded
@@ -55,7 +55,7 @@ class UserHistories:
     def __init__(
         self, url: str, most: int, most_shown: int, call_soon: Callable[[Callable[[], None]], None]
     ) -> None:
-        self._table = table_of(url)
+        self._table = EventTable(url)
         self._most, self._most_shown, self._call_soon = most, most_shown, call_soon
         self._thread = ThreadPoolExecutor(1, "events")
         self._waiting = 0
@@ -113,7 +113,7 @@ class UserHistories:
 
     def _answer(self, read: Callable[[Deferred], Any], then: Callable[[Any], Any]) -> Any:
         deferred = Deferred()
-        if isinstance(self._table, FileTable):
+        if self._table.is_file:
             return then(read(deferred))
         if self._waiting >= MOST_WAITING:
             raise Overloaded(f"{self._waiting} calls of this worker wait for the events", RETRY_SECONDS)
@@ -165,15 +165,22 @@ class UserHistories:
         self._call_soon(give)
 
 
-class FileTable:
-    """The events in a file of SQLite, as one thread reads them.
+class EventTable:
+    """The events of a store, as one thread reads them, past SQLAlchemy, which would take 100 us more.
 
-    SQLAlchemy would take 100 us for each read.
+    Args:
+        url: of the store.
+
+    Attributes:
+        is_file: whether the store is in SQLite.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._opened: tuple[sqlite3.Connection, tuple[int, int]] | None = None
+    def __init__(self, url: str) -> None:
+        self._database = Database(url, EVENTS)
+        self.is_file = self._database.dialect == "sqlite"
+        self._path = file_of(url, EVENTS) if self.is_file else Path()
+        self._opened: Any = None
+        self._file = (0, 0)  # device and number of the file that is open
 
     def latest(self, user: str, most: int, columns: str = COLUMNS) -> Rows:
         """The latest events of a user, the newest first.
@@ -182,7 +189,7 @@ class FileTable:
             columns: those of an `EventRow`, or NULL where one is not needed.
 
         Raises:
-            Unavailable: the file cannot be read.
+            Unavailable: the store cannot be read.
         """
         found: Rows = self.rows(LATEST, user, most, columns=columns)
         return found
@@ -192,86 +199,52 @@ class FileTable:
     ) -> Any:
         """What `take` makes of the rows of a statement, by default a list; errors as of `latest`.
 
+        A connection to PostgreSQL that was open before and has broken is opened again.
+
         Args:
             statement: with `{0}` in the place of each value, and `{1}` in that of `columns`.
             take: need not read all rows.
         """
+        was_open = self._opened is not None
         try:
-            with closing(self._connection().execute(statement.format("?", columns), values)) as rows:
+            text = statement.format("?" if self.is_file else "%s", columns)
+            with closing(self._connection().execute(text, values)) as rows:
                 return take(rows)
         except OSError as error:
             raise Unavailable(f"{UNREADABLE}: {error.strerror or 'no such file'}") from None
-        except sqlite3.Error as error:
-            self.close()
-            raise Unavailable(f"{UNREADABLE}: {error}") from None
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._opened is not None:
-            self._opened[0].close()
-            self._opened = None
-
-    def _connection(self) -> sqlite3.Connection:
-        """A connection to the file that is there now; it may have been replaced by a copy."""
-        found = os.stat(self._path)  # noqa: PTH116 - twice as fast
-        file = found.st_dev, found.st_ino
-        if self._opened is None or self._opened[1] != file:
-            self.close()
-            connection = sqlite3.connect(
-                f"{self._path.as_uri()}?mode=ro",
-                BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,  # another one closes it
-                uri=True,
-            )
-            self._opened = connection, file
-            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        return self._opened[0]
-
-
-class ServerTable:
-    """The events in PostgreSQL, as one thread reads them, with one round trip each."""
-
-    def __init__(self, url: str) -> None:
-        self._database = Database(url, EVENTS)
-        self._opened: Any = None
-
-    def latest(self, user: str, most: int, columns: str = COLUMNS) -> Rows:
-        """As `FileTable.latest`."""
-        found: Rows = self.rows(LATEST, user, most, columns=columns)
-        return found
-
-    def rows(
-        self, statement: str, *values: Any, columns: str = "", take: Callable[[Iterable[Any]], Any] = list
-    ) -> Any:
-        """As `FileTable.rows`; a connection that was open before and has broken is opened again."""
-        was_open = self._opened is not None
-        if not was_open:
-            self._opened = self._database.raw_connection()
-        try:
-            text = statement.format("%s", columns)
-            rows = take(self._opened.driver_connection.execute(text, values))
+        except TwinspireError:
+            raise
         except Exception as error:  # of any kind: the connection may be of no use any more
-            is_broken = self._opened.driver_connection.closed
-            self._opened.invalidate()
-            self._opened = None
+            is_broken = not self.is_file and self._opened.driver_connection.closed
+            self._drop()
             if was_open and is_broken:
                 return self.rows(statement, *values, columns=columns, take=take)
-            raise Unavailable(f"{UNREADABLE}: {driver_reason(error)}") from None
-        return rows
+            reason = str(error) if isinstance(error, sqlite3.Error) else driver_reason(error)
+            raise Unavailable(f"{UNREADABLE}: {reason}") from None
 
     def close(self) -> None:
         """Close the connection."""
-        if self._opened is not None:
-            self._opened.invalidate()
+        self._drop()
         self._database.close()
 
+    def _connection(self) -> Any:
+        """A connection; of SQLite to the file that is there now, which may have been replaced by a copy."""
+        if self.is_file:
+            found = os.stat(self._path)  # noqa: PTH116 - twice as fast
+            if self._file != (found.st_dev, found.st_ino):
+                self._drop()
+                self._file = found.st_dev, found.st_ino
+        if self._opened is None:
+            self._opened = self._database.raw_connection()
+            if self.is_file:
+                for pragma in (f"cache_size = -{CACHE_KIB}", f"busy_timeout = {BUSY_MILLISECONDS}"):
+                    self._opened.driver_connection.execute(f"PRAGMA {pragma}")
+        return self._opened.driver_connection
 
-def table_of(url: str) -> FileTable | ServerTable:
-    """The events at a URL, to read."""
-    if parsed_url(url, EVENTS).get_backend_name() == "sqlite":
-        return FileTable(file_of(url, EVENTS))
-    return ServerTable(url)
+    def _drop(self) -> None:
+        if self._opened is not None:
+            self._opened.invalidate()
+            self._opened = None
 
 
 def _columns(needs_times: bool, needs_types: bool) -> str:

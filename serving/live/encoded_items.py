@@ -204,11 +204,8 @@ class EncodedItemsWriter:
         self._replace((), EncodedState(str(self._origin), 0, self._origin.start, START))
         self._reset(self.state)
 
-    def compact(self, progress: Callable[[], None] = lambda: None) -> None:
+    def compact(self) -> None:
         """Begin a generation with the latest row of each item.
-
-        Args:
-            progress: called after each `MOST_ROWS` rows.
 
         Raises:
             OSError: the disk is full, or fails; the one before stays.
@@ -216,11 +213,9 @@ class EncodedItemsWriter:
         """
 
         def latest(rows: Iterable[Sequence[Any]]) -> Iterator[EncodedItem]:
-            for n, row in enumerate(rows, 1):
+            for row in rows:
                 item = _item(row, row[0])
                 yield item._replace(kind=EncodedKind.ITEM) if item.kind is EncodedKind.SAME else item
-                if n % MOST_ROWS == 0:
-                    progress()
 
         with self._removed(), _errors(self._path):
             rows = self._connection.execute(LATEST)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from twinspire.protos.errors import ConfigError, MissingStage, Unavailable
+from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.catalogue import backup, compact, restore, snapshot
-from twinspire.serving.live.encoded_items import EncodedItemsWriter, EncodedOrigin, folder_of
+from twinspire.serving.live.encoded_items import LOCK, EncodedItemsWriter, EncodedOrigin, folder_of
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 
@@ -181,18 +182,17 @@ def test_a_copy_that_is_none_takes_nothings_place(url: str, tmp_path: Path) -> N
     assert (tmp_path / "items.db").read_bytes() == before
 
 
-def test_compaction_keeps_the_items_of_some_bundles_and_of_those_in_use(url: str, tmp_path: Path) -> None:
+def test_compaction_keeps_the_items_of_some_bundles_and_all_while_a_service_uses_them(
+    url: str, tmp_path: Path
+) -> None:
     store_id = write(url, ItemWrite("a"))
-    writers = {}
-    for version in ("kept", "used", "old"):
-        origin = EncodedOrigin(version, store_id, 4)
-        writers[version] = EncodedItemsWriter(folder_of(tmp_path, origin), origin)
     for version in ("kept", "old"):
-        writers[version].close()
-    found = compact(url, tmp_path, ["kept"])
-    assert found == {"answers_forgotten": 0, "bundles_removed": 1}
-    assert {path.name for path in (tmp_path / store_id).iterdir()} == {"kept", "used"}
-    writers["used"].close()
+        origin = EncodedOrigin(version, store_id, 4)
+        EncodedItemsWriter(folder_of(tmp_path, origin), origin).close()
+    with exclusive_lock(tmp_path / store_id / LOCK):
+        assert compact(url, tmp_path, ["kept"]) == {"answers_forgotten": 0, "bundles_removed": 0}
+    assert compact(url, tmp_path, ["kept"]) == {"answers_forgotten": 0, "bundles_removed": 1}
+    assert {path.name for path in (tmp_path / store_id).iterdir()} == {"kept", LOCK}
 
 
 def test_the_command_prints_json_or_an_error(url: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collecti
 from twinspire.protos.vector_databases.milvus_collection import CollectionItems
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.filters.expression import Filter, where
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.bundle_validation import validate_bundle
@@ -165,7 +165,7 @@ def test_a_service_that_takes_writes_refuses_the_bundle(folder: Path, tmp_path: 
     assert "--catalogue takes no writes for an index of kind milvus, as that of" in done.stderr
     retriever = Retriever.load(folder)
     with pytest.raises(BundleError, match="--catalogue takes no writes for an index of kind milvus"):
-        LiveItems.open(retriever, LivePlace(tmp_path, lambda: None))
+        LiveItems.open(retriever, LivePlace(tmp_path, lambda: StoreState("store", 0)))
 
 
 @pytest.mark.quiet

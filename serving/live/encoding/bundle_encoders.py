@@ -1,7 +1,7 @@
 """Encodes live items for bundles: those that answer, and those to come; for the catalogue's process.
 
-Each bundle has a thread, which encodes after each commit what has come since its last turn. So the thread
-that commits goes on meanwhile, and a new bundle, which may have many changes to encode, delays no other.
+The thread that commits encodes what it has written. A bundle that has more to encode, such as a new one, does
+so on a thread of its own, and so it delays neither writes nor other bundles.
 """
 
 import logging
@@ -16,7 +16,7 @@ from typing import Any
 from twinspire.protos import bundle
 from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.serving.live.encoded_items import SUFFIX, EncodedOrigin, origin_of
-from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.encoding.change_encoder import PAGE, ChangeEncoder
 from twinspire.serving.live.store.changes import START, FeedPage, LastWrite, Position
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
@@ -91,13 +91,13 @@ class HeadFeed:
 
 
 class _BundleEncoder:
-    """Keeps the encoded items of one bundle up to date, on a thread of its own.
+    """Keeps the encoded items of one bundle up to date, on a thread of its own if there is much to do.
 
     Args:
         folder: of the bundle.
-        feed: of the thread.
+        feed: of the bundle alone.
         place: folder of all live items.
-        done: called on the thread after it has encoded something, or has failed.
+        done: called after something was encoded, or could not be.
         before: a thread that must have ended before, because it writes the same items.
     """
 
@@ -111,10 +111,11 @@ class _BundleEncoder:
     ) -> None:
         self.error = ""
         self.seconds, self.items = 0.0, 0
-        self.wake = threading.Event()
+        self._wake = threading.Event()
         self._folder, self._feed, self._place, self._done, self._before = folder, feed, place, done, before
         self._origin: EncodedOrigin | None = None
         self._encoder: ChangeEncoder | None = None
+        self._lock = threading.Lock()  # of the encoder and the feed
         self._stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name="encoder", daemon=True)
         self.thread.start()
@@ -134,10 +135,26 @@ class _BundleEncoder:
         """As of `ChangeEncoder`."""
         return self._encoder.failures if self._encoder is not None else {}
 
+    def encode(self) -> None:
+        """Encode what is missing: now, or on the thread if that is at work, has failed, or has much to do."""
+        encoder, is_here = self._encoder, False
+        if encoder is not None and not self.error:
+            is_little = self._feed.position().sequence - encoder.sequence <= PAGE
+            is_here = is_little and self._lock.acquire(blocking=False)
+        if encoder is None or not is_here:
+            self._wake.set()
+            return
+        try:
+            self._encode(encoder)
+        except Exception as error:  # of any kind: the thread tries again
+            self._fail(error)
+        finally:
+            self._lock.release()
+
     def close(self) -> threading.Thread:
         """Stop as soon as the current work has ended; returns the thread."""
         self._stop.set()
-        self.wake.set()
+        self._wake.set()
         return self.thread
 
     def _run(self) -> None:
@@ -145,19 +162,20 @@ class _BundleEncoder:
             self._before.join()
         pause = RETRY_SECONDS
         while not self._stop.is_set():
-            self.wake.clear()
+            self._wake.clear()
             try:
-                if self._encoder is None:
-                    self._origin = self._origin or self._read_origin()
-                    self._encoder = ChangeEncoder(self._folder, self._feed, self._place, self._stop)
-                self._encode(self._encoder)
+                with self._lock:
+                    if self._encoder is None:
+                        self._origin = self._origin or self._read_origin()
+                        self._encoder = ChangeEncoder(self._folder, self._feed, self._place, self._stop)
+                    self._encode(self._encoder)
             except Exception as error:  # of any kind: other bundles and writes go on
                 self._fail(error)
                 pause = RETRY_SECONDS if self._encoder else min(MAX_SECONDS, 2 * pause)
                 self._stop.wait(pause if isinstance(error, TwinspireError | OSError) else MAX_SECONDS)
             else:
                 self.error = ""
-                self.wake.wait(POLL_SECONDS)
+                self._wake.wait(POLL_SECONDS)
         if self._encoder is not None:
             self._encoder.close()
         self._feed.close()
@@ -172,8 +190,11 @@ class _BundleEncoder:
         """
         manifest = bundle.read_manifest(self._folder)
         snapshot = manifest.catalogue
-        is_known = snapshot is not None and snapshot.store == self._feed.store_id
-        if is_known and self._feed.was_at(Position(snapshot.sequence, snapshot.mark)) is False:
+        if (
+            snapshot is not None
+            and snapshot.store == self._feed.store_id
+            and self._feed.was_at(Position(snapshot.sequence, snapshot.mark)) is False
+        ):
             raise Unavailable(
                 f"the bundle was built from sequence {snapshot.sequence} of another history of the store; "
                 "if the store was restored from a copy, restart the service with this bundle"
@@ -204,7 +225,7 @@ class BundleEncoders:
         head: of the store.
         open_store: opens a connection for another thread.
         place: folder of all live items, which no other service uses.
-        done: called on other threads after something was encoded, or could not be.
+        done: called on any thread after something was encoded, or could not be.
     """
 
     def __init__(
@@ -231,7 +252,7 @@ class BundleEncoders:
             self._take([self._shared_state.read(each) for each in entries])
         for each in self._all.values():
             if each.sequence != self._head.known.sequence:
-                each.wake.set()
+                each.encode()
 
     def close(self, seconds: float | None = None) -> None:
         """Stop all threads.

@@ -9,7 +9,6 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +59,11 @@ class ChangeEncoder:
         self._stop = stop or threading.Event()
         origin = origin_of(bundle.read_manifest(folder), feed.store_id)
         encoded = folder_of(place, origin)
-        with ExitStack() as undo:
-            self._writer = EncodedItemsWriter(encoded, origin, feed.was_at)
-            undo.callback(self._writer.close)
-            self.manifest = bundle.read(folder)
-            self._encoder = Encoder(folder, self.manifest, 1, "item")
-            self._lexical = LexicalIndex.of(folder, self.manifest)
-            self._graphs = GraphBuilder(encoded, origin, self.manifest, self._stop)
-            undo.pop_all()
+        self.manifest = bundle.read(folder)
+        self._encoder = Encoder(folder, self.manifest, 1, "item")
+        self._lexical = LexicalIndex.of(folder, self.manifest)
+        self._graphs = GraphBuilder(encoded, origin, self.manifest, self._stop)
+        self._writer = EncodedItemsWriter(encoded, origin, feed.was_at)
         self.sequence = self._writer.state.sequence
 
     @property
@@ -80,7 +76,7 @@ class ChangeEncoder:
 
         Args:
             feed: the changes of the store, on this thread.
-            progress: called after each page of changes, and often while a generation is copied.
+            progress: called after each page of changes.
 
         Returns:
             Number of changes that were encoded now.
@@ -102,7 +98,7 @@ class ChangeEncoder:
             count += len(changes)
             progress()
         if writer.state.last_id > 2 * writer.items + OUTDATED:
-            writer.compact(progress)
+            writer.compact()
         self._graphs.check(writer.state.last_id, writer.live_items, writer.generation)
         return count
 

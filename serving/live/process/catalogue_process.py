@@ -1,8 +1,8 @@
 """The catalogue's process, one for each host: it commits the writes of all workers, and encodes their items.
 
-It takes all writes that wait and commits them in one transaction, so a flush of the disk serves many. Other
-threads encode the items for the bundles that answer, and then reply: a reply says which items cannot be
-encoded. If a bundle still catches up, the reply waits for that. Reads have a thread and a connection of their
+It takes all writes that wait and commits them in one transaction, so a flush of the disk serves many. Then
+it encodes the items for the bundles that answer, and replies: a reply says which items cannot be encoded. If
+a bundle still catches up, the reply waits for that. Reads have a thread and a connection of their
 own. If the store cannot be used, writes are refused with the reason, and searches are answered as before.
 """
 
@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.bundle import Snapshot
-from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.errors import ConfigError, Overloaded, TwinspireError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoded_items import LOCK, position_of
 from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, StoreHead, prune
 from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
 from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
-from twinspire.serving.live.process.store_client import LARGEST
 from twinspire.serving.live.store.changes import Position
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.live.store.history import StoreRolledBack
@@ -45,11 +44,12 @@ REPLY_WAIT_SECONDS = (
 )
 MAX_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
 GROUP_ITEMS = 4096  # items of one transaction, if no request has more
+GATHER_SECONDS = 0.004  # a transaction waits as long for more writes while several clients write at once
+CROWDED_SECONDS = 0.1  # several clients count as writing for as long after a write that waited for another
 COUNT_SECONDS = 1.0  # between two counts of the items, at least
 COUNT_REST = 50  # the next count follows after 50 times the duration of the last, at least
 LONGEST_ERROR = 500  # characters of an error in shared memory
 LOCK_SECONDS = 10.0  # in which the processes of a service that was killed end
-PAGE_BYTES = 1 << 20  # of a page of changes, beyond which it ends
 
 
 class _Committed(NamedTuple):
@@ -68,7 +68,6 @@ class CatalogueProcess:
         channel: to the workers.
         shared_state: with the entries `TARGET` and `CATALOGUE`.
         grace: seconds for the workers to finish when the service stops.
-        max_answer_bytes: of a read.
         heartbeat: of this process; a database may take up to `PATIENCE_SECONDS` between two beats.
     """
 
@@ -78,11 +77,10 @@ class CatalogueProcess:
         channel: Channel,
         shared_state: SharedState,
         grace: float,
-        max_answer_bytes: int,
         heartbeat: Heartbeat,
     ) -> None:
         self._config, self._shared_state, self._grace = config, shared_state, grace
-        self._max_answer_bytes, self._heartbeat = min(max_answer_bytes, LARGEST), heartbeat
+        self._heartbeat = heartbeat
         self._writes, self._reads = RequestQueue(MAX_BYTES), RequestQueue(MAX_BYTES)
         self._lock = threading.Lock()
         self._committed: list[_Committed] = []  # in the order of their sequences, without a reply yet
@@ -102,6 +100,7 @@ class CatalogueProcess:
         self._began = Position(self._entry["sequence"], self._entry["mark"])
         self._rolled_back: StoreRolledBack | None = None  # found by the reader, for `step`
         self._counts = (0, 0)
+        self._crowded_until = 0.0
         self._commits = self._writes_done = 0
         self._commit_seconds = 0.0
 
@@ -125,7 +124,7 @@ class CatalogueProcess:
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Carry out the writes that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
-        group = self._writes.take_group(seconds, GROUP_ITEMS)
+        group = self._writes.take_group(seconds, GROUP_ITEMS, self._gather_seconds)
         if self._rolled_back is not None and not self._dropped:
             self._drop(self._rolled_back)
         if self._store is None and time.monotonic() >= self._due:
@@ -147,10 +146,16 @@ class CatalogueProcess:
                 request.refuse(outcome)
         if self._encoders is not None:
             self._encoders.follow()
+        if group and len(self._writes):  # these came before the group has had its replies
+            self._crowded_until = time.monotonic() + CROWDED_SECONDS
         self._publish()
         self._reply()
 
     # Writes.
+
+    def _gather_seconds(self) -> float:
+        """For which more writes are waited for; 0 for a client that waits for each reply before its next."""
+        return GATHER_SECONDS if time.monotonic() < self._crowded_until else 0.0
 
     def _commit(
         self, store: Store, head: StoreHead, encoders: BundleEncoders, group: Sequence[PendingRequest]
@@ -240,8 +245,6 @@ class CatalogueProcess:
             except StoreRolledBack as error:
                 self._rolled_back = error
                 request.refuse(Unavailable(public_text(error, self._config.url)))
-            except InvalidInput as error:
-                request.refuse(error)
             except TwinspireError as error:
                 request.refuse(Unavailable(public_text(error, self._config.url)))
             except Exception:  # of any kind: the next one may succeed
@@ -255,17 +258,9 @@ class CatalogueProcess:
         head = self._head
         sequence = store.check(self._began if head is None else head.known, self._store_id).sequence
         if frame.kind == FrameKind.GET:
-            found = _get_response(arguments, store.get(arguments), sequence)
-            if (size := found.ByteSize()) > self._max_answer_bytes:
-                raise InvalidInput(
-                    "ids",
-                    f"expected an answer of at most {self._max_answer_bytes} bytes, got {size}; "
-                    "ask for fewer",
-                )
-            return sequence, found.SerializeToString()
+            return sequence, _get_response(arguments, store.get(arguments), sequence).SerializeToString()
         changes = store.stored(arguments["after"], arguments["limit"])
-        page_bytes = min(PAGE_BYTES, self._max_answer_bytes)
-        page = _changes_response(changes, sequence, store.store_id, page_bytes)
+        page = _changes_response(changes, sequence, store.store_id, arguments["bytes"])
         return sequence, page.SerializeToString()
 
     # The store and the shared state.

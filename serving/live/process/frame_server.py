@@ -52,6 +52,9 @@ class RequestQueue:
         self._changed = threading.Condition()
         self._closed = False
 
+    def __len__(self) -> int:
+        return len(self._requests)
+
     def put(self, request: PendingRequest) -> None:
         """Add a request, or refuse it if there is no room."""
         size = len(request.frame.payload)
@@ -81,19 +84,23 @@ class RequestQueue:
             self._bytes -= len(request.frame.payload)
             return request
 
-    def take_group(self, seconds: float, items: int) -> list[PendingRequest]:
+    def take_group(
+        self, seconds: float, items: int, gather: Callable[[], float] = float
+    ) -> list[PendingRequest]:
         """Remove as many requests as one transaction should have.
 
         Args:
             seconds: to wait for the first.
             items: that they write together, unless the first alone has more.
+            gather: called after the first; gives the seconds to wait for others, by default none.
         """
         group, size = list[PendingRequest](), 0
         request = self.take(seconds)
+        until = time.monotonic() + gather()
         while request is not None:
             group.append(request)
             size += request.frame.value
-            request = self.take(0.0, items - size)
+            request = self.take(max(0.0, until - time.monotonic()), items - size)
         return group
 
     def close(self) -> None:

@@ -50,11 +50,11 @@ class LivePlace:
 
     Args:
         folder: of all live items.
-        store: gives the state of the store; None until the process that encodes has opened it.
+        store: gives the state of the store.
     """
 
     folder: Path
-    store: Callable[[], StoreState | None]
+    store: Callable[[], StoreState]
 
 
 class LiveItems:
@@ -106,14 +106,12 @@ class LiveItems:
             version, kind = retriever.manifest.bundle_version[:12], retriever.manifest.index.kind
             raise BundleError(f"bundle {version}: {NO_WRITES} {kind}")
         stop = stop or threading.Event()
-        wanted: StoreState | None = None
+        wanted = place.store()
         live: LiveItems | None = None
         last_count, progress_at = -1, time.monotonic()
         while True:
-            wanted = wanted or place.store()
-            if wanted is not None:
-                live = live or cls._opened(retriever, place, wanted)
-            if live is not None and wanted is not None:
+            live = live or cls._opened(retriever, place, wanted)
+            if live is not None:
                 live = live.reopened() if live.is_superseded else live
                 live.catch_up()
                 if live.sequence >= wanted.sequence:

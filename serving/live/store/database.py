@@ -252,14 +252,15 @@ class Database:
             yield connection
 
     def raw_connection(self) -> Any:
-        """A connection to PostgreSQL whose `driver_connection` commits each statement by itself.
+        """A connection whose `driver_connection` commits each statement by itself.
 
         Raises:
             Unavailable: the database does not answer.
         """
         with self._errors("read"):
             connection: Any = self._engine.raw_connection()
-        connection.driver_connection.autocommit = True
+        if self.dialect == "postgresql":  # SQLite's do so already
+            connection.driver_connection.autocommit = True
         return connection
 
     @contextmanager

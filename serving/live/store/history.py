@@ -126,7 +126,7 @@ def require_same_history(connection: Connection, meta: Any, store_id: str, known
         else:
             found = f"has another history than before up to sequence {known.sequence}"
         raise StoreRolledBack(
-            f"the catalogue's store {found}; if it was restored from a copy, another server has taken over, "
-            "or a service of an earlier version writes to it, restart the service"
+            f"the catalogue's store {found}; if it was restored from a copy, or another server has taken "
+            "over, restart the service"
         )
     return position

@@ -392,13 +392,10 @@ class Store:
             }
             connection.execute(sa.insert(META), [first])
         columns = {each["name"] for each in sa.inspect(connection).get_columns(META.name)}
-        if not {each.name for each in META.columns} - {META.c.mark.name} <= columns:
+        if not {each.name for each in META.columns} <= columns:
             raise ConfigError(
                 f"{self._name}: {META.name} is not the table of a catalogue; name another database"
             )
-        if META.c.mark.name not in columns:  # an earlier version has made the store
-            connection.exec_driver_sql(f"ALTER TABLE {META.name} ADD COLUMN mark BIGINT DEFAULT 0 NOT NULL")
-            HISTORY.create(connection)
         meta = locked_meta(connection)
         if meta is None:
             raise ConfigError(f"{self._name}: {META.name} is empty, so this is not a catalogue")
@@ -407,9 +404,6 @@ class Store:
                 f"{self._name}: is a catalogue of version {meta.schema_version}, this program expects "
                 f"{SCHEMA_VERSION}"
             )
-        if not was_at(connection, Position(meta.sequence, meta.mark)):  # an earlier version wrote last
-            connection.execute(sa.delete(HISTORY).where(HISTORY.c.sequence >= meta.sequence))
-            advance(connection, meta.sequence)
         self.store_id = meta.store_id
         held = CatalogueBounds.of(json.loads(meta.bounds))
         self.bounds = replace(held, **bounds)

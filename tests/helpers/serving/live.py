@@ -8,7 +8,7 @@ import numpy as np
 from twinspire.protos import bundle
 from twinspire.serving.live.encoded_items import origin_of
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from twinspire.serving.live.store.changes import Change, FeedPage, Position
 from twinspire.serving.retrieval.encoder import item_encoder
 from twinspire.serving.retrieval.query import Query, Value, Vectors
@@ -67,7 +67,8 @@ class LiveWorld:
 
     def open(self) -> LiveItems:
         """One more worker."""
-        return LiveItems(self.base, LivePlace(self.place, lambda: None), self.origin)
+        state = StoreState(self.feed.store_id, self.feed.sequence())
+        return LiveItems(self.base, LivePlace(self.place, lambda: state), self.origin)
 
     def put(self, item_id: str, text: str, **fields: str) -> int:
         """Write an item in the store, and in the truth."""

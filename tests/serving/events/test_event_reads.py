@@ -16,7 +16,7 @@ from twinspire.serving.events import user_histories
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.events.process import EventsProcess, initial_events_entry
 from twinspire.serving.events.store import MOST_DELETED, EventStore
-from twinspire.serving.events.user_histories import ServerTable, UserHistories
+from twinspire.serving.events.user_histories import EventTable, UserHistories
 from twinspire.serving.live.process.frame_socket import Channel
 from twinspire.serving.live.store.database import Database
 from twinspire.serving.retrieval.event_reading import EventReading, EventRow
@@ -83,6 +83,8 @@ class SlowTable:
         self.asked: list[str] = []
         self.reading, self.over = threading.Event(), threading.Event()
 
+    is_file = False
+
     def latest(self, user: str, most: int, columns: str) -> Sequence[EventRow]:
         self.asked.append(user)
         self.reading.set()
@@ -95,7 +97,7 @@ class SlowTable:
 
 def test_the_users_of_a_call_that_is_over_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     table = SlowTable()
-    monkeypatch.setattr(user_histories, "table_of", lambda url: table)
+    monkeypatch.setattr(user_histories, "EventTable", lambda url: table)
     soon: queue.Queue[Callable[[], None]] = queue.Queue()
     histories = UserHistories("", 10, 10, soon.put)
     reading = EventReading({}, 3, False, False, EventTypes())
@@ -122,7 +124,7 @@ def test_a_read_of_postgresql_is_repeated_only_where_the_connection_broke(
 
     monkeypatch.setattr(Database, "raw_connection", counted)
     EventStore.open(cluster).close()
-    with closing(ServerTable(cluster)) as table, closing(ServerTable(cluster)) as other:
+    with closing(EventTable(cluster)) as table, closing(EventTable(cluster)) as other:
         assert table.latest("u", 1) == []
         with pytest.raises(Unavailable, match="cannot be read now: undefined column"):
             table.latest("u", 1, "no_such_column")

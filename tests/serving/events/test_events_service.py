@@ -24,7 +24,7 @@ from twinspire.serving.cli.event_commands import record_file
 from twinspire.serving.client import AsyncRetrievalClient, Event, Query, RetrievalClient
 from twinspire.serving.client.events import Recorded, record_request
 from twinspire.serving.events.store import EventStore
-from twinspire.serving.events.user_histories import table_of
+from twinspire.serving.events.user_histories import EventTable
 from twinspire.serving.server import RetrievalServer
 
 SECRET = "user-key-that-no-log-may-have"
@@ -157,7 +157,7 @@ def test_a_repeated_request_is_stored_once_by_whichever_worker(small: CatalogueS
                 answers = [*EventsStub(channel).RecordStream(iter(requests), timeout=20)]
             assert [(each.stored, each.repeated_request) for each in answers] == [(3, repeated)] * 5
         assert stored(small) == 17
-        with closing(table_of(small.url)) as table:
+        with closing(EventTable(small.url)) as table:
             assert table.latest("u", 1)[0][0] == "item-007"
 
 
@@ -299,7 +299,7 @@ def test_a_table_of_events_is_recorded_once(small: CatalogueService, tmp_path: P
         with pytest.raises(DataError, match=r"row 2: type: expected 1 to 64 bytes"):
             record_file(client, table)
     assert stored(small) == 2
-    with closing(table_of(small.url)) as events:
+    with closing(EventTable(small.url)) as events:
         assert events.latest("u", 2) == [
             ("item-002", 1767323046.0, "rated", 4.5),
             ("item-001", 1767323045.0, "click", None),

@@ -18,7 +18,7 @@ from twinspire.serving.events import shown_items
 from twinspire.serving.events import store as stores
 from twinspire.serving.events.shown_items import MOST_SENT, MOST_WAITING, ShownItems
 from twinspire.serving.events.store import EventStore
-from twinspire.serving.events.user_histories import SHOWN, UserHistories, table_of
+from twinspire.serving.events.user_histories import SHOWN, EventTable, UserHistories
 from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import Answered, StoreClient
 
@@ -38,7 +38,7 @@ def ids(client: RetrievalClient, query: Query, seconds: int = 0, k: int = 5) -> 
 
 
 def shown(url: str, user: str) -> int:
-    with closing(table_of(url)) as table:
+    with closing(EventTable(url)) as table:
         return len(table.rows(SHOWN, user, 0, 10_000))
 
 

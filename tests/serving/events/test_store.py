@@ -13,7 +13,7 @@ from twinspire.protos.errors import ConfigError, InvalidInput, Unavailable
 from twinspire.protos.events_pb2 import Event, RecordRequest, RecordResponse
 from twinspire.serving.events import store as stores
 from twinspire.serving.events.store import EventStore
-from twinspire.serving.events.user_histories import FileTable, table_of
+from twinspire.serving.events.user_histories import EventTable
 from twinspire.serving.live.store.database import EVENTS, detail, file_of, public_text
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.retrieval.event_reading import EventRow
@@ -40,7 +40,7 @@ def latest(url: str, user: str, most: int = 100) -> list[str]:
 
 
 def rows(url: str, user: str, most: int = 100) -> Sequence[EventRow]:
-    with closing(table_of(url)) as table:
+    with closing(EventTable(url)) as table:
         return table.latest(user, most)
 
 
@@ -142,12 +142,12 @@ def test_a_database_without_events_is_left_as_it_is(url: str) -> None:
 
 def test_a_table_is_read_again_after_it_was_closed_or_was_no_database(store: EventStore, url: str) -> None:
     store.record([clicks("u", "a")])
-    with closing(table_of(url)) as table:
+    with closing(EventTable(url)) as table:
         assert [row[0] for row in table.latest("u", 5)] == ["a"]
         with pytest.raises(Unavailable, match="the store of events cannot be read now"):
             table.latest("u", 5, "no_such_column")
         assert [row[0] for row in table.latest("u", 5)] == ["a"]
-    if isinstance(table, FileTable):
+    if table.is_file:
         assert [row[0] for row in table.latest("u", 5)] == ["a"]
         table.close()
 

@@ -369,28 +369,17 @@ def test_a_new_generation_has_the_latest_row_of_each_item(writer: EncodedItemsWr
     assert all_of(folder) == ([*expected, item(41)], 41)
 
 
-def test_progress_is_noticed_while_rows_are_copied(
-    writer: EncodedItemsWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The thread that commits does it, and its supervisor would take it for dead."""
-    monkeypatch.setattr(module, "MOST_ROWS", 2)
-    writer.append([item(n) for n in range(1, 21)], at(20))
-    seen: list[int] = []
-    writer.compact(lambda: seen.append(1))
-    assert len(seen) == 10
-
-
 def test_rows_that_cannot_be_copied_leave_the_file_as_it_is(
     writer: EncodedItemsWriter, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_ROWS", 2)
     writer.append([item(n) for n in range(1, 6)], at(5))
 
-    def fails() -> None:
+    def fails(*arguments: object) -> None:
         raise OSError("the disk is full")
 
-    with pytest.raises(OSError, match="the disk is full"):
-        writer.compact(fails)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
+        patch.setattr(module, "_item", fails)
+        writer.compact()
     assert {each.name for each in folder.glob("*.db")} == {f"{writer.generation}.db"}
     assert [*folder.glob(".*")] == []
     writer.append([item(6)], at(6))

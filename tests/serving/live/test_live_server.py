@@ -337,8 +337,6 @@ def test_a_bundle_whose_live_items_are_not_encoded_is_not_opened(
     host.feed.put("new", {"text": ZOO})
     with pytest.raises(Unavailable, match="its live items were not encoded in"):
         LiveItems.open(retriever, host.place)
-    with pytest.raises(Unavailable, match="were not encoded"):
-        LiveItems.open(retriever, LivePlace(host.path, lambda: None))
     stop = threading.Event()
     stop.set()
     with pytest.raises(Unavailable, match="the service stops"):

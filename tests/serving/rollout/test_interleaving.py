@@ -17,8 +17,8 @@ from tests.helpers.waiting import wait_until
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.protos.events_pb2 import Event, RecordRequest
-from twinspire.serving.api.answer_copies import noted
 from twinspire.serving.client import Query, RetrievalClient, where
+from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import UserHistories
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
@@ -186,13 +186,14 @@ def test_the_sequence_is_that_which_both_bundles_have_applied(scene: Scene) -> N
 
 
 def test_items_of_the_challenger_alone_are_items_shown() -> None:
-    shown: list[tuple[str, list[str]]] = []
-    make = noted(lambda job: b"", [wire.Query(user="u")], lambda *each: shown.append(each))
+    kept = ShownItems(cast(Any, None), 3600, cast(Any, None), cast(Any, None))
+    kept._is_sending = True  # so that what is added waits
+    make = kept.adding([wire.Query(user="u")], lambda job: b"")
     retriever = SimpleNamespace(items=SimpleNamespace(ids=["a", "b"]))
     for mixed in (InterleavedHits(["x"], "0" * 64, [None]), None):
         found = SimpleNamespace(rows=[], interleaved=mixed)
         make(cast(Any, SimpleNamespace(retriever=retriever, found=[found])))
-    assert shown == [("u", ["x"])]
+    assert kept._waiting == [("u", ["x"])]
 
 
 def test_what_is_no_search_for_a_few_items_is_the_champions(scene: Scene) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.protos import catalogue_pb2 as wire
-from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.errors import ConfigError, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoding import change_encoder as encoders
 from twinspire.serving.live.process import catalogue_process as processes
@@ -57,7 +57,7 @@ class Running:
         self.state.write(TARGET, {"champion": {"folder": str(folder), "bundle_version": version}})
         self.channel, self.handle = Channel.create(), Handle()
         self.beats = Heartbeat()
-        self.process = CatalogueProcess(config, self.channel, self.state, 5.0, 4_000_000, self.beats)
+        self.process = CatalogueProcess(config, self.channel, self.state, 5.0, self.beats)
         self._thread = threading.Thread(target=self.process.run, args=[cast(WorkerHandle, self.handle)])
         self._thread.start()
         self.client = StoreClient(self.channel)
@@ -318,7 +318,7 @@ def restored(place: Path) -> Iterator[Callable[[], None]]:
 
 
 GET = json.dumps(["a"]).encode()
-CHANGES = json.dumps({"after": 0, "limit": 10}).encode()
+CHANGES = json.dumps({"after": 0, "limit": 10, "bytes": 4_000_000}).encode()
 
 
 @pytest.mark.parametrize("state", ["an earlier state", "another store"])
@@ -453,13 +453,12 @@ def test_a_write_that_fails_is_refused_and_neither_stops_the_process_nor_other_w
         assert process.write("f").sequence == 5
 
 
-def test_a_read_is_bounded_as_the_answers_of_the_service(plain: Path, tmp_path: Path) -> None:
+def test_a_page_of_changes_ends_at_its_bytes(plain: Path, tmp_path: Path) -> None:
     with running(plain, tmp_path) as process:
-        process.write("a", text="x" * 3_000_000)
-        process.write("b", text="x" * 3_000_000)
-        process.ask(FrameKind.GET, json.dumps(["a"]).encode()).reply()
-        with pytest.raises(InvalidInput, match="ids: expected an answer of at most 4000000 bytes, got 60"):
-            process.ask(FrameKind.GET, json.dumps(["a", "b"]).encode()).reply()
+        process.write("a", "b", "c", text="x" * 1_500_000)
+        page = wire.ChangesResponse.FromString(process.ask(FrameKind.CHANGES, CHANGES).reply().payload)
+        assert [each.item.id for each in page.changes] == ["a", "b"]
+        assert page.sequence == 3
 
 
 def test_the_heart_beats_and_writes_are_committed_while_much_is_encoded(

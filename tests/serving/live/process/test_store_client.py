@@ -43,7 +43,7 @@ class Asking:
         reply = self.reply()
         assert isinstance(reply, Frame)
         assert reply.value == 7
-        return reply.payload
+        return bytes(reply.payload)
 
     def close(self) -> None:
         self.client.stop()

@@ -130,32 +130,6 @@ def test_it_is_not_known_for_ever_where_a_store_was(url: str, monkeypatch: pytes
         assert all(store.was_at(each) for each in positions[-10:])
 
 
-def test_a_store_of_an_earlier_version_is_taken_up_and_one_may_write_to_it_in_turn(url: str) -> None:
-    with closing(Store.open(url)) as store:
-        one(store, upsert("a"))
-        store_id = store.store_id
-        with store._database.writing() as connection:
-            connection.exec_driver_sql("ALTER TABLE twinspire_meta DROP COLUMN mark")
-            connection.exec_driver_sql("DROP TABLE twinspire_history")
-    with closing(Store.open(url)) as store:
-        first = store.position()
-        assert (store.store_id, first.sequence, store.was_at(first)) == (store_id, 1, True)
-        one(store, upsert("b"))
-        last = store.position()
-        with store._database.writing() as connection:  # as an earlier version does
-            connection.exec_driver_sql("UPDATE twinspire_meta SET sequence = 3")
-        assert store.check(last).sequence == 3
-        unmarked = store.position()
-        one(store, upsert("c"), known=last)
-        with pytest.raises(StoreRolledBack, match="or a service of an earlier version writes to it"):
-            store.check(unmarked)
-        with store._database.writing() as connection:
-            connection.exec_driver_sql("UPDATE twinspire_meta SET sequence = 5")
-    with closing(Store.open(url)) as store:
-        assert store.position().sequence == 5
-        assert all(store.was_at(each) for each in (first, last, store.position()))
-
-
 def test_a_store_gets_a_new_id_once_if_two_processes_want_it(url: str) -> None:
     with closing(Store.open(url)) as store, closing(Store.open(url)) as other:
         one(store, upsert("a"))

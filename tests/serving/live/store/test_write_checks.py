@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import string
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.serving.live.store.write_checks import WriteParser
-from twinspire.serving.live.store.write_rules import CatalogueBounds, WriteRequest
+from twinspire.serving.live.store.write_rules import CatalogueBounds
 
 FEATURES: dict[str, FeatureSpec] = {
     "title": TextFeature("text", "title"),
@@ -78,7 +79,7 @@ def test_an_item_with_a_value_of_each_kind_is_taken() -> None:
     assert (item.item_id, item.deleted, item.expected, found.mode) == ("ä/1", False, 2**64 - 1, 2)
     assert json.loads(item.features) == {"title": "a\tb\0", "price": 3.0, "section": "s", "tags": ["a", "b"]}
     assert json.loads(item.fields) == {"name": "N\n\0"}
-    assert WriteRequest.from_bytes(found.to_bytes()) == found
+    assert pickle.loads(pickle.dumps(found)) == found
     one = FORM.upsert(upsert(title="a", tags="alone"), BOUNDS)  # one of many may come as a text
     assert json.loads(one.items[0].features) == {"tags": ["alone"], "title": "a"}
 
@@ -230,7 +231,7 @@ def _check(request: wire.UpsertRequest) -> bool:
         assert {*features} == {*message.item.features}
         assert json.loads(item.fields) == dict(message.item.fields)
         assert not any(each in item.item_id for each in string.whitespace.replace(" ", ""))
-    assert WriteRequest.from_bytes(taken.to_bytes()) == taken
+    assert pickle.loads(pickle.dumps(taken)) == taken
     return True
 
 
