@@ -7,11 +7,9 @@ from rich.console import Console
 from tests.export.ann.test_index import ITEMS, QUERIES
 from twinspire.export import ann
 from twinspire.export.ann.kinds.hnsw import TunedHnsw
-from twinspire.protos.bundle import INDEX_KINDS, IndexParameters, Score
+from twinspire.protos.bundle import IndexParameters, Score
 from twinspire.protos.errors import BundleError
-from twinspire.train import fingerprint
 from twinspire.train.config.index import IndexConfig
-from twinspire.train.paths import ROOT
 
 COSINE = Score("cosine")
 NOTHING = [np.empty(0, np.int64)] * len(QUERIES)
@@ -22,11 +20,6 @@ def test_an_unknown_kind_is_refused() -> None:
         BundleError, match=r"manifest\.json: index\.kind: expected one of hnsw, milvus, got 'remote'"
     ):
         ann.rebuild(ITEMS, IndexParameters(kind="remote"), COSINE, threads=1)
-
-
-def test_a_key_covers_the_modules_of_all_kinds() -> None:
-    files, _ = fingerprint._reachable(ROOT, ("twinspire.export.bundle_builder",))
-    assert {f"export/ann/kinds/{kind}.py" for kind in INDEX_KINDS} <= {*files}
 
 
 def test_exact_search_needs_no_graph_to_be_evaluated() -> None:
