@@ -6,7 +6,7 @@ ifeq ($(filter oneshell,$(.FEATURES)),)
 $(error this is GNU make $(MAKE_VERSION); 4 or newer is needed, on macOS `brew install make`, and then gmake in place of make)
 endif
 .ONESHELL:
-.PHONY: setup doctor data train export encode bench evaluate register promote refresh retrain rollback prune history serve \
+.PHONY: setup doctor data train export encode bench evaluate register promote drift refresh retrain rollback prune history serve \
         serve-http status search loadtest gatewaytest swaptest filtertest livetest remotetest looptest demo ui serve-mlflow test test-all \
         test-together test-quiet test-processors test-serving test-hostile dist held-out lint protos docs notebooks clean help
 
@@ -177,6 +177,10 @@ register: setup ## the newest bundle, or BUNDLE, into the model registry as chal
 promote: setup ## make the challenger the champion, if all gates hold; FORCE=1 REASON="..." even if not
 	@$(call run,twinspire.export promote,--config $(CONFIG) $(if $(FORCE),--force) $${REASON:+"--reason=$$REASON"})
 	$(call next,serve)
+
+drift: setup ## what a service was asked and its items beside those of training: LOG=folder SINCE=time UNTIL=time; fails if some have drifted
+	@[ -n "$(LOG)" ] || { echo 'name the served log: make drift LOG=served' >&2; exit 2; }
+	$(call run,twinspire.export drift,--config $(CONFIG) --served-log "$(LOG)" $(if $(SINCE),--since $(SINCE)) $(if $(UNTIL),--until $(UNTIL)))
 
 refresh: setup ## a bundle of the champion's towers and the catalogue as it stands: CATALOGUE=url ITEMS=items.csv; goes on after a kill
 	@$(call run,twinspire.export refresh,--config $(CONFIG) $(if $(CATALOGUE),--catalogue "$(CATALOGUE)") \

@@ -66,6 +66,11 @@ COMMANDS = {
         "twinspire.export.release.judge:command",
         "twinspire.export.release.judge:show",
     ),
+    "drift": Command(
+        "Compare served queries, answers and items with those of training; exits with 1 if some drifted.",
+        "twinspire.export.release.drift:command",
+        "twinspire.export.release.drift:show",
+    ),
     "refresh": Command(
         "Make a new bundle of the champion's towers and the catalogue as it stands; resumes after a kill.",
         "twinspire.export.refresh.command:refresh",

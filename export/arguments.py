@@ -1,6 +1,7 @@
 """The options of the commands of export; parsing them imports nothing of what the commands do."""
 
 from argparse import ArgumentParser, ArgumentTypeError
+from datetime import datetime
 from pathlib import Path
 
 from twinspire.export.release.release_records import REASON_LENGTH
@@ -52,10 +53,18 @@ def add_options(name: str, command: ArgumentParser) -> None:
 
 def _add_release_options(name: str, command: ArgumentParser) -> None:
     add = command.add_argument
-    if name in ("judge", "promote"):
-        required = name == "judge"
+    if name in ("judge", "promote", "drift"):
+        required = name != "promote"
         log = "folder that `serve --served-log` writes"
         add("--served-log", type=Path, required=required, metavar="FOLDER", help=log)
+    if name == "drift":
+        start = "first time of the window, by ISO 8601 (default: a day before its end)"
+        add("--since", type=datetime.fromisoformat, metavar="TIME", help=start)
+        add("--until", type=datetime.fromisoformat, metavar="TIME", help="its end (default: now)")
+        against = "compare queries with those of another window, not with the bundle's"
+        add("--against", type=datetime.fromisoformat, nargs=2, metavar=("SINCE", "UNTIL"), help=against)
+    if name in ("judge", "promote"):
+        required = name == "judge"
         events = "Parquet that `python -m twinspire.serving.events export` writes"
         add("--events", type=Path, required=required, metavar="FILE", help=events)
         types = "types of the events that count as clicks (default: click)"

@@ -23,7 +23,7 @@ from twinspire.export.bundle_files import ItemColumns, display_text, publish, wr
 from twinspire.export.bundles import bundle_of_tag
 from twinspire.export.encoding import EncodeWindows
 from twinspire.export.encoding.digests import item_digests
-from twinspire.export.evaluation import pair_losses, per_query, quality, weak_scores
+from twinspire.export.evaluation import drift_reference, pair_losses, per_query, quality, weak_scores
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.hybrid.choose import Choice, choose
 from twinspire.export.hybrid.postings import with_priors
@@ -172,6 +172,12 @@ class _BundleBuilder:
         ranking = choice.ranking if choice.shipped else None
         model = quality.ServedModel(query.onnx, query.inputs, evaluated, searched, ranking)
         self.reports["scores"] = weak_scores.learn(self.data, model, queries, self.score, self.console)
+        items, weak = self._served_values(), self.reports["scores"].get("weak_score")
+        with self.console.status("the reference for drift"):
+            reference = drift_reference.learn(
+                self.data, self.model.schema, model, queries, items, self.score, weak
+            )
+        reference.write(folder)
         self._quality(query, evaluated, searched, choice, folder)
         served = self._write_lexical(choice, catalogue, index, folder)
         self._judged(query, catalogue, index, served)

@@ -8,6 +8,7 @@
     items.json            {"ids": [...], "popularity": [...], "fields": {"<display field>": [...]}}
     filters.npz           values of the filter fields, if there are any (`filters.py`)
     lexical/*.npy         BM25 weights by term, if the bundle is hybrid (`hybrid/lexical_index.py`)
+    drift.npz             what queries and items were like, if known (`drift.py`)
     item_digests.npy      uint8 (N, 16): a hash of what the item tower has read of each item, if known
     reports/*             quality, parity, latency and recall in JSON, and their plots
     ...                   files of the features, such as a tokenizer's, and of other kinds of indexes
@@ -58,6 +59,7 @@ LINKS = "links.npy"
 HNSWLIB = "index.hnsw"  # of version 3, in the place of links.npy
 ITEMS = "items.json"
 FILTERS = "filters.npz"  # required if there are filter fields
+DRIFT = "drift.npz"  # optional: without it, drift is unknown
 DIGESTS = "item_digests.npy"  # tells a refresh which items have changed
 # Array of `hybrid.lexical_index.Postings` -> file; required if the bundle is hybrid.
 LEXICAL_FILES = {name: f"lexical/{name}.npy" for name in ("terms", "idf", "starts", "documents", "weights")}

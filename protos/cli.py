@@ -252,8 +252,9 @@ def execute(
         usage_errors: errors for which the exit code is 2, as for wrong arguments.
 
     Returns:
-        The exit code: 0 after success, 1 after a failure, 2 after a usage error, 130 after an interrupt,
-        143 after `Terminated`, and 141 if the reader of stdout has closed it, as `| head -1` does.
+        The exit code: 0 after success, or `exit_code` of the document, 1 after a failure, 2 after a usage
+        error, 130 after an interrupt, 143 after `Terminated`, and 141 if the reader of stdout has closed it,
+        as `| head -1` does.
         Wrong arguments end the process with 2.
     """
     parsed = parser.parse_args(arguments)
@@ -294,9 +295,10 @@ def _run(
             f"{reason}; nothing half-written is used: free some space and run the same command again"
         )
         return FAILED
-    if result is not None:
-        print_result(result, parsed.json, console)
-    return 0
+    if result is None:
+        return 0
+    print_result(result, parsed.json, console)
+    return int(result[0].get("exit_code", 0))
 
 
 def _discard_closed_output() -> bool:

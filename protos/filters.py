@@ -11,7 +11,6 @@
 An item without a value is in no row. The file is neither compressed nor pickled.
 """
 
-import io
 import itertools
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from twinspire.protos.bundle import FILTERS, Manifest
 from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.files.npy_file import stored_arrays
 from twinspire.protos.filter_kinds import KINDS, FilterKind, Parsed, parse_value
 
 FilterSchema = Mapping[str, FilterKind]
@@ -140,7 +140,7 @@ def read_filters(folder: Path, manifest: Manifest) -> dict[str, Column]:
         return {}
     path = folder / FILTERS
     try:
-        arrays = _arrays(path)
+        arrays = stored_arrays(path)
         columns = {
             field: _column(f"{n}.", kind, arrays, manifest.count)
             for n, (field, kind) in enumerate(sorted(manifest.filters.items()))
@@ -150,19 +150,6 @@ def read_filters(folder: Path, manifest: Manifest) -> dict[str, Column]:
     if arrays:
         raise BundleDamaged(f"{path}: holds {sorted(arrays)}, which the manifest's filters do not name")
     return columns
-
-
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of the file; compressed ones are refused, because they may be of any size."""
-    with zipfile.ZipFile(path) as archive:
-        if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
-            raise ValueError("holds a compressed array")
-        return {
-            name.removesuffix(".npy"): np.lib.format.read_array(
-                io.BytesIO(archive.read(name)), allow_pickle=False
-            )
-            for name in archive.namelist()
-        }
 
 
 def _column(prefix: str, kind: FilterKind, arrays: dict[str, npt.NDArray[Any]], count: int) -> Column:

@@ -199,7 +199,8 @@ class _Service:
                 alias, limits = config.follow.shadow, config.limits
                 shadow = Shadow(self._channel, self.shared_state, alias, limits, self._live)
                 self.processes.append(ProcessSpec("shadow", shadow.run))
-        self._status = ServiceStatus(self.shared_state, self.shared, self._channel, self._log_channel)
+        folder = config.served_log.folder if config.served_log else None
+        self._status = ServiceStatus(self.shared_state, self.shared, self._channel, self._log_channel, folder)
 
     def _add_catalogue(self, config: CatalogueConfig) -> None:
         """Add the process of live items."""

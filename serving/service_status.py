@@ -12,7 +12,9 @@ from typing import Any, Self
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import MANIFEST, VECTORS, Manifest
+from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleError
+from twinspire.protos.files.served_log import DRIFT
 from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.metrics import Reading
@@ -113,6 +115,7 @@ class ServiceStatus:
         shared: the workers' metrics.
         channel: to the shadow, if there is one.
         log_channel: to the process of the served log, if there is one.
+        log: folder of this log.
     """
 
     def __init__(
@@ -121,10 +124,11 @@ class ServiceStatus:
         shared: SharedMetrics,
         channel: DatagramChannel | None = None,
         log_channel: DatagramChannel | None = None,
+        log: Path | None = None,
     ) -> None:
         self._shared_state = shared_state
         self._shared = shared
-        self._channel, self._log_channel = channel, log_channel
+        self._channel, self._log_channel, self._log = channel, log_channel, log
         self._facts: BundleFacts | None = None  # of the champion at the last scrape
 
     def state(self) -> dict[str, Any]:
@@ -164,6 +168,9 @@ class ServiceStatus:
             channel, lost = self._log_channel, entries[SERVED_LOG]["lost"]
             reasons = {"behind": channel.dropped, "disk": lost, "error": channel.failed}
             yield metrics.LOG_DROPPED, [([reason], count) for reason, count in reasons.items()]
+        if self._log:
+            champion = Target.of(self._shared_state.read(TARGET)).champion
+            yield from drift_readings(self._log / DRIFT, champion.bundle_version)
         if stale := entries.get(ACCESS, {}).get("stale"):
             yield metrics.FILE_STALE, [([name], float(is_stale)) for name, is_stale in stale.items()]
 
@@ -263,3 +270,24 @@ def catalogue_readings(entry: Mapping[str, Any], rows: Sequence[Sequence[float]]
     bundles = entry.get("bundles", {}).items()
     yield metrics.CATALOGUE_DERIVED, [([version], each["sequence"]) for version, each in bundles]
     yield metrics.CATALOGUE_ENCODE_SECONDS, [([version], each["seconds"]) for version, each in bundles]
+
+
+def drift_readings(path: Path, champion: str) -> Iterator[Reading]:
+    """The metrics of drift; none if what was measured last is of another bundle, or cannot be read.
+
+    Args:
+        path: of the document that `python -m twinspire.export drift` has written, if it has.
+        champion: version of the bundle that is served.
+    """
+    try:
+        document = parse_json(path.read_bytes())
+        if document["bundle"] != champion:
+            return
+        found = [([str(name)], each["psi"], each["drifted"]) for name, each in document["features"].items()]
+        psi = [(labels, float(value)) for labels, value, _ in found]
+        computed = float(document["computed"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return
+    yield metrics.DRIFT_PSI, psi
+    yield metrics.DRIFT_DETECTED, [(labels, float(bool(drifted))) for labels, _, drifted in found]
+    yield metrics.DRIFT_TIME, [([], computed)]

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from twinspire.export import ann
 from twinspire.export.encoding import encode_all
 from twinspire.export.evaluation.quality import FIRST, Rows, ServedModel, Vectors, query_texts
 from twinspire.protos.bundle import Score
@@ -49,7 +50,8 @@ def learn(
         return {"why": why}
     rows, relevant = data.parts["validation"].by_query()
     drawn = np.random.default_rng(0).permutation(len(rows))[:LARGEST]
-    best, found = _best(model, queries[drawn], query_texts(data, model.inputs, rows[drawn]))
+    texts = query_texts(data, model.inputs, rows[drawn])
+    _, best, found = best_answers(model, queries[drawn], texts, data.seen(rows[drawn]))
     is_right = np.array([np.isin(relevant[n], each).any() for n, each in zip(drawn, found, strict=True)])
     right = np.sort(best[is_right])
     report = {"score_reference": float(np.median(best)), "queries": len(drawn), "right": len(right)}
@@ -62,7 +64,8 @@ def learn(
     for kind, length in NONSENSE.items():
         values = _nonsense(data, model, rows[drawn], length)
         vectors = encode_all(model.query, model.inputs, values, console, "nonsense")
-        scores, _ = _best(model, vectors, texts_of(values, model.inputs.features, cut=True))
+        texts = texts_of(values, model.inputs.features, cut=True)
+        _, scores, _ = best_answers(model, vectors, texts, data.seen(rows[drawn]))
         weak_of_nonsense[kind] = float((scores < weak).mean())
     return {**report, "weak_score": weak, **found_below, "weak_of_nonsense": weak_of_nonsense}
 
@@ -83,12 +86,26 @@ def _inapplicable(data: TrainingData, model: ServedModel, score: Score) -> str:
     return ""
 
 
-def _best(model: ServedModel, queries: Vectors, texts: Sequence[str]) -> tuple[npt.NDArray[np.float64], Rows]:
-    """Best scores (Q,) and the rows of the first ten hits, (Q, min(10, N))."""
-    rows = model.index.search(queries, FIRST, [np.empty(0, np.int64)] * len(queries))
-    best = np.einsum("qd,qd->q", queries, model.items[rows[:, 0]]).astype(np.float64)
+def best_answers(
+    model: ServedModel, queries: Vectors, texts: Sequence[str], seen: Sequence[Rows]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Rows]:
+    """What the service finds first for some queries.
+
+    Args:
+        queries: vectors (Q, D), or (Q, K * D).
+        texts: of these queries, as far as the tower reads them.
+        seen: rows of the items that each answer leaves out; a hybrid leaves out none.
+
+    Returns:
+        The best scores (Q,), before a sigmoid; these as `LexicalIndex.matched_score` has them (Q,); and the
+        rows of the first ten hits, (Q, min(10, N)), -1 where there are no more.
+    """
+    rows = ann.search_merged(model.index, model.items, queries, FIRST, seen)
+    vectors = queries.reshape(len(queries), -1, model.items.shape[1])
+    best = np.einsum("qkd,qd->qk", vectors, model.items[rows[:, 0]]).max(axis=1).astype(np.float64)
+    matched = best.copy()
     if model.hybrid is None:
-        return best, rows
+        return best, matched, rows
     fusion, candidates = model.hybrid.fusion, model.hybrid.candidates(queries, FIRST)
     for n, (query, text, near) in enumerate(zip(queries, texts, candidates, strict=True)):
         terms, unknown = fusion.index.counted_terms(text)
@@ -96,8 +113,8 @@ def _best(model: ServedModel, queries: Vectors, texts: Sequence[str]) -> tuple[n
         if terms:  # else it is answered by the vectors alone
             found, (best[n], *_), _, (lexical, *_), _ = fusion.rank(FusionQuery(terms, query, *near), FIRST)
             rows[n, : len(found)] = found
-        best[n] = fusion.index.matched_score(best[n], lexical, terms, unknown)
-    return best, rows
+        matched[n] = fusion.index.matched_score(best[n], lexical, terms, unknown)
+    return best, matched, rows
 
 
 def _nonsense(data: TrainingData, model: ServedModel, queries: Rows, length: int) -> Mapping[str, list[Any]]:

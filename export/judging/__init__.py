@@ -2,5 +2,6 @@
 
 served_answers.py -> served log and events, joined by request
 off_policy.py     -> the challenger's value from explored answers
-interleaving.py   -> whether users prefer the challenger's items in interleaved answers
+preference.py     -> whether users prefer the challenger's items in interleaved answers
+drift.py          -> whether queries, answers and items are still those of training
 """

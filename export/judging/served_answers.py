@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from twinspire.protos.errors import InvalidInput, MissingStage
 from twinspire.protos.files.served_log import SUFFIX
@@ -39,12 +40,12 @@ class ServedFiles:
 
     Args:
         log: folder of the served log.
-        events: exported events, a file of Parquet.
+        events: exported events, a file of Parquet; not read for answers alone.
         types: of the events that count as clicks.
     """
 
     log: Path
-    events: Path
+    events: Path = Path()
     types: tuple[str, ...] = (CLICK,)
 
     def explored(self, bundle: str) -> list[Record]:
@@ -52,6 +53,13 @@ class ServedFiles:
         columns = ("query", "propensities", "candidate_ids", "candidate_scores", "temperature")
         wanted = (pc.field("bundle") == bundle) & pc.field("propensities").is_valid()
         return self._rows(columns, wanted & pc.field("teams").is_null())
+
+    def window(self, bundle: str, since: datetime, until: datetime, most: int) -> list[Record]:
+        """Answers of a bundle's version in a span of time, `most` at random; errors as of `interleaved`."""
+        time = pc.field("time")
+        wanted = (pc.field("bundle") == bundle) & (time >= pa.scalar(since)) & (time < pa.scalar(until))
+        columns = ("measures", "scores", "weak", "filter", "propensities", "challenger")
+        return self._rows(columns, wanted & pc.field("measures").is_valid(), most)
 
     def interleaved(self, champion: str, challenger: str) -> list[Record]:
         """The answers in which two versions were interleaved, oldest first.
@@ -80,8 +88,8 @@ class ServedFiles:
         last: datetime | None = pc.max(recorded).cast(pa.timestamp("us", "UTC"), safe=False).as_py()
         return last
 
-    def _rows(self, columns: Sequence[str], wanted: Any) -> list[Record]:
-        """The wanted answers whose request ids are unique in the log, as events name no other."""
+    def _rows(self, columns: Sequence[str], wanted: Any, most: int | None = None) -> list[Record]:
+        """The wanted answers, `most` at random, if their ids are unique in the log: events name no other."""
         names = ["request_id", "time", "user", "item_ids", *columns]
         for left in reversed(range(LISTINGS)):
             files = sorted(self.log.glob(f"*/*{SUFFIX}"))
@@ -89,7 +97,10 @@ class ServedFiles:
                 where = f"{self.log}: holds no served log"
                 raise MissingStage(f"{where}; `serve --served-log FOLDER` writes one")
             try:
-                rows = _read(files, names, wanted, "served_log").sort_by("time").to_pylist()
+                table = _read(files, names, wanted, "served_log")
+                if most is not None and len(table) > most:
+                    table = table.take(np.random.default_rng(0).choice(len(table), most, replace=False))
+                rows = table.sort_by("time").to_pylist()
                 ids = _read(files, ["request_id"], _of({row["request_id"] for row in rows}), "served_log")
                 break
             except InvalidInput:
@@ -105,7 +116,8 @@ def _of(request_ids: Collection[str]) -> Any:
 
 def _read(files: Sequence[Path], columns: Sequence[str], wanted: Any, name: str) -> pa.Table:
     try:
-        return ds.dataset([str(each) for each in files]).to_table(columns, filter=wanted)
+        schema = pq.read_schema(files[-1])  # older files may lack its last columns, which are null then
+        return ds.dataset([str(each) for each in files], schema=schema).to_table(columns, filter=wanted)
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(name, f"expected Parquet with {', '.join(columns)}: {error}") from None
 

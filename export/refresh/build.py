@@ -17,6 +17,7 @@ from twinspire.export import ann
 from twinspire.export.bundle_files import write_bundle, write_reports
 from twinspire.export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_all, encode_into
 from twinspire.export.evaluation import pair_losses, per_query
+from twinspire.export.evaluation.drift_reference import refreshed
 from twinspire.export.evaluation.quality import encode_queries
 from twinspire.export.example_queries import example_queries
 from twinspire.export.hybrid.rebuild import interleaved, rows_of, weights_of_rows, weights_of_texts
@@ -25,6 +26,7 @@ from twinspire.export.refresh.merge import FRESH, Champion, Merged
 from twinspire.export.refresh.quality import Evaluation, NotMeasured
 from twinspire.protos import bundle
 from twinspire.protos.bundle import SCHEMA_VERSION, Manifest, Refreshed, Snapshot
+from twinspire.protos.drift import DriftReference
 from twinspire.protos.errors import BundleError
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.protos.nearest.search import each_vector
@@ -106,6 +108,7 @@ class _Build:
         """Write all files; returns the manifest."""
         self._copy(folder)
         self.inputs.merged.items.write(folder)
+        self._drift(folder)
         lexical = self._lexical(folder)
         vectors = self._vectors(folder)
         parameters, index = self._index(vectors, folder)
@@ -133,6 +136,14 @@ class _Build:
         for path in reports:
             if path in self.manifest.files:
                 shutil.copyfile(self.champion.folder / path, folder / path)
+
+    def _drift(self, folder: Path) -> None:
+        """Write the reference for drift, if the champion has one."""
+        merged, manifest = self.inputs.merged, self.manifest
+        reference = DriftReference.read(self.champion.folder, manifest)
+        if reference is not None:
+            schema, count = manifest.schema, manifest.count
+            refreshed(reference, schema, count, merged.origin, merged.fresh).write(folder)
 
     def _vectors(self, folder: Path) -> Any:
         """Write the vectors; returns them as the service reads them, (N, D)."""

@@ -4,8 +4,10 @@ NumPy's own reader computes with whatever a header says. A negative length raise
 the type has no bytes, too, mapping the file ends the process by SIGFPE (NumPy 2.4).
 """
 
+import io
 import math
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,6 +43,21 @@ def map_array(
         raise BundleDamaged(f"{path}: missing") from None
     except Exception as error:  # NumPy's parser of headers raises errors that share no other base
         raise BundleDamaged(f"{path}: not an array: {error}") from None
+
+
+def stored_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a `.npz` file; compressed ones are refused, because they may be of any size.
+
+    Raises:
+        OSError, ValueError, EOFError, BadZipFile: it does not hold such arrays.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+            raise ValueError("holds a compressed array")
+        return {
+            name.removesuffix(".npy"): npy.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+            for name in archive.namelist()
+        }
 
 
 def _mapped(file: BinaryIO, dtype: np.dtype[Any], shape: Sequence[int | None]) -> npt.NDArray[Any]:

@@ -240,6 +240,12 @@ LOG_DROPPED = _scrape(
 LOG_BYTES = _scrape(_G, "served_log_bytes", "Size of the files of the served log.", "bytes")
 LOG_FAILED = _scrape(_G, "served_log_failed", "1 while the served log cannot be written.")
 
+DRIFT_PSI = _scrape(
+    _G, "drift_psi", "Population stability index of a feature against training.", "", "feature"
+)
+DRIFT_DETECTED = _scrape(_G, "drift_detected", "1 where a feature has drifted from training.", "", "feature")
+DRIFT_TIME = _scrape(_G, "drift_timestamp_seconds", "Unix time at which drift was last measured.", "s")
+
 FILE_STALE = _scrape(
     _G,
     "access_file_stale",

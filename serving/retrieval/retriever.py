@@ -18,6 +18,7 @@ import numpy as np
 
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
+from twinspire.protos.drift import DriftReference, MeasureQuery, query_measures
 from twinspire.protos.errors import BundleDamaged, InvalidInput, UnknownItem
 from twinspire.protos.nearest.search import largest_products
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
@@ -67,6 +68,7 @@ class Retriever:
         encoder: the query tower.
         built: the segment of the bundle.
         growing: the live items.
+        measures: measures a query for drift; None if the bundle has no reference.
 
     Attributes:
         built: the segment of the bundle.
@@ -82,8 +84,10 @@ class Retriever:
         encoder: Encoder,
         built: BuiltSegment,
         growing: GrowingSegment | None = None,
+        measures: MeasureQuery | None = None,
     ) -> None:
         self.manifest = manifest = built.manifest
+        self.measures = measures
         self.built, self._growing = built, growing
         self.searcher = Searcher(built, growing)
         self.items = Items(self.searcher)
@@ -121,7 +125,9 @@ class Retriever:
             built = cast(BuiltSegment, RemoteSegment.load(manifest))
         else:
             built = BuiltSegment.load(folder, manifest, catalogue)
-        retriever = cls(encoder, built)
+        reference = DriftReference.read(folder, manifest)
+        measures = None if reference is None else query_measures(encoder.inputs, reference)
+        retriever = cls(encoder, built, measures=measures)
         retriever._warm_up(folder)
         return retriever
 
@@ -132,7 +138,7 @@ class Retriever:
             built: the bundle's items, without those that are replaced.
             growing: the live items.
         """
-        return Retriever(self._query_encoder.tower, built, growing)
+        return Retriever(self._query_encoder.tower, built, growing, self.measures)
 
     @property
     def query_form(self) -> QueryForm:

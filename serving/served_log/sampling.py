@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 HEAD = struct.Struct("<II")  # of an answer in a datagram: the lengths of its two parts
 NONE: frozenset[int] = frozenset()
 MOST_BYTES = 64 << 10  # of the answers in a datagram, unless one alone has more
+MEASURED = 0.1  # share of all queries that are measured for drift at most: it takes 5 us
 MakeAnswer = Callable[[Job], bytes]
 # Makes the `SearchResponse` of the query of a number, from the job and its answer.
 AnswerOf = Callable[[Job, bytes, int], bytes]
@@ -41,6 +42,7 @@ class LoggedQuery(NamedTuple):
         filter: serialised; empty without one.
         candidates: ids and scores of the items that an explored answer was drawn from, and the temperature.
         teams: of an interleaved answer, the version of the challenger, and the team of each hit.
+        measures: of the query, where it is measured for drift.
     """
 
     time: int
@@ -50,6 +52,7 @@ class LoggedQuery(NamedTuple):
     filter: bytes
     candidates: tuple[list[str], list[float], float] | None = None
     teams: tuple[str, list[int | None]] | None = None
+    measures: list[float] | None = None
 
 
 def decoded(datagram: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
@@ -118,6 +121,7 @@ class AnswerSampler:
             answer: its `SearchResponse`, serialised.
         """
         retriever, values, found = job.retriever, job.prepared[place].values, job.found[place]
+        measures = None
         if values is None:
             features: dict[str, Any] = {"item_id": query.item_id}
         else:
@@ -125,6 +129,8 @@ class AnswerSampler:
             features = {
                 name: value for name, value in values.items() if value is not None and name not in left_out
             }
+            if retriever.measures is not None and random() * self._share < MEASURED:
+                measures = retriever.measures(values, job.vectors[place])
         candidates, draw = None, found.draw
         if draw is not None:
             ids = retriever.items.ids
@@ -132,7 +138,7 @@ class AnswerSampler:
         user = query.user if query.HasField("user") else None
         mixed = found.interleaved
         teams = None if mixed is None else (mixed.challenger, mixed.teams)
-        logged = marshal.dumps((time.time_ns(), user, features, k, filter, candidates, teams))
+        logged = marshal.dumps((time.time_ns(), user, features, k, filter, candidates, teams, measures))
         size = HEAD.size + len(logged) + len(answer)
         if self._bytes + size > MOST_BYTES:
             self.flush()

@@ -21,6 +21,7 @@ from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.tiny_towers import DIMENSION, PLAIN, VOCABULARIES, WATCHED, TinyTower, write_tower
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters, Manifest, Score
+from twinspire.protos.drift import DriftReference
 from twinspire.protos.features import FeatureSpec, Schema
 from twinspire.protos.filter_kinds import FilterKind
 from twinspire.protos.filters import build_columns, write_filters
@@ -43,6 +44,7 @@ def tiny_bundle(
     filters: Mapping[str, FilterKind] = MappingProxyType({}),
     is_hybrid: bool = False,
     priors: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
+    drift: DriftReference | None = None,
     **manifest: Any,
 ) -> Path:
     """Write a tiny bundle into `parent`.
@@ -55,6 +57,7 @@ def tiny_bundle(
         filters: filter fields, whose values are those of `filter_values`.
         is_hybrid: it has a lexical index of the items' names.
         priors: of this index, as of `postings_of_texts`.
+        drift: its reference for drift.
         report: content of `reports/quality.json`, to make two bundles differ.
         manifest: fields of the manifest that shall be something else.
     """
@@ -72,6 +75,8 @@ def tiny_bundle(
         (folder / bundle.ITEMS).write_text(json.dumps(table))
         if filters:
             write_filters(folder, build_columns(filters, filter_values(items)))
+        if drift is not None:
+            drift.write(folder)
         if is_hybrid:
             postings_of_texts(names, HYBRID, priors).write(folder)
         (folder / bundle.REPORTS).mkdir()

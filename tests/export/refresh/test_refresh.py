@@ -14,6 +14,7 @@ from rich.console import Console
 from tests.helpers import tiny
 from tests.helpers.refreshing import World, gone, item, vectors_of, without_processes
 from tests.helpers.releases import HELD, REFUSED, Decide
+from tests.helpers.tiny_towers import DIMENSION
 from twinspire.export.__main__ import parser
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.encoding import encode_into
@@ -24,6 +25,7 @@ from twinspire.export.refresh.work import WORK
 from twinspire.export.release import registry
 from twinspire.export.release.commands import audit_log_of, roll_back
 from twinspire.protos import bundle
+from twinspire.protos.drift import DriftReference
 from twinspire.protos.errors import DataError, GateRefused, MissingStage, TwinspireError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.filters import column_values, read_filters
@@ -54,6 +56,24 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(building, "encode_into", counted)
     return counts
+
+
+def test_the_reference_for_drift_has_the_new_items_beside_those_of_training(world: World) -> None:
+    empty, numbers = np.empty((0, 0), np.float32), np.arange(60, dtype=np.float32)[:, None]
+    directions, known = np.zeros((1, DIMENSION), np.float32), np.zeros(1, np.uint8)
+    rows = np.arange(60)
+    world.release(drift=DriftReference(empty, empty, numbers, numbers, rows, known, directions, {}))
+    world.write(item("lamp", "bavuti xelike"), item("item-003", "sotira"), gone("item-005"))
+    folder = world.refresh().folder
+    assert folder is not None
+    found = DriftReference.read(folder, bundle.read(folder))
+    assert found is not None
+    ids = json.loads((folder / bundle.ITEMS).read_bytes())["ids"]
+    lengths = {"lamp": 13.0, "item-003": 6.0}
+    assert found.rows.tolist() == [*range(60)]
+    expected = [lengths[each] if each in lengths else float(each[-3:]) for each in ids]
+    assert found.served[:, 0].tolist() == expected
+    assert np.array_equal(found.trained, numbers)
 
 
 @pytest.mark.exhaustive

@@ -1,8 +1,10 @@
 """A real Prometheus scrapes a service that has everything; the dashboard's queries have data under load."""
 
+import json
 import math
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.helpers.serving.token_files import Tokens
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from tests.helpers.waiting import wait_until
 from tests.serving.deploy.test_prometheus import rules
+from twinspire.protos.bundle import read_manifest
 from twinspire.protos.errors import AccessDenied, TwinspireError
 from twinspire.serving.client import Event, Item, RetrievalClient, where
 from twinspire.serving.client.security import Security
@@ -87,12 +90,19 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iter
     ca.write_bytes(authority.certificate)
     certificate, key = authority.server(last_day=60).write(folder)
     tokens = Tokens(folder / "tokens.toml")
-    for items in (300, 200):
-        versions.add_bundle(tiny_bundle(folder / "made", items, filters=FILTERS))
+    made = [tiny_bundle(folder / "made", items, filters=FILTERS) for items in (300, 200)]
+    for each in made:
+        versions.add_bundle(each)
+    (folder / "served").mkdir()
+    drift = {"features": {"text.length": {"psi": 0.01, "drifted": False}}, "computed": time.time()}
+    document = {"bundle": read_manifest(made[0]).bundle_version, **drift}
+    (folder / "served" / "drift.json").write_text(json.dumps(document))
     versions.point("1")
     versions.point("2", "challenger")
     flags = ["--canary", CHALLENGER, "--canary-share", "0.5", "--shadow", CHALLENGER, "--shadow-share", "1"]
     flags += ["--catalogue", f"sqlite:///{folder}/items.db", "--events", f"sqlite:///{folder}/events.db"]
+    flags += ["--served-log", str(folder / "served"), "--served-log-share", "1"]
+    flags += ["--served-log-flush-seconds", "1"]
     flags += ["--tokens", str(tokens.path)]
     flags += ["--tls-certificate", str(certificate), "--tls-key", str(key)]
     service = Service(uri, folder, *flags)

@@ -45,6 +45,7 @@ def test_a_row_has_the_columns_of_the_contract(folder: LogFolder) -> None:
     answer.propensities.extend([0.5, 0.25, 1.0])
     condition = filter_to_wire(where.price < 5.0).SerializeToString()
     query = query._replace(filter=condition, candidates=(["item-0", "item-1"], [1.0, 0.5], 0.05))
+    query = query._replace(measures=[0.5, 2.0])
     path = write(folder, [(query, answer), row(8)])
     table = pq.read_table(path)
     assert {
@@ -58,10 +59,12 @@ def test_a_row_has_the_columns_of_the_contract(folder: LogFolder) -> None:
         "request_id": "r7",
         "bundle": "abc",
         "sequence": 12,
+        "measures": [0.5, 2.0],
         "query": '{"color": "red"}',
         "k": 3,
         "filter": "'price' < 5.0",
         "item_ids": ["item-0", "item-1", "item-2"],
+        "weak": False,
         "propensities": [0.5, 0.25, 1.0],
         "candidate_ids": ["item-0", "item-1"],
         "candidate_scores": [1.0, 0.5],
@@ -72,7 +75,7 @@ def test_a_row_has_the_columns_of_the_contract(folder: LogFolder) -> None:
     absent = {name for name, value in second.items() if value is None}
     assert absent == {
         *("user", "filter", "sequence", "propensities", "candidate_ids", "candidate_scores"),
-        *("temperature", "challenger", "teams"),
+        *("temperature", "challenger", "teams", "measures"),
     }
 
 

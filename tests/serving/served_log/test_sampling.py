@@ -12,12 +12,14 @@ import pytest
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.retrieval.test_interest_search import interests_bundle
 from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos.drift import DriftReference, word_bits
 from twinspire.serving.client import Query, RetrievalClient, where
 from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.observability.metrics import LOG_DROPPED, LOG_FAILED
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.served_log import sampling
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import to_table
 from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, decoded
@@ -196,3 +198,34 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
 def test_more_cannot_be_explored_than_is_logged() -> None:
     with pytest.raises(ValueError, match=r"explore_share: expected at most --served-log-share 0.1"):
         ServedLogConfig(Path(), explore_share=0.2)
+
+
+def test_a_query_is_measured_for_drift_and_its_text_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A query that is an item has no text, and a bundle without a reference has no measures."""
+    vectors = Retriever.load(tiny_bundle(tmp_path / "plain")).encode([Query("bavuti xanadu")]).vectors
+    empty = np.empty((0, 0), np.float32)
+    directions = np.eye(2, vectors.shape[1], dtype=np.float32)
+    reference = DriftReference(
+        empty, empty, empty, empty, np.empty(0, np.int64), word_bits(["bavuti"]), directions, {}
+    )
+    folder = tiny_bundle(tmp_path / "known", drift=reference)
+    with logging(folder, RequestLimits(max_batch=400)) as (client, rows):
+        client.search_batch(["bavuti"] * 400, k=1)
+        measured = sum(query.measures is not None for query, _ in rows())
+    assert 10 < measured < 100, "about a tenth of all queries"
+    monkeypatch.setattr(sampling, "MEASURED", 1.0)
+    with logging(folder) as (client, rows):
+        client.search("bavuti xanadu")
+        client.search(Query(item_id="item-003"))
+        logged = rows()
+    table = to_table(logged, str)
+    of_text, of_item = table["measures"].to_pylist()
+    assert of_text == pytest.approx([13.0, 0.5, *vectors[0, :2].tolist()], abs=1e-5)
+    assert of_item is None
+    assert "xanadu" not in str(table.to_pylist())
+    with logging(tmp_path / "plain" / next((tmp_path / "plain").iterdir()).name) as (client, rows):
+        client.search("bavuti")
+        ((query, _),) = rows()
+    assert query.measures is None

@@ -1,0 +1,135 @@
+"""Makes the reference of a bundle for drift (`protos/drift.py`): at export, and again at a refresh.
+
+Queries are those of validation pairs: training has read all words and items of its own part, so what it does
+not know says nothing there. They are answered as served, but over the items as evaluated.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+from scipy.stats import rankdata
+
+from twinspire.export.evaluation.quality import Rows, ServedModel, Vectors, query_texts
+from twinspire.export.evaluation.weak_scores import best_answers
+from twinspire.protos import drift
+from twinspire.protos.bundle import Score
+from twinspire.protos.drift import DriftReference, Floats
+from twinspire.protos.features import Schema
+from twinspire.train.data.training_data import TrainingData, texts_of
+
+SAMPLE = 2_000  # queries, and items
+DIRECTIONS = 16  # principal components of query vectors
+CATEGORIES = 50  # of a feature that have a code of their own
+
+Values = Mapping[str, Sequence[Any]]
+
+
+def learn(
+    data: TrainingData,
+    schema: Schema,
+    model: ServedModel,
+    queries: Vectors,
+    items: Values,
+    score: Score,
+    weak_score: float | None,
+) -> DriftReference:
+    """The reference of a bundle that a training run gives.
+
+    Args:
+        model: with an index over the evaluated items.
+        queries: vectors of the validation queries, (Q, D), in the order of `by_query`.
+        items: feature -> raw values of the items, as served.
+        weak_score: of the manifest.
+    """
+    distinct, _ = data.parts["validation"].by_query()
+    rows = _drawn(data.parts["validation"].positive().query, SAMPLE)
+    vectors = queries[np.searchsorted(distinct, rows)]
+    sampled = np.sort(_drawn(np.arange(len(model.items)), SAMPLE))
+    sides = {"query": _rows_of(data.queries, rows), "item": _rows_of(items, sampled)}
+    categories = {}
+    for side, features in (("query", schema.query), ("item", schema.item)):
+        for name in [name for name, spec in features.items() if spec.kind == "category"]:
+            counts = Counter(map(drift.first_category, sides[side][name])).most_common(CATEGORIES)
+            categories[f"{side}.{name}"] = [each for each, _ in counts if each]
+    read, _ = data.parts["train"].by_query()
+    texts = [*texts_of(_rows_of(data.queries, read), schema.query), *texts_of(data.items, schema.item)]
+    directions = np.zeros((DIRECTIONS, queries.shape[1]), np.float32)
+    if len(vectors) > 1:
+        components = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[2][:DIRECTIONS]
+        directions[: len(components)] = components
+    measured = _item_measures(schema, categories, sides["item"], len(sampled))
+    made = DriftReference(
+        np.empty((0, 0), np.float32),
+        _answers(data, model, vectors, rows, score, weak_score),
+        measured,
+        measured,
+        sampled,
+        drift.word_bits(texts),
+        directions,
+        categories,
+    )
+    of = drift.query_measures(model.inputs, made)
+    asked = [{name: column[n] for name, column in sides["query"].items()} for n in range(len(rows))]
+    table = [of(values, vector) for values, vector in zip(asked, vectors, strict=True)]
+    return replace(made, queries=np.array(table, np.float32).reshape(len(rows), -1))
+
+
+def refreshed(
+    reference: DriftReference, schema: Schema, count: int, origin: Rows, fresh: Values
+) -> DriftReference:
+    """The reference of a bundle whose items are others: with a sample of these, in the same share.
+
+    Args:
+        count: items of the bundle that is refreshed.
+        origin: (N,), the row there of each item, below 0 for an item that is new or has changed.
+        fresh: feature -> raw values of the latter, in their order.
+    """
+    kept = np.flatnonzero(np.isin(origin, reference.rows))
+    before = reference.served[np.searchsorted(reference.rows, origin[kept])]
+    changed = np.flatnonzero(origin < 0)
+    drawn = _drawn(np.arange(len(changed)), -(-len(reference.rows) * len(changed) // count))
+    after = _item_measures(schema, reference.categories, _rows_of(fresh, drawn), len(drawn))
+    rows = np.concatenate([kept, changed[drawn]])
+    order = np.argsort(rows)
+    return replace(reference, served=np.concatenate([before, after])[order], rows=rows[order])
+
+
+def popularity_ranks(popularity: Sequence[float]) -> npt.NDArray[np.float64]:
+    """The rank of each item by its popularity, (N,), from above 0 to 1; equal ones share their mean."""
+    ranks: npt.NDArray[np.float64] = rankdata(popularity) / max(1, len(popularity))
+    return ranks
+
+
+def _answers(
+    data: TrainingData, model: ServedModel, vectors: Vectors, rows: Rows, score: Score, weak: float | None
+) -> Floats:
+    texts = query_texts(data, model.inputs, rows)
+    best, matched, found = best_answers(model, vectors, texts, data.seen(rows))
+    shown = expit(best + score.bias) if score.kind == "sigmoid" else best
+    is_hit = found >= 0
+    ranks = popularity_ranks(data.counts().tolist())[found] * is_hit
+    popularity = ranks.sum(axis=1) / np.maximum(1, is_hit.sum(axis=1))
+    kind = np.where(is_hit.any(axis=1), matched < (-np.inf if weak is None else weak), 2)
+    return np.stack([shown, popularity, kind], axis=1).astype(np.float32)
+
+
+def _drawn(rows: Rows, most: int) -> Rows:
+    return np.random.default_rng(0).permutation(rows)[:most]
+
+
+def _rows_of(values: Values, rows: Rows) -> dict[str, list[Any]]:
+    return {name: [column[row] for row in rows] for name, column in values.items()}
+
+
+def _item_measures(
+    schema: Schema, categories: Mapping[str, Sequence[str]], values: Values, count: int
+) -> Floats:
+    """The measures of some items, float32 (count, I)."""
+    columns = drift.measures(schema.side("item"), categories)
+    table = [[each.of(value) for value in values[each.feature]] for each in columns]
+    return np.array(table, np.float32).reshape(len(columns), count).T
