@@ -1,5 +1,6 @@
 """The style of all plots, and how they are written."""
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -22,6 +23,14 @@ def save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=140)
     plt.close(figure)
     return path
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file; closes it."""
+    written = io.BytesIO()
+    figure.savefig(written, dpi=140)
+    plt.close(figure)
+    return written.getvalue()
 
 
 def style_axes(axes: Axes) -> None:
