@@ -154,15 +154,13 @@ train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an in
 	$(call next,export)
 
 export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 shows the precisions that were tried
-	@$(call run,twinspire.export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose) \
-	  $(if $(RAY),--ray $(RAY)))
+	@$(call run,twinspire.export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose))
 	$(call next,register)
 
-encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill; RAY=auto on a Ray cluster
+encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill
 	@[ -n "$(ITEMS)" ] && [ -n "$(OUTPUT)" ] || {
 	  echo 'say what and where: make encode ITEMS=items.parquet OUTPUT=vectors.npy' >&2; exit 2; }
-	$(call run,twinspire.export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)" \
-	  $(if $(RAY),--ray $(RAY)))
+	$(call run,twinspire.export encode,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) --items "$(ITEMS)" --output "$(OUTPUT)")
 
 bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever, loading
 	@$(call run,twinspire.export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))

@@ -28,9 +28,6 @@ def add_options(name: str, command: ArgumentParser) -> None:
             help="table of items, in a format of the experiment",
         )
         add("--output", type=npy_path, required=True, help="the .npy file to write")
-    if name in ("bundle", "encode"):
-        cluster = "Ray cluster to encode items on: host:port of its head, or auto for that of this machine"
-        add("--ray", default="", metavar="ADDRESS", help=f"{cluster} (needs the extra [ray])")
     if name == "evaluate":
         add(
             "--runs",

@@ -21,7 +21,6 @@ from rich.console import Console
 from twinspire.export import ann
 from twinspire.export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
 from twinspire.export.bundles import bundle_of_tag
-from twinspire.export.encoding import EncodeWindows
 from twinspire.export.encoding.digests import item_digests
 from twinspire.export.evaluation import drift_reference, pair_losses, per_query, quality, weak_scores
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
@@ -68,13 +67,11 @@ def build_bundle(
     dataset: Dataset,
     run: Run,
     console: Console,
-    windows: EncodeWindows | None = None,
 ) -> tuple[Path, bool]:
     """Build the bundle of a run; also returns whether it had been built before.
 
     Args:
         console: shows the progress.
-        windows: what encodes the items; this process where it is not given.
 
     Raises:
         MissingStage: the run has no model, or was trained on other data.
@@ -95,7 +92,7 @@ def build_bundle(
         if known is not None:
             publish(known)
             os.utime(known / bundle.MANIFEST)  # by which the next commands find it as the newest
-        folder = known or _BundleBuilder(experiment, dataset, run, console, windows).write(tag)
+        folder = known or _BundleBuilder(experiment, dataset, run, console).write(tag)
         log_bundle(folder, run.info.run_id)
     return folder, known is not None
 
@@ -133,12 +130,10 @@ class _BundleBuilder:
         dataset: Dataset,
         run: Run,
         console: Console,
-        windows: EncodeWindows | None,
     ) -> None:
         self.dataset = dataset
         self.run = run
         self.console = console
-        self.windows = windows
         self.choices = choices_of(run, experiment, dataset)
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
@@ -155,7 +150,7 @@ class _BundleBuilder:
         return written
 
     def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
-        exporter = TowerExporter(self.experiment, self.model, self.data, self.console, self.windows)
+        exporter = TowerExporter(self.experiment, self.model, self.data, self.console)
         towers = exporter.export(folder, scratch)
         self.reports |= towers.reports
         evaluated, catalogue = self._vectors(exporter, towers)

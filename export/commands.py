@@ -11,7 +11,6 @@ from mlflow.entities import Run
 
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.export.bundles import find_bundle, why_not_comparable
-from twinspire.export.encoding.ray_cluster import windows_of
 from twinspire.export.evaluation import quality, trec
 from twinspire.export.served_model import served_model
 from twinspire.protos import bundle, names
@@ -34,8 +33,7 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
     newest = _run(experiment, arguments.run)  # before the data, which can take minutes to read
     dataset = _dataset(experiment, arguments)
     run = newest if arguments.run else _run_of_settings(experiment, dataset, newest)
-    with windows_of(arguments.ray, PROGRESS) as windows:
-        folder, reused = build_bundle(experiment, dataset, run, PROGRESS, windows)
+    folder, reused = build_bundle(experiment, dataset, run, PROGRESS)
     return _summary(folder) | {"reused": reused}
 
 

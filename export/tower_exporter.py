@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from twinspire.export.benchmark.towers import TowerForms, measure_towers, torch_threads
-from twinspire.export.encoding import ColumnRecords, EncodedFile, EncodeWindows, ItemTower, encode_once
+from twinspire.export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_once
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
 from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, onnx_encoder, torch_encoder
@@ -66,7 +66,6 @@ class TowerExporter:
     Args:
         data: has the records to measure on.
         console: receives progress.
-        windows: what encodes the items; this process where it is not given.
     """
 
     def __init__(
@@ -75,10 +74,9 @@ class TowerExporter:
         model: Model,
         data: TrainingData,
         console: Console,
-        windows: EncodeWindows | None = None,
     ) -> None:
         self.experiment, self.model, self.data = experiment, model, data
-        self.console, self.windows = console, windows
+        self.console = console
 
     def export(self, folder: Path, scratch: Path) -> ExportedTowers:
         """Write both towers into `folder`, and their variants into `scratch`.
@@ -107,7 +105,7 @@ class TowerExporter:
         inputs, encode = self.model.schema.side("item"), onnx_encoder(path, threads=0)
         dimension = encode(inputs.to_arrays(self.sample("item", 1))).shape[1]
         tower, records = ItemTower(path, inputs, dimension, encode), ColumnRecords(values, title)
-        return encode_once(self.experiment.name, tower, records, self.console, self.windows)
+        return encode_once(self.experiment.name, tower, records, self.console)
 
     def sample(self, side: Side, count: int = SAMPLE) -> dict[str, list[Any]]:
         """Raw values of test records, fewer than `count` if they are long: feature name -> values."""

@@ -47,11 +47,6 @@ def code_fingerprint(module: str) -> str:
     return fingerprint(_hashes(sources), versions, platform.python_version())
 
 
-def source_fingerprint(module: str) -> str:
-    """sha256 over the code alone of a module's stage, without the versions of libraries and of Python."""
-    return fingerprint(_hashes(_sources(module)))
-
-
 def _sources(module: str) -> dict[str, str]:
     """Path -> content of the source files of a module's stage."""
     folders = [ROOT / name for name in STAGES[module.split(".")[1]]]

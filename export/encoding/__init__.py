@@ -3,16 +3,14 @@
     python -m twinspire.export encode --config shop.toml --items items.parquet --output vectors.npy
 
 `encode_all` returns an array in memory; `encode_into` writes a file that can be resumed after a kill
-(`resumable_file`), by this process or on a Ray cluster (`ray_cluster`). All read records a window at a time
-(`records`) and give the same vectors, byte for byte, on one kind of processor, because the position of a
-record determines its batch. A file that is resumed on another processor is equally valid, but its vectors
-differ by rounding.
+(`resumable_file`). Both read records a window at a time (`records`), and give the same vectors, byte for
+byte, on one kind of processor, because the position of a record determines its batch. A file that is resumed
+on another processor is equally valid, but its vectors differ by rounding.
 """
 
 from twinspire.export.encoding.encoding import (
     BATCH,
     EncodedFile,
-    EncodeWindows,
     ItemTower,
     encode_all,
     encode_into,
@@ -24,7 +22,6 @@ __all__ = [
     "BATCH",
     "WINDOW",
     "ColumnRecords",
-    "EncodeWindows",
     "EncodedFile",
     "ItemTower",
     "Records",

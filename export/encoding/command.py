@@ -7,7 +7,6 @@ from rich.console import Console
 
 from twinspire.export.bundles import find_bundle
 from twinspire.export.encoding import ItemTower, TableRecords, encode_into
-from twinspire.export.encoding.ray_cluster import windows_of
 from twinspire.protos.system import memory
 from twinspire.train.config import read_experiment
 from twinspire.train.data.source import source_config
@@ -22,8 +21,7 @@ def encode(arguments: Namespace) -> dict[str, Any]:
     with PROGRESS.status(f"checking {arguments.items}"):
         table = source_config(experiment.data).item_table()
         records = TableRecords.open(arguments.items, manifest.schema.item, table)
-    with windows_of(arguments.ray, PROGRESS) as windows:
-        streamed = encode_into(arguments.output, tower, records, PROGRESS, "items", windows)
+    streamed = encode_into(arguments.output, tower, records, PROGRESS, "items")
     return {
         "output": str(arguments.output),
         "items": len(records),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,23 +58,6 @@ class ItemTower:
         """The item tower of the bundle in a folder, on all cores."""
         path, inputs = folder / ITEM_TOWER, manifest.schema.side("item")
         return cls(path, inputs, manifest.dimension, onnx_encoder(path, threads=0))
-
-
-class EncodeWindows(Protocol):
-    """Encodes records `WINDOW` at a time: `encoded_windows` here, `ray_cluster` on several machines."""
-
-    def __call__(
-        self, tower: ItemTower, records: Records, advance: Callable[[int], None], first: int
-    ) -> Iterator[Vectors]:
-        """Vectors (n, D) of each window, in the order of the records.
-
-        Args:
-            advance: called with the number of records that have been encoded since the last call.
-            first: record to begin at, a multiple of `WINDOW`.
-
-        Raises:
-            InvalidInput: a value does not fit its feature; the text names the record's row, counted from 1.
-        """
 
 
 @dataclass(frozen=True)
@@ -131,16 +114,11 @@ def encode_into(
     records: Records,
     console: Console,
     title: str,
-    windows: EncodeWindows | None = None,
 ) -> EncodedFile:
     """Encode all records into the `.npy` file `output`; resumes where an earlier process was stopped.
 
     The file appears once it is complete. On one processor its bytes are those of `numpy.save` for the result
-    of `encode_all`, however often the work was interrupted. Memory is bounded by one window; on a Ray
-    cluster, by the windows that are under way there.
-
-    Args:
-        windows: what encodes; this process where it is not given.
+    of `encode_all`, however often the work was interrupted. Memory is bounded by one window.
 
     Raises:
         InvalidInput, DataError: a record or the file of records is invalid; the text names the row.
@@ -153,7 +131,7 @@ def encode_into(
         resumed_at = draft.rows
         started = time.perf_counter()
         try:
-            _write_windows(draft, tower, records, console, title, windows or _in_this_process)
+            _write_windows(draft, tower, records, console, title)
         except KeyboardInterrupt:
             kept = f"{draft.rows:,} of {len(records):,} are kept"
             raise KeyboardInterrupt(f"interrupted; {kept}, and the same command goes on from there") from None
@@ -162,9 +140,7 @@ def encode_into(
     return EncodedFile(output, _mapped(output), resumed_at, seconds)
 
 
-def encode_once(
-    name: str, tower: ItemTower, records: Records, console: Console, windows: EncodeWindows | None = None
-) -> EncodedFile:
+def encode_once(name: str, tower: ItemTower, records: Records, console: Console) -> EncodedFile:
     """`encode_into` a file of the experiment `name` in the cache, unless the tower has encoded the records.
 
     The `KEPT` files that were used last stay, so that export, evaluation, gates and refreshes share them.
@@ -181,7 +157,7 @@ def encode_once(
         if output.is_file():
             found = EncodedFile(output, _mapped(output), len(records), 0.0)
         else:
-            found = encode_into(output, tower, records, console, records.name, windows)
+            found = encode_into(output, tower, records, console, records.name)
         os.utime(folder)
     with exclusive_lock(parent / ".lock"):
         folders = sorted((each for each in parent.iterdir() if each.is_dir()), key=_last_used)
@@ -219,22 +195,13 @@ def encoded_windows(
     """
     begin = first
     for values in records.slices(WINDOW, first):
-        yield encode_window(encode, inputs, values, begin, records.name, advance)
-        begin += window_size(values)
-    check_count(records, begin)
+        yield _encode_window(encode, inputs, values, begin, records.name, advance)
+        begin += _size(values)
+    if begin != len(records):
+        raise DataError(f"{records.name}: expected {len(records)} records, got {begin}")
 
 
-def check_count(records: Records, encoded: int) -> None:
-    """Check that all records have been encoded.
-
-    Raises:
-        DataError: the number of records has changed.
-    """
-    if encoded != len(records):
-        raise DataError(f"{records.name}: expected {len(records)} records, got {encoded}")
-
-
-def encode_window(
+def _encode_window(
     encode: Encode,
     inputs: TowerInputs,
     values: Values,
@@ -253,7 +220,7 @@ def encode_window(
     Raises:
         InvalidInput: a value does not fit its feature; the text names the record's row, counted from 1.
     """
-    size = window_size(values)
+    size = _size(values)
     vectors: Vectors | None = None
     for rows in _batches(inputs, values, size):
         encoded = encode(_arrays(inputs, values, rows, begin, name))
@@ -265,15 +232,9 @@ def encode_window(
     return vectors
 
 
-def window_size(values: Values) -> int:
+def _size(values: Values) -> int:
     """The number of records in a window."""
     return len(next(iter(values.values())))
-
-
-def _in_this_process(
-    tower: ItemTower, records: Records, advance: Callable[[int], None], first: int
-) -> Iterator[Vectors]:
-    return encoded_windows(tower.encode, tower.inputs, records, advance, first)
 
 
 def _batches(inputs: TowerInputs, values: Values, size: int) -> Iterator[Rows]:
@@ -307,11 +268,10 @@ def _write_windows(
     records: Records,
     console: Console,
     title: str,
-    windows: EncodeWindows,
 ) -> None:
     first = draft.rows
     with _progress(console, title, len(records), first) as advance:
-        for window in windows(tower, records, advance, first):
+        for window in encoded_windows(tower.encode, tower.inputs, records, advance, first):
             if window.shape[1] != tower.dimension:
                 raise BundleDamaged(
                     f"{tower.file}: gives vectors of dimension {window.shape[1]}, expected {tower.dimension}"
@@ -326,15 +286,6 @@ def _mapped(path: Path) -> Vectors:
 
 def _identity(tower: ItemTower, records: Records) -> dict[str, str]:
     """Everything that determines the vectors: name for a message -> sha256."""
-    return tower_identity(tower) | {
-        "items": records.identity(),
-        "shape": f"{len(records)} x {tower.dimension}",
-        "code": fingerprint(code_fingerprint(__name__), WINDOW, BATCH, LARGEST_BATCH),
-    }
-
-
-def tower_identity(tower: ItemTower) -> dict[str, str]:
-    """What a tower's vectors depend on beside the records and the code: name for a message -> sha256."""
     inputs = tower.inputs
     features = [
         [
@@ -347,6 +298,9 @@ def tower_identity(tower: ItemTower) -> dict[str, str]:
     return {
         "tower": record(tower.file).sha256,
         "features": fingerprint(features, [record(path).sha256 for path in inputs.files]),
+        "items": records.identity(),
+        "shape": f"{len(records)} x {tower.dimension}",
+        "code": fingerprint(code_fingerprint(__name__), WINDOW, BATCH, LARGEST_BATCH),
     }
 
 

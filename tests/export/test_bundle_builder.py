@@ -155,7 +155,7 @@ def test_a_run_of_an_earlier_version_is_exported_without_baselines_of_labels(
 ) -> None:
     output = io.StringIO()
     console = Console(file=output, width=200)
-    builder = _BundleBuilder(made.experiment, made.dataset, made.run, console, None)
+    builder = _BundleBuilder(made.experiment, made.dataset, made.run, console)
     assert builder._metrics_of_run()["ndcg_at_10"] == made.run.data.metrics["test/ndcg_at_10"]
     monkeypatch.setattr(run_metrics, "FILE", "absent.json")
     assert builder._metrics_of_run() == {}
