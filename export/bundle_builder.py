@@ -2,8 +2,9 @@
 
     python -m twinspire.export bundle --config train/configs/pydocs.toml
 
-Everything is measured on what the bundle contains: the ONNX files, the vectors that they compute, and the
-index that the service will load. A bundle whose inputs have not changed is not built again.
+Everything is measured on what the bundle contains: quality by the ONNX files and the vectors that they
+compute, searched exactly, and recall by the index that the service will load. A bundle whose inputs have not
+changed is not built again.
 """
 
 import dataclasses
@@ -51,7 +52,6 @@ from twinspire.train.evaluation.quality_page import PAGE, quality_page
 from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.paths import CACHE
-from twinspire.train.plots import save
 from twinspire.train.training.refit import vectors_before_refit
 from twinspire.train.training.run import choices_of
 from twinspire.train.training.run_metrics import metrics_of
@@ -157,15 +157,10 @@ class _BundleBuilder:
         write_vectors(folder, catalogue)
         query = towers.served["query"]
         queries = self._queries(query, "validation")
-        index = self._index(query, queries, catalogue, folder)
-        searched = index
-        if evaluated is not catalogue:
-            with self.console.status("the index over the items as evaluated"):
-                threads = self.experiment.index.threads
-                searched = ann.rebuild(evaluated, index.parameters, self.score, threads)
-        choice = self._choose_hybrid(queries, evaluated, searched)
-        ranking = choice.ranking if choice.shipped else None
-        model = quality.ServedModel(query.onnx, query.inputs, evaluated, searched, ranking)
+        parameters = self._index(query, queries, catalogue, folder)
+        choice = self._choose_hybrid(queries, evaluated, parameters.ef_search)
+        ranking, tried = (choice.ranking, None) if choice.shipped else (None, choice.ranking)
+        model = quality.ServedModel(query.onnx, query.inputs, evaluated, ranking)
         self.reports["scores"] = weak_scores.learn(self.data, model, queries, self.score, self.console)
         items, weak = self._served_values(), self.reports["scores"].get("weak_score")
         with self.console.status("the reference for drift"):
@@ -173,14 +168,14 @@ class _BundleBuilder:
                 self.data, self.model.schema, model, queries, items, self.score, weak
             )
         reference.write(folder)
-        self._quality(query, evaluated, searched, choice, folder)
-        served = self._write_lexical(choice, catalogue, index, folder)
-        self._judged(query, catalogue, index, served)
+        self._quality(model, tried, folder)
+        served = self._write_lexical(choice, catalogue, folder)
+        self._judged(quality.ServedModel(query.onnx, query.inputs, catalogue, served))
         self._items(served is not None).write(folder)
         self.model.schema.copy_files(folder)
         write_reports(self.reports, folder)
         hybrid = None if served is None else served.fusion.hybrid
-        return self._manifest(towers, catalogue, index.parameters, hybrid)
+        return self._manifest(towers, catalogue, parameters, hybrid)
 
     def _vectors(self, exporter: TowerExporter, towers: ExportedTowers) -> tuple[Any, Any]:
         """Item vectors (N, D) for evaluation and for serving."""
@@ -195,7 +190,10 @@ class _BundleBuilder:
         title = f"{part} queries"
         return quality.encode_queries(query.onnx, query.inputs, self.data, rows, self.console, title)
 
-    def _index(self, query: ServedTower, queries: Any, catalogue: Any, folder: Path) -> ann.SearchIndex:
+    def _index(
+        self, query: ServedTower, queries: Any, catalogue: Any, folder: Path
+    ) -> bundle.IndexParameters:
+        """Build, tune and write the index over the items as served; returns its parameters."""
         config = self.experiment.index
         kind = ann.index_kind(config.kind)
         # Each vector of a query is a search of its own.
@@ -207,10 +205,9 @@ class _BundleBuilder:
         recall = ann.mean_recall(tuned.index, catalogue, test, config.k)
         served_text = {"searched_text": self.dataset.report["served_text"]}
         self.reports["index"] = {f"ann_recall_at_{config.k}": recall, **tuned.report, **served_text}
-        save(tuned.figure, folder / bundle.REPORTS / "index.png")
-        return tuned.index
+        return tuned.index.parameters
 
-    def _choose_hybrid(self, queries: Any, evaluated: Any, index: ann.SearchIndex) -> Choice:
+    def _choose_hybrid(self, queries: Any, evaluated: Any, ef_search: int) -> Choice:
         """Decide by the validation queries whether the bundle gets a lexical index, and say why.
 
         Towers that a refit has taught the validation pairs cannot be compared with BM25 there, so the vectors
@@ -218,22 +215,21 @@ class _BundleBuilder:
         """
         data = self.data.before_refit
         if data is None or self.experiment.hybrid.enabled is False or not has_texts(self.experiment, data):
-            choice = choose(self.fitter, index, evaluated, queries, self.score, self.console)
+            choice = choose(self.fitter, ef_search, evaluated, queries, self.score, self.console)
         else:
             items, queries = vectors_before_refit(self.run)
-            before = ann.rebuild(items, index.parameters, self.score, self.experiment.index.threads)
             fitter = BaselineFitter(self.experiment, data, stored=self.choices)
-            choice = choose(fitter, before, items, queries, self.score, self.console)
-            choice = self._refitted(choice, index, evaluated)
+            choice = choose(fitter, ef_search, items, queries, self.score, self.console)
+            choice = self._refitted(choice, evaluated)
         self.reports["hybrid"] = choice.report
         return choice
 
-    def _refitted(self, choice: Choice, index: ann.SearchIndex, evaluated: Any) -> Choice:
+    def _refitted(self, choice: Choice, evaluated: Any) -> Choice:
         """A choice by the towers before the refit, with the ranking by those that are served."""
         ranking = choice.ranking
         if ranking is not None:
             lexical = ranking.fusion.index
-            ranking = ranking.over(index, evaluated, self._with_priors(lexical.postings, lexical.hybrid))
+            ranking = ranking.over(evaluated, self._with_priors(lexical.postings, lexical.hybrid))
         report = {**choice.report, "towers": "before the refit"}
         return dataclasses.replace(choice, ranking=ranking, report=report)
 
@@ -243,12 +239,8 @@ class _BundleBuilder:
             with_priors(postings, priors_of(self.experiment, self.data)) if hybrid.prior_weight else postings
         )
 
-    def _quality(
-        self, query: ServedTower, evaluated: Any, index: ann.SearchIndex, choice: Choice, folder: Path
-    ) -> None:
-        served, tried = (choice.ranking, None) if choice.shipped else (None, choice.ranking)
+    def _quality(self, model: quality.ServedModel, tried: HybridRanking | None, folder: Path) -> None:
         with self.console.status("quality on the test split, baselines beside it"):
-            model = quality.ServedModel(query.onnx, query.inputs, evaluated, index, served)
             rows, _ = self.data.parts["test"].by_query()
             answers = quality.rankings(
                 self.experiment, self.data, model, rows, self.console, tried, self.fitter
@@ -276,9 +268,7 @@ class _BundleBuilder:
             self.console.print(text, highlight=False, markup=False)
             return {}
 
-    def _write_lexical(
-        self, choice: Choice, catalogue: Any, index: ann.SearchIndex, folder: Path
-    ) -> HybridRanking | None:
+    def _write_lexical(self, choice: Choice, catalogue: Any, folder: Path) -> HybridRanking | None:
         """Write the lexical index over the items as served, if there is to be one; returns their ranking."""
         if choice.hybrid is None or not choice.shipped:
             return None
@@ -287,16 +277,13 @@ class _BundleBuilder:
             postings, hybrid = over_texts(choice.hybrid, texts)
             postings = self._with_priors(postings, hybrid)
         postings.write(folder)
-        return HybridRanking(index, catalogue, Fusion(LexicalIndex(postings, hybrid), catalogue))
+        return HybridRanking(catalogue, Fusion(LexicalIndex(postings, hybrid), catalogue))
 
-    def _judged(
-        self, query: ServedTower, catalogue: Any, index: ann.SearchIndex, served: HybridRanking | None
-    ) -> None:
-        """Add the quality on the judged queries, over the catalogue and by the index that will be served."""
+    def _judged(self, model: quality.ServedModel) -> None:
+        """Add the quality on the judged queries, over the items as served."""
         if self.data.judged is None:
             return
         with self.console.status("quality on the judged queries, baselines beside it"):
-            model = quality.ServedModel(query.onnx, query.inputs, catalogue, index, served)
             data = self.data.as_served()
             rows = self.data.judged.query
             fitter = BaselineFitter(self.experiment, data, stored=self.choices)

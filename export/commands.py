@@ -38,7 +38,7 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
 
 
 def evaluate(arguments: Namespace) -> dict[str, Any]:
-    """Measure a bundle on test split and judged queries again, with its towers and index parameters.
+    """Measure a bundle on test split and judged queries again, by its towers and terms.
 
     With `--runs`, the rankings are also written as TREC run files.
     """
@@ -54,8 +54,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     choices = None if run is None else choices_of(run, experiment, dataset, _note)
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
-    threads = experiment.index.threads
-    model = served_model(folder, manifest, data.items, data.item_ids, threads, PROGRESS)
+    model = served_model(folder, manifest, data.items, data.item_ids, PROGRESS)
     queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
         fitter = BaselineFitter(experiment, data, stored=choices)
@@ -69,7 +68,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     if data.judged is not None:
         served = data.as_served()
         if data.serves_other_texts:
-            model = served_model(folder, manifest, served.items, served.item_ids, threads, PROGRESS)
+            model = served_model(folder, manifest, served.items, served.item_ids, PROGRESS)
         with PROGRESS.status("search, judged queries"):
             fitter = BaselineFitter(experiment, served, stored=choices)
             answers = quality.rankings(experiment, served, model, data.judged.query, PROGRESS, fitter=fitter)

@@ -1,4 +1,4 @@
-"""A bundle's model over given values of the items, as the service runs it."""
+"""A bundle's model over given values of the items, as the service runs it, but for its index."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 
-from twinspire.export import ann
 from twinspire.export.encoding import ColumnRecords, ItemTower, encode_once
 from twinspire.export.evaluation.quality import ServedModel
 from twinspire.export.hybrid.rebuild import ranking_of
@@ -20,23 +19,20 @@ def served_model(
     manifest: Manifest,
     values: Mapping[str, Sequence[Any]],
     ids: Sequence[str],
-    threads: int,
     console: Console,
     title: str = "items",
 ) -> ServedModel:
-    """The model of a bundle, with an index of the bundle's parameters over these items.
+    """The model of a bundle with the vectors of these items.
 
     Args:
         folder: of the bundle.
         values: of the items, by name of the feature.
         ids: of the same items.
-        threads: that build the index.
         console: for progress.
         title: of the bar that shows how many items are encoded, unless the cache has them.
     """
     tower, query = ItemTower.of(folder, manifest), onnx_encoder(folder / QUERY_TOWER, threads=0)
     items = encode_once(manifest.name, tower, ColumnRecords(values, title), console).vectors
-    with console.status("index"):
-        index = ann.rebuild(items, manifest.index, manifest.score, threads)
-        hybrid = ranking_of(folder, manifest, texts_of(values, manifest.schema.item), ids, items, index)
-    return ServedModel(query, manifest.schema.side("query"), items, index, hybrid)
+    with console.status("lexical index"):
+        hybrid = ranking_of(folder, manifest, texts_of(values, manifest.schema.item), ids, items)
+    return ServedModel(query, manifest.schema.side("query"), items, hybrid)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from twinspire.protos.cli import show_warnings
 from twinspire.protos.features import SIDES
-from twinspire.protos.figures import WARNINGS
+from twinspire.protos.figures import JUDGED, WARNINGS
 
 BENCH_LINES = {  # figure of a bench -> what it is
     "retriever_b1_p50_us": "retriever, one query, p50 in microseconds",
@@ -134,7 +134,7 @@ def show_precision(report: Mapping[str, Any], console: Console) -> None:
 
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
-    """Print the quality of the served pipeline beside exact search and the baselines."""
+    """Print the quality of a bundle beside that of its towers alone and of the baselines."""
     from twinspire.train.terminal import (
         baseline_columns,
         metric_table,
@@ -144,22 +144,30 @@ def show_quality(metrics: dict[str, Any], console: Console) -> None:
         show_query_groups,
     )
 
-    sides = {"dense_": "towers alone", "lexical_": "BM25 alone", "hybrid_": "hybrid"}
-    measured = {prefix: label for prefix, label in sides.items() if f"{prefix}ndcg_at_10" in metrics}
-    names = {"": "served", "exact_": "exact", **measured, **baseline_columns(metrics)}
+    names = {"": "served", **_measured(metrics), **baseline_columns(metrics)}
     show_labels(metrics, console, is_first=True)
     console.print(metric_table(f"test, {int(metrics['queries']):,} queries", metrics, names))
     show_query_groups(metrics, names, metrics.get("drawn", ""), console)
     show_cold_start(metrics, console)
     show_labels(metrics, console, is_first=False)
     console.print(metrics["verdict"], highlight=False, soft_wrap=True)
-    show_judged(metrics, {"": "served", "exact_": "exact"}, console)
+    show_judged(metrics, {"": "served", **_measured(metrics, JUDGED)}, console)
     if "judged_verdict" in metrics:
         console.print(f"judged: {metrics['judged_verdict']}", highlight=False, soft_wrap=True)
     if "runs" in metrics:
         console.print(
             f"TREC run files and qrels: {metrics['runs']}", highlight=False, markup=False, soft_wrap=True
         )
+
+
+def _measured(metrics: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Prefix -> label of the rankings beside the served one, as far as metrics have them.
+
+    Args:
+        before: prefix of all these metrics.
+    """
+    sides = {"exact_": "towers alone", "lexical_": "BM25 alone", "hybrid_": "hybrid"}
+    return {each: label for each, label in sides.items() if f"{before}{each}ndcg_at_10" in metrics}
 
 
 def show_latency(report: dict[str, Any], console: Console) -> None:

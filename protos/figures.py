@@ -9,7 +9,7 @@ from typing import Any
 
 DIFFERENCE = "difference_"  # prefix of a metric of the model less that of a baseline
 JUDGED = "judged_"  # prefix of the metrics of judged queries
-EXACT = "exact"  # exact search of the towers, whose difference is not measured
+EXACT = "exact"  # exact search of the towers alone, beside a hybrid
 WARNINGS = "warnings"  # name of a list of sentences: reasons to doubt the run that trained the towers
 SHOWN = ("recall_at_10", "mrr_at_10", "ndcg_at_10")
 

@@ -5,13 +5,10 @@ A kind is a name in `INDEX_KINDS`, which the manifest stores in `index.kind`, an
 """
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from twinspire.export.ann.graph import Rows, Vectors
@@ -32,13 +29,8 @@ class SearchIndex(Protocol):
     def parameters(self) -> IndexParameters:
         """For the manifest."""
 
-    def search(self, queries: Vectors, k: int, seen: Sequence[Rows]) -> Rows:
-        """The best `k` items of each query: (Q, min(k, N)) rows, best first, -1 where there are no more.
-
-        Args:
-            queries: (Q, D).
-            seen: for each query the rows that must not be returned.
-        """
+    def search(self, queries: Vectors, k: int) -> Rows:
+        """The best `k` items of each query (Q, D): (Q, min(k, N)) rows, best first."""
 
     def save(self, folder: Path) -> None:
         """Write the index's files into the folder of a bundle."""
@@ -50,12 +42,10 @@ class TunedIndex:
 
     Args:
         report: JSON; it has `k`, `target`, `build_s` and `why`.
-        figure: plot of the measurements.
     """
 
     index: SearchIndex
     report: dict[str, Any]
-    figure: Figure
 
 
 class IndexKind(Protocol):
@@ -88,15 +78,6 @@ class IndexKind(Protocol):
         """
         return
 
-    def rebuild(
-        self, vectors: Vectors, parameters: IndexParameters, score: Score, threads: int
-    ) -> SearchIndex:
-        """Build an index over other vectors (N, D), with the parameters of a manifest.
-
-        Args:
-            threads: 0: see `protos.system.cores.thread_count`.
-        """
-
 
 def index_kind(name: str) -> IndexKind:
     """The kind of index that a configuration or a manifest names.
@@ -104,22 +85,12 @@ def index_kind(name: str) -> IndexKind:
     Raises:
         BundleError: this program does not have the kind of a manifest.
     """
-    kind = HNSW if name == EXACT else name  # an exact index has a graph, too, for comparison
+    kind = HNSW if name == EXACT else name
     if kind not in INDEX_KINDS:
         raise BundleError(f"{MANIFEST}: index.kind: expected one of {', '.join(INDEX_KINDS)}, got {name!r}")
     return cast(IndexKind, importlib.import_module(_MODULES.replace("*", kind)).KIND)
 
 
-def rebuild(vectors: Vectors, parameters: IndexParameters, score: Score, threads: int) -> SearchIndex:
-    """As `IndexKind.rebuild`, of the kind that the parameters name.
-
-    Raises:
-        BundleError: this program does not have that kind.
-    """
-    return index_kind(parameters.kind).rebuild(vectors, parameters, score, threads)
-
-
 def mean_recall(index: SearchIndex, vectors: Vectors, queries: Vectors, k: int) -> float:
     """Mean recall@k of what the service returns, against exact search over `vectors` (N, D)."""
-    nothing = [np.empty(0, np.int64)] * len(queries)
-    return float(recalls(index.search(queries, k, nothing), vectors, queries, k).mean())
+    return float(recalls(index.search(queries, k), vectors, queries, k).mean())

@@ -49,34 +49,19 @@ def approximate(graph: CodedVectors, queries: Vectors, k: int, ef: int, threads:
     return np.concatenate([rows for rows, _, _ in found])
 
 
-def search_as_served(
-    graph: CodedVectors, queries: Vectors, k: int, ef_search: int, seen: Sequence[Rows]
-) -> Rows:
+def search_as_served(graph: CodedVectors, queries: Vectors, k: int, ef_search: int) -> Rows:
     """What the service returns: through the graph, or by exact search where the service does that.
 
-    Args:
-        seen: for each query the rows that must not be returned; the search is wider by their number.
-
     Returns:
-        (Q, min(k, N)) rows, best first, -1 where there are no more.
+        (Q, min(k, N)) rows, best first.
     """
-    vectors = graph.vectors
-    count = len(vectors)
-    found = np.full((len(queries), min(k, count)), -1, np.int64)
-    lengths = np.fromiter(map(len, seen), np.int64, len(seen))
-    for length in np.unique(lengths):
-        same = np.flatnonzero(lengths == length).tolist()
-        width = graph_width(k + int(length), ef_search, count)
-        if width is None:
-            found[same] = exact(queries[same], vectors, k, [seen[query] for query in same])
-            continue
-        reached, _, _ = graph.search(queries[same], min(k + int(length), count), width)
-        for query, rows in zip(same, reached, strict=True):
-            if rows[-1] < 0:  # the graph reaches fewer
-                (found[query],) = exact(queries[[query]], vectors, k, [seen[query]])
-                continue
-            kept = rows[~np.isin(rows, seen[query])][: found.shape[1]]
-            found[query, : len(kept)] = kept
+    count = len(graph.vectors)
+    width = graph_width(k, ef_search, count)
+    if width is None:
+        return exact(queries, graph.vectors, k)
+    found, _, _ = graph.search(queries, min(k, count), width)
+    short = np.flatnonzero(found[:, -1] < 0)  # the graph reaches fewer items
+    found[short] = exact(queries[short], graph.vectors, k)
     return found
 
 

@@ -8,26 +8,22 @@ from typing import Any
 
 from rich.console import Console
 
-from twinspire.export.ann.ef_search import EfChoice, Point, recall_curve, tune
-from twinspire.export.ann.graph import SPACE, Vectors, build_graph
-from twinspire.export.ann.report import IndexReport, report_of
-from twinspire.export.ann.timer import compare
+from twinspire.export.ann.ef_search import EfChoice, Point, tune
+from twinspire.export.ann.graph import SPACE, Vectors, build_graph, links_size
 from twinspire.protos.bundle import IndexParameters, Score
 from twinspire.protos.errors import GateRefused
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.search import EXACT_SHARE, graph_width
 from twinspire.train.config.index import IndexConfig
 
-UNSEARCHED = (8, 100)  # M and ef_construction where every search is exact: a graph that is built quickly
 # Coordinates, N x D, up to which every search is exact: 8 MiB, which fit in the cache of most processors.
 # export/RESULTS.md has the measurement.
 EXACT_SIZE = 1 << 21
-SMALL = f", for there are at most {EXACT_SIZE:,} coordinates (items x dimensions)"
 
 
 def tune_index(
     vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
-) -> tuple[CodedVectors, IndexParameters, dict[str, Any]]:
+) -> tuple[CodedVectors | None, IndexParameters, dict[str, Any]]:
     """Build the index, and choose the smallest search width that reaches the configured recall.
 
     Args:
@@ -37,20 +33,22 @@ def tune_index(
         console: receives progress and warnings.
 
     Returns:
-        the graph, its parameters, and the report of `export.ann.report`.
+        the graph, None where every search is exact; its parameters, and the report as JSON. Times are
+        microseconds of processor time that one query takes.
 
     A graph in which a search reaches fewer than k items is built once more, denser.
 
     Raises:
         GateRefused: a search reaches fewer than k items in the denser graph, too.
     """
-    small = config.search == "auto" and _is_small(vectors, config)
-    unsearched = small or config.search == "exact"
-    configured = config.m, config.ef_construction
-    denser = 2 * config.m, 2 * config.ef_construction
-    sizes = [UNSEARCHED, configured] if unsearched else [configured, denser]
+    if config.search == "exact":
+        return None, *_exact(len(vectors), config, "as configured")
+    if config.search == "auto" and _is_small(vectors, config):
+        few = f"for there are at most {EXACT_SIZE:,} coordinates (items x dimensions)"
+        return None, *_exact(len(vectors), config, few)
     begun = time.perf_counter()
-    for m, ef_construction in sizes:
+    m, ef_construction = config.m, config.ef_construction
+    for is_denser in (False, True):
         with console.status(f"HNSW over {len(vectors):,} items, M {m}, ef_construction {ef_construction}"):
             wanted = IndexParameters(SPACE, m, ef_construction, config.k, config.seed)
             graph = build_graph(wanted, vectors, score, config.threads)
@@ -59,14 +57,39 @@ def tune_index(
             tuned = _search_width(graph, queries, config, console)
             break
         except GateRefused:
-            if (m, ef_construction) == sizes[-1]:
+            if is_denser:
                 raise
-    with console.status("index: exact search beside the graph"):
-        times = compare(graph, queries, config.k, tuned.ef_search)
-    exact = SMALL if small else _why_exact(tuned, len(vectors), config)
-    parameters = IndexParameters(SPACE, m, ef_construction, tuned.ef_search, config.seed, bool(exact))
-    facts = IndexReport(len(vectors), config, tuned, times, parameters, seconds, exact)
-    return graph, parameters, report_of(facts, graph)
+            m, ef_construction = 2 * m, 2 * ef_construction
+    parameters = IndexParameters(SPACE, m, ef_construction, tuned.ef_search, config.seed)
+    report = _report(parameters, len(vectors), config) | {
+        "reached": tuned.reached,
+        "build_s": seconds,
+        "bytes_per_item": links_size(graph),
+        "curve": list(tuned.curve),
+    }
+    text = f"M {m} and ef_construction {ef_construction}; {_width(tuned, config)}"
+    if why := _why_exact(tuned, len(vectors), config):
+        parameters, exact = _exact(len(vectors), config, why)
+        return None, parameters, exact | {"curve": list(tuned.curve), "why": f"{text}; {exact['why']}"}
+    return graph, parameters, report | {"why": f"{text}."}
+
+
+def _exact(count: int, config: IndexConfig, why: str) -> tuple[IndexParameters, dict[str, Any]]:
+    """The parameters of exact search, and the report."""
+    shape = config.m, config.ef_construction, 2 * config.k
+    parameters = IndexParameters(SPACE, *shape, config.seed, exact=True)
+    found = {"reached": True, "build_s": 0.0, "bytes_per_item": 0.0, "curve": list[Point]()}
+    return parameters, {
+        **_report(parameters, count, config),
+        **found,
+        "why": f"every search is exact, {why}.",
+    }
+
+
+def _report(parameters: IndexParameters, count: int, config: IndexConfig) -> dict[str, Any]:
+    chosen = {name: getattr(parameters, name) for name in ("m", "ef_construction", "exact")}
+    found = {"items": count, "k": config.k, "target": config.recall_target}
+    return found | {"ef_search": parameters.ef_search, "chosen": chosen}
 
 
 def _is_small(vectors: Vectors, config: IndexConfig) -> bool:
@@ -88,16 +111,21 @@ def _search_width(graph: CodedVectors, queries: Vectors, config: IndexConfig, co
                 f"{point['us_per_query']:,.0f} µs a query; target {config.recall_target}"
             )
 
-        if config.search == "exact":  # the graph is not searched: one point, for comparison
-            first = next(recall_curve(graph, queries, config))
-            return EfChoice(first["ef"], False, [first])
         return tune(graph, queries, config, show)
+
+
+def _width(tuned: EfChoice, config: IndexConfig) -> str:
+    """The search width, in words."""
+    point = tuned.point
+    result = "reaches" if tuned.reached else "is the widest tried and does not surely reach"
+    measured = f"recall@{config.k} {point['recall']:.4f} at {point['us_per_query']:,.0f} us a query"
+    return f"ef_search {point['ef']} {result} {config.recall_target}: {measured}"
 
 
 def _why_exact(tuned: EfChoice, count: int, config: IndexConfig) -> str:
     """Why exact search is no slower, or the only search that meets the configuration; else empty."""
     if config.search != "auto":
-        return ", as configured" if config.search == "exact" else ""
+        return ""
     if tuned.ef_search * EXACT_SHARE >= count:
-        return f", for a search of width {tuned.ef_search} looks at as much of so few items"
-    return "" if tuned.reached else ", for no search width reaches the target"
+        return f"for a search of width {tuned.ef_search} looks at as much of so few items"
+    return "" if tuned.reached else "for no search width reaches the target"

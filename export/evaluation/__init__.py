@@ -1,1 +1,1 @@
-"""Quality of a bundle as it is served, on the test split: means, and metrics of every query."""
+"""Quality of what a bundle holds, by exact search: means, and metrics of every query."""

@@ -1,4 +1,4 @@
-"""Rankings by vectors and terms together, as the service makes them (`protos/hybrid/`)."""
+"""Rankings by vectors, searched exactly, and terms together (`protos/hybrid/`)."""
 
 from collections.abc import Sequence
 
@@ -18,28 +18,25 @@ class HybridRanking:
     """Ranks the items for queries with a text.
 
     Args:
-        index: over the item vectors, as served.
-        items: these vectors, float32 (N, D).
+        items: the item vectors, float32 (N, D).
         fusion: of the same items.
     """
 
-    def __init__(self, index: ann.SearchIndex, items: Vectors, fusion: Fusion) -> None:
+    def __init__(self, items: Vectors, fusion: Fusion) -> None:
         self.fusion = fusion
-        self._index, self._items = index, items
+        self._items = items
 
-    def over(self, index: ann.SearchIndex, items: Vectors, postings: Postings) -> "HybridRanking":
-        """The same by other vectors of the same items, an index over these, and other postings."""
-        return HybridRanking(index, items, Fusion(LexicalIndex(postings, self.fusion.hybrid), items))
+    def over(self, items: Vectors, postings: Postings) -> "HybridRanking":
+        """The same by other vectors of the same items, and other postings."""
+        return HybridRanking(items, Fusion(LexicalIndex(postings, self.fusion.hybrid), items))
 
     def candidates(self, queries: Vectors, k: int) -> list[Candidates]:
-        """What the dense search of the service finds for each query with terms, (Q, D)."""
-        width = max(k, self.fusion.hybrid.dense_candidates)
-        found = self._index.search(queries, width, [np.empty(0, np.int64)] * len(queries))
-        best = []
-        for query, rows in zip(queries, found, strict=True):
-            kept = rows[rows >= 0]
-            best.append((kept.tolist(), (self._items[kept] @ query).tolist()))
-        return best
+        """The nearest items of each query (Q, D), as many as the service's dense search looks for."""
+        found = ann.exact(queries, self._items, max(k, self.fusion.hybrid.dense_candidates))
+        return [
+            (rows.tolist(), (self._items[rows] @ query).tolist())
+            for query, rows in zip(queries, found, strict=True)
+        ]
 
     def rank(
         self,
@@ -51,7 +48,7 @@ class HybridRanking:
     ) -> Rows:
         """The `k` best items of each query: (Q, min(k, N)) rows, best first, -1 where there are no more.
 
-        Queries without known terms are searched as in a bundle that is not hybrid.
+        Queries without known terms are ranked by their vectors alone.
 
         Args:
             queries: vectors (Q, D).
@@ -70,5 +67,5 @@ class HybridRanking:
                 ranked[n, : len(found_rows)] = found_rows
         if weight != BM25_ALONE:
             plain = np.array([n for n, own in enumerate(terms) if not own], np.int64)
-            ranked[plain] = self._index.search(queries[plain], k, [np.empty(0, np.int64)] * len(plain))
+            ranked[plain] = ann.exact(queries[plain], self._items, k)
         return ranked

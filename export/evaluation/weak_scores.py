@@ -1,6 +1,6 @@
 """The best score below which an answer is weak, learned on the validation part.
 
-Each validation query is answered as served, but over the items as evaluated, and the score of its best hit
+Each validation query is ranked over the items as evaluated, searched exactly, and the score of its best hit
 taken (`LexicalIndex.matched_score`). Items that are served with other texts (`catalogue_column`) may score
 higher.
 
@@ -43,7 +43,7 @@ def learn(
     """`score_reference` and `weak_score` of the manifest, and what is below; or `why` one is missing.
 
     Args:
-        model: with an index over the evaluated items.
+        model: with the evaluated items.
         queries: vectors of the validation queries, (Q, D), in the order of `by_query`.
     """
     if why := _inapplicable(data, model, score):
@@ -100,7 +100,7 @@ def best_answers(
         The best scores (Q,), before a sigmoid; these as `LexicalIndex.matched_score` has them (Q,); and the
         rows of the first ten hits, (Q, min(10, N)), -1 where there are no more.
     """
-    rows = ann.search_merged(model.index, model.items, queries, FIRST, seen)
+    rows = ann.exact(queries, model.items, FIRST, seen)
     vectors = queries.reshape(len(queries), -1, model.items.shape[1])
     best = np.einsum("qkd,qd->qk", vectors, model.items[rows[:, 0]]).max(axis=1).astype(np.float64)
     matched = best.copy()

@@ -1,6 +1,6 @@
 """Whether a bundle is hybrid, by which lexical model and with which weight: learned on the validation part.
 
-The dense side is the index as served, with the vectors in their stored precision. The lexical side reads the
+The dense side is exact search over the vectors. The lexical side reads the
 whole texts of the items that the split evaluates. Its candidates are the lexical baselines, BM25 and TF-IDF,
 each with the analyser and the parameters that validation prefers (`train/evaluation/lexical_choice.py`).
 
@@ -100,7 +100,7 @@ class Choice:
 
 def choose(
     fitter: BaselineFitter,
-    index: ann.SearchIndex,
+    ef_search: int,
     items: Vectors,
     queries: Vectors,
     score: Score,
@@ -110,8 +110,8 @@ def choose(
 
     Args:
         fitter: of the baselines, over the data of the split; it has, or gets, the lexical models.
-        index: over the evaluated items, as served.
-        items: their vectors, float32 (N, D).
+        ef_search: of the index; half of it is as many candidates as its search costs anyway.
+        items: vectors of the evaluated items, float32 (N, D).
         queries: vectors of the validation queries, (Q, D), in the order of `by_query`.
         score: of the bundle.
 
@@ -131,7 +131,7 @@ def choose(
             raise GateRefused(f"hybrid.enabled is true, but there can be no hybrid: {reason}")
         return Choice(None, None, False, {"shipped": False, "why": reason})
     with console.status("terms beside the vectors, on validation"):
-        learned = _Learned(fitter, index, items, queries)
+        learned = _Learned(fitter, ef_search, items, queries)
         return learned.by_default() if has_few else learned.choice()
 
 
@@ -154,12 +154,10 @@ def _inapplicable(experiment: Experiment, data: TrainingData, score: Score) -> s
 class _Learned:
     """Learns the lexical model and the weight on validation, and measures towers, terms and both there."""
 
-    def __init__(
-        self, fitter: BaselineFitter, index: ann.SearchIndex, items: Vectors, queries: Vectors
-    ) -> None:
+    def __init__(self, fitter: BaselineFitter, ef_search: int, items: Vectors, queries: Vectors) -> None:
         self.experiment, self.data = experiment, data = fitter.experiment, fitter.data
         self.metric = selection_metric(experiment)
-        self.index, self.items = index, items
+        self.ef_search, self.items = ef_search, items
         rows, relevant = data.parts["validation"].by_query()
         drawn = np.random.default_rng(0).permutation(len(rows))[:QUERIES]
         texts = texts_of(data.queries, experiment.query, cut=True)
@@ -179,7 +177,7 @@ class _Learned:
             b=model.weighting.b,
             mean_length=model.terms.mean_length or 1.0,
             weight=0.0,
-            dense_candidates=max(LEAST_CANDIDATES, self.index.parameters.ef_search // 2),
+            dense_candidates=max(LEAST_CANDIDATES, self.ef_search // 2),
             lexical_candidates=LEXICAL_CANDIDATES,
             most_postings=MOST_POSTINGS,
             most_terms=MOST_NGRAMS if analyzer.in_words else MOST_WORDS,
@@ -187,7 +185,7 @@ class _Learned:
         )
 
     def _ranking(self, hybrid: Hybrid, postings: Postings) -> HybridRanking:
-        return HybridRanking(self.index, self.items, Fusion(LexicalIndex(postings, hybrid), self.items))
+        return HybridRanking(self.items, Fusion(LexicalIndex(postings, hybrid), self.items))
 
     def _with(self, kind: WeightingName, **changes: Any) -> HybridRanking:
         """The ranking by a kind, with other parameters."""
@@ -209,8 +207,7 @@ class _Learned:
             for weight in (*WEIGHTS, BM25_ALONE):
                 ranked = each.rank(self.vectors, self.texts, K, weight, found)
                 measured[kind, weight] = per_query(ranked, self.relevant)
-        nothing = [np.empty(0, np.int64)] * len(self.vectors)
-        dense = per_query(self.index.search(self.vectors, K, nothing), self.relevant)
+        dense = per_query(ann.exact(self.vectors, self.items, K), self.relevant)
         hybrids = {setting: each for setting, each in measured.items() if setting[1] in WEIGHTS}
         curve = {setting: each[self.metric] for setting, each in hybrids.items()}
         kind, weight = _preferred(curve, self.clusters)

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from twinspire.export import ann
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.hybrid.postings import as_matrix, as_postings, postings_of, with_priors, without_words
 from twinspire.export.hybrid.priors import Priors
@@ -45,7 +44,6 @@ def ranking_of(
     texts: Sequence[str],
     ids: Sequence[str],
     items: Vectors,
-    index: ann.SearchIndex,
 ) -> HybridRanking | None:
     """The ranking of a bundle over items with these texts; None if the bundle is not hybrid.
 
@@ -53,7 +51,6 @@ def ranking_of(
         folder, manifest: of the bundle.
         texts, ids: of the N items.
         items: their vectors, float32 (N, D).
-        index: over these.
     """
     if manifest.hybrid is None:
         return None
@@ -63,7 +60,7 @@ def ranking_of(
         is_whole = own.idf == 0
         rows = rows_of(parse_json((folder / ITEMS).read_bytes())["ids"], ids)
         postings = with_priors(postings, Priors(own.terms[is_whole], weights_of_rows(own, rows)[is_whole]))
-    return HybridRanking(index, items, Fusion(LexicalIndex(postings, hybrid), items))
+    return HybridRanking(items, Fusion(LexicalIndex(postings, hybrid), items))
 
 
 def rows_of(ids: Sequence[str], wanted: Sequence[str]) -> Rows:

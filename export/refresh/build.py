@@ -33,7 +33,6 @@ from twinspire.protos.nearest.search import each_vector
 from twinspire.protos.nearest.vectors import write_merged
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import texts_of
-from twinspire.train.plots import save
 
 # Reports that hold for the refreshed bundle, too: of the towers, and of what validation has chosen.
 OF_TOWERS = ("parity", "precision", "latency", "hybrid", "scores")
@@ -112,7 +111,7 @@ class _Build:
         lexical = self._lexical(folder)
         vectors = self._vectors(folder)
         parameters, index = self._index(vectors, folder)
-        quality = self._quality(vectors, parameters, lexical, folder)
+        quality = self._quality(vectors, lexical, folder)
         write_reports({"index": index, "quality": quality, "refresh": self._report()}, folder)
         return replace(
             self.manifest,
@@ -178,7 +177,6 @@ class _Build:
         report = {f"ann_recall_at_{config.k}": recall, **tuned.report}
         if "searched_text" in self.manifest.ann:
             report["searched_text"] = self.manifest.ann["searched_text"]
-        save(tuned.figure, folder / bundle.REPORTS / "index.png")
         return tuned.index.parameters, report
 
     def _queries(self, part: str) -> Any:
@@ -192,20 +190,14 @@ class _Build:
         values = example_queries(self.manifest)
         return encode_all(self.query, inputs, values, self.console, "example queries")
 
-    def _quality(
-        self,
-        vectors: Any,
-        parameters: bundle.IndexParameters,
-        lexical: LexicalIndex | None,
-        folder: Path,
-    ) -> dict[str, Any]:
+    def _quality(self, vectors: Any, lexical: LexicalIndex | None, folder: Path) -> dict[str, Any]:
         """Metrics of the test split on the new catalogue; the champion's where the split does not apply."""
         evaluation = self.inputs.evaluation
         if isinstance(evaluation, NotMeasured):
             verdict = f"measured before the refresh, of bundle {self.manifest.bundle_version[:12]}"
             return {**self.manifest.quality, "not_measured": evaluation.why, "verdict": verdict}
         merged, console = self.inputs.merged, self.console
-        found = evaluation.measure(self.query, merged, vectors, parameters, console, lexical)
+        found = evaluation.measure(self.query, merged, vectors, console, lexical)
         per_query.save(found.queries, folder)
         if found.losses is not None:
             pair_losses.save(found.losses, folder)

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from twinspire.export import ann
 from twinspire.export.bundles import why_not_comparable
 from twinspire.export.encoding import ColumnRecords, ItemTower, encode_once
 from twinspire.export.encoding.digests import Digests, item_digests
@@ -33,7 +32,7 @@ from twinspire.export.evaluation.per_query import PerQuery
 from twinspire.export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.export.refresh.merge import NO_DIGEST, Champion, Merged
-from twinspire.protos.bundle import IndexParameters, Manifest
+from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import DataError, MissingStage
 from twinspire.protos.features import FeatureSpec, TextFeature
 from twinspire.protos.figures import WARNINGS
@@ -53,8 +52,6 @@ from twinspire.train.data.training_data import (
 )
 from twinspire.train.evaluation.intervals import drawn_in
 from twinspire.train.evaluation.report import evaluate_labels, evaluate_ranking
-from twinspire.train.metrics import mean
-from twinspire.train.metrics import per_query as metrics_of
 
 Rows = npt.NDArray[np.int64]
 
@@ -132,7 +129,6 @@ class Evaluation:
         query: Encode,
         merged: Merged,
         vectors: Any,
-        parameters: IndexParameters,
         console: Console,
         lexical: LexicalIndex | None = None,
     ) -> Measured:
@@ -142,30 +138,24 @@ class Evaluation:
             query: encoder of the query tower.
             merged: the catalogue.
             vectors: float32 (N, D), of its items, encoded from the columns of the catalogue.
-            parameters: of the index.
             console: receives progress.
             lexical: the lexical index over the catalogue, if the bundle is hybrid.
         """
         left_out = self.left_out(merged)
         gone = len(left_out)
         items, data, columns = self._on(merged, vectors, left_out, console)
-        inputs, config = self.manifest.schema.side("query"), self.experiment.index
+        inputs = self.manifest.schema.side("query")
         with console.status("quality on the test split"):
-            index = ann.rebuild(items, parameters, self.manifest.score, config.threads)
             hybrid = None
             if lexical is not None:
                 fusion = Fusion(self._evaluated_index(lexical, columns), items)
-                hybrid = HybridRanking(index, items, fusion)
-            model = quality.ServedModel(query, inputs, items, index, hybrid)
+                hybrid = HybridRanking(items, fusion)
+            model = quality.ServedModel(query, inputs, items, hybrid)
             answers = quality.ranked(data, model, console)
             metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", lambda _: answers))
-            rows, relevant = data.parts["test"].by_query()
-            encoded = quality.encode_queries(query, inputs, data, rows, console, "queries")
-            seen = [each[each < len(items)] for each in data.seen(rows)]
-            exact = ann.exact(encoded, items, quality.K, seen)
+            rows, _ = data.parts["test"].by_query()
             labelled = _of_unchanged_items(data, columns.is_edited)
             products = quality.inner_products(labelled, model, console)
-        metrics |= {f"exact_{name}": value for name, value in mean(metrics_of(exact, relevant)).items()}
         selection, score = self.experiment.training.selection, self.manifest.score
         if products is not None:
             found = products

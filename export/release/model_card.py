@@ -124,7 +124,7 @@ def _data(manifest: Manifest) -> str:
 
 
 def _quality(metrics: Mapping[str, Any]) -> str:
-    names = {"": "served", "exact_": "exact search", **baseline_columns(metrics)}
+    names = {"": "served", "exact_": "towers alone", **baseline_columns(metrics)}
     rows = [name for name in metric_rows(metrics) if name in metrics]
     if not rows:
         return ""

@@ -64,10 +64,10 @@ def test_a_manifest_has_the_measurements(made: Made) -> None:
     assert manifest.dataset["served_text"] == ["full_text"]
     assert manifest.ann["searched_text"] == ["full_text"]
     assert manifest.unicode == unicodedata.unidata_version
-    for prefix in ("", "exact_", "bm25_"):
+    for prefix in ("", "bm25_"):
         assert 0 < manifest.quality[f"{prefix}recall_at_10"] <= 1
     trained = made.run.data.metrics["test/recall_at_10"]  # in float32; what is served may be rounded
-    assert manifest.quality["exact_recall_at_10"] == pytest.approx(trained, abs=0.02)
+    assert manifest.quality["recall_at_10"] == pytest.approx(trained, abs=0.02)
     assert manifest.latency["threads"] == 1
     assert manifest.latency["machine"]["cores"]
     for side in ("query", "item"):
@@ -78,7 +78,7 @@ def test_reports_and_plots_are_in_the_bundle_and_in_the_run(made: Made) -> None:
     names = {
         f"{name}.json" for name in ("quality", "parity", "precision", "latency", "index", "hybrid", "scores")
     }
-    names |= {"index.png", "per_query.npz", "quality.html"}
+    names |= {"per_query.npz", "quality.html"}
     assert {path.name for path in (made.folder / bundle.REPORTS).iterdir()} == names
     client = mlflow.MlflowClient()
     logged = client.list_artifacts(made.run.info.run_id, "export")

@@ -118,5 +118,5 @@ def test_a_sum_over_sessions_is_made_served_and_measured_without_times(
     assert data.histories is not None
     assert data.histories.times is not None
     version = ComparedVersion("1", of_sessions.folder, manifest)
-    found, _ = _evaluate(version, data, 1, Console(quiet=True))
+    found, _ = _evaluate(version, data, Console(quiet=True))
     assert found.metrics["ndcg_at_10"].mean() == pytest.approx(manifest.quality["ndcg_at_10"], abs=1e-6)

@@ -204,7 +204,7 @@ def test_labels_come_before_rankings_where_clicks_are_predicted() -> None:
 )
 def test_a_bundle_says_whether_words_take_part_in_its_answers(report: dict[str, Any], line: str) -> None:
     out = io.StringIO()
-    quality = {**QUALITY, "dense_ndcg_at_10": 0.5} | {f"dense_{name}": 0.5 for name in SHOWN}
+    quality = {**QUALITY, "exact_ndcg_at_10": 0.5} | {f"exact_{name}": 0.5 for name in SHOWN}
     terminal.show_bundle({**BUNDLE, "hybrid": report, "quality": quality}, Console(file=out, width=120))
     assert line in out.getvalue().splitlines()
     assert "towers alone" in out.getvalue()

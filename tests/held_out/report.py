@@ -15,7 +15,7 @@ from twinspire.train.metrics import OF_LABELS, metric_label
 ROOT = Path(__file__).parents[2]
 OWN = {
     "": "served",
-    "dense_": "towers alone",
+    "exact_": "towers alone",
     "hybrid_": "hybrid, not served",
     "lexical_": "lexical part of the hybrid",
 }

@@ -6,15 +6,12 @@ collection of the vectors alone, which is dropped when its index is no longer ne
 
 import time
 import weakref
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from twinspire.export.ann.ef_search import EfChoice, Point, ef_ladder, reaches_target
@@ -27,16 +24,13 @@ from twinspire.protos.vector_databases.milvus import (
     FLAT_TYPE,
     HNSW_TYPE,
     ID,
-    MAX_K,
     WRITE_SECONDS,
     MilvusServer,
-    index_type,
     search_params,
     server_errors,
 )
 from twinspire.protos.vector_databases.milvus_collection import CollectionItems, draft, fill, write_collection
 from twinspire.train.config.index import IndexConfig
-from twinspire.train.plots import MODEL_COLOUR, style_axes
 
 QUERIES = 64  # in one search
 
@@ -77,34 +71,21 @@ def _drop(client: Any, name: str) -> None:
 
 @dataclass(frozen=True)
 class TunedMilvus:
-    """Item vectors (N, D), in a draft collection as soon as it is searched.
-
-    FLAT compares all items, as `exact` does here, so it needs no collection.
-    """
+    """Item vectors (N, D), in a draft collection; None of FLAT, which compares all items, as `exact` does."""
 
     vectors: Vectors
     parameters: IndexParameters
-    made: list[_Collection] = field(default_factory=list)  # one at most; indexes of the same vectors share it
+    collection: _Collection | None
 
-    @property
-    def collection(self) -> _Collection:
-        """The draft collection."""
-        if not self.made:
-            self.made.append(_Collection(self.vectors, self.parameters))
-        return self.made[0]
-
-    def search(self, queries: Vectors, k: int, seen: Sequence[Rows]) -> Rows:
+    def search(self, queries: Vectors, k: int) -> Rows:
         """As `SearchIndex.search`."""
-        count = len(self.vectors)
-        width = min(k + max(map(len, seen), default=0), count)
-        if index_type(self.parameters) == FLAT_TYPE or width > MAX_K:
-            return exact(queries, self.vectors, k, seen)
-        best = np.full((len(queries), min(k, count)), -1, np.int64)
-        found = self.collection.search(queries, width, self.parameters)
-        for n, (rows, hidden) in enumerate(zip(found, seen, strict=True)):
-            kept = rows[~np.isin(rows, hidden)][: best.shape[1]]
-            best[n, : len(kept)] = kept
-        return best
+        if self.collection is None:
+            return exact(queries, self.vectors, k)
+        return self.collection.search(queries, min(k, len(self.vectors)), self.parameters)
+
+    def with_width(self, ef_search: int) -> "TunedMilvus":
+        """The same, searched with another width."""
+        return replace(self, parameters=replace(self.parameters, ef_search=ef_search))
 
     def save(self, folder: Path) -> None:
         """Nothing: the bundle holds the vectors, and `publish` writes the collection."""
@@ -124,8 +105,8 @@ class MilvusKind(IndexKind):
         """
         options = {"type": config.options.get("type", HNSW_TYPE)}
         shape = ("ip", config.m, config.ef_construction, 2 * config.k, config.seed)
-        index = TunedMilvus(vectors, IndexParameters(*shape, kind=MILVUS, options=options))
-        begun = time.perf_counter()
+        parameters = IndexParameters(*shape, kind=MILVUS, options=options)
+        index, begun = TunedMilvus(vectors, parameters, None), time.perf_counter()
         if options["type"] == FLAT_TYPE:
             MilvusServer.from_environment().connect().close()  # before hours of other work
             point = {"ef": 2 * config.k, "recall": 1.0, "standard_error": 0.0, "queries": len(queries)}
@@ -133,10 +114,10 @@ class MilvusKind(IndexKind):
             why = "Milvus compares all items, as configured."
         else:
             with console.status("a collection in Milvus, to choose ef"):
-                collection = index.collection
+                index = replace(index, collection=_Collection(vectors, parameters))
             built = time.perf_counter() - begun
             with console.status("ef"):
-                choice = _choose(collection, index, queries, config)
+                choice = _choose(index, queries, config)
             reached = "reaches" if choice.reached else "is the widest tried and does not surely reach"
             why = (
                 f"Milvus HNSW, M {config.m} and efConstruction {config.ef_construction}; ef "
@@ -153,26 +134,18 @@ class MilvusKind(IndexKind):
             "points": [*choice.curve],
             "why": why,
         }
-        chosen = replace(index, parameters=replace(index.parameters, ef_search=choice.ef_search))
-        return TunedIndex(chosen, report, _plot(choice, config))
+        return TunedIndex(index.with_width(choice.ef_search), report)
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
         """As `IndexKind.publish`: the bundle's collection, whole or not at all."""
         write_collection(MilvusServer.from_environment().connect(), folder, manifest)
 
-    def rebuild(
-        self, vectors: Vectors, parameters: IndexParameters, score: Score, threads: int
-    ) -> TunedMilvus:
-        """As `IndexKind.rebuild`; the server decides about threads."""
-        return TunedMilvus(vectors, parameters)
 
-
-def _choose(collection: _Collection, index: TunedMilvus, queries: Vectors, config: IndexConfig) -> EfChoice:
+def _choose(index: TunedMilvus, queries: Vectors, config: IndexConfig) -> EfChoice:
     """The smallest ef that reaches the target, or the widest if none does."""
     curve: list[Point] = []
-    k = min(config.k, len(index.vectors))
     for ef in ef_ladder(config.k, len(index.vectors)):
-        found = collection.search(queries, k, replace(index.parameters, ef_search=ef))
+        found = index.with_width(ef).search(queries, config.k)
         each = recalls(found, index.vectors, queries, config.k)
         error = float(each.std() / len(each) ** 0.5)
         curve.append({"ef": ef, "recall": float(each.mean()), "standard_error": error, "queries": len(each)})
@@ -181,20 +154,6 @@ def _choose(collection: _Collection, index: TunedMilvus, queries: Vectors, confi
         if ef >= len(index.vectors):
             break
     return EfChoice(curve[-1]["ef"], False, curve)
-
-
-def _plot(choice: EfChoice, config: IndexConfig) -> Figure:
-    figure, axes = plt.subplots(figsize=(5.4, 4.0), layout="constrained")
-    axes.plot(
-        [each["ef"] for each in choice.curve],
-        [each["recall"] for each in choice.curve],
-        "o-",
-        color=MODEL_COLOUR,
-    )
-    axes.axhline(config.recall_target, linestyle=":", color="grey")
-    axes.set(xlabel="ef of the search in Milvus", ylabel=f"recall@{config.k}, validation queries")
-    style_axes(axes)
-    return figure
 
 
 KIND = MilvusKind()

@@ -202,7 +202,7 @@ def refreshed_without_metrics(challenger: ComparedVersion, champion: ComparedVer
 
 
 def evaluate_again(why: str, comparison: Comparison) -> Evaluated:
-    """Both bundles evaluated on the challenger's data, each with an index built with its own parameters.
+    """Both bundles evaluated on the challenger's data.
 
     Args:
         why: the reason, for the report.
@@ -210,9 +210,8 @@ def evaluate_again(why: str, comparison: Comparison) -> Evaluated:
     Raises:
         TwinspireError: a bundle cannot be evaluated on these data.
     """
-    data, threads = comparison.data(), comparison.experiment.index.threads
-    versions = tuple(comparison.versions.values())
-    found = [_evaluate(each, data, threads, comparison.console) for each in versions]
+    data, versions = comparison.data(), tuple(comparison.versions.values())
+    found = [_evaluate(each, data, comparison.console) for each in versions]
     own, other = found[0], found[1] if len(found) > 1 else (None, None)
     losses = PairedLosses()
     if judges_labels(comparison.experiment):
@@ -345,13 +344,13 @@ def _differences(found: Evaluated, metric: str, seed: int) -> dict[str, Interval
 
 
 def _evaluate(
-    version: ComparedVersion, data: TrainingData, threads: int, console: Console
+    version: ComparedVersion, data: TrainingData, console: Console
 ) -> tuple[PerQuery, PairLosses | None]:
     manifest = version.manifest
     _check_features(version, data)
     read = data.as_read_by(manifest.schema.query)
     title = f"items by version {version.version}"
-    model = served_model(version.folder, manifest, data.items, data.item_ids, threads, console, title)
+    model = served_model(version.folder, manifest, data.items, data.item_ids, console, title)
     # Digests are of the data of both, so that a query has the same one for towers that read no times.
     products = quality.inner_products(read, model, console)
     losses = pair_losses.measure(data, products, manifest.score)
@@ -395,7 +394,7 @@ def _text(decision: Decision) -> str:
     over = f"{measured['queries']:,} test queries"
     if "pairs" in measured:
         over += f", and of log loss over {measured['pairs']:,} labelled pairs"
-    text = f"Means over {over}, as served, with 95 % intervals: "
+    text = f"Means over {over}, by exact search, with 95 % intervals: "
     text += f"{measured[DRAWN]} drawn"
     text += f", and of log loss {measured[DRAWN_PAIRS]}." if "pairs" in measured else "."
     if measured["evaluated_anew"]:

@@ -109,7 +109,7 @@ def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) 
     assert lines[bm25 + 1].split()[:3] == [ends[0], "to", ends[1]]
     assert max(map(len, lines[start:])) < 80
     quality = bundle.read(papers.folder).quality
-    assert f"exact    {'':11}{quality['judged_exact_ndcg_at_10']:.4f}" in shown(show_quality, quality)
+    assert f"served   {'':11}{quality['judged_ndcg_at_10']:.4f}" in shown(show_quality, quality)
     assert f"judged: {quality['judged_verdict']}" in shown(show_quality, quality)
     assert "judged" not in shown(show_quality, bundle.read(made.folder).quality)
 

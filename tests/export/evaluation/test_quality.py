@@ -1,19 +1,15 @@
-"""Quality as served, beside exact search and the baselines."""
+"""Quality of a bundle, beside that of its towers alone and the baselines."""
 
 import io
 import re
 from typing import Any
 
-import hnswlib
 import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.export.ann.test_index import CONFIG
-from tests.helpers import graphs
 from tests.helpers.stdlib import Made
 from twinspire.export import ann
-from twinspire.export.ann.kinds.hnsw import TunedHnsw
 from twinspire.export.encoding import encode_all
 from twinspire.export.evaluation.quality import (
     ServedModel,
@@ -27,8 +23,6 @@ from twinspire.export.evaluation.quality import (
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.export.terminal import show_quality
 from twinspire.protos import bundle
-from twinspire.protos.nearest import search
-from twinspire.train.config import IndexConfig
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.metrics import OF_LABELS, mean, per_query
 
@@ -47,44 +41,18 @@ def items(made: Made, data: TrainingData, console: Console) -> ann.Vectors:
     )
 
 
-def searched(made: Made, items: ann.Vectors, graph: hnswlib.Index, ef_search: int) -> ServedModel:
-    inputs = bundle.read(made.folder).schema.side("query")
-    parameters = graphs.parameters(made.experiment.index, ef_search)
-    index = TunedHnsw(graph, items, parameters)
-    return ServedModel(onnx_encoder(made.folder / bundle.QUERY_TOWER), inputs, items, index)
-
-
-def narrow(items: ann.Vectors) -> hnswlib.Index:
-    return graphs.build(items, IndexConfig(m=2, ef_construction=4, threads=1))
-
-
-def test_served_and_exact_search_are_measured_separately(
-    made: Made, data: TrainingData, items: ann.Vectors, console: Console, monkeypatch: pytest.MonkeyPatch
+def test_what_the_vectors_find_is_measured_by_exact_search(
+    made: Made, data: TrainingData, items: ann.Vectors, console: Console
 ) -> None:
-    monkeypatch.setattr(search, "EXACT_SHARE", 1)  # so few items are otherwise compared with each query
-    good = searched(made, items, graphs.build(items, CONFIG), 400)
-    torn = searched(made, items, narrow(items), 10)
-    score = bundle.read(made.folder).score
+    manifest = bundle.read(made.folder)
+    query = onnx_encoder(made.folder / bundle.QUERY_TOWER)
+    model = ServedModel(query, manifest.schema.side("query"), items)
     queries, relevant = data.parts["test"].by_query()
-    found, poor = (
-        evaluate(
-            made.experiment,
-            data,
-            model,
-            score,
-            console,
-            rankings(made.experiment, data, model, queries, console),
-            None,
-            {},
-        )
-        for model in (good, torn)
-    )
-    vectors = encode_queries(good.query, good.inputs, data, queries, console, "queries")
-    exact = mean(per_query(ann.exact(vectors, items, 100), relevant))
-    for name, value in exact.items():
-        assert found[f"exact_{name}"] == poor[f"exact_{name}"] == value
-        assert found[name] == pytest.approx(value, abs=0.03)
-    assert poor["recall_at_10"] < found["recall_at_10"] - 0.05
+    answers = rankings(made.experiment, data, model, queries, console)
+    found = evaluate(made.experiment, data, model, manifest.score, console, answers, None, {})
+    vectors = encode_queries(model.query, model.inputs, data, queries, console, "queries")
+    for name, value in mean(per_query(ann.exact(vectors, items, 100), relevant)).items():
+        assert found[name] == pytest.approx(value)
     assert found["queries"] == len(queries)
     assert found["recall_at_10_low"] < found["recall_at_10"] < found["recall_at_10_high"]
 
@@ -176,9 +144,8 @@ def test_the_table_has_a_row_for_each_of_many_rankings(films_made: Made, made: M
         lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
         found = (re.fullmatch(r" *(.+?)((?: +[01]\.\d{4}){6,})", line.rstrip()) for line in lines)
         rows = {each[1]: each[2].split() for each in found if each}
-        assert [*rows] == ["served", "exact", *labels]
-        for label, name in (("served", "ndcg_at_10"), ("exact", "exact_ndcg_at_10")):
-            assert rows[label][-1] == f"{quality[name]:.4f}"
+        assert [*rows] == ["served", *labels]
+        assert rows["served"][-1] == f"{quality['ndcg_at_10']:.4f}"
         assert quality["verdict"] in lines
 
 
@@ -186,9 +153,7 @@ def test_a_model_of_histories_beats_popularity(films_made: Made) -> None:
     quality = bundle.read(films_made.folder).quality
     assert quality["ndcg_at_10_low"] > quality["popularity_ndcg_at_10_high"]
     for name in ("recall_at_10", "hr_at_50", "mrr_at_10", "ndcg_at_10", "ndcg_at_10_high"):
-        assert quality[f"exact_{name}" if "high" not in name else name] == pytest.approx(
-            films_made.metrics[name], abs=0.005
-        )
+        assert quality[name] == pytest.approx(films_made.metrics[name], abs=0.005)
         assert quality[f"ease_{name}"] == pytest.approx(films_made.metrics[f"ease_{name}"])
 
 

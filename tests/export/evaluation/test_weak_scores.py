@@ -10,13 +10,12 @@ from rich.console import Console
 
 from tests.helpers.lexical import HYBRID
 from tests.helpers.stdlib import Made
-from twinspire.export import ann
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.evaluation.quality import ServedModel
 from twinspire.export.evaluation.weak_scores import LEAST_RIGHT, learn
 from twinspire.export.hybrid.rebuild import over_texts
 from twinspire.protos import bundle
-from twinspire.protos.bundle import IndexParameters, Score
+from twinspire.protos.bundle import Score
 from twinspire.protos.documents import parse_json
 from twinspire.protos.features import FeatureSpec, NumberFeature, Schema, TextFeature
 from twinspire.protos.hybrid.fusion import Fusion
@@ -46,8 +45,6 @@ class World:
         parts = {"validation": Pairs(rows, rows, np.ones(count, np.float32))}
         self.data = TrainingData({"text": TEXTS}, {"text": TEXTS}, parts, COUNT, COUNT)
         self.queries = self.queries[:count]
-        parameters = IndexParameters("ip", 8, 64, 64, exact=True)
-        index = ann.rebuild(self.items, parameters, COSINE, 1)
         feature: dict[str, FeatureSpec] = {"text": TextFeature("text", "text", 64)}
         inputs = Schema(feature, feature).side("query")
 
@@ -59,12 +56,12 @@ class World:
             )
             return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-        self.model = ServedModel(encode, inputs, self.items, index)
+        self.model = ServedModel(encode, inputs, self.items)
 
     def as_hybrid(self, **changes: Any) -> ServedModel:
         postings, hybrid = over_texts(replace(HYBRID, weight=0.8, **changes), TEXTS)
         fusion = Fusion(LexicalIndex(postings, hybrid), self.items)
-        return replace(self.model, hybrid=HybridRanking(self.model.index, self.items, fusion))
+        return replace(self.model, hybrid=HybridRanking(self.items, fusion))
 
     def learned(self, console: Console, model: ServedModel | None = None, **changes: Any) -> dict[str, Any]:
         data = replace(self.data, **changes)

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from twinspire.export import ann
 from twinspire.export.hybrid import choose as choosing
 from twinspire.export.hybrid.choose import Choice, choose
 from twinspire.export.hybrid.cross_validation import cross_validated
 from twinspire.export.hybrid.postings import postings_of
 from twinspire.export.hybrid.rebuild import over_texts
-from twinspire.protos.bundle import IndexParameters, Score
+from twinspire.protos.bundle import Score
 from twinspire.protos.errors import DataError, GateRefused
 from twinspire.protos.lexical import Analyzer, Weighting
 from twinspire.train.config import Experiment, HybridConfig, IndexConfig, read_experiment
@@ -99,11 +98,10 @@ def chosen(
         [closeness * items[rows].sum(0) + rng.normal(size=DIMENSION) * 0.3 for rows in relevant]
     )
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    index = ann.rebuild(items, IndexParameters("ip", 8, 64, 32), COSINE, 1)
     experiment = replace(experiment, hybrid=config or HybridConfig())
     console = Console(file=io.StringIO())
     fitter = fitter or BaselineFitter(experiment, data)
-    return choose(fitter, index, items, vectors, score, console)
+    return choose(fitter, 32, items, vectors, score, console)
 
 
 def with_queries(shop: tuple[Experiment, TrainingData], count: int) -> tuple[Experiment, TrainingData]:

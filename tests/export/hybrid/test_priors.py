@@ -26,11 +26,10 @@ from twinspire.export.hybrid.rebuild import (
     weights_of_texts,
 )
 from twinspire.protos.bundle import ITEMS as ITEM_FILE
-from twinspire.protos.bundle import Hybrid, IndexParameters, Score
+from twinspire.protos.bundle import Hybrid
 from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, clicked
 from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash, whole_query
 from twinspire.protos.lexical import Weighting
-from twinspire.protos.nearest import search
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.intervals import Clusters
 from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
@@ -110,23 +109,18 @@ def test_newer_clicks_take_the_place_of_older_ones() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 def test_queries_without_terms_are_ranked_as_by_the_towers_alone(
-    weight: float, monkeypatch: pytest.MonkeyPatch
+    weight: float,
 ) -> None:
-    """As by the service, where the graph finds fewer items the fewer are wanted."""
-    monkeypatch.setattr(search, "EXACT_SHARE", 8)  # so few items are otherwise compared with each query
     hybrid = replace(HYBRID, weight=weight, prior_weight=1.0, dense_candidates=200)
     vectors = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors, queries = vectors[:450], vectors[450:]
-    index = ann.rebuild(vectors, IndexParameters("ip", 2, 10, 5), Score("cosine"), 1)
     postings = postings_of_texts([""] * 450, hybrid, {"shoe": {0: 0.9}})
-    ranking = HybridRanking(index, vectors, Fusion(LexicalIndex(postings, hybrid), vectors))
-    alone = index.search(queries, 5, [np.empty(0, np.int64)] * 50)
+    ranking = HybridRanking(vectors, Fusion(LexicalIndex(postings, hybrid), vectors))
+    alone = ann.exact(queries, vectors, 5)
     np.testing.assert_array_equal(ranking.rank(queries, ["hat"] * 50, 5), alone)
     assert (ranking.rank(queries, ["shoe"] * 50, 5)[:, 0] == 0).mean() > 0.5
     assert (ranking.rank(queries, ["hat"] * 50, 5, BM25_ALONE) == -1).all()
-    wide = [rows[:5] for rows, _ in ranking.candidates(queries, 5)]
-    assert (np.array(wide) != alone).any()
 
 
 def test_priors_move_with_the_ids_of_the_items(tmp_path: Path) -> None:
@@ -153,8 +147,7 @@ def test_a_bundle_is_measured_with_its_own_priors(tmp_path: Path) -> None:
     (tmp_path / ITEM_FILE).write_text(json.dumps({"ids": ["a", "b", "c"]}))
     manifest = tiny_manifest(3, TinyTower(), hybrid=WITH_PRIORS)
     vectors = np.eye(3, 8, dtype=np.float32)
-    index = ann.rebuild(vectors, IndexParameters("ip", 8, 64, 32), Score("cosine"), 1)
-    found = ranking_of(tmp_path, manifest, ["x", "blue", "red"], ["new", "c", "a"], vectors, index)
+    found = ranking_of(tmp_path, manifest, ["x", "blue", "red"], ["new", "c", "a"], vectors)
     assert found is not None
     assert known(found.fusion.index, "shoe") == {1: 0.125, 2: 0.5}
 
