@@ -153,8 +153,8 @@ train: setup ## train the towers, tracked in MLflow; RESUME=1 goes on with an in
 	$(call run,$(if $(RANKS),$(LAUNCH)) twinspire.train fit,--config $(CONFIG) $(if $(RESUME),--resume))
 	$(call next,export)
 
-export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN; VERBOSE=1 shows the precisions that were tried
-	@$(call run,twinspire.export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)) $(if $(VERBOSE),--verbose))
+export: setup ## towers to ONNX, vectors, index: a bundle of CONFIG's run, or else the newest, or of RUN
+	@$(call run,twinspire.export bundle,--config $(CONFIG) $(if $(RUN),--run $(RUN)))
 	$(call next,register)
 
 encode: setup ## a table of ITEMS through the item tower of the newest bundle, or of BUNDLE, into OUTPUT; goes on after a kill
@@ -165,8 +165,8 @@ encode: setup ## a table of ITEMS through the item tower of the newest bundle, o
 bench: setup ## latency of the newest bundle, or of BUNDLE: towers beside torch, retriever, loading
 	@$(call run,twinspire.export bench,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
 
-evaluate: setup ## quality of the newest bundle, or of BUNDLE, on test split and judged queries; RUNS=folder writes TREC run files
-	@$(call run,twinspire.export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(RUNS),--runs "$(RUNS)"))
+evaluate: setup ## quality of the newest bundle, or of BUNDLE, on test split and judged queries
+	@$(call run,twinspire.export evaluate,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))
 
 register: setup ## the newest bundle, or BUNDLE, into the model registry as challenger
 	@$(call run,twinspire.export register,--config $(CONFIG) $(if $(BUNDLE),--bundle $(BUNDLE)))

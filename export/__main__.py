@@ -6,13 +6,12 @@ Builds the bundle of a training run, measures it, and releases it through the mo
 import importlib
 import sys
 from argparse import ArgumentParser, Namespace
-from functools import partial
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from twinspire.export.arguments import add_options
-from twinspire.protos.cli import Document, Result, UsageError, command_line, document_command, imports_frozen
+from twinspire.protos.cli import Document, UsageError, command_line, imports_frozen
 from twinspire.train.cli import add_experiment_command, execute
 
 
@@ -47,7 +46,7 @@ COMMANDS = {
         "twinspire.export.terminal:show_bench",
     ),
     "evaluate": Command(
-        "Measure a bundle on test split and judged queries again; --runs also writes TREC run files.",
+        "Measure a bundle on test split and judged queries again.",
         "twinspire.export.commands:evaluate",
         "twinspire.export.terminal:show_quality",
     ),
@@ -130,17 +129,7 @@ def _add(commands: Any, name: str, command: Command) -> ArgumentParser:
     def show(document: Document, console: Console) -> None:
         find(command.show)(document, console)
 
-    made = add_experiment_command(commands, name, run, show, command.help)
-    if name == "bundle":
-        made.set_defaults(run_command=_make_bundle)
-    return made
-
-
-def _make_bundle(arguments: Namespace) -> Result | None:
-    """As the other commands, with `--verbose`."""
-    command = COMMANDS["bundle"]
-    show = partial(find(command.show), verbose=arguments.verbose)
-    return document_command(find(command.run), show)(arguments)
+    return add_experiment_command(commands, name, run, show, command.help)
 
 
 def main() -> int:

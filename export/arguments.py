@@ -16,7 +16,6 @@ def add_options(name: str, command: ArgumentParser) -> None:
     """Add the options that a command has beside `--config` and `--json`."""
     add = command.add_argument
     if name == "bundle":
-        add("-v", "--verbose", action="store_true", help="show the precisions that were tried, and why")
         add("--run", default="", help="id of the MLflow run (default: that of the settings, or the newest)")
     if name in ("bench", "encode", "evaluate", "register"):
         add("--bundle", type=Path, help="folder of the bundle (default: the newest)")
@@ -28,13 +27,6 @@ def add_options(name: str, command: ArgumentParser) -> None:
             help="table of items, in a format of the experiment",
         )
         add("--output", type=npy_path, required=True, help="the .npy file to write")
-    if name == "evaluate":
-        add(
-            "--runs",
-            type=Path,
-            metavar="FOLDER",
-            help="also write TREC run files and qrels into this folder, empty or new",
-        )
     for flag, text in FLAGS.get(name, {}).items():
         add(flag, action="store_true", help=text)
     if name in ("refresh", "retrain", "catalogue"):

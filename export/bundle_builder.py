@@ -41,7 +41,6 @@ from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
 from twinspire.protos.inputs.event_types import EventTypes
 from twinspire.protos.inputs.texts import normalise
 from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
-from twinspire.protos.nearest.search import each_vector
 from twinspire.protos.nearest.vectors import write_vectors
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset
@@ -157,11 +156,14 @@ class _BundleBuilder:
         write_vectors(folder, catalogue)
         query = towers.served["query"]
         queries = self._queries(query, "validation")
-        parameters = self._index(query, queries, catalogue, folder)
+        both = queries, self._queries(query, "test")
+        settings = self.experiment.index, self.score, folder, self.console
+        parameters, report = ann.write_index(catalogue, both, *settings)
+        self.reports["index"] = report | {"searched_text": self.dataset.report["served_text"]}
         choice = self._choose_hybrid(queries, evaluated, parameters.ef_search)
         ranking, tried = (choice.ranking, None) if choice.shipped else (None, choice.ranking)
         model = quality.ServedModel(query.onnx, query.inputs, evaluated, ranking)
-        self.reports["scores"] = weak_scores.learn(self.data, model, queries, self.score, self.console)
+        self.reports["scores"] = weak_scores.learn(self.data, model, queries, self.score)
         items, weak = self._served_values(), self.reports["scores"].get("weak_score")
         with self.console.status("the reference for drift"):
             reference = drift_reference.learn(
@@ -189,23 +191,6 @@ class _BundleBuilder:
         rows, _ = self.data.parts[part].by_query()
         title = f"{part} queries"
         return quality.encode_queries(query.onnx, query.inputs, self.data, rows, self.console, title)
-
-    def _index(
-        self, query: ServedTower, queries: Any, catalogue: Any, folder: Path
-    ) -> bundle.IndexParameters:
-        """Build, tune and write the index over the items as served; returns its parameters."""
-        config = self.experiment.index
-        kind = ann.index_kind(config.kind)
-        # Each vector of a query is a search of its own.
-        searches, test = (
-            each_vector(each, catalogue.shape[1]) for each in (queries, self._queries(query, "test"))
-        )
-        tuned = kind.tune(catalogue, searches, config, self.score, self.console)
-        tuned.index.save(folder)
-        recall = ann.mean_recall(tuned.index, catalogue, test, config.k)
-        served_text = {"searched_text": self.dataset.report["served_text"]}
-        self.reports["index"] = {f"ann_recall_at_{config.k}": recall, **tuned.report, **served_text}
-        return tuned.index.parameters
 
     def _choose_hybrid(self, queries: Any, evaluated: Any, ef_search: int) -> Choice:
         """Decide by the validation queries whether the bundle gets a lexical index, and say why.

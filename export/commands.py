@@ -11,9 +11,9 @@ from mlflow.entities import Run
 
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.export.bundles import find_bundle, why_not_comparable
-from twinspire.export.evaluation import quality, trec
+from twinspire.export.evaluation import quality
 from twinspire.export.served_model import served_model
-from twinspire.protos import bundle, names
+from twinspire.protos import bundle
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, MissingStage
 from twinspire.train.config import Experiment, read_experiment
@@ -38,14 +38,9 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
 
 
 def evaluate(arguments: Namespace) -> dict[str, Any]:
-    """Measure a bundle on test split and judged queries again, by its towers and terms.
-
-    With `--runs`, the rankings are also written as TREC run files.
-    """
+    """Measure a bundle on test split and judged queries again, by its towers and terms."""
     connect()
     experiment = read_experiment(arguments.config)
-    if arguments.runs is not None:
-        trec.check_output(arguments.runs)  # before minutes of work
     folder, manifest = find_bundle(experiment, arguments.bundle)
     dataset = _dataset(experiment, arguments)
     if why := why_not_comparable(manifest, dataset.split_hash, dataset.report):
@@ -64,7 +59,6 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
         metrics = quality.evaluate(
             experiment, data, model, manifest.score, PROGRESS, answers, products, beside
         )
-    topics = [trec.split_topics(data, answers)]
     if data.judged is not None:
         served = data.as_served()
         if data.serves_other_texts:
@@ -73,14 +67,7 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
             fitter = BaselineFitter(experiment, served, stored=choices)
             answers = quality.rankings(experiment, served, model, data.judged.query, PROGRESS, fitter=fitter)
             metrics |= quality.evaluate_judged_queries(served, answers)
-        topics.append(trec.judged_topics(served, answers))
-    written = {}
-    if arguments.runs is not None:
-        trec.write_runs(
-            arguments.runs, topics, f"{experiment.name}-{manifest.bundle_version[: names.DIGITS]}"
-        )
-        written = {"runs": str(arguments.runs)}
-    return metrics | {"bundle": str(folder), **written}
+    return metrics | {"bundle": str(folder)}
 
 
 def _run_of_bundle(manifest: bundle.Manifest) -> Run | None:

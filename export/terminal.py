@@ -22,12 +22,8 @@ BENCH_LINES = {  # figure of a bench -> what it is
 }
 
 
-def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False) -> None:
-    """Print version, quality, index and parity of a bundle, and a line for each tower.
-
-    Args:
-        verbose: print the variants that were tried, and latencies, too.
-    """
+def show_bundle(result: dict[str, Any], console: Console) -> None:
+    """Print version, quality, index and parity of a bundle, and a line for each tower."""
     again = ", unchanged" if result["reused"] else ""
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
@@ -40,10 +36,6 @@ def show_bundle(result: dict[str, Any], console: Console, verbose: bool = False)
     for side in SIDES:
         line = _tower_line(side, result["precision"][side], result["latency"])
         console.print(line, highlight=False, soft_wrap=True)
-    if verbose:
-        show_precision(result["precision"], console)
-        console.print(f"index: {result['ann'].get('why', '')}", highlight=False, soft_wrap=True)
-        show_latency(result["latency"], console)
 
 
 def _index_text(ann: Mapping[str, Any]) -> str:
@@ -66,14 +58,14 @@ def _hybrid_line(report: Mapping[str, Any]) -> str:
 
 
 def _scores_line(report: Mapping[str, Any]) -> str:
-    """Below which best score an answer is weak, what that is for, and how much of nonsense is below."""
+    """Below which best score an answer is weak, what that is for, and how many wrong answers are below."""
     if "weak_score" not in report:
         return f"weak answers: none is marked as such: {report['why']}"
-    nonsense = [f"{share:.0%} of queries of {kind}" for kind, share in report["weak_of_nonsense"].items()]
+    share = report["weak_of_wrong"]
+    wrong = "" if share is None else f"; so it is for {share:.0%} of the wrong answers on validation"
     return (
         f"weak answers: with a best score below {report['weak_score']:.3f} the service marks an answer as "
-        f"weak, and a page can say that nothing matches well; so it is for {', '.join(nonsense)}, and seldom "
-        "for a right answer"
+        f"weak, and a page can say that nothing matches well{wrong}, and seldom for a right answer"
     )
 
 
@@ -93,44 +85,6 @@ def _tower_line(side: str, report: Mapping[str, Any], latency: Mapping[str, Any]
     if side == "item":
         times += f"; {1e6 * batch / p50:,.0f} items/s"
     return f"{side} tower: {report['chosen']}, {size}, {times}"
-
-
-def show_precision(report: Mapping[str, Any], console: Console) -> None:
-    """Print size and quality of the variants that were tried, the chosen ones, and why.
-
-    Args:
-        report: of `export.quantization.ChosenPrecision`.
-    """
-    from twinspire.train.metrics import HEADLINE, metric_label
-
-    def print_line(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
-
-    def changes(found: Mapping[str, float]) -> list[str]:
-        ends = [[found[f"{metric}_delta{end}"] for end in ("", "_low", "_high")] for metric in HEADLINE]
-        return ["{:+.4f} ({:+.3f} to {:+.3f})".format(*each) for each in ends]
-
-    for side in SIDES:
-        own = report[side]
-        table = Table(f"{side} tower", "bytes", "of fp32", *map(metric_label, HEADLINE), box=None)
-        for name, found in own["variants"].items():
-            shown = f"[bold]{name}, chosen[/bold]" if name == own["chosen"] else name
-            quality = [f"{found[each]:.4f}" for each in HEADLINE] if name == "fp32" else changes(found)
-            table.add_row(shown, f"{found['size_bytes']:,}", f"{found['size_share']:.1%}", *quality)
-        console.print(table)
-        print_line(own["why"])
-        for name, why in own["refused"].items():
-            print_line(f"  {name}: {why}")
-    sample, together = report["judged_on"], changes(report["together"])
-    total = ", ".join(
-        f"{metric_label(each)} {change}" for each, change in zip(HEADLINE, together, strict=True)
-    )
-    print_line(f"both together against fp32: {total}; 95 % intervals, {sample['drawn']} drawn")
-    if sample["items"] < sample["catalogue"]:
-        print_line(
-            f"searched among {sample['items']:,} of {sample['catalogue']:,} items: those that are relevant, "
-            "and a sample"
-        )
 
 
 def show_quality(metrics: dict[str, Any], console: Console) -> None:
@@ -154,10 +108,6 @@ def show_quality(metrics: dict[str, Any], console: Console) -> None:
     show_judged(metrics, {"": "served", **_measured(metrics, JUDGED)}, console)
     if "judged_verdict" in metrics:
         console.print(f"judged: {metrics['judged_verdict']}", highlight=False, soft_wrap=True)
-    if "runs" in metrics:
-        console.print(
-            f"TREC run files and qrels: {metrics['runs']}", highlight=False, markup=False, soft_wrap=True
-        )
 
 
 def _measured(metrics: Mapping[str, Any], before: str = "") -> dict[str, str]:

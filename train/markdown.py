@@ -7,7 +7,7 @@ code hosts render the HTML in Markdown, so each such text must pass through `pla
 import html
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
 
@@ -85,11 +85,6 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str)
         "  ".join(_padded(*each) for each in zip(line, alignment, widths, strict=True)) for line in lines
     ]
     return "\n".join(["```text", *(line.rstrip() for line in padded), "```"])
-
-
-def picture(name: str, text: str, plots: Collection[str]) -> str:
-    """An image in Markdown; empty if it is not among the plots."""
-    return f"![{text}]({name})" if name in plots else ""
 
 
 def _padded(cell: str, alignment: str, width: int) -> str:

@@ -9,7 +9,7 @@ tuner.py       all of it together, and why
 
 from twinspire.export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tune
 from twinspire.export.ann.graph import COSINE, SPACE, Rows, Vectors, build_graph, save
-from twinspire.export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall
+from twinspire.export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall, write_index
 from twinspire.export.ann.search import approximate, exact, recalls, search_as_served
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "save",
     "search_as_served",
     "tune",
+    "write_index",
 ]

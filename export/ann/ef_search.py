@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from twinspire.export.ann.graph import Rows, Vectors
+from twinspire.export.ann.graph import Vectors
 from twinspire.export.ann.search import Shares, approximate, kth_scores, shares_above
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.nearest.coded_vectors import CodedVectors, is_compiled
-from twinspire.protos.system.cores import thread_count
 from twinspire.train.config.index import IndexConfig
 
 EF_LADDER = (
     *(10, 12, 16, 20, 24, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 160, 192, 224, 256),
     *(320, 384, 448, 512, 640, 768, 896, 1024, 1536, 2048),
 )
-FIRST = 400  # queries that are searched first; the others only if the target is within reach
+MOST = 2_000  # queries that are searched
 TIMED = 120  # queries whose median time is reported
 MARGIN = 0.005  # recall beyond the target, because test queries may be harder than validation queries
 
@@ -76,12 +75,8 @@ def tune(
 
 def reaches_target(point: Mapping[str, float], target: float) -> bool:
     """Whether a width will reach the target on queries that it was not chosen on."""
-    return point["recall"] - 2 * point["standard_error"] >= with_margin(target)
-
-
-def with_margin(target: float) -> float:
-    """The recall that validation queries need, for a target on other queries."""
-    return target + MARGIN if target + MARGIN <= 1 else target
+    wanted = target + MARGIN if target + MARGIN <= 1 else target
+    return point["recall"] - 2 * point["standard_error"] >= wanted
 
 
 def recall_curve(
@@ -90,8 +85,6 @@ def recall_curve(
     config: IndexConfig,
 ) -> Iterator[Point]:
     """Measure recall and time of each width, from small to large, up to the size of the graph.
-
-    A width that is clearly below the target on the first queries is not measured on the others.
 
     Raises:
         GateRefused: the graph is so disconnected that a query reaches fewer than k items.
@@ -103,19 +96,10 @@ def recall_curve(
             '`make setup` says, or compare all items, with [index] search = "exact"'
         )
     vectors = graph.vectors
+    queries = queries[np.random.default_rng(config.seed).permutation(len(queries))[:MOST]]
     bounds = kth_scores(vectors, queries, config.k)
-    first, rest = _first_and_rest(len(queries), config.seed)
     for ef in ef_ladder(config.k, len(vectors)):
-
-        def shares(some: Rows, ef: int = ef) -> Shares:
-            found = approximate(graph, queries[some], config.k, ef, thread_count(config.threads))
-            return shares_above(found, vectors, queries[some], bounds[some])
-
-        each = shares(first)
-        point = _point(each)
-        within_reach = point["recall"] + 2 * point["standard_error"] >= with_margin(config.recall_target)
-        if len(rest) and within_reach:
-            each = np.concatenate([each, shares(rest)])
+        each = shares_above(approximate(graph, queries, config.k, ef), vectors, queries, bounds)
         yield {"ef": ef, **_point(each), "us_per_query": _search_us(graph, queries, config.k, ef)}
         if ef >= len(vectors):
             break
@@ -130,11 +114,6 @@ def ef_ladder(k: int, count: int) -> tuple[int, ...]:
     """
     least = max(k, min(2 * k, count))
     return least, *(ef for ef in EF_LADDER if ef > least)
-
-
-def _first_and_rest(count: int, seed: int) -> tuple[Rows, Rows]:
-    order = np.random.default_rng(seed).permutation(count)
-    return order[:FIRST], order[FIRST:]
 
 
 def _point(each: Shares) -> Point:

@@ -15,6 +15,7 @@ from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.export.ann.search import recalls
 from twinspire.protos.bundle import EXACT, HNSW, INDEX_KINDS, MANIFEST, IndexParameters, Manifest, Score
 from twinspire.protos.errors import BundleError
+from twinspire.protos.nearest.search import each_vector
 from twinspire.train.config.index import IndexConfig
 
 _MODULES = (
@@ -89,6 +90,30 @@ def index_kind(name: str) -> IndexKind:
     if kind not in INDEX_KINDS:
         raise BundleError(f"{MANIFEST}: index.kind: expected one of {', '.join(INDEX_KINDS)}, got {name!r}")
     return cast(IndexKind, importlib.import_module(_MODULES.replace("*", kind)).KIND)
+
+
+def write_index(
+    vectors: Vectors,
+    queries: tuple[Vectors, Vectors],
+    config: IndexConfig,
+    score: Score,
+    folder: Path,
+    console: Console,
+) -> tuple[IndexParameters, dict[str, Any]]:
+    """Build, tune and write the index of a bundle; returns its parameters and its report.
+
+    Args:
+        vectors: (N, D), of the items.
+        queries: of validation, to choose on, and of test, to measure recall on, (Q, D) or (Q, K * D).
+        score: of the bundle.
+        folder: of the bundle.
+    """
+    # Each vector of a query is a search of its own.
+    validation, test = (each_vector(each, vectors.shape[1]) for each in queries)
+    tuned = index_kind(config.kind).tune(vectors, validation, config, score, console)
+    tuned.index.save(folder)
+    recall = mean_recall(tuned.index, vectors, test, config.k)
+    return tuned.index.parameters, {f"ann_recall_at_{config.k}": recall, **tuned.report}
 
 
 def mean_recall(index: SearchIndex, vectors: Vectors, queries: Vectors, k: int) -> float:

@@ -1,7 +1,6 @@
 """Exact and approximate search over item vectors, what the service returns, and recall."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -34,19 +33,17 @@ def exact(queries: Vectors, vectors: Vectors, k: int, seen: Sequence[Rows] | Non
     return found
 
 
-def approximate(graph: CodedVectors, queries: Vectors, k: int, ef: int, threads: int = 1) -> Rows:
+def approximate(graph: CodedVectors, queries: Vectors, k: int, ef: int) -> Rows:
     """The rows that a search of width `ef` in the graph finds, as the service searches it: (Q, min(k, N)).
 
     Raises:
         GateRefused: the graph is so disconnected that a query reaches fewer items.
     """
     k = min(k, len(graph.vectors))
-    parts = np.array_split(queries, min(threads, len(queries)) or 1)
-    with ThreadPoolExecutor(len(parts)) as pool:
-        found = list(pool.map(lambda part: graph.search(part, k, ef), parts))
-    if min(least for _, _, least in found) < k:
+    found, _, least = graph.search(queries, k, ef)
+    if least < k:
         raise GateRefused(f"index: a search reaches fewer than {k} items; raise index.m")
-    return np.concatenate([rows for rows, _, _ in found])
+    return found
 
 
 def search_as_served(graph: CodedVectors, queries: Vectors, k: int, ef_search: int) -> Rows:

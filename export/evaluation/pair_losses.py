@@ -16,17 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import scipy.special
 
-from twinspire.export.evaluation.per_query import read_arrays
-from twinspire.protos import bundle
+from twinspire.export.evaluation.per_query import read_rows, write_rows
 from twinspire.protos.bundle import Score
-from twinspire.protos.errors import BundleDamaged
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.intervals import Clusters, pair_clusters_of
 from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 FILE = "pair_losses.npz"
-UNIT = "unit"
-KINDS = {"pairs": np.uint64, "losses": np.float32, "is_positive": np.bool_, "clusters": np.int64}
+PAIRS = "pairs"
 
 Digests = npt.NDArray[np.uint64]
 Values = npt.NDArray[np.float32]
@@ -118,14 +115,8 @@ def _numbered(digests: Digests) -> Digests:
 
 def save(found: PairLosses, folder: Path) -> None:
     """Write the losses into the reports of a bundle, without pickle."""
-    arrays: dict[str, Any] = {
-        "pairs": found.pairs,
-        "losses": found.losses,
-        "is_positive": found.is_positive,
-        "clusters": found.clusters.of,
-        UNIT: np.array(found.clusters.unit),
-    }
-    np.savez_compressed(folder / bundle.REPORTS / FILE, allow_pickle=False, **arrays)
+    values = {"losses": found.losses, "is_positive": found.is_positive}
+    write_rows(folder, FILE, (PAIRS, found.pairs), values, found.clusters)
 
 
 def load(folder: Path) -> PairLosses | None:
@@ -134,17 +125,9 @@ def load(folder: Path) -> PairLosses | None:
     Raises:
         BundleDamaged: the file is not what `save` writes.
     """
-    path, names = folder / bundle.REPORTS / FILE, (*KINDS, UNIT)
-    found = read_arrays(folder, FILE, "losses of pairs", names)
+    kinds = {"losses": np.float32, "is_positive": np.bool_}
+    found = read_rows(folder, FILE, "losses of pairs", PAIRS, kinds)
     if found is None:
         return None
-    arrays = {name: found[name] for name in names}
-    unit, shape = arrays.pop(UNIT), (arrays["pairs"].size,)
-    for each, values in arrays.items():
-        if values.dtype != KINDS[each] or values.shape != shape:
-            expected = f"{np.dtype(KINDS[each])} {shape}"
-            raise BundleDamaged(f"{path}: {each}: expected {expected}, got {values.dtype} {values.shape}")
-    if unit.dtype.kind != "U":
-        raise BundleDamaged(f"{path}: {UNIT}: expected a text, got {unit.dtype}")
-    clusters = Clusters.by(arrays["clusters"], len(arrays["pairs"]), str(unit))
-    return PairLosses(arrays["pairs"], arrays["losses"], arrays["is_positive"], clusters)
+    pairs, values, clusters = found
+    return PairLosses(pairs, values["losses"], values["is_positive"], clusters)

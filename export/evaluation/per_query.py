@@ -7,7 +7,7 @@ query goes its cluster (`train/evaluation/intervals.py`), of which intervals dra
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,21 +83,48 @@ def digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> int
 
 def save(found: PerQuery, folder: Path) -> None:
     """Write the metrics into the reports of a bundle, without pickle."""
-    arrays: dict[str, Any] = {QUERIES: found.queries, **found.metrics}
-    arrays |= {CLUSTERS: found.clusters.of, UNIT: np.array(found.clusters.unit)}
-    np.savez_compressed(folder / bundle.REPORTS / FILE, allow_pickle=False, **arrays)
+    write_rows(folder, FILE, (QUERIES, found.queries), found.metrics, found.clusters)
 
 
-def read_arrays(folder: Path, file: str, what: str, required: Collection[str]) -> dict[str, Any] | None:
-    """The arrays of a file in the reports of a bundle, by name; None if the bundle has no such file.
+def write_rows(
+    folder: Path, file: str, rows: tuple[str, Digests], values: Mapping[str, Any], clusters: Clusters
+) -> None:
+    """Write digests with their name, values of each and clusters into the reports of a bundle."""
+    arrays: dict[str, Any] = {rows[0]: rows[1], **values, CLUSTERS: clusters.of}
+    arrays[UNIT] = np.array(clusters.unit)
+    np.savez_compressed(folder / bundle.REPORTS / file, allow_pickle=False, **arrays)
+
+
+def read_rows(
+    folder: Path, file: str, what: str, rows: str, kinds: Mapping[str, type]
+) -> tuple[Digests, dict[str, Any], Clusters] | None:
+    """What `write_rows` has written; None if the bundle has no such file.
 
     Args:
         what: the content, for the error.
-        required: names of arrays that the file must have.
+        rows: the name of the digests.
+        kinds: the types of values that are required; others are float32.
 
     Raises:
-        BundleDamaged: the file is no archive of arrays, or one is missing.
+        BundleDamaged: the file is not what `write_rows` writes.
     """
+    path = folder / bundle.REPORTS / file
+    arrays = _arrays(folder, file, what, (rows, *kinds, CLUSTERS, UNIT))
+    if arrays is None:
+        return None
+    unit, shape = arrays.pop(UNIT), (arrays[rows].size,)
+    for name, values in arrays.items():
+        kind = np.dtype({rows: np.uint64, CLUSTERS: np.int64, **kinds}.get(name, np.float32))
+        if values.dtype != kind or values.shape != shape:
+            expected = f"{kind} {shape}"
+            raise BundleDamaged(f"{path}: {name}: expected {expected}, got {values.dtype} {values.shape}")
+    if unit.dtype.kind != "U":
+        raise BundleDamaged(f"{path}: {UNIT}: expected a text, got {unit.dtype}")
+    clusters = Clusters.by(arrays.pop(CLUSTERS), shape[0], str(unit))
+    return arrays.pop(rows), arrays, clusters
+
+
+def _arrays(folder: Path, file: str, what: str, required: Collection[str]) -> dict[str, Any] | None:
     name = f"{bundle.REPORTS}/{file}"
     if name not in bundle.read_manifest(folder).files:
         return None
@@ -116,18 +143,5 @@ def load(folder: Path) -> PerQuery | None:
     Raises:
         BundleDamaged: the file is not what `save` writes.
     """
-    path = folder / bundle.REPORTS / FILE
-    arrays = read_arrays(folder, FILE, "metrics of queries", (QUERIES, CLUSTERS, UNIT))
-    if arrays is None:
-        return None
-    queries, of, unit = arrays.pop(QUERIES), arrays.pop(CLUSTERS), arrays.pop(UNIT)
-    if queries.dtype != np.uint64 or queries.ndim != 1:
-        raise BundleDamaged(f"{path}: {QUERIES}: expected uint64 (Q,), got {queries.dtype} {queries.shape}")
-    for name, values in arrays.items():
-        if values.dtype != np.float32 or values.shape != queries.shape:
-            expected = f"float32 {queries.shape}"
-            raise BundleDamaged(f"{path}: {name}: expected {expected}, got {values.dtype} {values.shape}")
-    if of.dtype != np.int64 or of.shape != queries.shape or unit.dtype.kind != "U":
-        expected = f"int64 {queries.shape}, and a text {UNIT}"
-        raise BundleDamaged(f"{path}: {CLUSTERS}: expected {expected}, got {of.dtype} {of.shape}, {unit}")
-    return PerQuery(queries, arrays, Clusters.by(of, len(of), str(unit)))
+    found = read_rows(folder, FILE, "metrics of queries", QUERIES, {})
+    return None if found is None else PerQuery(*found)

@@ -9,37 +9,29 @@ the first ten, one in `MISTAKEN` is expected below: with n right answers, the sc
 (n + 1) / `MISTAKEN` from below, as in split conformal prediction (Papadopoulos et al. 2002). With fewer than
 99 it is the lowest score, below which 1 / (n + 1) are expected.
 
-The report says what else is below: the share of wrong answers, and of nonsense, which is the same queries
-with words of random letters, or of pieces of three letters that occur in words. It also says what share of
-the answers below is right. No choice is made by it.
+The report also has the share of wrong answers below, and what share of the answers below is right. No choice
+is made by these.
 """
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from twinspire.export import ann
-from twinspire.export.encoding import encode_all
 from twinspire.export.evaluation.quality import FIRST, Rows, ServedModel, Vectors, query_texts
 from twinspire.protos.bundle import Score
-from twinspire.protos.features import TextFeature
 from twinspire.protos.hybrid.fusion import FusionQuery
 from twinspire.protos.scores import SCORE_TOLERANCE
-from twinspire.train.data.training_data import TrainingData, has_text, texts_of
+from twinspire.train.data.training_data import TrainingData, has_text
 
 LARGEST = 2_000  # validation queries that are read
 LEAST_RIGHT = 20  # answers
 MISTAKEN = 100  # right answers, of which one may be called weak
-NONSENSE = {"random letters": 1, "shuffled trigrams": 3}  # letters of the pieces that words are made of
 
 
-def learn(
-    data: TrainingData, model: ServedModel, queries: Vectors, score: Score, console: Console
-) -> dict[str, Any]:
+def learn(data: TrainingData, model: ServedModel, queries: Vectors, score: Score) -> dict[str, Any]:
     """`score_reference` and `weak_score` of the manifest, and what is below; or `why` one is missing.
 
     Args:
@@ -59,15 +51,8 @@ def learn(
         return {**report, "why": f"{len(right)} right answers on validation, expected {LEAST_RIGHT} or more"}
     weak = float(right[max(1, (len(right) + 1) // MISTAKEN) - 1]) - SCORE_TOLERANCE
     is_weak = best < weak
-    found_below = {"weak_of_wrong": _share(is_weak[~is_right]), "right_of_weak": _share(is_right[is_weak])}
-    weak_of_nonsense = {}
-    for kind, length in NONSENSE.items():
-        values = _nonsense(data, model, rows[drawn], length)
-        vectors = encode_all(model.query, model.inputs, values, console, "nonsense")
-        texts = texts_of(values, model.inputs.features, cut=True)
-        _, scores, _ = best_answers(model, vectors, texts, data.seen(rows[drawn]))
-        weak_of_nonsense[kind] = float((scores < weak).mean())
-    return {**report, "weak_score": weak, **found_below, "weak_of_nonsense": weak_of_nonsense}
+    shares = {"weak_of_wrong": _share(is_weak[~is_right]), "right_of_weak": _share(is_right[is_weak])}
+    return {**report, "weak_score": weak, **shares}
 
 
 def _share(which: npt.NDArray[np.bool_]) -> float | None:
@@ -115,20 +100,3 @@ def best_answers(
             rows[n, : len(found)] = found
         matched[n] = fusion.index.matched_score(best[n], lexical, terms, unknown)
     return best, matched, rows
-
-
-def _nonsense(data: TrainingData, model: ServedModel, queries: Rows, length: int) -> Mapping[str, list[Any]]:
-    """The values of queries, with other words of as many letters in their texts.
-
-    Args:
-        length: of the pieces that words are made of, drawn from the words of all these queries.
-    """
-    values = {name: [data.queries[name][row] for row in queries] for name in model.inputs.features}
-    draw = random.Random(0)
-    for name in [name for name, spec in model.inputs.features.items() if isinstance(spec, TextFeature)]:
-        texts = [text.split() for text in values[name]]
-        words = [word for text in texts for word in text]
-        pieces = [word[at : at + length] for word in words for at in range(0, len(word), length)]
-        made = iter("".join(draw.choices(pieces, k=len(word)))[: len(word)] for word in words)
-        values[name] = [" ".join(next(made) for _ in text) for text in texts]
-    return values

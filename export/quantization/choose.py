@@ -53,7 +53,6 @@ class ChosenPrecision:
     Args:
         towers: in the chosen variants.
         report: `query` and `item`: size and quality of float32 and of what was tried, and the reasons.
-            `together` is the loss of both against float32, `judged_on` the sample.
     """
 
     towers: dict[Side, ExportedTower]
@@ -97,8 +96,6 @@ def choose_precision(
     for side, each in towers.items():
         chosen[side], own, report[side] = _choose_tower(each, files[side], sample, plain, config, encoded)
         vectors = {**vectors, side: own[side]}
-    report["together"] = sample.losses(sample.metrics(vectors), sample.metrics(plain))
-    report["judged_on"] = sample.summary()
     return ChosenPrecision(chosen, report)
 
 

@@ -6,7 +6,6 @@ tower is evaluated with the other side's float32 vectors, so that a loss is due 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,15 +77,6 @@ class QualitySample:
                 f"{name}_delta_high": delta.high,
             }
         return found
-
-    def summary(self) -> dict[str, Any]:
-        """Its sizes, for reports."""
-        return {
-            "queries": len(self.queries),
-            "drawn": str(self.clusters),
-            "items": len(self.items),
-            "catalogue": self.data.item_count,
-        }
 
 
 def draw_sample(data: TrainingData, config: PrecisionConfig) -> QualitySample:

@@ -29,7 +29,6 @@ from twinspire.protos.bundle import SCHEMA_VERSION, Manifest, Refreshed, Snapsho
 from twinspire.protos.drift import DriftReference
 from twinspire.protos.errors import BundleError
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
-from twinspire.protos.nearest.search import each_vector
 from twinspire.protos.nearest.vectors import write_merged
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import texts_of
@@ -131,8 +130,7 @@ class _Build:
         for name in bundle.TOWERS.values():
             shutil.copyfile(self.champion.folder / name, folder / name)
         self.manifest.schema.copy_files(folder)
-        reports = [f"{bundle.REPORTS}/{name}{suffix}" for name in OF_TOWERS for suffix in (".json", ".png")]
-        for path in reports:
+        for path in [f"{bundle.REPORTS}/{name}.json" for name in OF_TOWERS]:
             if path in self.manifest.files:
                 shutil.copyfile(self.champion.folder / path, folder / path)
 
@@ -166,18 +164,12 @@ class _Build:
 
     def _index(self, vectors: Any, folder: Path) -> tuple[bundle.IndexParameters, dict[str, Any]]:
         """Build and tune the index; returns its parameters and its report."""
-        config = self.experiment.index
-        tune, test = (
-            each_vector(self._queries(part), self.manifest.dimension) for part in ("validation", "test")
-        )
-        kind = ann.index_kind(config.kind)
-        tuned = kind.tune(vectors, tune, config, self.manifest.score, self.console)
-        tuned.index.save(folder)
-        recall = ann.mean_recall(tuned.index, vectors, test, config.k)
-        report = {f"ann_recall_at_{config.k}": recall, **tuned.report}
+        queries = self._queries("validation"), self._queries("test")
+        settings = self.experiment.index, self.manifest.score, folder, self.console
+        parameters, report = ann.write_index(vectors, queries, *settings)
         if "searched_text" in self.manifest.ann:
             report["searched_text"] = self.manifest.ann["searched_text"]
-        return tuned.index.parameters, report
+        return parameters, report
 
     def _queries(self, part: str) -> Any:
         """The queries of a part of the split; the bundle's examples where the split does not apply."""

@@ -157,7 +157,8 @@ def commit(
         record = append(name, run_id, action, before, after, gates, reason, warnings)
         champion = AliasState.of(name).champion
         if champion != before:
-            overtaken = _overtaken(name, run_id, before, champion)
+            now, instead = champion or "none", before or "none"
+            overtaken = f"version {now} was made {CHAMPION} meanwhile, in place of {instead}"
             record = _write(run_id, replace(record, action="refuse", before=champion, reason=overtaken))
         elif moves:
             client.set_registered_model_alias(name, CHAMPION, after)
@@ -314,25 +315,6 @@ def _one_at_a_time(name: str) -> Iterator[None]:
         except OSError as error:  # another user's file, for example; the check of the champion remains
             logger.warning("%s: another release on this host is not waited for: %s", name, error)
         yield
-
-
-def _overtaken(name: str, run_id: str, before: str, champion: str) -> str:
-    """Which version was made champion since a release was decided, when and by whom.
-
-    Args:
-        run_id: of that release.
-        before: the champion that it was decided against.
-        champion: the version that is champion now.
-    """
-    known = read(name)
-    others = replace(known, entries=tuple(each for each in known.entries if each.run_id != run_id))
-    moves = zip(others.entries, others.moved(champion), strict=True)
-    last = [entry.record for entry, moved in moves if moved][-1:]
-    if last and last[0].after == champion:
-        by = f"by {last[0].actor} at {last[0].at}"
-    else:
-        by = "without a record"
-    return f"version {champion or 'none'} was made {CHAMPION} {by} meanwhile, in place of {before or 'none'}"
 
 
 def _finite(value: Any) -> Any:

@@ -1,45 +1,35 @@
-"""A decision as files: JSON for programs, and a page with plots for people, as HTML and as Markdown.
+"""A decision as files: JSON for programs, and a page for people, as HTML and as Markdown.
 
 The page names no gate: each gate brings its title, its format and its section.
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from twinspire.export.release.gate import ComparedVersion, Decision, Gate, Section
+from twinspire.export.release.gate import ComparedVersion, Decision, Gate
 from twinspire.export.release.gates import GATES
 from twinspire.protos.bundle import write_file
 from twinspire.train.html_page import html_page
-from twinspire.train.markdown import code, picture, plain, table
-from twinspire.train.plots import save
+from twinspire.train.markdown import code, plain, table
 
 JSON = "decision.json"
-PAGE = "decision.html"  # one file, which holds its plots
+PAGE = "decision.html"
 MARKDOWN = "decision.md"
 
 
 def write_report(decision: Decision, folder: Path, gates: Sequence[Gate] = GATES) -> None:
-    """Write `decision.json`, the page in both forms and the plots into a folder, which is made if missing."""
+    """Write `decision.json` and the page in both forms into a folder, which is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {section.plot: section.draw(decision) for section in _sections(gates)}
-    drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    for name, figure in drawn.items():
-        save(figure, folder / name)
     text = json.dumps(decision.document(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_file(folder / JSON, f"{text}\n".encode())
-    text = page(decision, drawn, gates)
+    text = page(decision, gates)
     write_file(folder / MARKDOWN, text.encode())
-    pictures = {name: (folder / name).read_bytes() for name in drawn}
-    write_file(folder / PAGE, html_page(text, pictures).encode())
+    write_file(folder / PAGE, html_page(text, {}).encode())
 
 
-def page(decision: Decision, plots: Collection[str] = (), gates: Sequence[Gate] = GATES) -> str:
-    """The decision as Markdown.
-
-    Args:
-        plots: names of the plots beside the page.
-    """
+def page(decision: Decision, gates: Sequence[Gate] = GATES) -> str:
+    """The decision as Markdown."""
     challenger, outcome = decision.challenger, "accepted" if decision.accepted else "refused"
     by_name = {gate.name: gate for gate in gates}
     parts = [
@@ -51,15 +41,10 @@ def page(decision: Decision, plots: Collection[str] = (), gates: Sequence[Gate] 
         "## The bundles",
         _bundles(decision, gates),
     ]
-    for section in _sections(gates):
+    for section in dict.fromkeys(gate.section for gate in gates if gate.section is not None):
         text = section.text(decision)
-        drawn = picture(section.plot, section.plot_text, plots)
-        parts += [f"## {section.title}", text, drawn] if text else []
+        parts += [f"## {section.title}", text] if text else []
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _sections(gates: Sequence[Gate]) -> list[Section]:
-    return list(dict.fromkeys(gate.section for gate in gates if gate.section is not None))
 
 
 def _verdict(decision: Decision, gates: dict[str, Gate]) -> str:

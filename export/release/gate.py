@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
@@ -214,21 +213,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page of a decision, with a plot if it draws one.
+    """A section of the page of a decision.
 
     Args:
         title: its heading.
         text: renders the section as Markdown; a section without text is left out.
-        plot: file name of the plot.
-        plot_text: alternative text of the plot.
-        draw: draws the plot; returns None if there is nothing to draw.
     """
 
     title: str
     text: Callable[[Decision], str]
-    plot: str = ""
-    plot_text: str = ""
-    draw: Callable[[Decision], Figure | None] = lambda _: None
 
 
 Judgement = tuple[GateResult, dict[str, Any]]

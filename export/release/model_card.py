@@ -36,10 +36,7 @@ def card(manifest: Manifest) -> str:
         _data(manifest),
         _quality(manifest.quality),
         _index(manifest),
-        _parity(manifest.parity),
-        _latency(manifest.latency),
         _use(manifest),
-        _filters(manifest),
         _lineage(manifest),
     ]
     parts = [part.replace("\0", "") for part in parts if part]
@@ -168,30 +165,6 @@ def _index(manifest: Manifest) -> str:
     return f"## Index\n\n{_plain(manifest.index.describe())}: {recall}{target}."
 
 
-def _parity(parity: Mapping[str, Any]) -> str:
-    lines = [
-        f"- {_plain(side)} tower: max_abs_diff {report['max_abs_diff']:.1e} "
-        f"over {report['records']:,} records (tolerance {report['tolerance']:.0e})"
-        for side, report in parity.items()
-        if isinstance(report, Mapping)
-    ]
-    return "\n".join(["## Parity of torch and ONNX Runtime", "", *lines]) if lines else ""
-
-
-def _latency(latency: Mapping[str, Any]) -> str:
-    figures = latency.get("metrics")
-    if not figures:
-        return ""
-    threads, machine = latency["threads"], latency["machine"]
-    p50, p99 = (figures[f"query_tower_b1_{each}_us"] for each in ("p50", "p99"))
-    text = f"One query takes the query tower {p50:,.0f} microseconds (p50; p99 {p99:,.0f}) on "
-    text += f"{_plain(threads)} thread{'s' if threads != 1 else ''}"
-    largest = figures.get("item_tower_b32_p50_us")
-    text += f"; the item tower encodes {32e6 / largest:,.0f} items a second at batch 32" if largest else ""
-    where = f"{_plain(machine['processor'])}, {_plain(machine['cores'])} cores, {_plain(machine['system'])}"
-    return f"## Latency\n\n{text}. On {where}."
-
-
 def _use(manifest: Manifest) -> str:
     name = one_line(manifest.name, CELL)
     uri = f"models:/{name}@champion"
@@ -211,18 +184,6 @@ def _use(manifest: Manifest) -> str:
         "`MLFLOW_TRACKING_URI` set and uvicorn on the `PATH`: "
         f"{code(f'mlflow models serve -m {shlex.quote(uri)} --env-manager local')}."
     )
-
-
-def _filters(manifest: Manifest) -> str:
-    """The filter fields, and how a search uses them."""
-    if not manifest.filters:
-        return ""
-    lines = [f"- {code(field, CELL)}: {kind}" for field, kind in sorted(manifest.filters.items())]
-    use = (
-        "The parameter `filter` takes a text such as `FIELD < 50 and (FIELD in ['a'] or FIELD is null)`; "
-        "`--filter` of the command line takes the same."
-    )
-    return "\n".join(["## Filter fields", "", *lines, "", use])
 
 
 def as_input(query: Mapping[str, Any]) -> Any:

@@ -55,7 +55,6 @@ from twinspire.serving.segments.catalogue import Catalogue
 
 SEED = 0  # of the filters
 ALL = AllOf(())  # the rows that pass are given
-QUANTILES = 101  # evenly spaced, from the shortest to the longest
 
 Document = dict[str, Any]
 
@@ -135,7 +134,7 @@ def _latency(
     """Latency of query towers and of retrievers, one query at a time.
 
     All get the same queries where their towers take the same features. There are `p50_us` and `p99_us` of
-    each round, the rounds' median `quantiles_us`, and the number of `queries` in all rounds.
+    each round, and the number of `queries` in all rounds.
     """
     examples = {name: _examples(retriever.manifest) for name, retriever in retrievers.items()}
     specs = (each.manifest.schema.query.items() for each in retrievers.values())
@@ -161,11 +160,9 @@ def _latency(
         step("", f"timing each {what.replace('_', ' ')}")
         found[what] = {}
         for name, taken in median_of_passes(own, request["rounds"], queries).items():  # (rounds, queries)
-            quantiles = np.quantile(taken, np.linspace(0, 1, QUANTILES), axis=1)  # (QUANTILES, rounds)
             found[what][name] = {
                 "p50_us": np.percentile(taken, 50, axis=1).tolist(),
                 "p99_us": np.percentile(taken, 99, axis=1).tolist(),
-                "quantiles_us": np.median(quantiles, axis=1).tolist(),  # of the rounds
                 "queries": taken.size,
             }
     return found

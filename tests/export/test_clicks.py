@@ -115,7 +115,7 @@ def test_a_bundle_is_compared_with_the_best_of_all_baselines_of_labels(clicks: M
     assert f"{quality['drawn_pairs']} drawn" in quality["verdict"]
     assert quality["drawn_pairs"] == clicks.run.data.params["evaluation.drawn_pairs"] != quality["drawn"]
     of_labels = {name for name in quality if name.endswith(("auc", "log_loss"))}
-    arguments = Namespace(config=clicks.config, bundle=clicks.folder, runs=None)
+    arguments = Namespace(config=clicks.config, bundle=clicks.folder)
     with tracking_at(clicks.uri):
         again = commands.evaluate(arguments)
     assert {name: again[name] for name in of_labels} == pytest.approx({n: quality[n] for n in of_labels})
@@ -127,7 +127,7 @@ def test_without_its_run_a_bundle_is_compared_with_the_baselines_of_its_manifest
 ) -> None:
     quality = bundle.read(clicks.folder).quality
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
-        again = commands.evaluate(Namespace(config=clicks.config, bundle=clicks.folder, runs=None))
+        again = commands.evaluate(Namespace(config=clicks.config, bundle=clicks.folder))
     assert again["user_item_auc"] == quality["user_item_auc"]
     assert again["verdict"] == quality["verdict"]
 

@@ -73,7 +73,7 @@ def test_quality_is_that_of_the_answers(made: Made) -> None:
         for answer, own in zip(answers, relevant, strict=True)
     ]
     assert np.mean(found) == pytest.approx(quality["hr_at_10"], abs=0.02)
-    again = commands.evaluate(Namespace(config=made.config, bundle=made.folder, runs=None, refresh=False))
+    again = commands.evaluate(Namespace(config=made.config, bundle=made.folder, refresh=False))
     assert again["ndcg_at_10"] == pytest.approx(quality["ndcg_at_10"], abs=1e-6)
 
 

@@ -158,10 +158,6 @@ def test_a_bundle_is_printed(run: Any, own: Made) -> None:
         "query tower: ",
     ):
         assert part in output
-    assert "query tower, batch 1" not in output
-    code, output, _ = run("bundle", "--config", own.config, "--verbose")
-    assert code == 0
-    assert "query tower, batch 1" in output
 
 
 def test_evaluate_gives_the_metrics_of_the_manifest(

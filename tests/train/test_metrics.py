@@ -3,8 +3,10 @@
 from math import log2
 from typing import get_args
 
+import ir_measures
 import numpy as np
 import pytest
+from ir_measures import RR, R, nDCG
 
 from twinspire.train.metrics import (
     CUTOFFS,
@@ -158,3 +160,37 @@ def test_each_metric_of_a_ranking_has_its_name() -> None:
     assert [*found] == [*get_args(RankingMetric)]
     assert {*MAIN_AND_RECALL, *HEADLINE, *SHOWN_OF_HISTORIES, *WITH_INTERVAL, *OF_COLD_START} <= {*found}
     assert {*get_args(Selection)} - {*OF_LABELS} <= {*found}
+
+
+def test_the_figures_are_those_of_ir_measures() -> None:
+    """With gains, rankings of all lengths, and queries to which one finds nothing."""
+    draw = np.random.default_rng(0)
+    relevant = [np.sort(draw.choice(300, draw.integers(1, 25), replace=False)) for _ in range(60)]
+    gains = [draw.integers(1, 5, len(rows)) for rows in relevant]
+    scores = draw.random((60, 300))
+    for query, rows in enumerate(relevant):
+        scores[query, rows] += 0.3
+    best = np.argsort(-scores, axis=1)[:, :100]
+    ranked = np.where(np.arange(100) < draw.integers(0, 130, 60)[:, None], best, -1)
+    ranked[0] = -1
+    known = [
+        ir_measures.Qrel(str(query), str(row), int(gain))
+        for query, pairs in enumerate(zip(relevant, gains, strict=True))
+        for row, gain in zip(*pairs, strict=True)
+    ]
+    answers = [
+        ir_measures.ScoredDoc(str(query), str(row), float(-rank))  # equal scores would be ordered by id
+        for query, rows in enumerate(ranked)
+        for rank, row in enumerate(rows)
+        if row >= 0
+    ]
+    measures = {
+        "ndcg_at_10": nDCG @ 10,
+        "recall_at_10": R @ 10,
+        "recall_at_100": R @ 100,
+        "mrr_at_10": RR @ 10,
+    }
+    found = ir_measures.calc_aggregate(measures.values(), known, answers)
+    expected = mean(per_query(ranked, relevant, gains))
+    for name, measure in measures.items():
+        assert found[measure] == pytest.approx(expected[name], abs=1e-9), name

@@ -7,7 +7,7 @@ files of both bundles, in alternating turns.
 
 To add a gate, write one module with a tuple `GATES` of `export.release.gate.Gate`: its measurement, its
 judgement, and how the page shows it; its keys go into `train/config/gates.py`. `latency.py` shows two gates
-with a section and a plot, `size_and_load.py` two small ones.
+with a section, `size_and_load.py` two small ones.
 """
 
 import importlib

@@ -9,22 +9,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from twinspire.export.benchmark.isolated_process import ProcessFailure
 from twinspire.export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
 from twinspire.train.markdown import plain, table
-from twinspire.train.plots import BASELINE_COLOUR, MODEL_COLOUR, QUIET_COLOUR, style_axes
 
 ROUNDS = 10
 RESAMPLES = 2000  # of the bootstrap over rounds
-PLOT_TITLES = {"query_tower": "Query tower", "retriever": "Retriever: encode and search"}
-COLOURS = {"challenger": MODEL_COLOUR, "champion": BASELINE_COLOUR}
-LOG_SCALE_RATIO = 5.0  # between the longest and the shortest latency, from which on the axis is logarithmic
 
 
 def judge(part: str, comparison: Comparison) -> Judgement | None:
@@ -35,7 +27,7 @@ def judge(part: str, comparison: Comparison) -> Judgement | None:
     """
     if isinstance(comparison.served, ProcessFailure):
         return None
-    # Version -> `p50_us` and `p99_us` of each round, and `quantiles_us` of all calls, in microseconds.
+    # Version -> `p50_us` and `p99_us` of each round, in microseconds.
     rounds = comparison.served["latency"][part]
     gates = comparison.gates
     bound = gates.query_tower_p99_ratio if part == "query_tower" else gates.retriever_p99_ratio
@@ -56,10 +48,9 @@ def judge(part: str, comparison: Comparison) -> Judgement | None:
     return GateResult(name, ratio["median"], bound, ratio["low"] <= bound, text), {part: measured}
 
 
-def _summary(rounds: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(rounds: Mapping[str, Any]) -> dict[str, float]:
     """The medians of p50 and p99 over the rounds, which one bad round does not move."""
-    medians = {name: float(np.median(rounds[name])) for name in ("p50_us", "p99_us")}
-    return {**medians, "quantiles_us": rounds["quantiles_us"]}
+    return {name: float(np.median(rounds[name])) for name in ("p50_us", "p99_us")}
 
 
 def _ratio(challenger: Sequence[float], champion: Sequence[float], seed: int) -> dict[str, Any]:
@@ -99,52 +90,7 @@ def _text(decision: Decision) -> str:
     return f"{conditions}\n\n{table(heads, rows, 'll' + 'r' * (len(heads) - 2))}"
 
 
-def _draw(decision: Decision) -> Figure | None:
-    """The distribution of each bundle's latencies, with p50 and p99."""
-    measured = decision.measured.get("latency")
-    if not measured:
-        return None
-    figure, panels = plt.subplots(1, len(measured), figsize=(9.6, 3.9), layout="constrained", squeeze=False)
-    for axes, (part, found) in zip(panels[0], measured.items(), strict=True):
-        _draw_distribution(axes, found["sides"])
-        ratio = found.get("p99_ratio")
-        against = (
-            f"\np99 ratio {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
-        )
-        axes.set_title(PLOT_TITLES[part] + against, fontsize=10)
-    panels[0][0].set_ylabel("share of queries answered")
-    return figure
-
-
-def _draw_distribution(axes: Axes, sides: Mapping[str, Any]) -> None:
-    """Cumulative, up to the 99th percentile: the longest calls mostly show the machine, not the bundle."""
-    for name, each in sides.items():
-        quantiles = np.array(each["quantiles_us"])
-        shares = np.linspace(0, 1, len(quantiles))
-        axes.plot(quantiles[:-1], shares[:-1], color=COLOURS[name], linewidth=1.8)
-        axes.axvline(each["p99_us"], color=COLOURS[name], linestyle="--", linewidth=1)
-        label = f"{name}: p50 {each['p50_us']:,.0f} µs, p99 {each['p99_us']:,.0f} µs"
-        axes.plot([], [], color=COLOURS[name], linewidth=1.8, label=label)
-    axes.plot([], [], color=QUIET_COLOUR, linestyle="--", linewidth=1, label="p99")
-    ends = [each["quantiles_us"][place] for each in sides.values() for place in (0, -2)]
-    if max(ends) > LOG_SCALE_RATIO * min(ends):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(xlabel="microseconds a query", ylim=(0, 1.02))
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    style_axes(axes)
-    axes.grid(axis="x", color="#eef0f3", linewidth=0.6)
-
-
-SECTION = Section(
-    title="Latency",
-    text=_text,
-    plot="latency.png",
-    plot_text="Distribution of latencies of query towers and retrievers",
-    draw=_draw,
-)
+SECTION = Section(title="Latency", text=_text)
 
 
 def _gate(part: str, title: str, order: int, note: str = "") -> Gate:

@@ -19,9 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from twinspire.export.bundles import why_not_comparable
@@ -62,9 +60,6 @@ from twinspire.train.metrics import (
     as_higher_is_better,
     metric_label,
 )
-from twinspire.train.plots import MODEL_COLOUR, QUIET_COLOUR, style_axes
-
-REFUSED_COLOUR = "#b3362d"
 
 
 @dataclass(frozen=True)
@@ -416,62 +411,6 @@ def _with_interval(figures: Mapping[str, Any], name: str, intervals: Mapping[str
     return f"{value:.4f}{reach}"
 
 
-def _draw(decision: Decision) -> Figure | None:
-    """Each metric's mean paired difference with its interval; the metric that decides is on top, with the
-    margin. None without a champion.
-    """
-    measured = decision.measured.get("quality", {})
-    found = measured.get("differences")
-    if not found or measured["metric"] not in found:
-        return None
-    deciding, margin = measured["metric"], measured["margin"]
-    is_lower_better = deciding in LOWER_IS_BETTER
-    bound = margin if is_lower_better else -margin
-    names = [deciding, *(name for name in found if name != deciding)]
-    figure, axes = plt.subplots(figsize=(7.2, 1.3 + 0.42 * len(names)), layout="constrained")
-    axes.axvspan(min(bound, 0), max(bound, 0), color="#eef1f5", zorder=0)
-    axes.axvline(0, color=QUIET_COLOUR, linewidth=1)
-    axes.axvline(bound, color=REFUSED_COLOUR, linestyle="--", linewidth=1)
-    for place, name in enumerate(names):
-        each = found[name]
-        worse = name == deciding and (each["high"] > bound if is_lower_better else each["low"] < bound)
-        colour = REFUSED_COLOUR if worse else MODEL_COLOUR if name == deciding else QUIET_COLOUR
-        axes.plot(
-            [each["low"], each["high"]], [place, place], color=colour, linewidth=2.4 - 0.8 * (place > 0)
-        )
-        axes.plot(each["mean"], place, "o", color=colour, markersize=7 - 2 * (place > 0))
-        text = f"{each['mean']:+.4f}".replace("-", "−")
-        axes.annotate(
-            text, (each["mean"], place), (0, 6), textcoords="offset points", fontsize=8, ha="center"
-        )
-    top = axes.get_xaxis_transform()
-    axes.annotate(
-        f" margin +{margin:g}" if is_lower_better else f"margin −{margin:g} ",
-        (bound, 0.02),
-        xycoords=top,
-        fontsize=8,
-        color=REFUSED_COLOUR,
-        ha="left" if is_lower_better else "right",
-    )
-    axes.set_yticks(range(len(names)), [metric_label(name) for name in names])
-    axes.get_yticklabels()[0].set_fontweight("bold")
-    axes.set_ylim(len(names) - 0.4, -0.7)
-    axes.margins(x=0.12)
-    of, drawn = "mean over queries", f"{measured[DRAWN]} drawn"
-    over = f"{measured['queries']:,} test queries; {metric_label(deciding)} decides"
-    if "pairs" in measured:
-        of = f"mean, {metric_label(LOG_LOSS)} over pairs, others over queries"
-        drawn = f"{measured[DRAWN_PAIRS]} drawn of pairs, {measured[DRAWN]} of queries"
-        over = f"{measured['pairs']:,} labelled pairs; {metric_label(deciding)} decides, lower is better"
-    axes.set(
-        xlabel=f"challenger − champion: {of}\n95 % interval, {drawn}",
-        title=f"Quality on {over}",
-    )
-    style_axes(axes)
-    axes.grid(visible=False)
-    return figure
-
-
 GATES = (
     Gate(
         name="quality",
@@ -482,12 +421,6 @@ GATES = (
         at_least=True,
         note="The figure of quality is the end of the 95 % interval of the paired difference at which the "
         "challenger is worse: the lower one, or the upper one of log loss, where lower is better.",
-        section=Section(
-            title="Quality",
-            text=_text,
-            plot="quality.png",
-            plot_text="Paired difference of quality, with its interval and the margin",
-            draw=_draw,
-        ),
+        section=Section(title="Quality", text=_text),
     ),
 )

@@ -1,21 +1,16 @@
 """Three lines of TOML on a BEIR folder: trained on titles, and measured on its questions by every command."""
 
 import io
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ir_measures
 import numpy as np
 import pytest
-from ir_measures import RR, R, nDCG
 from rich.console import Console
 
 from tests.helpers.beir import DOCUMENTS, QUESTIONS, write_papers
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at
-from twinspire.export.__main__ import main
 from twinspire.export.terminal import show_quality
 from twinspire.protos import bundle
 from twinspire.train.data.training_data import training_data_of
@@ -24,13 +19,6 @@ from twinspire.train.metrics import MAIN_AND_RECALL, mean, per_query
 from twinspire.train.terminal import show_fit
 
 pytestmark = pytest.mark.exhaustive
-
-MEASURES = {
-    "ndcg_at_10": nDCG @ 10,
-    "recall_at_10": R @ 10,
-    "mrr_at_10": RR @ 10,
-    "recall_at_100": R @ 100,
-}
 
 
 @pytest.fixture(scope="module")
@@ -112,54 +100,6 @@ def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) 
     assert f"served   {'':11}{quality['judged_ndcg_at_10']:.4f}" in shown(show_quality, quality)
     assert f"judged: {quality['judged_verdict']}" in shown(show_quality, quality)
     assert "judged" not in shown(show_quality, bundle.read(made.folder).quality)
-
-
-def test_run_files_give_the_figures_of_the_report(
-    papers: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = tmp_path / "runs"
-    arguments = [
-        "--config",
-        str(papers.config),
-        "--bundle",
-        str(papers.folder),
-        "--runs",
-        str(runs),
-        "--json",
-    ]
-    monkeypatch.setattr(sys, "argv", ["export", "evaluate", *arguments])
-    assert main() == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["runs"] == str(runs)
-    quality = bundle.read(papers.folder).quality
-    checked = 0
-    for part, start in (("test", ""), ("judged", "judged_")):
-        qrels = [*ir_measures.read_trec_qrels(str(runs / part / "qrels.txt"))]
-        for path in sorted((runs / part).glob("*.run")):
-            prefix = {"served": start}.get(path.stem, f"{start}{path.stem}_")
-            found = ir_measures.calc_aggregate(
-                MEASURES.values(), qrels, [*ir_measures.read_trec_run(str(path))]
-            )
-            for metric, measure in MEASURES.items():
-                assert found[measure] == pytest.approx(document[prefix + metric], abs=1e-9), (path, metric)
-                assert document[prefix + metric] == pytest.approx(quality[prefix + metric], abs=0.02)
-                checked += 1
-    named = {path.stem for path in (runs / "judged").glob("*.run")}
-    assert {"served", "exact", "bm25"} <= named == {path.stem for path in (runs / "test").glob("*.run")}
-    assert checked == 2 * len(named) * len(MEASURES)
-    asked = [json.loads(line) for line in (runs / "judged" / "queries.jsonl").read_text().splitlines()]
-    assert {"_id": "q%250", "text": asked[-1]["text"]} in asked
-    assert asked[-1]["_id"] == "again"
-
-
-def test_a_folder_for_runs_is_checked_before_the_work(
-    papers: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    arguments = ["--config", str(papers.config), "--bundle", "nowhere", "--runs", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["export", "evaluate", *arguments])
-    assert main() == 1
-    assert f"{tmp_path}: expected an empty folder for run files" in " ".join(capsys.readouterr().err.split())
 
 
 def test_equal_questions_are_two_topics(papers: Made) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers.lexical import HYBRID
 from tests.helpers.stdlib import Made
@@ -63,16 +62,16 @@ class World:
         fusion = Fusion(LexicalIndex(postings, hybrid), self.items)
         return replace(self.model, hybrid=HybridRanking(self.items, fusion))
 
-    def learned(self, console: Console, model: ServedModel | None = None, **changes: Any) -> dict[str, Any]:
+    def learned(self, model: ServedModel | None = None, **changes: Any) -> dict[str, Any]:
         data = replace(self.data, **changes)
-        return learn(data, model or self.model, self.queries, COSINE, console)
+        return learn(data, model or self.model, self.queries, COSINE)
 
 
-def test_at_most_one_in_a_hundred_right_answers_is_weak(console: Console) -> None:
+def test_at_most_one_in_a_hundred_right_answers_is_weak() -> None:
     world = World()
     astray = np.random.default_rng(2).normal(size=world.queries[5::20].shape)
     world.queries[5::20] = astray / np.linalg.norm(astray, axis=1, keepdims=True)  # near no item
-    report = world.learned(console)
+    report = world.learned()
     scores = world.queries @ world.items.T
     order = np.argsort(-scores, axis=1)[:, :10]
     is_right = (order == np.arange(COUNT)[:, None]).any(axis=1)
@@ -84,22 +83,20 @@ def test_at_most_one_in_a_hundred_right_answers_is_weak(console: Console) -> Non
     is_weak = scores.max(axis=1) < report["weak_score"]
     assert report["weak_of_wrong"] == pytest.approx(is_weak[~is_right].mean()) and is_weak[~is_right].any()
     assert report["right_of_weak"] == pytest.approx(is_right[is_weak].mean()) and is_right[is_weak].any()
-    assert min(report["weak_of_nonsense"].values()) > 0.9
-    assert report == world.learned(console)
+    assert report == world.learned()
 
 
-def test_words_that_no_item_holds_make_a_hybrid_answer_weak(console: Console) -> None:
+def test_words_that_no_item_holds_make_a_hybrid_answer_weak() -> None:
     world = World()
-    report = world.learned(console, world.as_hybrid())
+    report = world.learned(world.as_hybrid())
     assert report["right"] == COUNT  # by their words
     assert report["weak_score"] < report["score_reference"] <= 1
-    assert min(report["weak_of_nonsense"].values()) > 0.9
 
 
 @pytest.mark.parametrize("count", [LEAST_RIGHT - 1, LEAST_RIGHT])
-def test_too_few_right_answers_give_a_reference_alone(count: int, console: Console) -> None:
+def test_too_few_right_answers_give_a_reference_alone(count: int) -> None:
     world = World(count)
-    report = world.learned(console, world.as_hybrid())
+    report = world.learned(world.as_hybrid())
     assert report["right"] == count
     assert 0 < report["score_reference"] <= 1
     assert ("weak_score" in report) is (count == LEAST_RIGHT)
@@ -108,16 +105,16 @@ def test_too_few_right_answers_give_a_reference_alone(count: int, console: Conso
         assert (report["weak_of_wrong"], report["right_of_weak"]) == (None, None)
 
 
-def test_where_scores_say_nothing_the_report_says_why(console: Console) -> None:
+def test_where_scores_say_nothing_the_report_says_why() -> None:
     world = World()
-    refitted = world.learned(console, before_refit=world.data)
-    labelled = learn(world.data, world.model, world.queries, Score("sigmoid", 0.5), console)
+    refitted = world.learned(before_refit=world.data)
+    labelled = learn(world.data, world.model, world.queries, Score("sigmoid", 0.5))
     number: dict[str, FeatureSpec] = {"number": NumberFeature("number", "number")}
     blank = replace(world.model, inputs=Schema(number, number).side("query"))
     for report, why in (
         (refitted, "refit"),
         (labelled, "sigmoid"),
-        (world.learned(console, blank), "need a text"),
+        (world.learned(blank), "need a text"),
     ):
         assert report.keys() == {"why"} and why in report["why"]
 

@@ -24,7 +24,6 @@ from twinspire.export.onnx.runtimes import onnx_encoder, torch_encoder
 from twinspire.export.quantization import ExportedTower, choose_precision
 from twinspire.export.quantization.choose import ChosenPrecision, first_within
 from twinspire.export.quantization.sample import BothVectors, QualitySample, draw_sample
-from twinspire.export.terminal import show_precision
 from twinspire.protos import toml_config
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import SIDES, Side
@@ -185,23 +184,6 @@ def test_variants_are_tried_from_the_smallest_until_one_is_within_the_bound(
     assert (vectors is plain) == (chosen == "large")
     assert [*report["refused"]] == [each for each in measured if each != chosen]
     assert all(f"more than {bound:g}" in why for why in report["refused"].values())
-
-
-def test_the_loss_of_both_variants_together_is_reported(texts: World, chosen: ChosenPrecision) -> None:
-    sample = draw_sample(texts.data, PrecisionConfig())
-    together = sample.metrics(texts.vectors(sample, chosen.towers))["recall_at_10"].mean()
-    assert chosen.report["together"]["recall_at_10"] == pytest.approx(together, abs=1e-3)
-
-
-def test_the_terminal_shows_what_was_tried(texts: World, chosen: ChosenPrecision) -> None:
-    console = Console(file=io.StringIO(), width=120)
-    show_precision(json.loads(json.dumps(chosen.report)), console)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    for side in SIDES:
-        assert chosen.report[side]["why"] in text
-        assert f"{chosen.report[side]['chosen']}, chosen" in text
-        assert f"{chosen.towers[side].path.stat().st_size:,}" in text
-    assert "both together against fp32: recall@10" in text
 
 
 def test_a_sample_of_a_large_catalogue_has_all_relevant_items(texts: World) -> None:

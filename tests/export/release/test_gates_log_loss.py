@@ -228,12 +228,6 @@ def test_bundles_are_judged_by_the_losses_that_they_hold(
         clicked = len(np.unique(log.user[log.is_positive]))
         assert (measured["drawn"], measured["drawn_pairs"]) == (f"{clicked} users", f"{USERS} users")
         assert f"{clicked} users drawn, and of log loss {USERS} users." in text
-        assert gate.section is not None
-        figure = gate.section.draw(decision)
-        assert figure is not None
-        label = figure.axes[0].get_xlabel()
-        assert "mean, log loss over pairs, others over queries" in label
-        assert f"{USERS} users drawn of pairs, {clicked} users of queries" in label
 
 
 def test_the_metric_of_the_toml_still_decides_where_it_is_set(

@@ -86,9 +86,8 @@ def test_two_bundles_are_measured_beside_each_other(plain: Path, tmp_path: Path)
         assert len(found["recall"][side]) == 20
         for what in ("query_tower", "retriever"):
             each = found["latency"][what][side]
-            assert [len(each[name]) for name in ("p50_us", "p99_us", "quantiles_us")] == [2, 2, 101]
+            assert [len(each[name]) for name in ("p50_us", "p99_us")] == [2, 2]
             assert each["queries"] == 2 * PASS_TURN
-            assert each["quantiles_us"] == sorted(each["quantiles_us"])
             assert min(each["p50_us"]) > 0
             assert all(p50 <= p99 for p50, p99 in zip(each["p50_us"], each["p99_us"], strict=True))
     told = steps(done.stderr)
