@@ -45,8 +45,10 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
     dataset = _dataset(experiment, arguments)
     if why := why_not_comparable(manifest, dataset.split_hash, dataset.report):
         raise MissingStage(f"{folder}: does not fit the data set: {why}; `make export` makes a new one")
-    run = _run_of_bundle(manifest)
-    choices = None if run is None else choices_of(run, experiment, dataset, _note)
+    try:
+        choices = choices_of(get_run(manifest.run_id), experiment, dataset, _note)
+    except MissingStage:  # MLflow does not know the run
+        choices = None
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
     model = served_model(folder, manifest, data.items, data.item_ids, PROGRESS)
@@ -68,14 +70,6 @@ def evaluate(arguments: Namespace) -> dict[str, Any]:
             answers = quality.rankings(experiment, served, model, data.judged.query, PROGRESS, fitter=fitter)
             metrics |= quality.evaluate_judged_queries(served, answers)
     return metrics | {"bundle": str(folder)}
-
-
-def _run_of_bundle(manifest: bundle.Manifest) -> Run | None:
-    """The run that trained a bundle's towers; None if MLflow does not know it."""
-    try:
-        return get_run(manifest.run_id)
-    except MissingStage:
-        return None
 
 
 def _dataset(experiment: Experiment, arguments: Namespace) -> Dataset:

@@ -90,8 +90,3 @@ def save(graph: CodedVectors, path: Path) -> None:
     """Write the links of a graph."""
     with whole_file(path) as file:
         np.save(file, graph.links)
-
-
-def links_size(graph: CodedVectors) -> float:
-    """Bytes per item that the graph takes in addition to the item's vector and its code."""
-    return float(graph.links.nbytes / len(graph.vectors))

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from twinspire.export.ann.ef_search import EfChoice, Point, tune
-from twinspire.export.ann.graph import SPACE, Vectors, build_graph, links_size
+from twinspire.export.ann.graph import SPACE, Vectors, build_graph
 from twinspire.protos.bundle import IndexParameters, Score
 from twinspire.protos.errors import GateRefused
 from twinspire.protos.nearest.coded_vectors import CodedVectors
@@ -64,7 +64,7 @@ def tune_index(
     report = _report(parameters, len(vectors), config) | {
         "reached": tuned.reached,
         "build_s": seconds,
-        "bytes_per_item": links_size(graph),
+        "bytes_per_item": graph.links.nbytes / len(vectors),
         "curve": list(tuned.curve),
     }
     text = f"M {m} and ef_construction {ef_construction}; {_width(tuned, config)}"

@@ -45,7 +45,7 @@ class Figures:
         Returns:
             backend -> `latency_summary`.
         """
-        summaries = {name: latency_summary(times, batch) for name, times in taken.items()}
+        summaries = {name: latency_summary(times) for name, times in taken.items()}
         for name, summary in summaries.items():
             tower = f"{side}_tower" if name == SERVED else TORCH
             prefix = f"item_tower_{TORCH}" if (side, tower) == ("item", TORCH) else tower
@@ -59,19 +59,15 @@ class Figures:
         return summaries
 
 
-def latency_summary(times: Times, batch: int) -> dict[str, Any]:
+def latency_summary(times: Times) -> dict[str, Any]:
     """Statistics of a backend's calls, the 95 % intervals of p50 and p99, and the number of calls.
 
     Args:
         times: microseconds, (turns, calls).
-        batch: records in each call.
     """
-    mean = float(times.mean())
     median, high = percentile(times, 50, SEED), percentile(times, 99, SEED)
     return {
         **{f"p{p}_us": float(np.percentile(times, p)) for p in PERCENTILES},
-        "mean_us": mean,
-        "records_per_s": 1e6 * batch / mean,
         "iterations": times.size,
         "p50_interval_us": [median.low, median.high],
         "p99_interval_us": [high.low, high.high],

@@ -39,7 +39,7 @@ def page(decision: Decision, gates: Sequence[Gate] = GATES) -> str:
         _results(decision, by_name),
         " ".join(gate.note for gate in gates if gate.note),
         "## The bundles",
-        _bundles(decision, gates),
+        _bundles(decision),
     ]
     for section in dict.fromkeys(gate.section for gate in gates if gate.section is not None):
         text = section.text(decision)
@@ -77,7 +77,7 @@ def _results(decision: Decision, gates: dict[str, Gate]) -> str:
     return table(["gate", "figure", "bound", "outcome", "measured"], rows, "lrrll")
 
 
-def _bundles(decision: Decision, gates: Sequence[Gate]) -> str:
+def _bundles(decision: Decision) -> str:
     versions = decision.versions
 
     def row(title: str, cell: Callable[[ComparedVersion], str]) -> list[str]:
@@ -92,9 +92,4 @@ def _bundles(decision: Decision, gates: Sequence[Gate]) -> str:
         row("items × D", lambda each: f"{each.manifest.count:,} × {each.manifest.dimension}"),
         row("index", lambda each: plain(each.manifest.index.describe())),
     ]
-    for gate in gates:
-        if gate.bundle_row:
-            found = decision.measured.get(gate.key, {})
-            cells = [gate.shown(found[name]) if name in found else "–" for name in versions]
-            rows.append([gate.bundle_row, *cells])
     return table(["", *versions], rows, "l" + "l" * len(versions))

@@ -248,7 +248,6 @@ class Gate:
         at_least: the bound is a lower bound.
         request: what the gate adds to the request that `Comparison.served` answers.
         note: a sentence for the page: how to read the figure.
-        bundle_row: title of a row in the page's table of bundles; the row shows `measured[version]`.
         section: of the page.
     """
 
@@ -261,7 +260,6 @@ class Gate:
     at_least: bool = False
     request: Callable[[Experiment], Mapping[str, Any]] = _no_request
     note: str = ""
-    bundle_row: str = ""
     section: Section | None = None
 
     @property

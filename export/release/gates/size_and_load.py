@@ -59,7 +59,6 @@ GATES = (
         judge=judge_size,
         shown=lambda figure: f"{figure:,.1f} MiB",
         measured_as="size",
-        bundle_row="size",
     ),
     Gate(
         name="load_time",
@@ -69,6 +68,5 @@ GATES = (
         shown=lambda figure: f"{figure:.2f} s",
         measured_as="load",
         request=lambda _experiment: {"loads": LOADS},
-        bundle_row="load",
     ),
 )
