@@ -31,7 +31,7 @@ from twinspire.protos.errors import MissingStage
 from twinspire.protos.files import served_log
 from twinspire.train.config import read_experiment
 from twinspire.train.html_page import html_page
-from twinspire.train.markdown import picture, plain, table
+from twinspire.train.markdown import plain, table
 from twinspire.train.plots import BASELINE_COLOUR, MODEL_COLOUR, as_png, style_axes
 from twinspire.train.progress import PROGRESS
 from twinspire.train.training.tracking import connect, mlflow_errors, tracked_run
@@ -113,7 +113,7 @@ def page(document: Mapping[str, Any], features: Sequence[Feature]) -> str:
         f"# {plain(document['verdict'])}",
         plain(_counted(document)),
         table(HEADS, cells, "lrrrl"),
-        picture(PLOT, "shares of each feature, in the reference and in the window", pictures),
+        f"![shares of each feature, in the reference and in the window]({PLOT})" if pictures else "",
     ]
     return html_page("\n\n".join(part for part in parts if part) + "\n", pictures)
 
