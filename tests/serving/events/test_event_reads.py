@@ -1,9 +1,12 @@
 """The process of events while deletion fails, and reads of events in PostgreSQL."""
 
+import gc
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,6 +112,36 @@ def test_the_users_of_a_call_that_is_over_are_not_read(monkeypatch: pytest.Monke
     soon.get(timeout=20)()
     histories.stop()
     assert table.asked == ["a"]
+
+
+def test_a_call_waits_for_a_short_read_and_is_deferred_by_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = SlowTable()
+    monkeypatch.setattr(user_histories, "table_of", lambda url: table)
+    monkeypatch.setattr(user_histories, "WAIT_SECONDS", 20.0)
+    soon: queue.Queue[Callable[[], None]] = queue.Queue()
+    histories = UserHistories("", 10, 10, soon.put)
+    reading = EventReading({}, 3, False, False, EventTypes())
+    ask = partial(histories.resolve, [Query(user="a")], reading, False, 0, len)
+    table.over.set()
+    assert ask() == 1
+    monkeypatch.setattr(user_histories, "WAIT_SECONDS", 0.0)
+    table.over.clear()
+    outcomes = list[Callable[[], Any]]()
+    for each in (ask(), ask()):
+        each.when_resolved(outcomes.append)
+    freed = weakref.ref(reading)
+    gc.disable()  # as services do
+    del reading, ask, each
+    table.over.set()
+    for _ in range(2):
+        soon.get(timeout=20)()
+    assert [outcome() for outcome in outcomes] == [1, 1]
+    outcomes.clear()
+    histories.stop()
+    is_freed = freed() is None
+    gc.enable()
+    assert is_freed  # there is no cycle
+    assert histories._waiting == 0
 
 
 @pytest.mark.exhaustive
