@@ -225,9 +225,9 @@ gatewaytest: setup ## the gateway under load, beside gRPC; BUNDLE= ROUNDS= SECON
 	@$(call run,tests.load gatewaytest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)))
 
-looptest: setup ## the loop of events, retraining and release with made viewers of MovieLens: ROUNDS=10 VISITS=3 BAD=10
+looptest: setup ## the loop of events, retraining and release with made viewers of MovieLens: ROUNDS=10 VISITS=3 BAD=10 KILLS=20 ONLY=rounds,interleaving,intervals,events,log JSON=path
 	@$(call run,tests.load looptest,$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(VISITS),--visits $(VISITS)) \
-	  $(if $(BAD),--bad $(BAD)))
+	  $(if $(BAD),--bad $(BAD)) $(if $(KILLS),--kills $(KILLS)) $(if $(ONLY),--only $(ONLY)))
 
 swaptest: setup ## two bundles swapped to and fro under load, every answer checked; BUNDLE= OTHER= SECONDS=60 SWAPS=10
 	@$(call run,tests.load swaptest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(OTHER),--other $(OTHER)) \

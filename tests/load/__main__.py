@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[ArgumentParser], None]]] = {
         options.add_remote_arguments,
     ),
     "gatewaytest": ("measure_gateway", "Measure the gateway beside gRPC.", options.add_rounds_arguments),
-    "looptest": ("measure_loop", "Serve, record and retrain, with made viewers.", options.add_loop_arguments),
+    "looptest": ("cli.looptest", "Serve, record and retrain, with made viewers.", options.add_loop_arguments),
 }
 
 

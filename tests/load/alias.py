@@ -4,8 +4,8 @@
 
 MLflow runs in this process of its own. It creates the registry in the folder (SQLite and artefacts), and
 registers the bundles as versions 1 and 2 of the model, with the alias on the first. Then it moves the alias
-to each version that it reads. It ends when its standard input does. A file `mlflow.db` in the folder is used:
-the model's runs stay, and its versions are removed.
+to each version that it reads, or another alias if its name follows. It ends when its standard input does. A
+file `mlflow.db` in the folder is used: the model's runs stay, and its versions are removed.
 """
 
 import contextlib
@@ -105,10 +105,10 @@ def main(arguments: Sequence[str]) -> None:
             client.log_artifacts(run.run_id, str(each), f"bundle/{each.name}")
             tags = {BUNDLE_VERSION: bundle.read_manifest(each).bundle_version}
             client.create_model_version(name, f"{run.artifact_uri}/bundle", run.run_id, tags=tags)
-    # The alias points to version 1 at first, then to each version that is asked for.
-    for (version,) in itertools.chain([[1]], map(json.loads, sys.stdin)):
+    # The alias points to version 1 at first, then to each version that is asked for, and so does another one.
+    for version, *other in itertools.chain([[1]], map(json.loads, sys.stdin)):
         with contextlib.redirect_stdout(sys.stderr):
-            client.set_registered_model_alias(name, ALIAS, str(version))
+            client.set_registered_model_alias(name, *other or [ALIAS], str(version))
         report_ready(alias=model(name))
 
 

@@ -1,37 +1,33 @@
 """How fast events are recorded, how soon they count, and what a search with a user costs.
 
     python -m tests.load.measure_events .cache/bundles/3f2a9c0d1e5b
-    python -m tests.load.measure_events BUNDLE --url postgresql://USER@HOST/DATABASE --kill 300
+    python -m tests.load.measure_events BUNDLE --url postgresql://USER@HOST/DATABASE --kills 20
 
 The bundle's query tower has to take a history. The service has two workers, and the load runs in this
-process, so rates are lower than those of clients with cores of their own; compare ratios. With `--kill
-SECONDS`, clients record events meanwhile, and every few seconds a worker or the process that stores events is
-killed; afterwards each acknowledged event has to be stored once.
+process, so rates are lower than those of clients with cores of their own; compare ratios. With `--kills`,
+processes are killed while clients record events (`tests/load/loop/kills.py`); afterwards each acknowledged
+event has to be stored once.
 """
 
 import argparse
 import json
-import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
+from tests.load.loop.kills import kills
 from twinspire.protos.bundle import read_manifest
 from twinspire.protos.system.machine import machine
 from twinspire.serving.client import Event, Query, RetrievalClient
-from twinspire.serving.events.store import EventStore
 
 CLIENTS, BATCH = 8, 100
 LENGTH = 50  # events of a history
@@ -124,49 +120,40 @@ def ratio(
     }
 
 
-def kills(service: CatalogueService, seconds: float) -> dict[str, int]:
-    """What became of the events that were recorded while processes were killed."""
-    acknowledged: list[str] = []
-    refused: list[str] = []
-    done = threading.Event()
-    killed = 0
+def measure(
+    bundle: Path,
+    rounds: int = 9,
+    searches: int = 400,
+    seconds: float = 10.0,
+    kill_count: int = 0,
+    url: str = "",
+) -> dict[str, Any]:
+    """All figures.
 
-    def record(number: int) -> None:
-        n = 0
-        with service.client(60.0) as client:
-            while not done.is_set():
-                ids = [f"killed-{number}-{n}-{m}" for m in range(10)]
-                try:
-                    client.record([Event(f"killed-{number}", each) for each in ids])
-                    acknowledged.extend(ids)
-                except Exception as error:  # of any kind: it is counted
-                    refused.append(str(error))
-                n += 1
-
-    threads = [threading.Thread(target=record, args=[n]) for n in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    until = time.monotonic() + seconds
-    try:
-        while time.monotonic() < until:
-            time.sleep(random.uniform(1.0, 4.0))
-            with suppress(ValueError):  # the process is not there again yet
-                victim = service.store_pid() if killed % 2 else min(service.worker_pids())
-                os.kill(victim, signal.SIGKILL)
-                killed += 1
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
-    with closing(EventStore.open(service.url, create=False)) as store, store.all() as parts:
-        stored = Counter(row.item_id for part in parts for row in part if row.user_key.startswith("killed-"))
-    return {
-        "killed": killed,
-        "acknowledged": len(acknowledged),
-        "refused": len(refused),
-        "lost": len({*acknowledged} - stored.keys()),
-        "twice": sum(count > 1 for count in stored.values()),
-    }
+    Args:
+        bundle: whose queries are histories.
+        rounds: of both kinds of searches.
+        searches: of each kind in a round.
+        seconds: of recording.
+        kill_count: processes that are killed; 0 measures no kills.
+        url: of the store; a new file of SQLite by default.
+    """
+    ids = read_manifest(bundle).schema.vocabularies["items"]
+    with tempfile.TemporaryDirectory() as folder:
+        url = url or f"sqlite:///{folder}/events.db"
+        flags = ("--events-shown-hours", "1")
+        with catalogue_service(bundle, url, Path(folder), *flags, store="--events") as service:
+            found: dict[str, Any] = {**machine(), "events_per_s": round(rate(service, ids, seconds))}
+            late = freshness(service, 100 * rounds)
+            found["changed_after_ms"] = {f"p{q}": round(float(np.percentile(late, q)), 2) for q in (50, 99)}
+            late = hidden(service, 100 * rounds)
+            found["hidden_after_ms"] = {f"p{q}": round(float(np.percentile(late, q)), 2) for q in (50, 99)}
+            with service.client() as client:
+                for name, excludes in (("search", False), ("exclude_history", True)):
+                    found[name] = ratio(client, ids, rounds, searches, excludes)
+            if kill_count:
+                found["kills"] = kills(service, kill_count)
+    return found
 
 
 def main() -> None:
@@ -177,23 +164,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--searches", type=int, default=400, help="in each half of a round")
     parser.add_argument("--seconds", type=float, default=10.0, help="of recording")
-    parser.add_argument("--kill", type=float, default=0.0, metavar="SECONDS", help="kill processes meanwhile")
+    parser.add_argument("--kills", type=int, default=0, help="of processes")
     given = parser.parse_args()
-    ids = read_manifest(given.bundle).schema.vocabularies["items"]
-    with tempfile.TemporaryDirectory() as folder:
-        url = given.url or f"sqlite:///{folder}/events.db"
-        flags = ("--events-shown-hours", "1")
-        with catalogue_service(given.bundle, url, Path(folder), *flags, store="--events") as service:
-            found: dict[str, Any] = {**machine(), "events_per_s": round(rate(service, ids, given.seconds))}
-            late = freshness(service, 100 * given.rounds)
-            found["changed_after_ms"] = {f"p{q}": round(float(np.percentile(late, q)), 2) for q in (50, 99)}
-            late = hidden(service, 100 * given.rounds)
-            found["hidden_after_ms"] = {f"p{q}": round(float(np.percentile(late, q)), 2) for q in (50, 99)}
-            with service.client() as client:
-                for name, excludes in (("search", False), ("exclude_history", True)):
-                    found[name] = ratio(client, ids, given.rounds, given.searches, excludes)
-            if given.kill:
-                found["kills"] = kills(service, given.kill)
+    found = measure(given.bundle, given.rounds, given.searches, given.seconds, given.kills, given.url)
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
 
 

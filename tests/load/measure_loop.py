@@ -1,4 +1,4 @@
-"""`python -m tests.load looptest`: serve, record, retrain, promote and swap, in rounds, with made viewers.
+"""Serve, record, retrain, promote and swap, in rounds, with made viewers; `cli/looptest.py` runs this.
 
 A tracking server, a service that follows the champion, and the commands of the README run as processes.
 Viewers (`tests/load/loop/viewers.py`) search and click over gRPC. The first champion learns a few ratings of
@@ -13,7 +13,6 @@ import random
 import subprocess
 import tempfile
 import time
-from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,12 +26,10 @@ from rich.table import Table
 from tests.helpers.mlflow_servers import mlflow_server
 from tests.load.alias import wait_served
 from tests.load.loop.viewers import Viewers, make_viewers
-from tests.load.plan import Target, missed
-from tests.load.report import machine_text
+from tests.load.plan import Target
 from tests.load.services import ROOT, SERVE, Service, started
 from twinspire.protos import entry_points
 from twinspire.protos.bundle import read_manifest
-from twinspire.protos.cli import Result
 from twinspire.protos.errors import Unavailable
 from twinspire.serving.client import Event, RetrievalClient
 from twinspire.train.evaluation.intervals import Clusters, interval
@@ -150,11 +147,15 @@ class Loop:
             raise Unavailable(f"{' '.join(arguments)}: {done.stderr.strip()[-2000:]}")
         return json.loads(done.stdout)
 
-    def release(self, config: Path, may_refuse: bool = False) -> bool:
-        """Train, export and register a challenger, and promote it; whether it became the champion."""
+    def bundle(self, config: Path) -> Path:
+        """Train and export; the bundle's folder."""
         self.command("twinspire.train", "data", config=config)
         self.command("twinspire.train", "fit", config=config)
-        self.command("twinspire.export", "bundle", config=config)
+        return Path(self.command("twinspire.export", "bundle", config=config)["bundle"])
+
+    def release(self, config: Path, may_refuse: bool = False) -> bool:
+        """Train, export and register a challenger, and promote it; whether it became the champion."""
+        self.bundle(config)
         self.command("twinspire.export", "register", config=config)
         return self.command("twinspire.export", "promote", config=config, may_refuse=may_refuse) is not None
 
@@ -177,25 +178,6 @@ def prepared(cache: Path, seed: int) -> Iterator[Loop]:
         with mlflow_server(server, f"sqlite:///{server / 'mlflow.db'}") as url:
             variables = {"MLFLOW_TRACKING_URI": url, "MLFLOW_REGISTRY_URI": url}
             yield Loop(folder, {**variables, "TWINSPIRE_CACHE": str(folder / "cache")}, viewers)
-
-
-def run(arguments: Namespace) -> Result:
-    """Run the test.
-
-    Raises:
-        Unavailable: a process or a command of the loop fails.
-        DataError: MovieLens cannot be read.
-    """
-    console = Console(stderr=True)
-    report: dict[str, Any] = {"machine": machine_text(), "visits": arguments.visits, "seed": arguments.seed}
-    cache = Path(os.environ.get("TWINSPIRE_CACHE", ROOT / ".cache")) / "data"
-    with prepared(cache, arguments.seed) as loop:
-        report["viewers"], report["judges"] = len(loop.viewers.liked), len(loop.viewers.judges)
-        report |= rounds(loop, arguments.rounds, arguments.visits, arguments.seed, console)
-        if arguments.bad:
-            report["bad_refused_of_10"] = 10 * refused(loop, arguments.bad, console) / arguments.bad
-    report["targets_missed"] = missed(TARGETS, report)
-    return report, lambda shown: show(shown, report)
 
 
 def rounds(loop: Loop, count: int, visits: int, seed: int, console: Console) -> dict[str, Any]:
@@ -286,7 +268,7 @@ def record(client: RetrievalClient, events: Sequence[Event]) -> None:
 
 
 def show(console: Console, report: Mapping[str, Any]) -> None:
-    """Print the report of a test."""
+    """Print the rounds of a report."""
     table = Table("round", "clicks", "towers", "nDCG@10", "change", "seconds", "")
     for each in report["rounds"]:
         change = f"{each['change']:+.4f} ({each['change_low']:+.4f} to {each['change_high']:+.4f})"
@@ -295,9 +277,3 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
         figures = f"{each['ndcg']:.4f}", change, f"{each['retrain_seconds']:.0f}", outcome
         table.add_row(str(each["round"]), f"{each['clicks']:,}", towers, *figures)
     console.print(table)
-    first, last = report["ndcg_first"], report["ndcg_last"]
-    console.print(f"nDCG@10 {first:.4f} at first, {last:.4f} in the end: {report['ndcg_ratio']:.2f} times")
-    if "bad_refused_of_10" in report:
-        console.print(f"of ten challengers worse by design, refused: {report['bad_refused_of_10']:g}")
-    if report["targets_missed"]:
-        console.print(f"targets missed: {', '.join(report['targets_missed'])}")

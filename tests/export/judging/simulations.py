@@ -1,12 +1,14 @@
 """Made users who click on explored and interleaved answers, with values that are known."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.export.judging.off_policy import Explored
+from twinspire.export.judging.off_policy import Explored, estimate
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
@@ -57,6 +59,27 @@ class World:
         """Mean clicks of an answer, of 60,000 answers a draw."""
         found = [self.explored(10**6 + n, 20_000, by_challenger) for n in range(draws)]
         return float(np.mean([each.rewards.sum(axis=1).mean() for each in found]))
+
+
+# Whose assumption holds for the clicks of which world.
+VALID = [
+    *itertools.product(("position", "cascade"), ("list", "cascade_dr")),
+    ("position", "item_position"),
+]
+
+
+def coverage(clicks: str, draws: int = 100, users: int = 2000) -> Counter[tuple[str, str]]:
+    """How many intervals hold the truth: estimator, and `value` or `difference` -> number of draws."""
+    world = World(clicks)
+    truth, champion = world.value(True), world.value(False)
+    held = Counter[tuple[str, str]]()
+    for seed in range(draws):
+        for name, each in estimate(world.explored(seed, users))["estimates"].items():
+            assert not each["refused"]
+            for what, expected in (("value", truth), ("difference", truth - champion)):
+                _, low, high = each[what]
+                held[name, what] += low <= expected <= high
+    return held
 
 
 def team_draft(

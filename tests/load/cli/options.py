@@ -20,6 +20,7 @@ MAX_ROUNDS = 50
 MAX_SWAPS = 1000
 MAX_QUERIES = 1000
 LIVE_PARTS = ("history", "swap", "load")
+LOOP_PARTS = ("rounds", "interleaving", "intervals", "events", "log")
 BUNDLE_HELP = f"a bundle, or a folder whose newest bundle is tested ({BUNDLES})"
 
 Name = TypeVar("Name", bound=str)
@@ -122,6 +123,8 @@ def add_loop_arguments(parser: ArgumentParser) -> None:
         default=10,
         help="challengers that are worse by design (%(default)s)",
     )
+    add("--kills", type=flags.count_or_none, default=20, help="of processes that store events (%(default)s)")
+    _add_only(parser, LOOP_PARTS)
     _add_seed(parser)
 
 

@@ -1,65 +1,25 @@
 """A service that records events while its processes are killed, and while its disk is full."""
 
 import resource
-import signal
-import threading
-from collections import Counter
-from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.helpers.answers import differences
 from tests.helpers.serving.cataloguing import CatalogueService
-from tests.helpers.waiting import wait_until
-from twinspire.protos.errors import TwinspireError, Unavailable
+from tests.load.loop.kills import kills
+from twinspire.protos.errors import Unavailable
 from twinspire.serving.client import Event, Query
-from twinspire.serving.events.store import EventStore
 
 pytestmark = pytest.mark.exhaustive
-WRITERS = 4
 
 
 def test_what_was_acknowledged_is_stored_once_whatever_is_killed(service: CatalogueService) -> None:
-    acknowledged: list[str] = []
-    refused: list[Exception] = []
-    stop = threading.Event()
-
-    def record(writer: int) -> None:
-        with service.client() as client:
-            n = 0
-            while not stop.is_set():
-                ids = [f"{writer}-{n}-{m}" for m in range(3)]
-                try:
-                    client.record([Event(f"user-{writer}", each) for each in ids])
-                    acknowledged.extend(ids)
-                except TwinspireError as error:
-                    refused.append(error)
-                n += 1
-
-    def more() -> None:
-        before = len(acknowledged)
-        wait_until(lambda: len(acknowledged) > before + 60)
-
-    threads = [threading.Thread(target=record, args=[n]) for n in range(WRITERS)]
-    for thread in threads:
-        thread.start()
-    for pid in (service.store_pid, lambda: min(service.worker_pids()), service.store_pid):
-        more()
-        victim = psutil.Process(pid())
-        victim.send_signal(signal.SIGKILL)
-        victim.wait(20)
-    more()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not refused  # the client sends them again, and they have ids
-    with closing(EventStore.open(service.url, create=False)) as store:
-        with store.all() as parts:
-            stored = Counter(row.item_id for part in parts for row in part)
-        assert set(stored.values()) == {1}
-        assert {*acknowledged} <= stored.keys()
+    found = kills(service, 3, victims=("store", "worker"))
+    assert found["killed"] == {"store": 2, "worker": 1}
+    assert found["acknowledged"] > 0
+    # Nothing is refused: the client sends requests again, and they have ids.
+    assert (found["refused"], found["lost"], found["twice"]) == (0, 0, 0)
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="there is no prlimit")

@@ -1,0 +1,92 @@
+"""The parts of `make looptest` beside the rounds: what they report, and how they compute it."""
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.helpers.tiny import item_ids
+from tests.load.cli import looptest
+from tests.load.loop import interleaving
+from tests.load.loop.viewers import CLICK, NOISE, Judge, Viewers
+from tests.load.measure_loop import Loop
+from tests.load.plan import missed
+from twinspire.serving.client import Query
+from twinspire.serving.retrieval.retriever import Retriever
+
+IDS = item_ids(300)
+HISTORIES = [tuple(IDS[n : n + 4]) for n in range(0, 200, 10)]
+
+
+@pytest.fixture(scope="module")
+def judges(watched: Path) -> list[Judge]:
+    """Judges who would click on what the bundle shows them first."""
+    retriever = Retriever.load(watched)
+    found = []
+    for history in HISTORIES:
+        hits = retriever.search([Query(history=history)], k=10, exclude_history=True)[0].hits
+        found.append(Judge(history, frozenset(hit.id for hit in hits[::2])))
+    return found
+
+
+def test_clicks_are_those_of_the_answers_of_the_bundle(watched: Path, judges: list[Judge]) -> None:
+    clicks = interleaving.Clicks(watched, judges)
+    expected = [CLICK if n % 2 == 0 else NOISE for n in range(10)] / np.arange(1, 11)
+    assert clicks.chances(clicks.vectors) == pytest.approx(np.tile(expected, (len(judges), 1)))
+
+
+def test_the_champion_is_worse_by_the_gain(watched: Path, judges: list[Judge]) -> None:
+    clicks = interleaving.Clicks(watched, judges)
+    vectors = interleaving.worse(clicks, 0)
+    gain = clicks.mean(clicks.vectors) / clicks.mean(vectors) - 1
+    assert interleaving.GAIN <= gain < 4 * interleaving.GAIN
+    assert 0 < (vectors != clicks.vectors).any(axis=1).sum() < len(vectors) / 2
+
+
+def test_an_ab_test_needs_as_many_events_as_the_formula_says() -> None:
+    """Of visitors who search once each, a click is a coin: variance .25, mean .5."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interleaving, "SEARCHING_ON", 0.0)
+        found = interleaving.ab_events(np.full((3, 1), 0.5), 0)
+    assert found == pytest.approx(4 * 2.487**2 * 0.25 / 0.05**2 / 0.5, rel=0.03)
+
+
+def test_figures_are_held_against_their_targets() -> None:
+    kills = {"lost": 1, "twice": 0, "events_per_s": 480}
+    found = {"changed_after_ms": {"p99": 12}, "events_per_s": 4000, "search": {"ratio": 1.1}, "kills": kills}
+    report = looptest.events(found)
+    report |= looptest.log({"rps": {"ratios": [0.9, 0.96, 1]}, "p99_us": {"ratios": [1, 1.2, 1.3]}})
+    assert (report["log_rps_share"], report["log_p99_ratio"]) == (0.96, 1.2)
+    assert missed(looptest.TARGETS, report) == ["acknowledged_lost", "events_per_s", "log_p99_ratio"]
+
+
+def test_a_part_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looptest, "coverage", lambda clicks, draws: Counter[tuple[str, str]]())
+    arguments: Any = SimpleNamespace(only=("intervals",), seed=0, visits=3)
+    report, show = looptest.run(arguments)
+    assert report["interval_coverage_of_100"] == 0
+    assert report["targets_missed"] == ["interval_coverage_of_100"]
+    console = Console(record=True, width=120)
+    show(console)
+    assert "off-policy intervals that hold the truth" in console.export_text()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.quiet  # it starts a service and a registry
+@pytest.mark.timeout(600)
+def test_interleaving_runs(
+    watched: Path, judges: list[Judge], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interleaving, "REPETITIONS", 1)
+    monkeypatch.setattr(interleaving, "MEASURED", 500)
+    loop = Loop(tmp_path, {}, Viewers({}, judges))
+    report = interleaving.measure(loop, watched, 0, Console())
+    (found,) = report["interleavings"]
+    assert found["decision"] == "better"
+    assert found["answers"] > 0
+    assert 0 < found["wins"] + found["losses"] <= found["visitors"]
+    assert found["clicks"] <= found["events"] == report["interleaving_events"]
