@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
     # The alias points to version 1 at first, then to each version that is asked for, and so does another one.
     for version, *other in itertools.chain([[1]], map(json.loads, sys.stdin)):
         with contextlib.redirect_stdout(sys.stderr):
-            client.set_registered_model_alias(name, *other or [ALIAS], str(version))
+            client.set_registered_model_alias(name, other[0] if other else ALIAS, str(version))
         report_ready(alias=model(name))
 
 

@@ -75,9 +75,9 @@ class Dataset:
 
     Args:
         items: `item_id` first, then the columns of features and display fields.
-        pairs: columns of the query's features, `item_row`, `weight`, `group`, maybe `time` and `label`,
-            `part`; of events also `label`, `position`, `user_start`, `begin`, `end`, `negative_begin`,
-            `negative_end`, maybe `session`.
+        pairs: columns of the query's features, `item_row`, `weight`, `group` (a number in place of a key),
+            maybe `time` and `label`, `part`; of events also `label`, `position`, `user_start`, `begin`,
+            `end`, `negative_begin`, `negative_end`, maybe `session`.
         report: counts, reasons of dropped rows, settings, and the fingerprint.
         history: of events, int64 (H,), rows of items; that of a pair is `history[begin:end]`.
         negatives: of events, int64 (H,), rows of items; the negative history of a pair is
@@ -184,7 +184,8 @@ def prepare(
     if config is not None and judged is not None:
         texts = _query_texts(experiment)
         report |= _report_of_judged(config, judged, pairs, texts, report["dropped"])
-    frames = {ITEMS: tables.items, PAIRS: pairs, **events}
+    numbered = pairs.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1))  # no keys of users
+    frames = {ITEMS: tables.items, PAIRS: numbered, **events}
     frames |= {} if judged is None else {JUDGED: judged.rows}
     if answers is not None:
         frames[ANSWERS], report["answers"] = answers, answers.height

@@ -2,9 +2,11 @@
 
 import dataclasses
 import io
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import mlflow
 import numpy as np
@@ -76,7 +78,11 @@ def test_clicks_on_new_items_make_a_champion_once(tmp_path: Path, monkeypatch: p
     config = write_service(tmp_path, scratch_share=1.0)
     url = "postgresql://shop:hunter2@db/shop?sslmode=require"
     config.write_text(config.read_text().replace('"events.parquet"', f'"{url}"'))
-    monkeypatch.setattr(service, "_events_file", lambda *_: tmp_path / "events.parquet")
+
+    def exported(*_: Any) -> Path:
+        return Path(shutil.copy(tmp_path / "events.parquet", tmp_path / f"{uuid4().hex}.parquet"))
+
+    monkeypatch.setattr(service, "_events_file", exported)
     found = run(config, monkeypatch)
     assert found["promoted"] and not found["refused"], found["refused"]
     assert (found["champion"], found["version"], champion()) == ("1", "2", "2")

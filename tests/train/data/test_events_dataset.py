@@ -117,6 +117,15 @@ def test_every_split_is_the_same_after_a_reload(made: Callable[..., Dataset], sp
         assert run[positions].tolist() == events["item_row"].to_list(), user
 
 
+def test_the_files_have_no_keys_of_users(made: Callable[..., Dataset], base: Path) -> None:
+    users = pl.read_csv(base / "log.csv", infer_schema=False)["user_id"].unique()
+    data = made()
+    assert data.report["users"] == data.pairs["group"].n_unique() > 10
+    for path in data.folder.glob("*.parquet"):
+        for column in pl.read_parquet(path).select(pl.selectors.string()):
+            assert not column.is_in(users.implode()).any(), (path.name, column.name)
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_each_pair_has_its_time_and_each_query_that_of_its_first(
     made: Callable[..., Dataset], split: str
@@ -148,7 +157,9 @@ def test_each_event_of_a_history_has_its_time(made: Callable[..., Dataset], base
     lines = [line for name in ("log.csv", "later.csv") for line in (base / name).read_text().splitlines()]
     rows = [line.split(",") for line in lines if line.startswith("u") and not line.startswith("user")]
     when = {(user, float(at)): item for user, item, at, _ in rows}
-    user_of = dict(zip(data.parts["train"].query.tolist(), dataset.part("train")["group"], strict=True))
+    users = sorted({user for user, _ in when})  # of which the data set knows the places alone
+    places = dataset.part("train")["group"]
+    user_of = {row: users[n] for row, n in zip(data.parts["train"].query.tolist(), places, strict=True)}
     assert len(user_of) > 100
     for row, user in user_of.items():
         history = data.queries["history"][row]

@@ -21,6 +21,7 @@ data is a hash of what was read, and that time. Later answers and events are in 
 
 import os
 import subprocess
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import polars as pl
 
@@ -116,8 +118,11 @@ class ServiceData(SourceConfig):
                 raise ValueError(f'{key}: expected a date such as "2026-12-01", got {given!r}') from None
 
     def open(self, context: SourceContext) -> Source:
-        """The log, and the events of this moment."""
-        return ServiceSource(self, context, _events_file(self.events, context))
+        """The log, and the events of this moment; the export of a store lasts as long as the source."""
+        source = ServiceSource(self, context, _events_file(self.events, context))
+        if "://" in self.events:
+            weakref.finalize(source, source.events.unlink, missing_ok=True)
+        return source
 
     def item_table(self) -> ItemTable:
         """A table with `item_id` and columns that need no casts."""
@@ -383,7 +388,7 @@ def _events_file(name: str, context: SourceContext) -> Path:
         path = find_data_file(context.base, name)
         identity_of([path])  # refuses a missing file
         return path
-    output = context.cache / "service" / f"events-{sha256(name.encode()).hexdigest()[:16]}.parquet"
+    output = context.cache / "service" / f"events-{uuid4().hex}.parquet"
     output.parent.mkdir(parents=True, exist_ok=True)
     command = entry_points.command(entry_points.EVENTS, "export", str(output))
     environment = {**os.environ, entry_points.EVENTS_VARIABLE: name}  # all users see a command line

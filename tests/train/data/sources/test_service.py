@@ -21,7 +21,7 @@ from twinspire.protos.features import (
 )
 from twinspire.train.config import RecordedEventsConfig
 from twinspire.train.data.source import Source, Tables
-from twinspire.train.data.sources.service import ServiceData
+from twinspire.train.data.sources.service import ServiceData, ServiceSource
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -268,8 +268,14 @@ def test_events_are_read_from_the_store_itself(tmp_path: Path) -> None:
     with closing(EventStore.open(url)) as store:
         clicked = wire.Event(user="u1", item_id="chair", type="click", time=START + 9, request_id="r1")
         store.record([wire.RecordRequest(events=[clicked])])
-    found = rows(opened(tmp_path, events=url, before_weight=0.0).read(), "label", "query")
+    source = opened(tmp_path, events=url, before_weight=0.0)
+    found = rows(source.read(), "label", "query")
     assert ("chair", 1, "Light") in found and ("desk", 0, "Light") in found
+    assert isinstance(source, ServiceSource)
+    copy = source.events
+    assert copy.is_file()
+    del source
+    assert not copy.exists()  # it has the keys of users
     with pytest.raises(ConfigError, match=r"data\.events: .*none\.db"):
         opened(tmp_path, events=f"sqlite:///{tmp_path / 'none.db'}")
 
