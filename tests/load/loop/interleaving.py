@@ -137,7 +137,7 @@ class Trial:
         folder = self.loop.folder / f"repetition-{number}"
         folder.mkdir()
         url, log, chance = f"sqlite:///{folder}/events.db", folder / "served", random.Random(number)
-        flags = ("--events", url, "--served-log", str(log), "--served-log-share", "1")
+        flags: tuple[str, ...] = ("--events", url, "--served-log", str(log), "--served-log-share", "1")
         flags += ("--served-log-flush-seconds", str(FLUSH), "--interleave-share", "1")
         flags += ("--canary", f"models:/{NAME}@challenger", "--canary-share", "0")
         found: dict[str, Any] = {"decision": "open"}
