@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twinspire.protos.errors import Overloaded, Unavailable
+from twinspire.protos.errors import Overloaded, TwinspireError, Unavailable
 from twinspire.serving.engine.call import Deferred
 from twinspire.serving.live.store.database import EVENTS, Database, driver_reason, file_of
 from twinspire.serving.retrieval.event_reading import EventReading, EventRow, ResolvedQuery
