@@ -44,6 +44,7 @@ from twinspire.train.data.columns import column_names
 from twinspire.train.data.filters import filter_kinds, with_filter_columns
 from twinspire.train.data.judged import JudgedTable, judged_files, read_judged
 from twinspire.train.data.source import (
+    BY_RANKING,
     BY_TIME,
     LOG_ROW,
     POSITIVE,
@@ -59,7 +60,6 @@ from twinspire.train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
 WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs
-FEW_TESTED = 50  # pairs of test, below which a warning says that their figures mean little
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
 HISTORY = "history.parquet"
@@ -167,10 +167,11 @@ def prepare(
         )
     _check_columns(experiment, tables)
     pairs = splits.assign_parts(tables.pairs, experiment.split)
+    tables, pairs, by_ranking = _without_marks(tables, pairs)
     for text in splits.unusual_shares(pairs, experiment.split):
         show_warnings([text], console)
     tested = pairs.filter(pl.col("part") == "test").height
-    if tested < FEW_TESTED:
+    if tested < splits.FEW_TESTED:
         show_warnings([f"{tested} pairs are for test: their figures mean little, whatever they are"], console)
     tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)
@@ -180,7 +181,7 @@ def prepare(
     if tables.history is not None:
         events[HISTORY] = splits.history_of(pairs, experiment.split).to_frame()
         events[NEGATIVES] = splits.negatives_of(pairs, experiment.split).to_frame()
-    report = _report(experiment, tables, pairs, fingerprint)
+    report = _report(experiment, tables, pairs, fingerprint) | by_ranking
     if config is not None and judged is not None:
         texts = _query_texts(experiment)
         report |= _report_of_judged(config, judged, pairs, texts, report["dropped"])
@@ -299,6 +300,17 @@ def _without_known_queries(
 def _query_texts(experiment: Experiment) -> list[str]:
     """The columns of the query's texts."""
     return [spec.column for spec in experiment.query.values() if isinstance(spec, TextFeature)]
+
+
+def _without_marks(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame, dict[str, float]]:
+    """The tables with a count of the part `SHOWN`, the pairs without `BY_RANKING`, and its share of test."""
+    if BY_RANKING not in pairs.columns:
+        return tables, pairs, {}
+    shown = pairs.filter(pl.col("part") == splits.SHOWN).height
+    counted = {"validation or test pair, clicked where a ranking alone had chosen it": shown} if shown else {}
+    share = float(pairs.filter(pl.col("part") == "test")[BY_RANKING].mean())  # type: ignore[arg-type]
+    tables = dataclasses.replace(tables, dropped={**tables.dropped, **counted})
+    return tables, pairs.drop(BY_RANKING), {"by_ranking": share}
 
 
 def _with_training_values(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame]:

@@ -62,7 +62,7 @@ class Impressions:
 
     Args:
         frame: `request_id`, `time`, `user`, `query` (JSON), `item_id`, `position` from 1, `label` (1 of a
-            click), `acted` (whether any event counts), `weight`.
+            click), `acted` (whether any event counts), `explored`, `weight`.
         report: counts, dates, bundles, share of exploration, and the examination of each position.
     """
 
@@ -161,10 +161,11 @@ def read_impressions(
         pl.col("__clicked").fill_null(False).cast(pl.Float32).alias("label"),
         pl.col("acted").fill_null(False),
         pl.coalesce(USER, "user").alias("user"),
+        pl.col("relative_propensity").is_not_null().alias("explored"),
     )
     weights, examination = _weights(shown)
     requests = shown.unique("request_id")
-    explored = shown.filter(pl.col("relative_propensity").is_not_null())["request_id"].n_unique()
+    explored = shown.filter("explored")["request_id"].n_unique()
     report = {
         "answers": requests.height,
         "waiting": waiting,
@@ -179,7 +180,7 @@ def read_impressions(
         "explored": explored / max(1, requests.height),
         "examination": [round(each, 3) for each in examination.tolist()],
     }
-    kept = ["request_id", "time", "user", "query", "item_id", "position", "label", "acted"]
+    kept = ["request_id", "time", "user", "query", "item_id", "position", "label", "acted", "explored"]
     return Impressions(shown.select(*kept, pl.Series("weight", weights, pl.Float64)), report)
 
 

@@ -59,6 +59,8 @@ BY_FILE = "file order, for want of a time column"
 """What defines the order of events, as the report of a data set says it."""
 
 POSITIVE = pl.col("label") > 0
+BY_RANKING = "__by_ranking"
+"""Column of pairs of a service, bool: whether the click is on an item that a ranking alone chose to show."""
 EARLY = 1990  # times before this year have probably been read in a wrong unit
 
 
@@ -69,8 +71,8 @@ class Tables:
     Args:
         items: `item_id` first (unique strings), then columns of features, display fields and filter fields.
         pairs: query columns, `item_row` (row of `items`), `weight`, `group`, maybe `time` and `label`; where
-            a test file was read, `in_test_file`. Pairs that are events of users have the columns
-            listed above.
+            a test file was read, `in_test_file`; of a service maybe `BY_RANKING`. Pairs that are events of
+            users have the columns listed above.
         display: columns of `items` that an answer shows beside an id.
         dropped: reason -> number of rows that were left out or merged.
         changed: reason -> number of rows whose values were changed.

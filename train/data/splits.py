@@ -37,6 +37,11 @@ A negative event belongs to the part of its position among the positives: from t
 to test. In test and validation it has the history of the positives, so it does not reveal their items. With
 `random`, negative events stay in training.
 
+Validation and test hold no pair that the column `BY_RANKING` marks: a click on what a ranking alone chose to
+show. An item that it did not show cannot be right there, so models that rank as it did would win (Yang et al.
+2018). Such pairs of theirs have the part `SHOWN`, which nothing learns, and stay in histories. If fewer than
+`FEW_TESTED` positive pairs were left in one of the two, all stay.
+
 The negative history of a record is `negatives[negative_begin:negative_end]`: the user's negative events
 before the record's own, up to the positive that follows its history; in a split by time, up to the same
 moment as its history. So both together are the first events of the user, but not with `random`, where a
@@ -56,10 +61,12 @@ from twinspire.protos.errors import DataError
 from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.train.config import SplitConfig
 from twinspire.train.config.data import VALIDATION
-from twinspire.train.data.source import POSITIVE, add_positions
+from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions
 
 PARTS = ("train", "validation", "test")
 COLD = "cold"
+SHOWN = "shown"
+FEW_TESTED = 50  # pairs of test, below which their figures mean little
 TOLERANCE = 0.5  # by which the share of a part may differ from that of the configuration, of the latter
 REPEATED_QUERIES = 'in a log where queries repeat, name data.time and set split.by = "time", which keeps them'
 
@@ -70,9 +77,9 @@ _POSITION = pl.col("position")
 def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     """`pairs` with a column `part`: train, validation or test.
 
-    Events of users (they have a `position`) may also be `cold`. They get the columns `begin` and `end`, the
-    range of a record's history in the history of all users, and `negative_begin` and `negative_end`, the same
-    of the negative history.
+    Pairs with a column `BY_RANKING` may also be `shown`, events of users (they have a `position`) `cold`.
+    Events get the columns `begin` and `end`, the range of a record's history in the history of all users, and
+    `negative_begin` and `negative_end`, the same of the negative history.
 
     Raises:
         DataError: a part would be empty, or the pairs lack a column that the split needs.
@@ -84,8 +91,19 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         split_functions = {"time": _pairs_by_time, "file": _pairs_by_file, "group": _pairs_by_group}
         parts = split_functions[config.by](pairs, config)
         divided = pairs.with_columns(pl.Series("part", parts, dtype=pl.String))
+    if BY_RANKING in divided.columns:
+        divided = _without_shown(divided)
     _check_parts(divided, config)
     return divided.drop("in_test_file", strict=False)
+
+
+def _without_shown(divided: pl.DataFrame) -> pl.DataFrame:
+    """Pairs; those of validation and test that `BY_RANKING` marks are `SHOWN`, if enough others remain."""
+    held_out, marked = pl.col("part").is_in(["validation", "test"]), pl.col(BY_RANKING)
+    others = divided.filter(held_out, ~marked, POSITIVE if "label" in divided.columns else True)
+    if min((others["part"] == part).sum() for part in ("validation", "test")) < FEW_TESTED:
+        return divided
+    return divided.with_columns(part=pl.when(held_out & marked).then(pl.lit(SHOWN)).otherwise("part"))
 
 
 def leave_out_known_queries(
@@ -152,6 +170,7 @@ def _answers(
     key = ["__words", *(name for name in query if name not in texts)]
     has_words = pl.col("__words") >= 0
     asked = kept.filter(has_words, pl.col("part") != "train").select("__words", *query).unique()
+    every = every.filter(pl.col("part") != SHOWN)
     positive = every.filter(POSITIVE) if "label" in every.columns else every
     items = positive.select(*key, "item_row").unique()
     return asked.join(items, on=key, nulls_equal=True).drop("__words")
@@ -185,7 +204,7 @@ def unusual_shares(divided: pl.DataFrame, config: SplitConfig) -> list[str]:
     Args:
         divided: as `assign_parts` returns them.
     """
-    if config.by not in ("group", "time"):
+    if config.by not in ("group", "time") or SHOWN in divided["part"]:
         return []
     warm = divided.filter(pl.col("part") != COLD)
     why = "groups are few or large" if config.by == "group" else "many pairs have the same time"
@@ -209,7 +228,7 @@ def events_of_history(events: pl.DataFrame, by: str) -> pl.DataFrame:
 
 def known_events(events: pl.DataFrame, by: str) -> pl.DataFrame:
     """The events that are in a history or in a negative history, in order."""
-    held_out = {"file": ["test"], "random": ["test", "validation"]}.get(by, [])
+    held_out = {"file": ["test"], "random": ["test", "validation", SHOWN]}.get(by, [])
     return events.filter(~pl.col("part").is_in([COLD, *held_out]))
 
 

@@ -212,7 +212,7 @@ class TrainingData:
         query_words: int64 (Q,), a number that queries with the same words share, -1 of a blank text
             (`word_numbers`); None if queries have no text, or have histories.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
-        explored: share of the answers of a service that were explored; None if the data are of none.
+        by_ranking: share of the test pairs that are clicks on what a ranking alone had chosen to show.
     """
 
     queries: Mapping[str, Sequence[Any]]
@@ -230,7 +230,7 @@ class TrainingData:
     before_refit: "TrainingData | None" = None
     unit: str = "groups"
     query_words: Rows | None = None
-    explored: float | None = None
+    by_ranking: float = 0.0
 
     @property
     def serves_other_texts(self) -> bool:
@@ -372,7 +372,7 @@ def training_data_of(
         moments=moments,
         unit=dataset.report["unit"],
         query_words=None if texts is None else word_numbers(texts),
-        explored=dataset.report.get("origin", {}).get("service", {}).get("explored"),
+        by_ranking=dataset.report.get("by_ranking", 0.0),
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from twinspire.train.config import Experiment
+from twinspire.train.data.splits import FEW_TESTED
 from twinspire.train.data.training_data import TrainingData, texts_of
 from twinspire.train.evaluation.baselines import LABELS, left_out
 from twinspire.train.evaluation.intervals import Clusters, Interval
@@ -12,7 +13,6 @@ from twinspire.train.metrics import metric_label
 
 FEW_QUERIES = 200  # of as many, a share of .5 has a 95 % interval of .07 to each side
 CUT_PART, CUT_TEXTS = 0.1, 0.05  # the part of a text that matters, and the share of the texts that lose it
-LEAST_EXPLORED = 0.01  # share of the answers of a service
 NO_LOSS = 1e-6  # a mean loss below it counts as zero
 
 
@@ -40,7 +40,7 @@ def run_warnings(
         _cut_texts(experiment, data, metrics),
         _unused_negatives(experiment, data),
         _file_order(experiment, data),
-        _own_impressions(data),
+        own_impressions(data),
     ]
     return [each for each in found if each]
 
@@ -97,14 +97,14 @@ def _file_order(experiment: Experiment, data: TrainingData) -> str:
     )
 
 
-def _own_impressions(data: TrainingData) -> str:
-    """Whether the test part has only items that bundles of before have chosen to show."""
-    if data.explored is None or data.explored >= LEAST_EXPLORED:
+def own_impressions(data: TrainingData) -> str:
+    """How much of the test part are items that bundles of before have chosen to show; empty of none."""
+    if not data.by_ranking:
         return ""
     return (
-        f"test holds clicks on what the service has shown, and {data.explored:.1%} of its answers were "
-        "explored: items that it did not show cannot be right, so figures favour models that rank as it did; "
-        "`serve --explore-share` shows others, too"
+        f"{data.by_ranking:.0%} of the test pairs are clicks on what a ranking alone has chosen to show, as "
+        f"fewer than {FEW_TESTED} others would be left for test or validation: items that it did not show "
+        "cannot be right, so figures favour models that rank as it did; `serve --explore-share` shows others"
     )
 
 

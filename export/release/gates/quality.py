@@ -50,6 +50,7 @@ from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.baselines import LABELS
 from twinspire.train.evaluation.intervals import Clusters, Interval, interval
 from twinspire.train.evaluation.ranking import selection_metric
+from twinspire.train.evaluation.warnings import own_impressions
 from twinspire.train.markdown import plain, table
 from twinspire.train.metrics import (
     DRAWN,
@@ -70,6 +71,7 @@ class Evaluated:
         challenger, champion: of each bundle.
         evaluated_again: why they were evaluated again; empty if the bundles hold them.
         left_out: which queries are left out, in words; empty if none is.
+        doubt: why the queries favour the champion; empty if they do not.
         losses: of labelled pairs, where the experiment is judged by them.
     """
 
@@ -77,6 +79,7 @@ class Evaluated:
     champion: PerQuery | None
     evaluated_again: str
     left_out: str = ""
+    doubt: str = ""
     losses: PairedLosses = field(default_factory=PairedLosses)
 
     @property
@@ -211,7 +214,7 @@ def evaluate_again(why: str, comparison: Comparison) -> Evaluated:
     losses = PairedLosses()
     if judges_labels(comparison.experiment):
         losses = paired(own[1], other[1], versions)
-    return Evaluated(own[0], other[0], why, losses=losses)
+    return Evaluated(own[0], other[0], why, doubt=own_impressions(data), losses=losses)
 
 
 def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
@@ -245,7 +248,7 @@ def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
     text = f"{shown} against {champion:.4f}: {difference.text(clusters)} over {over}"
     again = measured["evaluated_anew"]
     text += f"; both evaluated again, because {again}" if again else ""
-    text += f"; {found.left_out}" if found.left_out else ""
+    text += "".join(f"; {each}" for each in (found.left_out, found.doubt) if each)
     figure = difference.high if is_lower_better else difference.low
     holds = figure <= bound_of(metric, gates) if is_lower_better else figure >= bound_of(metric, gates)
     return result(figure, holds, text, _wide_margin(metric, champion, found, gates)), measured

@@ -112,6 +112,16 @@ def test_anew_gives_what_the_bundles_bring(
             assert measured["means"][side][name] == pytest.approx(float(values.mean(dtype=np.float64)))
 
 
+def test_queries_that_favour_the_champion_are_told(
+    made: Made, compared: Compared, data: Callable[[], TrainingData], tmp_path: Path
+) -> None:
+    def shown() -> TrainingData:
+        return dataclasses.replace(data(), by_ranking=0.9)
+
+    gate, _ = compared(altered.altered(made.folder, tmp_path, forget), shown)
+    assert "; 90% of the test pairs are clicks on what a ranking alone has chosen to show" in gate.text
+
+
 def test_a_worse_bundle_is_found_out_anew(
     made: Made, compared: Compared, data: Callable[[], TrainingData], tmp_path: Path
 ) -> None:

@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 
 from twinspire.protos.errors import DataError
 from twinspire.train.config import SplitConfig
-from twinspire.train.data.source import add_positions, sort_and_filter
-from twinspire.train.data.splits import assign_parts, history_of, known_events, negatives_of
+from twinspire.train.data.source import BY_RANKING, add_positions, sort_and_filter
+from twinspire.train.data.splits import (
+    PARTS,
+    SHOWN,
+    assign_parts,
+    history_of,
+    known_events,
+    negatives_of,
+)
 
 Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
 
@@ -186,6 +193,23 @@ def test_the_last_event_is_test_and_the_one_before_it_validation() -> None:
         10: ("train", []),
         11: ("train", [10]),
     }
+
+
+@pytest.mark.parametrize("by", ["last", "time", "random", "group"])
+def test_what_a_ranking_chose_to_show_stays_in_histories_and_is_not_tested(by: str) -> None:
+    events = [(f"u{n % 400}", n, float(n), "s", True) for n in range(2400)]
+    config = SplitConfig(**SPLITS[by])
+    table = laid_out(events)
+    plain = assign_parts(table, config)
+    marked = assign_parts(table.with_columns((pl.col("item_row") % 3 == 0).alias(BY_RANKING)), config)
+    spans = ["item_row", "begin", "end", "negative_begin", "negative_end"]
+    assert marked.select(spans).equals(plain.select(spans))
+    assert history_of(marked, config).equals(history_of(plain, config))
+    is_shown = marked[BY_RANKING] & (plain["part"] != "train")
+    assert is_shown.sum() > 100
+    assert (marked["part"] == SHOWN).equals(is_shown)
+    others = plain.filter(~is_shown)["part"]
+    assert marked.filter(~is_shown)["part"].equals(others) and {*others} == {*PARTS}
 
 
 def test_a_random_event_of_each_user_is_test_and_another_validation() -> None:

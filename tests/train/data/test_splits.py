@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from twinspire.protos.errors import DataError
 from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.train.config import SplitConfig
+from twinspire.train.data.source import BY_RANKING
 from twinspire.train.data.splits import (
+    FEW_TESTED,
     PARTS,
+    SHOWN,
     assign_parts,
     leave_out_known_queries,
     split_hash,
@@ -123,6 +126,32 @@ def test_answers_are_positive_and_of_the_same_query_features() -> None:
     assert found.height == answers.height > 0
     assert (found["label"] > 0).all()
     assert (found["country"] == found["country_own"]).all()
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_what_a_ranking_chose_to_show_is_tested_only_if_there_is_too_little_else(spare: int) -> None:
+    pairs = pairs_of([f"g{n}" for n in range(2000)], [float(n) for n in range(2000)])
+    place = pl.int_range(pl.len()) % 200  # a part of 200, in the order of time
+    marked = pairs.with_columns((place >= FEW_TESTED - 1 + spare).alias(BY_RANKING))
+    divided = assign_parts(marked, SplitConfig(by="time", validation=0.1, test=0.1))
+    counts = dict(divided["part"].value_counts().iter_rows())
+    if spare:
+        shown = 2 * (200 - FEW_TESTED)
+        assert counts == {"train": 1600, "validation": FEW_TESTED, "test": FEW_TESTED, SHOWN: shown}
+        assert divided.filter(pl.col("part") == SHOWN)[BY_RANKING].all()
+    else:
+        assert counts == {"train": 1600, "validation": 200, "test": 200}
+
+
+def test_what_a_ranking_chose_to_show_answers_no_query_that_is_held_out() -> None:
+    pairs = with_repeated_queries(many_groups())
+    marked = pairs.with_columns((pl.col("item_row") % 2 == 0).alias(BY_RANKING))
+    config = SplitConfig(validation=0.2, test=0.2)
+    divided = assign_parts(marked, config)
+    shown = {*divided.filter(pl.col("part") == SHOWN)["item_row"]}
+    _, answers, _ = leave_out_known_queries(divided, config, ["query"], ["query"])
+    assert answers is not None and answers.height and shown
+    assert not shown & {*answers["item_row"]}
 
 
 def test_blank_queries_are_not_equal() -> None:

@@ -189,9 +189,9 @@ def test_negatives_of_the_data_that_the_loss_leaves_out(loss: Any, is_told: bool
     assert told == [expected] * is_told
 
 
-@pytest.mark.parametrize(("explored", "is_told"), [(None, False), (0.0, True), (0.004, True), (0.05, False)])
-def test_a_test_part_of_what_the_service_chose_to_show(explored: float | None, is_told: bool) -> None:
-    told = [each for each in warnings_of(replace(many(), explored=explored)) if "--explore-share" in each]
+@pytest.mark.parametrize(("share", "is_told"), [(0.0, False), (0.3, True), (1.0, True)])
+def test_a_test_part_of_what_the_service_chose_to_show(share: float, is_told: bool) -> None:
+    told = [each for each in warnings_of(replace(many(), by_ranking=share)) if "--explore-share" in each]
     assert len(told) == is_told
     if is_told:
-        assert f"{explored:.1%} of its answers were explored" in told[0]
+        assert told[0].startswith(f"{share:.0%} of the test pairs are clicks on what a ranking alone")

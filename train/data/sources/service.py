@@ -11,7 +11,8 @@
 
 With texts or other features, a pair is a logged query and an item that was clicked after it. With a history,
 each event of a user is a pair, as of kind `events`, also where no answer was logged. Where the loss learns
-from negative pairs, items that were shown and not clicked are pairs with label 0.
+from negative pairs, items that were shown and not clicked are pairs with label 0. Where it does not,
+validation and test leave out the clicks on what a ranking alone had chosen to show (`splits.py`).
 `train/data/impressions.py` says how clicks are attributed, and how pairs are weighted. The weights of the new
 pairs have mean 1, so a pair of `before` counts `before_weight` times as much as one of the service.
 
@@ -54,6 +55,7 @@ from twinspire.train.data.impressions import (
 )
 from twinspire.train.data.item_table import ItemTable
 from twinspire.train.data.source import (
+    BY_RANKING,
     BY_TIME,
     Source,
     SourceConfig,
@@ -213,7 +215,7 @@ class ServiceSource:
         if by_user:
             new = self._with_events(new, events, period)
         elif not self.context.learns_from_negatives:
-            new = new.filter(pl.col("label") > 0)
+            new = new.filter(pl.col("label") > 0).with_columns((~pl.col("explored")).alias(BY_RANKING))
         positive = new.filter(pl.col("label") > 0)
         if positive.is_empty():
             expected = "no positive event" if by_user else "no positive event follows a logged answer"
@@ -305,18 +307,21 @@ class ServiceSource:
             waits = (pl.col("request_id") != "") & (pl.col("time") > period.closed)
             events = events.filter(~waits)
         logged = [LOGGED + column for column in self.columns]
-        given = shown.filter("acted").select("request_id", "item_id", "weight", *logged)
+        given = shown.filter("acted").select("request_id", "item_id", "weight", "explored", *logged)
         found = events.join(given, on=["request_id", "item_id"], how="left", maintain_order="left")
         found = found.with_columns(
             pl.col("weight").fill_null(1.0),
             (pl.col(USE) == HISTORY).cast(pl.Float32).alias("label"),
             pl.col(USER).alias("user"),
+            ((pl.col("request_id") != "") & ~pl.col("explored").fill_null(False)).alias(BY_RANKING),
         )
         names = ["time", "user", "item_id", "label", "weight", *logged]
         if self.context.learns_from_negatives:
             known = shown["user"].is_in(events[USER].unique().implode()).fill_null(False)
             shown = shown.filter(known).join(recorded, on=["request_id", "item_id"], how="anti")
             found = pl.concat([found.select(names), shown.select(names)])
+        else:
+            names.append(BY_RANKING)
         lists = [name for name in logged if isinstance(found.schema[name], pl.List)]
         found = found.with_columns(
             pl.col(self._logged(TextFeature)).fill_null(""), pl.col(lists).fill_null([])
@@ -340,7 +345,8 @@ class ServiceSource:
         has_negatives = self.context.learns_from_negatives
         has_label = by_user or has_negatives or (old is not None and "label" in old.pairs.columns)
         label = ["label"] if has_label else []
-        names = [*self.columns, "item_row", "weight", "group", "time", *label]
+        by_ranking = [] if has_negatives else [BY_RANKING]  # labels are predicted of any item that was shown
+        names = [*self.columns, "item_row", "weight", "group", "time", *label, *by_ranking]
         weight = pl.col("weight").cast(pl.Float32)
         made = new.with_columns(weight, group.cast(pl.String).alias("group")).select(
             *(pl.col(LOGGED + column).alias(column) for column in self.columns), *names[len(self.columns) :]
@@ -355,7 +361,8 @@ class ServiceSource:
             earlier = earlier.with_columns(time=pl.lit(made["time"].min(), pl.Float64) - 1.0)
         if has_label and "label" not in earlier.columns:
             earlier = earlier.with_columns(pl.lit(1.0, pl.Float32).alias("label"))
-        earlier = earlier.with_columns(weight * self.data.before_weight).select(names)
+        earlier = earlier.with_columns(weight * self.data.before_weight, pl.lit(False).alias(BY_RANKING))
+        earlier = earlier.select(names)
         first, second = (float(each["weight"].sum()) for each in (earlier, made))
         mixed |= {"before_pairs": earlier.height, "before_share": first / (first + second)}
         return pl.concat([earlier, made], how="vertical_relaxed"), mixed

@@ -19,8 +19,9 @@ from twinspire.protos.features import (
     IdFeature,
     TextFeature,
 )
-from twinspire.train.config import RecordedEventsConfig
-from twinspire.train.data.source import Source, Tables
+from twinspire.train.config import RecordedEventsConfig, read_experiment
+from twinspire.train.data.dataset import prepare
+from twinspire.train.data.source import BY_RANKING, Source, Tables
 from twinspire.train.data.sources.service import ServiceData, ServiceSource
 
 HOUR = 3600.0
@@ -40,6 +41,14 @@ data = { kind = "files", items = "items.csv", pairs = "clicks.csv", time = "at",
 query.text = { kind = "text", column = "query" }
 item.title = { kind = "text", column = "title" }
 tower.kind = "bag"
+"""
+LOOP = """
+name = "shop"
+data = { kind = "service", items = "items.csv", log = "served", events = "events.parquet" }
+split.by = "last"
+query.history.kind = "history"
+item.id.kind = "id"
+tower.kind = "sequence"
 """
 PHONE = {"text": "Light", "device": "phone"}
 
@@ -211,6 +220,58 @@ def test_a_click_after_the_window_has_the_weight_of_an_event_without_an_answer(t
     pairs = opened(tmp_path, HISTORY, negatives=False, log="many", before_weight=0.0).read().pairs
     weight = {user: pairs.filter(pl.col("group") == user)["weight"].to_list() for user in ("u7", "u8")}
     assert weight["u7"] == weight["u8"] and len(weight["u7"]) == 1
+
+
+EXPLORED = {"propensities": [0.5] * 3, "candidate_ids": ["lamp", "desk", "chair"], "temperature": 1.0}
+
+
+def test_clicks_on_what_a_ranking_alone_chose_are_marked(tmp_path: Path) -> None:
+    shop(tmp_path)
+    others = EXPLORED | {"candidate_scores": [3.0, 2.0, 1.0]}
+    explored = Answer("r0", START + 5, ["desk", "lamp", "chair"], PHONE, others=others)
+    write_log(tmp_path / "served", [explored], worker=2)
+    known = pl.read_parquet(tmp_path / "events.parquet").to_dicts()
+    again = [event(e["user_id"], e["item_id"], e["time"], e["request_id"], e["type"]) for e in known]
+    more = [event("u4", "lamp", START + 9, "r0"), event("u4", "sofa", START + 9)]
+    write_events(tmp_path / "events.parquet", [*again, *more])
+    assert rows(opened(tmp_path, negatives=False).read(), "query", BY_RANKING) == [
+        ("desk", "wood", False),  # of before
+        ("desk", "Light", True),
+        ("lamp", "Light", False),
+    ]
+    found = opened(tmp_path, HISTORY, negatives=False, before_weight=0.0).read()
+    assert rows(found, "group", BY_RANKING) == [
+        ("desk", "u1", True),
+        ("desk", "u1", True),
+        ("chair", "u2", True),
+        ("lamp", "u2", True),
+        ("lamp", "u3", True),  # its answer is not in the log
+        ("sofa", "u3", True),
+        ("lamp", "u4", False),
+        ("sofa", "u4", False),
+    ]
+    assert BY_RANKING not in opened(tmp_path).read().pairs.columns  # labels are judged wherever an item was
+
+
+@pytest.mark.parametrize(("elsewhere", "share"), [(True, 0.0), (False, 1.0)])
+def test_a_data_set_says_how_much_of_test_a_ranking_alone_chose(
+    tmp_path: Path, elsewhere: bool, share: float
+) -> None:
+    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "loop.toml").write_text(LOOP)
+    write_log(tmp_path / "served", [Answer(f"r{n}", START + n, ["lamp", "desk"]) for n in range(240)])
+    events = [
+        event(f"u{n}", item, START + 300 + n, f"r{n}" if n % 2 or not elsewhere else "")
+        for n in range(240)
+        for item in ("lamp", "desk", "sofa")
+    ]
+    write_events(tmp_path / "events.parquet", [*events, event("u999", "chair", START + 2 * DAY)])
+    found = prepare(read_experiment(tmp_path / "loop.toml"), tmp_path, tmp_path / "cache")
+    assert found.report["by_ranking"] == share
+    assert BY_RANKING not in found.pairs.columns
+    left_out = [count for why, count in found.report["dropped"].items() if "a ranking alone" in why]
+    assert left_out == ([240] if elsewhere else [])
+    assert found.report["parts"]["test"] == (120 if elsewhere else 240)
 
 
 def test_histories_need_no_closed_answer(tmp_path: Path) -> None:
