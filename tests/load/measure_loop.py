@@ -82,7 +82,7 @@ kind = "full_softmax"
 
 [training]
 epochs = {epochs}
-patience = {epochs}
+patience = 5
 batch_size = 800
 learning_rate = {rate}
 seed = {seed}
@@ -149,7 +149,6 @@ class Loop:
 
     def bundle(self, config: Path) -> Path:
         """Train and export; the bundle's folder."""
-        self.command("twinspire.train", "data", config=config)
         self.command("twinspire.train", "fit", config=config)
         return Path(self.command("twinspire.export", "bundle", config=config)["bundle"])
 

@@ -60,6 +60,7 @@ from twinspire.train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
 WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs
+FEW_TESTED = 50  # pairs of test, below which a warning says that their figures mean little
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
 HISTORY = "history.parquet"
@@ -171,7 +172,7 @@ def prepare(
     for text in splits.unusual_shares(pairs, experiment.split):
         show_warnings([text], console)
     tested = pairs.filter(pl.col("part") == "test").height
-    if tested < splits.FEW_TESTED:
+    if tested < FEW_TESTED:
         show_warnings([f"{tested} pairs are for test: their figures mean little, whatever they are"], console)
     tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)

@@ -40,7 +40,7 @@ to test. In test and validation it has the history of the positives, so it does 
 Validation and test hold no pair that the column `BY_RANKING` marks: a click on what a ranking alone chose to
 show. An item that it did not show cannot be right there, so models that rank as it did would win (Yang et al.
 2018). Such pairs of theirs have the part `SHOWN`, which nothing learns, and stay in histories. If fewer than
-`FEW_TESTED` positive pairs were left in one of the two, all stay.
+`LEAST_OTHERS` positive pairs were left in one of the two, all stay.
 
 The negative history of a record is `negatives[negative_begin:negative_end]`: the user's negative events
 before the record's own, up to the positive that follows its history; in a split by time, up to the same
@@ -66,7 +66,7 @@ from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions
 PARTS = ("train", "validation", "test")
 COLD = "cold"
 SHOWN = "shown"
-FEW_TESTED = 50  # pairs of test, below which their figures mean little
+LEAST_OTHERS = 100  # positive pairs of a part beside those that a ranking alone chose to show
 TOLERANCE = 0.5  # by which the share of a part may differ from that of the configuration, of the latter
 REPEATED_QUERIES = 'in a log where queries repeat, name data.time and set split.by = "time", which keeps them'
 
@@ -101,7 +101,7 @@ def _without_shown(divided: pl.DataFrame) -> pl.DataFrame:
     """Pairs; those of validation and test that `BY_RANKING` marks are `SHOWN`, if enough others remain."""
     held_out, marked = pl.col("part").is_in(["validation", "test"]), pl.col(BY_RANKING)
     others = divided.filter(held_out, ~marked, POSITIVE if "label" in divided.columns else True)
-    if min((others["part"] == part).sum() for part in ("validation", "test")) < FEW_TESTED:
+    if min((others["part"] == part).sum() for part in ("validation", "test")) < LEAST_OTHERS:
         return divided
     return divided.with_columns(part=pl.when(held_out & marked).then(pl.lit(SHOWN)).otherwise("part"))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from twinspire.train.config import Experiment
-from twinspire.train.data.splits import FEW_TESTED
+from twinspire.train.data.splits import LEAST_OTHERS
 from twinspire.train.data.training_data import TrainingData, texts_of
 from twinspire.train.evaluation.baselines import LABELS, left_out
 from twinspire.train.evaluation.intervals import Clusters, Interval
@@ -103,7 +103,7 @@ def own_impressions(data: TrainingData) -> str:
         return ""
     return (
         f"{data.by_ranking:.0%} of the test pairs are clicks on what a ranking alone has chosen to show, as "
-        f"fewer than {FEW_TESTED} others would be left for test or validation: items that it did not show "
+        f"fewer than {LEAST_OTHERS} others would be left for test or validation: items that it did not show "
         "cannot be right, so figures favour models that rank as it did; `serve --explore-share` shows others"
     )
 

@@ -3,8 +3,9 @@
 A viewer looks at position n with probability n ** -POSITION_BIAS. An item that is looked at is clicked with
 probability `CLICK` if the user gave it at least four stars, in those of the ratings that no model has seen;
 any other item with probability `NOISE`. With probability `ELSEWHERE` a visit also has an event on an item of
-the first kind that was found without a search. Without these, all pairs of validation and test would be what
-the champion has shown, and no challenger could be better on them.
+the first kind that was found without a search. Models are validated and tested on these, and on clicks on
+explored answers: of what the champion alone has chosen to show, no challenger could be found to be better.
+Answers leave out what a viewer has clicked or found, so each item counts once for each viewer.
 
 Judges are other users: no model learns their ratings, and they click nothing. The first half of a judge's
 good ratings is a history, and the other half is what should be found.

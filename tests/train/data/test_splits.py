@@ -13,7 +13,7 @@ from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.train.config import SplitConfig
 from twinspire.train.data.source import BY_RANKING
 from twinspire.train.data.splits import (
-    FEW_TESTED,
+    LEAST_OTHERS,
     PARTS,
     SHOWN,
     assign_parts,
@@ -132,12 +132,12 @@ def test_answers_are_positive_and_of_the_same_query_features() -> None:
 def test_what_a_ranking_chose_to_show_is_tested_only_if_there_is_too_little_else(spare: int) -> None:
     pairs = pairs_of([f"g{n}" for n in range(2000)], [float(n) for n in range(2000)])
     place = pl.int_range(pl.len()) % 200  # a part of 200, in the order of time
-    marked = pairs.with_columns((place >= FEW_TESTED - 1 + spare).alias(BY_RANKING))
+    marked = pairs.with_columns((place >= LEAST_OTHERS - 1 + spare).alias(BY_RANKING))
     divided = assign_parts(marked, SplitConfig(by="time", validation=0.1, test=0.1))
     counts = dict(divided["part"].value_counts().iter_rows())
     if spare:
-        shown = 2 * (200 - FEW_TESTED)
-        assert counts == {"train": 1600, "validation": FEW_TESTED, "test": FEW_TESTED, SHOWN: shown}
+        shown = 2 * (200 - LEAST_OTHERS)
+        assert counts == {"train": 1600, "validation": LEAST_OTHERS, "test": LEAST_OTHERS, SHOWN: shown}
         assert divided.filter(pl.col("part") == SHOWN)[BY_RANKING].all()
     else:
         assert counts == {"train": 1600, "validation": 200, "test": 200}
