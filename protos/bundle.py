@@ -70,7 +70,7 @@ DRAFT = ".bundle-"  # prefix of the folders in which bundles are written
 HNSW = "hnsw"  # a graph that is searched in the process
 EXACT = "exact"
 MILVUS = "milvus"  # a collection on a Milvus server (`milvus.py`)
-INDEX_KINDS = (HNSW, MILVUS)  # that an experiment may ask for; exact search comes with a graph
+INDEX_KINDS = (HNSW, MILVUS)  # that an experiment may ask for; `hnsw` includes exact search
 REMOTE_KINDS = frozenset({MILVUS})  # kinds whose server holds the items
 MAX_LINKS = 10_000  # the largest M that hnswlib accepts
 LARGEST_MANIFEST = 64 << 20  # bytes; the ids of a million items take about 20 MB
@@ -275,7 +275,7 @@ class Manifest:
         index: kind and parameters of the index.
         display_fields: fields that an answer can show beside an id.
         examples: queries from the test split, for demos and warm-up.
-        quality: metrics of the served pipeline and of the baselines, on the test split.
+        quality: metrics of what the bundle holds, by exact search, and of the baselines, on the test split.
         parity: largest differences between torch and ONNX Runtime.
         ann: recall of the index against exact search over the catalogue.
         latency: of the towers, with thread budget and machine.

@@ -70,7 +70,11 @@ def tune_index(
     text = f"M {m} and ef_construction {ef_construction}; {_width(tuned, config)}"
     if why := _why_exact(tuned, len(vectors), config):
         parameters, exact = _exact(len(vectors), config, why)
-        return None, parameters, exact | {"curve": list(tuned.curve), "why": f"{text}; {exact['why']}"}
+        return (
+            None,
+            parameters,
+            exact | {"build_s": seconds, "curve": list(tuned.curve), "why": f"{text}; {exact['why']}"},
+        )
     return graph, parameters, report | {"why": f"{text}."}
 
 

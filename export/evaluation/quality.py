@@ -2,7 +2,7 @@
 
 The vectors are searched exactly, also where the service searches a graph, because the split may evaluate
 other texts of the items than are served, and a graph over these would be another one. The share of the
-nearest items that the served graph misses is measured on its own (`ann_recall_at_10`), and comes on top.
+nearest items that the served graph finds is measured on its own (`ann_recall_at_10`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,6 +50,7 @@ Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 K = max(CUTOFFS)
 FIRST = 10  # items in a typical request
+SEARCHED = "searched"  # how the vectors were searched; bundles of before do not say it: through a graph
 REFITTED = "refitted"  # whether the towers have learned from the validation pairs, too
 SINGLE = "single queries"  # what the intervals of older bundles draw, which do not say it
 
@@ -152,7 +153,7 @@ def evaluate(
         means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
         metrics |= evaluate_labels(data, "test", lambda _: products, score, means)
     metrics |= {"queries": len(queries), **drawn_in(data, "test")}
-    metrics[REFITTED] = data.before_refit is not None
+    metrics |= {SEARCHED: EXACT, REFITTED: data.before_refit is not None}
     return metrics | {"verdict": verdict(metrics, experiment.training.selection)}
 
 

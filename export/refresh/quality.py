@@ -35,7 +35,7 @@ from twinspire.export.refresh.merge import NO_DIGEST, Champion, Merged
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import DataError, MissingStage
 from twinspire.protos.features import FeatureSpec, TextFeature
-from twinspire.protos.figures import WARNINGS
+from twinspire.protos.figures import EXACT, WARNINGS
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.protos.toml_config import FROM_DATA
@@ -164,6 +164,7 @@ class Evaluation:
             "queries": len(rows),
             "queries_left_out": gone,
             "evaluated_text": self.dataset.report["evaluated_text"],
+            quality.SEARCHED: EXACT,
             quality.REFITTED: self.manifest.quality.get(quality.REFITTED, False),
             WARNINGS: self.manifest.quality.get(WARNINGS, []),
             **drawn_in(labelled, "test"),

@@ -121,7 +121,8 @@ def _data(manifest: Manifest) -> str:
 
 
 def _quality(metrics: Mapping[str, Any]) -> str:
-    names = {"": "served", "exact_": "towers alone", **baseline_columns(metrics)}
+    beside = {"exact_": "towers alone"} if "exact_ndcg_at_10" in metrics else {}
+    names = {"": "served", **beside, **baseline_columns(metrics)}
     rows = [name for name in metric_rows(metrics) if name in metrics]
     if not rows:
         return ""
@@ -134,6 +135,7 @@ def _quality(metrics: Mapping[str, Any]) -> str:
         labelled = metrics.get("drawn_pairs")
         beside = f"; of AUC and log loss, {_plain(labelled)}" if labelled else ""
         parts.append(f"95 % intervals, {_plain(metrics['drawn'])} drawn{beside}.")
+    parts.append("By exact search; how much of it the index finds stands under Index.")
     parts += [REFIT] if metrics.get("refitted") else []
     parts += [f"Verdict: {_plain(metrics['verdict'])}."] if metrics.get("verdict") else []
     parts += [f"**Warning.** {_plain(each)}." for each in metrics.get(WARNINGS, ())]

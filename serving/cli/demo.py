@@ -36,7 +36,7 @@ METRICS = {
     "log_loss": "log loss",
 }
 BASELINES = {  # prefix of a baseline's metrics -> its name
-    "exact": "exact search of the towers",
+    "exact": "towers alone",
     "bm25": "BM25",
     "bm25_full": "BM25 (full texts)",
     "tfidf": "TF-IDF",
@@ -145,7 +145,7 @@ def summary(manifest: dict[str, Any]) -> dict[str, str]:
 
 
 def _compared(quality: Mapping[str, Any], metric: str) -> str:
-    """A metric of the service, then of the baselines."""
+    """A metric of the bundle, then of its towers alone and of the baselines."""
     baselines = {
         name: quality[f"{prefix}_{metric}"]
         for prefix, name in BASELINES.items()

@@ -14,14 +14,14 @@ class IndexConfig:
     """An HNSW graph (Malkov and Yashunin 2018), or exact search where it is about as fast.
 
     Args:
-        m: links of a node. Where every search is exact, the graph is not used, and is built with fewer.
+        m: links of a node.
         ef_construction: width of the search while the graph is built.
         recall_target: ef_search is the smallest that reaches this recall@k against exact search.
         search: `auto` takes exact search for up to 2,097,152 coordinates (items x dimensions), such as 32,768
             items of 64, and where the graph is no faster or misses the target; `graph` and `exact` decide
             it, but a search whose width is at least 1/64 of the items compares all.
         k: neighbours at which recall is measured.
-        seed: of the graph's levels, and of the queries that a width is measured on first.
+        seed: of the graph's levels, and of the draw of at most 2,000 queries that widths are measured on.
         threads: threads of the build; 0 takes OMP_NUM_THREADS, or all cores where it is not set. With 1
             thread the graph is reproducible byte for byte.
         kind: one of `INDEX_KINDS`; `hnsw` includes exact search. `milvus` is a collection on the server that

@@ -160,6 +160,8 @@ def stored(challenger: ComparedVersion, champion: ComparedVersion | None) -> Eva
     if other is None:
         return "the champion brings no metrics of single queries"
     before = champion.manifest
+    if challenger.manifest.quality.get(quality.SEARCHED) != before.quality.get(quality.SEARCHED):
+        return "one bundle was measured through a graph, the other by exact search"
     if why := why_not_comparable(challenger.manifest, before.split_hash, before.dataset):
         is_other_split = challenger.manifest.split_hash != before.split_hash
         return f"{why}; the champion may have learned some of the queries" if is_other_split else why

@@ -90,7 +90,7 @@ function tower(title, side, features, variant) {
 const METRICS = { recall_at_10: "recall@10", mrr_at_10: "MRR@10", ndcg_at_10: "nDCG@10" };
 const SYSTEMS = {
   "": "served",
-  exact: "exact search",
+  exact: "towers alone",
   bm25: "BM25",
   bm25_full: "BM25, full texts",
   tfidf: "TF-IDF",
