@@ -74,12 +74,10 @@ def test_a_summary_names_what_was_measured_beside_the_service(monkeypatch: pytes
         "run_id": "0" * 32,
     }
     found = demo.summary(manifest)
-    assert (
-        found["recall@10"] == "0.250 served, 0.260 exact search of the towers, 0.200 BM25, 0.125 popularity"
-    )
+    assert found["recall@10"] == "0.250 served, 0.260 towers alone, 0.200 BM25, 0.125 popularity"
     assert found["verdict"] == quality["verdict"]
     assert found["data"] == "films: 3,000 items; pairs: 9,000 train, 1,200 test, 7 cold"
-    assert found["MRR@10"] == "0.100 served, 0.100 exact search of the towers"
+    assert found["MRR@10"] == "0.100 served, 0.100 towers alone"
     assert not {"served text", "nDCG@10"} & {*found}
     page = "http://127.0.0.1:5000/#/models/fil%20ms?workflowType=machine_learning"
     assert found["MLflow UI"] == f"make ui, then {page}"
