@@ -25,8 +25,6 @@
 `serving/wire/status.py` maps each class to a gRPC status code.
 """
 
-from typing import Any
-
 
 class TwinspireError(Exception):
     """Base of all of them; its text can be shown to the user.
@@ -38,7 +36,7 @@ class TwinspireError(Exception):
 
     request_id = ""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:  # type: ignore[override]
         """How it is pickled for another process, whatever its class takes."""
         return BaseException.__new__, (type(self), *self.args), self.__dict__
 

@@ -205,9 +205,8 @@ class ServiceStatus:
         return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._channel.dropped))
 
     def _events(self) -> wire.RecordedEvents | None:
-        if EVENTS not in self._shared_state.names:
+        if EVENTS not in self._shared_state.names or not (entry := self._shared_state.read(EVENTS)):
             return None
-        entry = self._shared_state.read(EVENTS)
         return wire.RecordedEvents(stored=entry["stored"], last_error=entry["last_error"])
 
     def _served_log(self) -> wire.ServedLog | None:

@@ -116,7 +116,7 @@ def test_the_users_of_a_call_that_is_over_are_not_read(monkeypatch: pytest.Monke
 
 def test_a_call_waits_for_a_short_read_and_is_deferred_by_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
     table = SlowTable()
-    monkeypatch.setattr(user_histories, "table_of", lambda url: table)
+    monkeypatch.setattr(user_histories, "EventTable", lambda url: table)
     monkeypatch.setattr(user_histories, "WAIT_SECONDS", 20.0)
     soon: queue.Queue[Callable[[], None]] = queue.Queue()
     histories = UserHistories("", 10, 10, soon.put)

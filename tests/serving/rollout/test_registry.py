@@ -18,6 +18,7 @@ from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 from tests.serving.conftest import ROOT
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.serving import bundles
 from twinspire.serving.filters.expression import where
 from twinspire.serving.pyfunc_model import BundleModel
@@ -73,7 +74,9 @@ def registry(
                     input_example=([query], {"k": 10, "exclude_history": False, "filter": "", "fusion": ""}),
                     pip_requirements=[],
                 )
-            client.set_registered_model_alias(name, "champion", logged.registered_model_version)
+            version = str(logged.registered_model_version)
+            client.set_model_version_tag(name, version, BUNDLE_VERSION, bundle.read(folder).bundle_version)
+            client.set_registered_model_alias(name, "champion", version)
         yield uri
 
 

@@ -113,7 +113,8 @@ class ClicksArchitecture(Architecture[ClicksTower]):
                     biases[table] = USER_FACTOR * ((schema.query[name].kind == "history") - shares)
             for table, values in biases.items():
                 known = np.flatnonzero(rows >= FIRST_KNOWN)
-                table[to_device_of(rows[known], table), -1] = to_device_of(values[known], table).float()
+                start = values[known].astype(np.float32)  # a device may have no doubles
+                table[to_device_of(rows[known], table), -1] = to_device_of(start, table)
 
 
 def _item_table(schema: Schema, width: int) -> nn.Parameter:
