@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from twinspire.protos.cli import as_typed, command_line, imports_frozen
@@ -94,7 +95,7 @@ def show_data(report: dict[str, Any], console: Console) -> None:
     table = Table("dropped or changed", "rows", box=None)
     table.columns[1].justify = "right"
     for reason, count in {**report["dropped"], **report.get("changed", {})}.items():
-        table.add_row(reason, f"{count:,}")
+        table.add_row(escape(reason), f"{count:,}")
     if table.row_count:
         console.print(table)
     if "tables" in report:

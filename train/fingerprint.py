@@ -51,7 +51,7 @@ def _sources(module: str) -> dict[str, str]:
     """Path -> content of the source files of a module's stage."""
     folders = [ROOT / name for name in STAGES[module.split(".")[1]]]
     paths = [path for folder in folders for kind in ("*.py", "*.c") for path in folder.rglob(kind)]
-    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def _hashes(sources: Mapping[str, str]) -> dict[str, str]:

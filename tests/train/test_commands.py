@@ -1,5 +1,6 @@
 """The command line of training: one document on stdout, the rest on stderr, 0, 1 or 2."""
 
+import io
 import json
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from tests.helpers.served import START, Answer, event, write_events, write_log
 from tests.helpers.stdlib import Made, write_toml
-from twinspire.train.__main__ import main
+from twinspire.train.__main__ import main, show_data
 from twinspire.train.paths import ROOT
 
 Capture = pytest.CaptureFixture[str]
@@ -44,6 +46,14 @@ def test_data_tells_what_was_dropped(run: Any, stdlib: Path, tmp_path: Path) -> 
     assert code == 0
     assert output.startswith("stdlib: ")
     assert "item outside the sample of max_items" in output
+
+
+def test_a_filter_with_brackets_is_shown_as_it_is() -> None:
+    console = Console(file=io.StringIO(), width=100)
+    parts = {"train": 7}
+    dropped = {"not s ~ '[a-z]' OR s = '[/b]'": 3}
+    show_data({"name": "log", "items": 5, "parts": parts, "contents": [], "dropped": dropped}, console)
+    assert "not s ~ '[a-z]' OR s = '[/b]'" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_fit_prints_one_document(run: Any, made: Made) -> None:

@@ -49,4 +49,4 @@ def refuse_unused(section: Any, conditions: Mapping[str, tuple[bool, tuple[str, 
     for condition, (holds, names) in conditions.items():
         for name in names:
             if not holds and getattr(section, name) != defaults[name]:
-                raise ValueError(f"{name}: goes with {condition}; leave it out, it would change nothing")
+                raise ValueError(f"{name}: goes with {condition}; leave it out, or set that, too")

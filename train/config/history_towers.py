@@ -100,7 +100,7 @@ class SequenceTower(TextHashing):
             'history = "attention"': (self.history == "attention", ATTENTION_KEYS),
             "ages = true": (self.ages, ("age_dropout",)),
             "latent above 0": (self.latent > 0, LATENT_KEYS),
-            "a sum over the history": (self.latent > 0 or self.history == "sum", ("decay",)),
+            'history = "sum" or latent above 0': (self.latent > 0 or self.history == "sum", ("decay",)),
         }
         refuse_unused(self, conditions)
 

@@ -37,9 +37,10 @@ def condition(text: str) -> pl.Expr:
     """What a filter tests, such as `Quantity > 0`, as an expression of the columns that it names.
 
     Raises:
-        ValueError: the text is no expression in SQL.
+        ValueError: the text is no expression in SQL, or more than one.
     """
     try:
+        pl.sql_expr(f"({text}\n)")  # in parentheses "EUR" of "price > 5 EUR" is no alias but an error
         return pl.sql_expr(text)
     except pl.exceptions.PolarsError as error:
         example = 'a condition in SQL, such as "price > 0"'

@@ -65,12 +65,14 @@ def user_item(query: Mapping[str, FeatureSpec], data: TrainingData) -> FittedLab
     smoothing = item_means(data).settings["smoothing"]
     shares = item_shares(data, smoothing)
     histories, item = both_histories(query, data), scipy.special.logit(shares)
-    residuals: list[tuple[dict[str, Any], Residuals]] = [({}, _training_sums(data, shares))]
+    residuals: list[tuple[dict[str, Any], Residuals]]
     if histories:
         residuals = [
             ({"events": name}, _history_sums(histories, shares, as_read))
             for name, as_read in (("as the towers", True), ("all", False))
         ]
+    else:
+        residuals = [({}, _training_sums(data, shares))]
     tried = [
         FittedLabels(
             partial(_of_users, item, of_users, k, factor),

@@ -29,6 +29,10 @@ EVENTS: list[tuple[dict[str, Any], str]] = [
         "data.derive.i.of: expected a column of the events",
     ),
     ({"filters": ["a > 1", "a >"]}, r"data.filters\[1\]: expected a condition in SQL, .* got 'a >'"),
+    *(
+        ({"filters": [text]}, r"data.filters\[0\]: expected a condition in SQL")
+        for text in ("a > 0, b > 0", "a > 0; b > 0", "a > 0 b < 5", "a > 0), (b > 0", "a > 5 EUR")
+    ),
     ({"filters": [{"column": "a"}]}, r"data.filters\[0\]: expected a string"),
 ]
 

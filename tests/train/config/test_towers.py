@@ -92,9 +92,13 @@ IDLE: list[tuple[dict[str, Any], str]] = [
     ({"history": "sum", "ages": True}, 'ages: goes with history = "attention"'),
     ({"age_dropout": 0.2}, "age_dropout: goes with ages = true"),
     ({"regularisation": 10}, "regularisation: goes with latent above 0"),
-    ({"decay": 0.1}, "decay: goes with a sum over the history"),
+    ({"decay": 0.1}, 'decay: goes with history = "sum" or latent above 0'),
 ]
-WRONG += [({**SEQUENCE, **changed}, f"tower.{expected}; leave it out") for changed, expected in IDLE]
+WRONG += [
+    ({"kind": kind, **changed}, f"tower.{expected}; leave it out, or set that, too")
+    for kind in ("sequence", "history")
+    for changed, expected in IDLE
+]
 WRONG += [
     ({**SEQUENCE, name: 1.0}, f"tower.{name}: expected 0 to below 1, got 1.0")
     for name in ("dropout", "input_dropout", "query_dropout", "history_dropout")

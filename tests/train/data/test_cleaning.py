@@ -1,5 +1,6 @@
 """Cleaning applies casts, then derived columns, then filters; rules give an item one value."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,15 @@ def test_of_equally_common_values_the_first_wins() -> None:
     assert build_items(columns, "item", {"v": "most_common"}, "t").frame["v"].to_list() == ["b"]
 
 
-def test_an_item_without_a_value_is_named() -> None:
-    columns = Columns(Path("log.csv"), pl.DataFrame({"item": ["a", "b"], "v": ["1", " "]}))
-    with pytest.raises(DataError, match=r"log\.csv: column 'v': item 'b' has no value .*TRIM"):
-        build_items(columns, "item", {"v": "first"})
+@pytest.mark.parametrize(
+    ("values", "rule"),
+    [(["1", " "], "first"), (["1", None], "max"), ([1, None], "first"), ([1.5, None], "mean")],
+)
+def test_an_item_without_a_value_is_named_and_the_advised_filter_drops_its_events(
+    values: list[Any], rule: Any
+) -> None:
+    log = {"item": ["a", "b"], 'unit "net" price': values}
+    with pytest.raises(DataError, match=r"log\.csv: column '.*': item 'b' has no value ") as error:
+        build_items(Columns(Path("log.csv"), pl.DataFrame(log)), "item", {'unit "net" price': rule})
+    advised = json.loads(str(error.value).partition("data.filters = ")[2].partition(" drops")[0])
+    assert cleaned(log, filters=advised)[0].frame["item"].to_list() == ["a"]

@@ -5,8 +5,8 @@
 
 The short description is the query, the long description is the item's text. Packages with the same
 descriptions are one item. apt fetches its lists (about 17 MB) into the cache, so neither root nor a change to
-the system is needed. `Translation-en` holds the descriptions, and `Packages` refers to them by
-`Description-md5`.
+the system is needed; apt-get is needed for cached lists, too, as it knows their names. `Translation-en` holds
+the descriptions, and `Packages` refers to them by `Description-md5`.
 """
 
 import os
@@ -36,6 +36,7 @@ from twinspire.train.data.source import (
 from twinspire.train.data.table_files import identity_of
 
 MIN_TEXT_LENGTH = 20
+SOME_FAILED = "Some index files failed to download"  # a warning of apt-get, which then succeeds
 LICENCE = "package descriptions of the Debian archive, each under the licence of its package"
 
 _TARGET_FORMAT = "$(CREATED_BY)\t$(LABEL)\t$(COMPONENT)\t$(REPO_URI)\t$(LANGUAGE)\t$(FILENAME)"
@@ -59,18 +60,16 @@ class AptLists:
     Args:
         packages: files with one stanza for each package.
         translations: files with the English descriptions.
+        sha256: of the lists, taken while no other process fetches.
     """
 
     packages: tuple[Path, ...]
     translations: tuple[Path, ...]
+    sha256: str
 
     def identity(self) -> str:
-        """sha256 of the lists on disk.
-
-        Raises:
-            DataError: a list is missing.
-        """
-        return identity_of((*self.packages, *self.translations))
+        """sha256 of the lists."""
+        return self.sha256
 
     def read(self) -> Tables:
         """Items and pairs."""
@@ -91,15 +90,15 @@ class AptLists:
         items, pairs = one_query_each(_rows(packages, long_of, dropped, changed), _COLUMNS)
         # In KiB (Debian policy, section 5.6.20).
         items = items.with_columns(pl.col("installed_size").cast(pl.Float64, strict=False))
-        origin = {"licence": LICENCE, "apt_lists_sha256": self.identity()}
+        origin = {"licence": LICENCE, "apt_lists_sha256": self.sha256}
         display = ("name", "section")
         return Tables(items, pairs, display, dict(dropped), dict(changed), origin, unit="source families")
 
 
 def fetch_lists(folder: Path, console: Console, refresh: bool = False) -> AptLists:
-    """Apt's lists in `folder`; fetched if they are missing, or if `refresh` is set.
+    """Apt's lists in `folder`; fetched if `refresh` is set, or if the last update did not fetch all of them.
 
-    One process at a time fetches; the others wait for it.
+    The file `complete` marks an update that did. One process at a time fetches; the others wait for it.
 
     Raises:
         DataError: apt is absent, fails, or has no source with English descriptions of the Debian archive.
@@ -116,9 +115,16 @@ def fetch_lists(folder: Path, console: Console, refresh: bool = False) -> AptLis
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "state/status").touch()
-        found = None if refresh else _known(folder, lock)
-        output = "" if found else _apt(folder, lock, "update", "-q")
-        found = found or _known(folder, lock)
+        complete = folder / "complete"
+        found = _known(folder, lock) if complete.exists() and not refresh else None
+        if found is None:
+            complete.unlink(missing_ok=True)
+            output = _apt(folder, lock, "update", "-q")
+            found = _known(folder, lock)
+            if SOME_FAILED in output:
+                console.print("apt: some lists could not be fetched; the next read of the data tries again")
+            else:
+                complete.touch()
     if found is None:
         raise DataError(
             "apt fetched no package list with English descriptions of Debian's main archive; use "
@@ -128,7 +134,7 @@ def fetch_lists(folder: Path, console: Console, refresh: bool = False) -> AptLis
 
 
 def _known(folder: Path, lock: IO[str]) -> AptLists | None:
-    """The lists of Debian's main archive that apt has fetched before; None if some are missing.
+    """The lists of Debian's main archive that are on disk; None without packages or without descriptions.
 
     Args:
         lock: held by this process. apt inherits it, so the lock is held until apt ends even if this process
@@ -142,7 +148,9 @@ def _known(folder: Path, lock: IO[str]) -> AptLists | None:
         if official and english and kind in needed and Path(filename).is_file():
             needed[kind].append(Path(filename))
     packages, translations = (tuple(each) for each in needed.values())
-    return AptLists(packages, translations) if packages and translations else None
+    if not packages or not translations:
+        return None
+    return AptLists(packages, translations, identity_of((*packages, *translations)))
 
 
 _FIELDS = ("name", "section", "priority", "installed_size")

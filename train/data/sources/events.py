@@ -17,6 +17,7 @@ filtered events, repeats, users with few events.
 """
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -404,10 +405,12 @@ def build_items(
         made = made.join(_one_each(table, name, rule), on="item_id", how="left", maintain_order="left")
         lacking = made[name].is_null()
         if lacking.any() and not absent:
-            found = made["item_id"][lacking.arg_max() or 0]
+            found, quoted = made["item_id"][lacking.arg_max() or 0], '"' + name.replace('"', '""') + '"'
+            is_text = events.frame[name].dtype == pl.String
+            advised = f"TRIM({quoted}) <> ''" if is_text else f"{quoted} IS NOT NULL"
             raise DataError(
                 f"{events.path}: column {name!r}: item {found!r} has no value in any of its events; "
-                f"the filter \"TRIM({name}) <> ''\" drops such events"
+                f"data.filters = [{json.dumps(advised, ensure_ascii=False)}] drops such events"
             )
     return Columns(events.path, made.drop("__row_number"), made["__row_number"])
 
