@@ -54,6 +54,14 @@ def test_a_tower_that_reads_ages_has_what_it_needs() -> None:
             {"history": HistoryFeature("history"), "time": TIME},
             r"tower\.recent_popularity above 0 or tower\.ages = true",
         ),
+        *(
+            (
+                HistoryTower("history", recent_popularity=0, **keys),
+                {"history": HistoryFeature("history"), "time": TIME},
+                r"tower\.recent_popularity above 0 or tower\.ages = true",
+            )
+            for keys in ({"history": "sum"}, {"ages": False})
+        ),
     ],
 )
 def test_one_without_the_others_is_refused(tower: Any, query: dict[str, FeatureSpec], said: str) -> None:

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.special
 
 from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.baselines import left_out
 from twinspire.train.evaluation.label_baselines import LABEL_BASELINES, label_baselines
-from twinspire.train.evaluation.label_means import SMOOTHINGS, item_means
+from twinspire.train.evaluation.label_means import SMOOTHINGS, item_means, item_shares
 from twinspire.train.paths import CONFIGS
 
 ITEMS = 30
@@ -54,6 +55,19 @@ def test_item_means_within_user_and_item_means_are_smoothed_as_they_are_alone(
     assert alone.settings["smoothing"] == both.settings["item_smoothing"] == smoothing
     pairs = data.parts["test"]  # nothing is known of their users
     np.testing.assert_allclose(both.predict(pairs), alone.predict(pairs), rtol=1e-9)
+
+
+def test_without_histories_the_events_of_a_user_are_the_training_pairs() -> None:
+    data, draw = data_of(np.full(ITEMS, 0.4), 5), np.random.default_rng(1)
+    parts = {name: replace(each, user=draw.integers(0, 7, len(each))) for name, each in data.parts.items()}
+    found = label_baselines(experiment("user_item"), replace(data, parts=parts))["user_item"]
+    shares = item_shares(data, found.settings["item_smoothing"])
+    train, test = parts["train"], parts["test"]
+    residuals = train.is_positive - shares[train.item]
+    of_users = [residuals[train.user == user] for user in range(7)]
+    means = np.array([each.sum() / (len(each) + found.settings["smoothing"]) for each in of_users])
+    odds = scipy.special.logit(shares[test.item]) + found.settings["factor"] * means[test.user]
+    np.testing.assert_allclose(found.predict(test), scipy.special.expit(odds), rtol=1e-9)
 
 
 def test_the_toml_says_which_baselines_of_labels_run() -> None:

@@ -186,26 +186,6 @@ fi""",
     assert log.read_text().count("update") == 2
 
 
-def test_lists_of_a_mirror_on_a_port_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lists = tmp_path / "apt" / "state" / "lists"
-    packages = lists / "localhost:3142_debian_dists_bookworm_main_binary-amd64_Packages"
-    translations = lists / "localhost:3142_debian_dists_bookworm_main_i18n_Translation-en"
-    write_apt(
-        tmp_path / "bin",
-        monkeypatch,
-        f"""
-if [ "$1" = update ]; then
-  printf 'Package: a\\n' > {packages}; printf 'Package: a\\n' > {translations}
-else
-  printf 'Packages\\tDebian\\tmain\\thttp://localhost:3142/debian\\t\\t{packages}\\n'
-  printf 'Translations\\tDebian\\tmain\\thttp://localhost:3142/debian\\ten\\t{translations}\\n'
-fi""",
-    )
-    found = debian.fetch_lists(tmp_path / "apt", NO_CONSOLE)
-    assert (found.packages, found.translations) == ((packages,), (translations,))
-    assert debian.fetch_lists(tmp_path / "apt", NO_CONSOLE) == found
-
-
 def test_a_list_that_is_missing_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt, log = tmp_path / "apt", tmp_path / "log"
     script = f"""
