@@ -262,6 +262,8 @@ class RetrievalServer:
             self._metrics.shows([each.version for each in split.all])
             self._servicer.split = split
             self._show_live(split)
+            if self._catalogue is not None:
+                self._catalogue.advance()
             swapped()
 
         self._event_loop.call_soon(swap)

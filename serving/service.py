@@ -208,7 +208,7 @@ class _Service:
         from twinspire.serving.live.process.catalogue_process import CatalogueProcess, initial_catalogue_entry
 
         self._held = ExitStack()  # until the last process has ended
-        entry = initial_catalogue_entry(config, self.manifest.catalogue, self._held)
+        entry = initial_catalogue_entry(config, self.manifest.catalogue, self._held, self._config.grace)
         self.shared_state.write(CATALOGUE, entry)
         self._live = LivePlace(config.place, self._store_state)
         self._catalogue = channel = StoreChannel.create()

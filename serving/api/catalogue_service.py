@@ -14,7 +14,7 @@ from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
 from twinspire.serving.live.process.frame_socket import Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.store.write_checks import WriteParser, check_id
+from twinspire.serving.live.store.write_checks import WriteParser, check_answer_size, check_id
 from twinspire.serving.live.store.write_rules import CatalogueBounds, WriteRequest
 from twinspire.serving.rollout.loaded_bundle import TrafficSplit
 from twinspire.serving.shared_state import CATALOGUE, SharedState
@@ -69,7 +69,7 @@ class CatalogueServicer:
             raise InvalidInput("ids", f"expected 1 to {self.bounds.max_batch} ids, got {len(request.ids)}")
         ids = [check_id(each, f"ids[{n}]") for n, each in enumerate(request.ids)]
         self._admit(call, len(ids))
-        asked = json.dumps(ids).encode()
+        asked = json.dumps({"ids": ids, "bytes": self._max_bytes}).encode()
         return self._client.defer(self._call_soon, FrameKind.GET, asked, self._found)
 
     def Changes(self, request: wire.ChangesRequest, call: WatchCall, push: Callable[[Any], None]) -> None:
@@ -162,11 +162,7 @@ class CatalogueServicer:
                 for row in catalogue.rows([each.item.id]):
                     each.origin = wire.ITEM_BUNDLE
                     each.item.fields.update(catalogue.fields(row))
-        if (size := response.ByteSize()) > self._max_bytes:
-            raise InvalidInput(
-                "ids",
-                f"expected an answer of at most {self._max_bytes} bytes, got {size}; ask for fewer ids",
-            )
+        check_answer_size(response, self._max_bytes)
         return response
 
     def _admit(self, call: Call, items: int) -> None:

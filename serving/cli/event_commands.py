@@ -63,9 +63,9 @@ def _send(client: RetrievalClient, path: Path, part: list[NumberedRow]) -> Recor
         DataError: a row is no event; the text names it.
     """
     events = [_event(row, f"{path}: row {number}") for number, row in part]
-    content = record_request(events, "-").SerializeToString(deterministic=True)
-    digest = hashlib.blake2b(content, digest_size=16, salt=str(part[0][0]).encode()).hexdigest()
     try:
+        content = record_request(events, "-").SerializeToString(deterministic=True)
+        digest = hashlib.blake2b(content, digest_size=16, salt=str(part[0][0]).encode()).hexdigest()
         return client.record(events, digest, PATIENCE_SECONDS)
     except InvalidInput as error:
         raise named_by_row(error, path, part, "events") from None

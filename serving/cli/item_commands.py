@@ -26,10 +26,11 @@ def add_items(subparsers: Any) -> None:
     parser = subparsers.add_parser("items", help=text, description=text, allow_abbrev=False)
     commands = parser.add_subparsers(dest="items_command", required=True, metavar="COMMAND")
 
-    def add(name: str, text: str, run: Run) -> ArgumentParser:
-        return add_client_command(commands, name, text, run, 30.0)
+    def add(name: str, text: str, run: Run, seconds: float = 30.0) -> ArgumentParser:
+        return add_client_command(commands, name, text, run, seconds)
 
-    upsert_parser = add("upsert", "Write the items of a table; each is found when this ends.", _upsert)
+    text = "Write the items of a table; each is found when this ends."
+    upsert_parser = add("upsert", text, _upsert, PATIENCE_SECONDS)
     upsert_parser.add_argument("file", type=Path, metavar="FILE", help="table in CSV, TSV, JSONL or Parquet")
     upsert_parser.add_argument(
         "--mode",
@@ -79,9 +80,8 @@ def _upsert(arguments: Namespace, client: RetrievalClient) -> Result:
     if arguments.refused and arguments.refused.resolve() == path.resolve():
         raise UsageError("--refused: expected another file than the table")
     with tables.progress(mode, count_rows(path)) as tick:
-        patience = max(PATIENCE_SECONDS, arguments.timeout)
         try:
-            done = upload(client, path, mode, arguments.batch, tick, arguments.refused, patience)
+            done = upload(client, path, mode, arguments.batch, tick, arguments.refused, arguments.timeout)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("interrupted; the same command sends all rows again") from None
     if first := done.first_refused:

@@ -13,8 +13,8 @@ of other writers, unless the rows have expected sequences; the file of refused i
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,20 +98,46 @@ def upload(
     columns = ItemFileColumns(path, served)
     most = served.state.get("catalogue", {}).get("bounds", {}).get("max_batch") or BATCH
     done = Upload()
-    try:
-        with refused.open("w", encoding="utf-8") if refused else nullcontext() as file:
-            for part in in_parts(read_rows(path), batch or min(BATCH, most), _item_id):
-                for each in done.add(_send(client, columns, part, mode, patience)):
-                    if file:
-                        file.write(json.dumps(each._asdict(), ensure_ascii=False) + "\n")
-                if file:
-                    file.flush()
-                tick(done.rows)
-    except OSError as error:
-        raise DataError(f"{refused}: cannot be written: {error.strerror}") from None
+    with _refused_file(refused) as write:
+        for part in in_parts(read_rows(path), batch or min(BATCH, most), _item_id):
+            write(done.add(_send(client, columns, part, mode, patience)))
+            tick(done.rows)
     done.ignored_columns = sorted(columns.ignored)
     done.seconds = round(time.monotonic() - started, 3)
     return done
+
+
+@contextmanager
+def _refused_file(path: Path | None) -> Iterator[Callable[[Sequence[ItemResult]], None]]:
+    """A file of refused items, written anew; yields the function that adds items.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+
+    def write(refused: Sequence[ItemResult]) -> None:
+        if file:
+            with _naming(path):
+                file.writelines(json.dumps(each._asdict(), ensure_ascii=False) + "\n" for each in refused)
+                file.flush()
+
+    with _naming(path):
+        file = path.open("w", encoding="utf-8") if path else None
+    try:
+        yield write
+    finally:
+        if file:
+            with _naming(path):
+                file.close()
+
+
+@contextmanager
+def _naming(path: Path | None) -> Iterator[None]:
+    """Name the file of refused items in errors of the system."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _send(

@@ -12,7 +12,9 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 JSON_SUFFIXES = (".jsonl", ".ndjson")  # of files with an object of JSON on each line
 PARQUET = ".parquet"
 PARQUET_ROWS = 1024  # rows that are read at once
-LONGEST_CELL = 16 << 20  # characters of a cell of CSV; by default servers accept much smaller requests only
+# Characters of a cell of CSV, and bytes of a line of JSON or text; by default servers accept much smaller
+# requests only.
+LONGEST_CELL = 16 << 20
 PART_BYTES = 1 << 20  # approximate bytes of a part; a service accepts requests of 4 MiB by default
 
 Row = Mapping[str, Any]
@@ -77,17 +79,19 @@ def in_parts(
 
 
 def named_by_row(error: InvalidInput, path: Path, part: list[NumberedRow], name: str) -> TwinspireError:
-    """The error with the row of the file in place of the place in the request.
+    """The error with the row of the file in place of the place in the request, if it names one.
 
     Args:
         part: the rows of the request.
         name: the field of the request that holds them.
     """
-    head, bracket, rest = error.field.partition(f"{name}[")
+    head, _, rest = error.field.partition(f"{name}[")
     place, closing, field = rest.partition("]")
-    if head or not bracket or not closing or not place.isdecimal():
+    is_place = not head and closing and place.isdecimal() and len(place) < 10
+    if not is_place or int(place) >= len(part):
         return error
-    return DataError(f"{path}: row {part[int(place)][0]}: {field.lstrip('.')}: {error.reason}")
+    field = f"{field.lstrip('.')}: " if field else ""
+    return DataError(f"{path}: row {part[int(place)][0]}: {field}{error.reason}")
 
 
 def _delimited(path: Path, separator: str) -> Iterator[NumberedRow]:
@@ -110,7 +114,9 @@ def _delimited(path: Path, separator: str) -> Iterator[NumberedRow]:
 
 def _lines(path: Path, read: Callable[[str], Row]) -> Iterator[NumberedRow]:
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_CELL + 1), b""), 1):
+            if len(line) > LONGEST_CELL:
+                raise DataError(f"{path}: row {number}: expected a line of at most {LONGEST_CELL} bytes")
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 row = read(text) if text.strip() else None

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twinspire.protos import events_pb2 as wire
@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1  # for which it waits for a request
 MAX_BYTES = 64 << 20  # of the requests of all workers that wait
 GROUP_EVENTS = 10_000  # events of one transaction, unless one request has more
-SHOWN = wire.RecordResponse()  # the answer to items shown
 PRUNE_SECONDS = 60.0  # between two looks for events beyond the bounds
+
+# Stores what requests of one kind have, and gives the outcome of each.
+Store = Callable[[Sequence[bytes]], Sequence[wire.RecordResponse | TwinspireError]]
 
 
 class EventsProcess:
@@ -73,46 +75,46 @@ class EventsProcess:
         """Store the events that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
         group = self._requests.take_group(seconds, GROUP_EVENTS)
-        for request, outcome in zip(group, self._record(group), strict=True):
-            if isinstance(outcome, TwinspireError):
-                request.refuse(outcome)
-            else:
-                request.answer(0, outcome)
+        for kind, store in ((FrameKind.SHOWN, self._show), (FrameKind.WRITE, self._record)):
+            self._carry_out([each for each in group if each.frame.kind == kind], store)
         self._heartbeat.beat()
         if time.monotonic() >= self._prune_due:
             self._prune()
         if self._entry != self._shared_state.read(EVENTS):
             self._shared_state.write(EVENTS, self._entry)
 
-    def _record(self, group: Sequence[PendingRequest]) -> list[bytes | TwinspireError]:
-        """Store the events of a group in one transaction, and what was shown in another.
-
-        Returns:
-            For each request its answer, or the error.
-        """
-        if not group:
-            return []
-        started = time.monotonic()
+    def _carry_out(self, requests: Sequence[PendingRequest], store: Store) -> None:
+        """Store what requests of one kind have in one transaction, and reply."""
+        if not requests:
+            return
+        outcomes: Sequence[wire.RecordResponse | TwinspireError]
         try:
-            writes = [each.frame.payload for each in group if each.frame.kind == FrameKind.WRITE]
-            shown = [each.frame.payload for each in group if each.frame.kind == FrameKind.SHOWN]
-            if shown:
-                self._opened().show([answer for payload in shown for answer in json.loads(payload)])
-            outcomes = self._opened().record([*map(wire.RecordRequest.FromString, writes)]) if writes else []
+            outcomes = store([each.frame.payload for each in requests])
+            self._entry["last_error"] = ""
         except TwinspireError as error:
-            return [self._failed(error)] * len(group)
+            outcomes = [self._failed(error)] * len(requests)
         except Exception:  # of any kind: the workers would send it again to the next process
             log.exception("events could not be stored")
-            return [TwinspireError("the events could not be stored; the log says why")] * len(group)
-        self._entry |= {
-            "last_error": "",
-            "stored": self._entry["stored"] + sum(map(_stored, outcomes)),
-            "commits": self._entry["commits"] + bool(writes),
-            "commit_seconds": self._entry["commit_seconds"] + time.monotonic() - started,
-        }
-        recorded = iter(outcomes)
-        answers = [next(recorded) if each.frame.kind == FrameKind.WRITE else SHOWN for each in group]
-        return [each if isinstance(each, TwinspireError) else each.SerializeToString() for each in answers]
+            outcomes = [TwinspireError("the events could not be stored; the log says why")] * len(requests)
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, TwinspireError):
+                request.refuse(outcome)
+            else:
+                request.answer(0, outcome.SerializeToString())
+
+    def _show(self, payloads: Sequence[bytes]) -> list[wire.RecordResponse]:
+        """Store what was shown; errors as of `EventStore.show`."""
+        self._opened().show([answer for payload in payloads for answer in json.loads(payload)])
+        return [wire.RecordResponse()] * len(payloads)
+
+    def _record(self, payloads: Sequence[bytes]) -> list[wire.RecordResponse | TwinspireError]:
+        """Store events; returns and errors as of `EventStore.record`."""
+        started = time.monotonic()
+        outcomes = self._opened().record([*map(wire.RecordRequest.FromString, payloads)])
+        self._entry["stored"] += sum(map(_stored, outcomes))
+        self._entry["commits"] += 1
+        self._entry["commit_seconds"] += time.monotonic() - started
+        return outcomes
 
     def _prune(self) -> None:
         """Delete a part of the events beyond the bounds, and look again soon if there are more."""

@@ -139,13 +139,14 @@ class _BundleEncoder:
         """Encode what is missing: now, or on the thread if that is at work, has failed, or has much to do."""
         encoder, is_here = self._encoder, False
         if encoder is not None and not self.error:
-            is_little = self._feed.position().sequence - encoder.sequence <= PAGE
+            missing = self._feed.position().sequence - encoder.sequence
+            is_little = not encoder.is_removed and missing <= PAGE
             is_here = is_little and self._lock.acquire(blocking=False)
         if encoder is None or not is_here:
             self._wake.set()
             return
         try:
-            self._encode(encoder)
+            self._encode(encoder, compacts=False)
         except Exception as error:  # of any kind: the thread tries again
             self._fail(error)
         finally:
@@ -168,7 +169,7 @@ class _BundleEncoder:
                     if self._encoder is None:
                         self._origin = self._origin or self._read_origin()
                         self._encoder = ChangeEncoder(self._folder, self._feed, self._place, self._stop)
-                    self._encode(self._encoder)
+                    self._encode(self._encoder, compacts=True)
             except Exception as error:  # of any kind: other bundles and writes go on
                 self._fail(error)
                 pause = RETRY_SECONDS if self._encoder else min(MAX_SECONDS, 2 * pause)
@@ -201,9 +202,9 @@ class _BundleEncoder:
             )
         return origin_of(manifest, self._feed.store_id)
 
-    def _encode(self, encoder: ChangeEncoder) -> None:
+    def _encode(self, encoder: ChangeEncoder, compacts: bool) -> None:
         started = time.monotonic()
-        count = encoder.run_once(self._feed, self._done)
+        count = encoder.run_once(self._feed, self._done, compacts)
         if count:
             self.items += count
             self.seconds += time.monotonic() - started

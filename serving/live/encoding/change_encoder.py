@@ -71,12 +71,20 @@ class ChangeEncoder:
         """Sequence -> why the item of that change cannot be found; any thread may read it."""
         return self._writer.failures
 
-    def run_once(self, feed: ChangeFeed, progress: Callable[[], None] = lambda: None) -> int:
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file was damaged, so the next `run_once` encodes all items again."""
+        return self._writer.is_removed
+
+    def run_once(
+        self, feed: ChangeFeed, progress: Callable[[], None] = lambda: None, compacts: bool = True
+    ) -> int:
         """Encode what is missing.
 
         Args:
             feed: the changes of the store, on this thread.
             progress: called after each page of changes.
+            compacts: whether outdated rows may be removed, which can take long.
 
         Returns:
             Number of changes that were encoded now.
@@ -87,7 +95,7 @@ class ChangeEncoder:
             EncodedItemsDamaged: the file is damaged; the next call begins another one.
         """
         count, writer = 0, self._writer
-        if writer.is_removed:
+        if self.is_removed:
             log.error("%s: its file is damaged, so all items are encoded again", writer.folder)
             writer.begin()
         self.sequence = writer.state.sequence
@@ -97,7 +105,7 @@ class ChangeEncoder:
             self.sequence = writer.state.sequence
             count += len(changes)
             progress()
-        if writer.state.last_id > 2 * writer.items + OUTDATED:
+        if compacts and writer.state.last_id > 2 * writer.items + OUTDATED:
             writer.compact()
         self._graphs.check(writer.state.last_id, writer.live_items, writer.generation)
         return count

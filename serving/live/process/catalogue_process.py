@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.bundle import Snapshot
-from twinspire.protos.errors import ConfigError, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoded_items import LOCK, position_of
@@ -31,6 +31,7 @@ from twinspire.serving.live.store.changes import Position
 from twinspire.serving.live.store.database import detail, public_text
 from twinspire.serving.live.store.history import StoreRolledBack
 from twinspire.serving.live.store.store import RETRY_SECONDS, Store, StoredItem
+from twinspire.serving.live.store.write_checks import check_answer_size
 from twinspire.serving.live.store.write_rules import WriteRequest
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 from twinspire.serving.supervisor import Heartbeat, WorkerHandle
@@ -49,7 +50,7 @@ CROWDED_SECONDS = 0.1  # several clients count as writing for as long after a wr
 COUNT_SECONDS = 1.0  # between two counts of the items, at least
 COUNT_REST = 50  # the next count follows after 50 times the duration of the last, at least
 LONGEST_ERROR = 500  # characters of an error in shared memory
-LOCK_SECONDS = 10.0  # in which the processes of a service that was killed end
+LOCK_SECONDS = 10.0  # in which a service that was killed ends, besides its time to finish requests
 
 
 class _Committed(NamedTuple):
@@ -245,6 +246,8 @@ class CatalogueProcess:
             except StoreRolledBack as error:
                 self._rolled_back = error
                 request.refuse(Unavailable(public_text(error, self._config.url)))
+            except InvalidInput as error:
+                request.refuse(error)
             except TwinspireError as error:
                 request.refuse(Unavailable(public_text(error, self._config.url)))
             except Exception:  # of any kind: the next one may succeed
@@ -258,7 +261,10 @@ class CatalogueProcess:
         head = self._head
         sequence = store.check(self._began if head is None else head.known, self._store_id).sequence
         if frame.kind == FrameKind.GET:
-            return sequence, _get_response(arguments, store.get(arguments), sequence).SerializeToString()
+            ids = arguments["ids"]
+            response = _get_response(ids, store.get(ids), sequence)
+            check_answer_size(response, arguments["bytes"])
+            return sequence, response.SerializeToString()
         changes = store.stored(arguments["after"], arguments["limit"])
         page = _changes_response(changes, sequence, store.store_id, arguments["bytes"])
         return sequence, page.SerializeToString()
@@ -371,7 +377,7 @@ def _refusal(store: Store, head: StoreHead, encoders: BundleEncoders) -> Twinspi
 
 
 def initial_catalogue_entry(
-    config: CatalogueConfig, snapshot: Snapshot | None, held: ExitStack
+    config: CatalogueConfig, snapshot: Snapshot | None, held: ExitStack, grace: float
 ) -> dict[str, Any]:
     """The initial entry `CATALOGUE`, read from the store before the processes of the service have started.
 
@@ -381,6 +387,7 @@ def initial_catalogue_entry(
         config: of the store.
         snapshot: the state of a store from which the bundle was built.
         held: keeps other services from what is encoded of the store until it is closed.
+        grace: seconds that a service before this one may need to finish its requests.
 
     Raises:
         ConfigError: the store is not one, or is damaged; or another service uses what is encoded of it.
@@ -396,9 +403,9 @@ def initial_catalogue_entry(
                 store.store_id,
             )
             with suppress(ConfigError), ExitStack() as unused:  # a service may use the store that was copied
-                _reserve(folder, unused)
+                _reserve(folder, unused, grace)
                 prune(folder, most=0)
-        _reserve(config.place / store.store_id, held)
+        _reserve(config.place / store.store_id, held, grace)
         position = store.position()
         return {
             "store_id": store.store_id,
@@ -409,17 +416,17 @@ def initial_catalogue_entry(
         }
 
 
-def _reserve(folder: Path, held: ExitStack) -> None:
+def _reserve(folder: Path, held: ExitStack, grace: float) -> None:
     """Keep other services from the encoded items of a store.
 
     Raises:
         ConfigError: another service uses them, or the folder cannot be made.
     """
     busy = ConfigError(
-        f"{folder}: another service of this host encodes the items of this store, or of a copy of it; "
-        "set TWINSPIRE_CACHE to another folder for this service"
+        f"{folder}: another service of this host encodes the items of this store, or of a copy of it, "
+        "or a service that was killed has not ended yet; set TWINSPIRE_CACHE to another folder for this one"
     )
-    until = time.monotonic() + LOCK_SECONDS
+    until = time.monotonic() + LOCK_SECONDS + grace
     while True:
         try:
             held.enter_context(exclusive_lock(folder / LOCK, busy))

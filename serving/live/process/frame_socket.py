@@ -28,7 +28,7 @@ class FrameKind(IntEnum):
     """What a frame holds."""
 
     WRITE = 1  # a pickled `WriteRequest`, or a RecordRequest; the reply is its response
-    GET = 2  # a JSON list of ids; the reply is a GetResponse
+    GET = 2  # JSON {ids, bytes}; the reply is a GetResponse
     CHANGES = 3  # JSON {after, limit, bytes}; the reply is a ChangesResponse
     SHOWN = 4  # a JSON list of users with the ids of the items that an answer showed; the reply is empty
     ANSWER = 5

@@ -143,6 +143,7 @@ class StoreClient:
             lost = [number for number, each in self._waiting.items() if not each.repeatable]
         for waiting in filter(None, map(self._take, lost)):
             waiting.answered(Unavailable(NOT_KNOWN))
+        self._stopped.wait(RETRY_SECONDS)  # the next connection may be closed at once, too
         self._connect()
 
     def _connect(self) -> None:

@@ -1,4 +1,4 @@
-"""Checks writes before they reach the store: a value that does not fit is refused with its field's name."""
+"""Checks of requests of the catalogue: a value that does not fit is refused with its field's name."""
 
 import hashlib
 import json
@@ -43,6 +43,18 @@ def check_id(text: str, name: str) -> str:
     if not text.isprintable() and (found := _control(text)):
         raise InvalidInput(name, f"expected no control characters, got {found}")
     return text
+
+
+def check_answer_size(answer: wire.GetResponse, most: int) -> None:
+    """Refuse an answer of more than `most` bytes.
+
+    Raises:
+        InvalidInput: it is larger.
+    """
+    if (size := answer.ByteSize()) > most:
+        raise InvalidInput(
+            "ids", f"expected an answer of at most {most} bytes, got {size}; ask for fewer ids"
+        )
 
 
 def check_request_id(text: str) -> str:

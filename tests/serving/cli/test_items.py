@@ -19,11 +19,12 @@ import pytest
 from tests.helpers.commands_here import run_here
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
 from tests.helpers.waiting import wait_until
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.serving.__main__ import main as service_main
+from twinspire.serving.cli import item_commands
 from twinspire.serving.client import Item, RetrievalClient
 from twinspire.serving.client.__main__ import main as client_main
-from twinspire.serving.client.item_upload import ItemFileColumns, upload
+from twinspire.serving.client.item_upload import ItemFileColumns, Upload, upload
 from twinspire.serving.client.rows import read_rows
 
 ROWS = 6000  # of an upload that must not end before it is interrupted on a busy machine
@@ -238,6 +239,33 @@ def test_a_file_of_refused_items_that_cannot_be_written_is_told(
     assert (result.returncode, "expected a file in a folder" in result.stderr) == (2, True)
     result = run(service, "upsert", str(table), "--refused", str(tmp_path / "none" / "out"))
     assert (result.returncode, "out: cannot be written: No such file" in result.stderr) == (1, True)
+    table.write_text("id,text\nitem-003,bavuti\n")
+    with service.client() as client:
+        with pytest.raises(DataError, match="/dev/full: cannot be written: No space left"):
+            upload(client, table, "insert", refused=Path("/dev/full"))
+
+        def broken(rows: int) -> None:
+            raise BrokenPipeError
+
+        with pytest.raises(BrokenPipeError):  # of another file
+            upload(client, table, tick=broken, refused=tmp_path / "out")
+
+
+def test_a_batch_is_sent_again_for_as_long_as_the_timeout_says(
+    service: CatalogueService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "g.csv"
+    table.write_text("id,text\nG1,bavuti\n")
+    seconds: list[float] = []
+
+    def noted(*given: Any) -> Upload:
+        seconds.append(given[-1])
+        return upload(*given)
+
+    monkeypatch.setattr(item_commands, "upload", noted)
+    for flags in ([], ["--timeout", "20"], ["--timeout", "90"]):
+        assert run(service, "upsert", str(table), *flags).returncode == 0
+    assert seconds == [60.0, 20.0, 90.0]
 
 
 def test_cells_of_parquet_become_what_a_service_reads(tmp_path: Path) -> None:

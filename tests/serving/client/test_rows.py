@@ -33,17 +33,18 @@ def test_rows_have_the_numbers_of_their_lines_or_of_the_tables_rows(tmp_path: Pa
         ("items.csv", b'id,text\na,"b\n', r"items\.csv: line \d: unexpected end of data; is each quote"),
         (
             "items.csv",
-            b'id,text\na,"' + b"x" * 1001 + b'"',
-            r"line \d: field larger than field limit \(1000",
+            b'id,text\na,"' + b"x" * 100_001 + b'"',
+            r"line \d: field larger than field limit \(100000",
         ),
         ("items.jsonl", b'{"id": "a"}\n\xff\n', r"items\.jsonl: row 2: 'utf-8' codec"),
+        ("items.jsonl", b"{}\n{}" + b" " * 99_999, r"row 2: expected a line of at most 100000 bytes"),
         ("items.jsonl", b"[" * 100_000, r"items\.jsonl: row 1: arrays and objects are nested more than 64"),
     ],
 )
 def test_a_damaged_row_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, expected: str
 ) -> None:
-    monkeypatch.setattr(rows, "LONGEST_CELL", 1000)
+    monkeypatch.setattr(rows, "LONGEST_CELL", 100_000)
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError, match=expected):
@@ -67,5 +68,8 @@ def test_a_key_stands_in_a_part_once_and_errors_name_the_row() -> None:
     assert parts == [numbered[:2], numbered[2:]]
     named = named_by_row(InvalidInput("items[1].item.id", "is bad"), Path("t.csv"), parts[0], "items")
     assert str(named) == "t.csv: row 4: item.id: is bad"
-    other = InvalidInput("mode", "is bad")
-    assert named_by_row(other, Path("t.csv"), parts[0], "items") is other
+    whole = named_by_row(InvalidInput("items[0]", "is bad"), Path("t.csv"), parts[0], "items")
+    assert str(whole) == "t.csv: row 1: is bad"
+    for field in ("mode", "items[2].id", "items[-1]", "items[" + "9" * 5000 + "]", "items[1", "its.items[1]"):
+        other = InvalidInput(field, "is bad")  # whatever a server answers
+        assert named_by_row(other, Path("t.csv"), parts[0], "items") is other

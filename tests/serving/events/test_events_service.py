@@ -298,6 +298,9 @@ def test_a_table_of_events_is_recorded_once(small: CatalogueService, tmp_path: P
         table.write_text(f"user_id,item_id,type\nu,item-001,click\nv,item-002,{'x' * 65}\n")
         with pytest.raises(DataError, match=r"row 2: type: expected 1 to 64 bytes"):
             record_file(client, table)
+        table.write_text("user_id,item_id,position\nu,item-001,1\nu,item-002,-1\n")
+        with pytest.raises(DataError, match=r"clicks.csv: row 2: Value out of range"):
+            record_file(client, table)
     assert stored(small) == 2
     with closing(EventTable(small.url)) as events:
         assert events.latest("u", 2) == [

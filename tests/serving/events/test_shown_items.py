@@ -1,10 +1,13 @@
 """Items shown to a user: kept by the service for some hours, and left out where a search asks for that."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,14 +16,20 @@ from tests.helpers.serving.cataloguing import CatalogueService, catalogue_servic
 from tests.helpers.waiting import wait_until
 from tests.serving.events.test_events_service import both_workers
 from twinspire.protos.errors import InvalidInput, Overloaded
-from twinspire.serving.client import Query, RetrievalClient
+from twinspire.serving.client import Event, Query, RetrievalClient
+from twinspire.serving.client.events import record_request
 from twinspire.serving.events import shown_items
 from twinspire.serving.events import store as stores
+from twinspire.serving.events.config import EventsConfig
+from twinspire.serving.events.process import EventsProcess, initial_events_entry
 from twinspire.serving.events.shown_items import MOST_SENT, MOST_WAITING, ShownItems
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import SHOWN, EventTable, UserHistories
+from twinspire.serving.live.process.frame_server import PendingRequest
 from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import Answered, StoreClient
+from twinspire.serving.shared_state import EVENTS, SharedState
+from twinspire.serving.supervisor import Heartbeat
 
 ANN, BOB = Query(user="ann"), Query(user="bob")
 
@@ -69,6 +78,31 @@ def test_items_shown_are_left_out_through_each_worker_and_host(
         batch = one.search_batch([ANN, Query(user="eve")], k=5, exclude_shown=3600)
         assert [hit.id for hit in batch[0].hits] == everything[15:20]
         assert not {hit.id for hit in batch[1].hits} & {*everything[:5]}
+
+
+@pytest.mark.parametrize("broken", [FrameKind.SHOWN, FrameKind.WRITE])
+def test_a_fault_of_items_shown_refuses_no_events_nor_the_other_way_round(
+    tmp_path: Path, broken: FrameKind
+) -> None:
+    config, state = EventsConfig(f"sqlite:///{tmp_path}/events.db"), SharedState((EVENTS,))
+    state.write(EVENTS, initial_events_entry(config))
+    payloads = {
+        FrameKind.SHOWN: json.dumps([["ann", ["item-001"]]]).encode(),
+        FrameKind.WRITE: record_request([Event("ann", "item-001")]).SerializeToString(),
+    }
+    replies: list[Frame] = []
+    peer: Any = SimpleNamespace(send=replies.append)
+    with closing(Channel.create()) as channel:
+        process = EventsProcess(config, channel, state, 5.0, Heartbeat())
+        for kind, payload in {**payloads, broken: b"\xff"}.items():
+            process._requests.put(PendingRequest(peer, Frame(kind, kind, 1, payload)))
+        process.step()
+        process._opened().close()
+    other = FrameKind.WRITE if broken is FrameKind.SHOWN else FrameKind.SHOWN
+    found = {each.number: each.kind for each in replies}
+    assert found == {broken: FrameKind.ERROR, other: FrameKind.ANSWER}
+    assert shown(config.url, "ann") == (other is FrameKind.SHOWN)
+    assert state.read(EVENTS)["stored"] == (other is FrameKind.WRITE)
 
 
 def test_only_the_last_seconds_count(showing: CatalogueService) -> None:

@@ -1,9 +1,11 @@
 """A worker's server answers with live items, and waits for writes; what derives them runs in the test."""
 
+import json
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +15,12 @@ import grpc
 import pytest
 
 from tests.helpers.answers import differences
+from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.serving.live import MemoryFeed, copy_with_snapshot
 from tests.helpers.tiny import item_names
 from tests.helpers.waiting import wait_until
+from twinspire.protos import catalogue_pb2, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import (
     DeadlineExceeded,
@@ -29,6 +32,8 @@ from twinspire.protos.errors import (
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.live import encoded_items
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search import live_items as live_bundle
 from twinspire.serving.live.search import sequence_waits as waiting
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
@@ -41,7 +46,7 @@ from twinspire.serving.security.access import Access
 from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.shared_state import NEXT, TARGET, SharedState
+from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
 
 ZOO = "zozozozo zozozo"
 
@@ -314,6 +319,36 @@ def test_a_worker_changes_over_to_another_generation(host: Host, client: Retriev
     host.encoder.run_once(host.feed)
     assert client.search(ZOO, k=1, min_sequence=sequence).hits[0].id == "other"
     swapper.stop()
+
+
+def test_a_swap_gives_what_it_brings_to_calls_that_follow_the_changes(host: Host) -> None:
+    def page(frame: Frame) -> Frame:
+        after, last = json.loads(frame.payload)["after"], host.feed.sequence()
+        changes = [{"sequence": each} for each in range(after + 1, last + 1)]
+        found = catalogue_pb2.ChangesResponse(sequence=last, changes=changes)
+        return Frame(FrameKind.ANSWER, frame.number, last, found.SerializeToString())
+
+    host.feed.put("new", {"text": ZOO})
+    host.encoder.run_once(host.feed)
+    bundle = LoadedBundle.load(host.folder).with_live(host.place)
+    state = SharedState((CATALOGUE,))
+    state.write(CATALOGUE, {})
+    with closing(Channel.create()) as channel, closing(Answering(channel, page)):
+        worker = StoreClient(channel)
+        worker.start()
+        with (
+            RetrievalServer(bundle, catalogue=worker, shared_state=state) as server,
+            RetrievalClient(server.address) as client,
+            closing(client.changes(follow=True, timeout=20)) as stream,  # type: ignore[type-var]
+        ):
+            assert [each.sequence for each in next(stream).changes] == [1]
+            wait_until(lambda: [each.is_idle for each in server._catalogue._streams] == [True])  # type: ignore[union-attr]
+            host.encoder._writer.compact()
+            host.feed.put("other", {"text": ZOO})
+            host.encoder.run_once(host.feed)  # in a file that the bundle does not read
+            server.swap(TrafficSplit(bundle.reopened()))
+            assert [each.sequence for each in next(stream).changes] == [2]
+        worker.stop()
 
 
 def _no_load(folder: Path, version: str) -> LoadedBundle:

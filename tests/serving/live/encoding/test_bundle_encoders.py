@@ -19,6 +19,7 @@ from twinspire.protos.errors import BundleError, Unavailable
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoded_items import (
     EncodedItemsReader,
+    EncodedItemsWriter,
     EncodedOrigin,
     folder_of,
     origin_of,
@@ -159,7 +160,7 @@ def test_a_bundle_of_changes_that_the_store_never_made_is_refused_until_a_restar
     else:
         wait_until(lambda: "built from sequence 2 of another history" in host.step().error)
     with ExitStack() as held:
-        entry = initial_catalogue_entry(CatalogueConfig(host.url, host.place), snapshot, held)
+        entry = initial_catalogue_entry(CatalogueConfig(host.url, host.place), snapshot, held, 0.0)
     assert (entry["store_id"] != host.store.store_id) is is_other
 
 
@@ -209,6 +210,33 @@ def test_only_items_that_nobody_uses_are_removed_with_all_that_belongs_to_them(
     host.name(host.folder, folders[1])
     wait_until(host.reaches(sequence))
     assert [each.exists() for each in paths] == [False, True]
+
+
+def test_the_thread_that_commits_neither_encodes_a_damaged_file_anew_nor_removes_outdated_rows(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may take longer than the supervisor waits for a heartbeat."""
+    threads: dict[str, threading.Thread] = {}
+
+    def noted(name: str) -> Callable[[EncodedItemsWriter], None]:
+        method: Callable[[EncodedItemsWriter], None] = getattr(EncodedItemsWriter, name)
+
+        def note(writer: EncodedItemsWriter) -> None:
+            threads[name] = threading.current_thread()
+            method(writer)
+
+        return note
+
+    wait_until(host.reaches(host.put("a")))
+    for name in ("begin", "compact"):
+        monkeypatch.setattr(EncodedItemsWriter, name, noted(name))
+    monkeypatch.setattr(encoders, "OUTDATED", 0)
+    EncodedItemsReader(host.path, host.origin).remove()
+    wait_until(host.reaches(host.put("a", text="kelimo")))
+    for n in range(3):
+        wait_until(host.reaches(host.put("a", text=f"bavuti {n}")))
+    wait_until(lambda: len(threads) == 2)
+    assert {each.name for each in threads.values()} == {"encoder"}
 
 
 def test_a_bundle_that_comes_back_waits_for_its_earlier_thread(

@@ -16,7 +16,7 @@ import pytest
 from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.protos import catalogue_pb2 as wire
-from twinspire.protos.errors import ConfigError, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoding import change_encoder as encoders
 from twinspire.serving.live.process import catalogue_process as processes
@@ -46,13 +46,18 @@ class Running:
     """A process, and one worker."""
 
     def __init__(
-        self, folder: Path, place: Path, bounds: dict[str, int], entry: dict[str, Any] | None = None
+        self,
+        folder: Path,
+        place: Path,
+        bounds: dict[str, int],
+        entry: dict[str, Any] | None = None,
+        grace: float = 0.0,
     ) -> None:
         url = f"sqlite:///{place}/items.db"
         config = CatalogueConfig(url, place, bounds)
         self.state = SharedState((TARGET, NEXT, CATALOGUE))
         self.held = ExitStack()
-        self.state.write(CATALOGUE, entry or initial_catalogue_entry(config, None, self.held))
+        self.state.write(CATALOGUE, entry or initial_catalogue_entry(config, None, self.held, grace))
         version = bundle.read_manifest(folder).bundle_version
         self.state.write(TARGET, {"champion": {"folder": str(folder), "bundle_version": version}})
         self.channel, self.handle = Channel.create(), Handle()
@@ -205,8 +210,13 @@ def test_one_service_of_a_host_uses_a_store(
     monkeypatch.setattr(processes, "LOCK_SECONDS", 0.1)
     with running(plain, tmp_path) as process:
         process.write("a")
-        with pytest.raises(ConfigError, match="another service of this host encodes the items of this store"):
+        expected = "another service of this host encodes the items .* was killed has not ended yet"
+        with pytest.raises(ConfigError, match=expected):
             Running(plain, tmp_path, {})
+        later = threading.Timer(0.5, process.held.close)
+        later.start()
+        Running(plain, tmp_path, {}, grace=60.0).stop()  # it waits for a service that finishes its requests
+        later.join()
     with running(plain, tmp_path) as process:
         assert process.write("b").sequence == 2
 
@@ -292,7 +302,7 @@ def test_a_store_that_goes_back_is_not_used_before_the_service_is_restarted(
         with pytest.raises(Unavailable, match=error):
             process.write("d")
         with pytest.raises(Unavailable, match=error):
-            process.ask(FrameKind.GET, json.dumps(["a"]).encode()).reply()
+            process.ask(FrameKind.GET, GET).reply()
         with closing(Store.open(f"sqlite:///{tmp_path}/items.db")) as other:  # another host
             other.write([WriteRequest([ItemWrite(each, features='{"text": "bavuti"}') for each in "efgh"])])
         entry = process.state.read(CATALOGUE)
@@ -317,7 +327,7 @@ def restored(place: Path) -> Iterator[Callable[[], None]]:
         yield lambda: kept.backup(store)
 
 
-GET = json.dumps(["a"]).encode()
+GET = json.dumps({"ids": ["a"], "bytes": 4_000_000}).encode()
 CHANGES = json.dumps({"after": 0, "limit": 10, "bytes": 4_000_000}).encode()
 
 
@@ -459,6 +469,21 @@ def test_a_page_of_changes_ends_at_its_bytes(plain: Path, tmp_path: Path) -> Non
         page = wire.ChangesResponse.FromString(process.ask(FrameKind.CHANGES, CHANGES).reply().payload)
         assert [each.item.id for each in page.changes] == ["a", "b"]
         assert page.sequence == 3
+
+
+def test_an_answer_that_would_be_too_large_is_not_sent(plain: Path, tmp_path: Path) -> None:
+    with running(plain, tmp_path) as process:
+        process.write("a", "b", text="x" * 1000)
+
+        def read(*ids: str, most: int) -> Frame:
+            return process.ask(FrameKind.GET, json.dumps({"ids": ids, "bytes": most}).encode()).reply()
+
+        size = len(read("a", "b", most=10_000).payload)
+        assert len(read("a", "b", most=size).payload) == size
+        expected = f"ids: expected an answer of at most {size - 1} bytes, got {size}; ask for fewer ids"
+        with pytest.raises(InvalidInput, match=expected):
+            read("a", "b", most=size - 1)
+        assert read("a", most=size - 1).value == 2
 
 
 def test_the_heart_beats_and_writes_are_committed_while_much_is_encoded(

@@ -228,6 +228,33 @@ def test_a_frame_that_cannot_be_handled_ends_neither_its_connection_nor_another(
     theirs.close()
 
 
+def test_a_worker_whose_connections_are_closed_at_once_pauses_before_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channels, "RETRY_SECONDS", 0.01)
+    did: list[str] = []
+
+    class Noting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            did.append("wait")
+            return super().wait(timeout)
+
+    def connect() -> socket.socket:
+        did.append("connect")
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours
+
+    with closing(Channel.create()) as channel:
+        monkeypatch.setattr(channel, "connect", connect)
+        client = StoreClient(channel)
+        client._stopped = Noting()
+        client.start()
+        wait_until(lambda: len(did) >= 6)
+        client.stop()
+    assert did[:6] == ["connect", "wait"] * 3
+
+
 def test_a_worker_connects_again_when_a_thread_can_be_started(
     channel: Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
