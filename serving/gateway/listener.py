@@ -71,7 +71,7 @@ class Listener(socket.socket):
             elif not self._open.has_room(client):
                 reason = "full"
             else:
-                self._rate.charge(client, min(MOST_COST, 1 + self._waited / QUEUE))
+                self._rate.charge(client, min(MOST_COST, 1 + (self._waited - 1) / QUEUE))
                 connection = AcceptedConnection(plain.family, plain.type, plain.proto, plain.detach())
                 connection.count(self._open, client)
                 return connection, address

@@ -57,7 +57,8 @@ class GatewayBounds:
     )
     connections_per_second: int = option(
         50,
-        "new HTTP connections of one client a second, saved up for 2 s; more are closed at once",
+        "new HTTP connections of one client a second, saved up for 2 s; one that arrives with others costs "
+        "up to five times as much; more are closed at once",
     )
     connections: int = option(
         8,

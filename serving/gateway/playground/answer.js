@@ -50,7 +50,7 @@ export function answerView(body, shown, page) {
     !both &&
       hits.length > 0 &&
       hitList(hits, page, { label: "Hits", top: fullScore(main, page), fusion: main.fusion }),
-    !hits.length && !both && nothingFound(shown),
+    !hits.length && (!both || events) && nothingFound(shown),
     requestView(request, events ? main : body, both && !events),
   );
 }

@@ -91,8 +91,8 @@ async function showService() {
   );
 }
 
-/** What hits and items need of the page, as of `hitList`. */
-const context = () => ({
+/** What hits and items need of the page, as of `hitList`; `user` is the one whose events they record. */
+const context = (user) => ({
   info,
   items,
   mayWrite,
@@ -103,14 +103,15 @@ const context = () => ({
   similar: (id) => askFor({ mode: "item", item: id }),
   exclude: (id) => askFor({ exclude: [...new Set([...question.exclude, id])] }),
   follow: question.mode === "history" ? (id) => askFor({ history: [...question.history, id] }) : null,
-  record: question.user ? record : null,
+  record: user ? (event) => record({ user, ...event }) : null,
   types: [...new Set(["click", ...Object.keys(info.manifest.dataset?.events?.types ?? {})])],
 });
 
-/** Record an event of the question's user, then ask again, for the answer may be another one now. */
+/** Record an event, then ask again, also what is under way: the answer may be another one now. */
 async function record(event) {
   try {
-    await api.record({ user: question.user, ...event });
+    await api.record(event);
+    asking = "";
     await ask({ remember: false });
   } catch (failure) {
     at("answer").prepend(failureView(failure));
@@ -130,7 +131,7 @@ async function openLink() {
     at(`${each}-tab`).setAttribute("aria-current", each === view ? "page" : "false");
   }
   if (view === "service") await showService();
-  if (view === "items") (await import("./items_view.js")).showItems(parts.get("find") ?? "", context());
+  if (view === "items") (await import("./items_view.js")).showItems(parts.get("find") ?? "", context(question.user));
   if (view !== "search") return;
   question = fromLink(location.hash, info);
   question.compare &&= gateway.compare;
@@ -228,7 +229,7 @@ function showAnswer({ body, milliseconds, comparison, events, notice }, request)
   const clearFilters = () => askFor({ conditions: [], exclude: [] });
   const isInside = at("answer").contains(document.activeElement);
   const shown = { main, comparison, events, notice, question, request, stages, trips, clearFilters };
-  show(answerView(body, shown, context()));
+  show(answerView(body, shown, context(request.query.user)));
   if (isInside) at("answer").querySelector(".hit")?.focus();
   const [first] = main.hits;
   at("announcer").textContent = first

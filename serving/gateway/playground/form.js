@@ -47,6 +47,10 @@ export function fillForm(page) {
     onChange: (values) => set(page, "exclude", values),
   };
   at("exclude").replaceChildren(field(exclude));
+  const showExclusion = () => {
+    const excludes = question.excludeHistory ?? excludesHistory(info);
+    toggle("exclude-history", hasHistory(question), excludes, (on) => set(page, "excludeHistory", on));
+  };
   const user = {
     label: "User",
     multiple: false,
@@ -54,12 +58,12 @@ export function fillForm(page) {
     input: { id: "user-key", placeholder: "a key", maxlength: 256 },
     onChange: ([value = ""], typing) => {
       question.user = value;
+      showExclusion();
       if (!typing) page.changed();
     },
   };
   at("user").replaceChildren(...(info.state?.events ? [field(user)] : []));
-  const excludes = question.excludeHistory ?? excludesHistory(info);
-  toggle("exclude-history", hasHistory(question), excludes, (on) => set(page, "excludeHistory", on));
+  showExclusion();
   toggle("compare", page.canCompare, question.compare, (on) => set(page, "compare", on));
   at("add-condition").hidden = !Object.keys(info.filter_fields ?? {}).length;
   at("add-condition").onclick = async () => (await import("./conditions.js")).addCondition(page);

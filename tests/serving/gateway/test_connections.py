@@ -72,11 +72,13 @@ LARGE = "a" * 1_000_000  # more than the buffers below hold
 
 
 @contextmanager
-def asked_for_much(running: RunningGateway, tls: ssl.SSLContext | None = None) -> Iterator[socket.socket]:
+def asked_for_much(
+    running: RunningGateway, tls: ssl.SSLContext | None = None, headers: str = ""
+) -> Iterator[socket.socket]:
     """A connection whose answer is `LARGE`, with small buffers on both sides."""
     running.server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 10)
     body = json.dumps({"query": {"text": LARGE}})
-    head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head = f"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}"
     with socket.socket() as plain, ExitStack() as stack:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
         plain.settimeout(30)
@@ -127,6 +129,51 @@ def test_a_client_that_does_not_read_the_end_of_an_answer_is_cut_off(
         wait_until(lambda: not running.server.server_state.connections)
 
 
+@pytest.mark.parametrize("mark", [2_000_000, 600_000], ids=["not paused", "resumed"])
+@pytest.mark.parametrize("headers", ["", "Connection: close\r\n"], ids=["kept", "closed"])
+def test_a_client_that_leaves_a_small_rest_of_an_answer_is_cut_off(
+    headers: str, mark: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is below the mark at which asyncio pauses writing."""
+    made = http1.HttpConnection.connection_made
+
+    def made_with_mark(self: http1.HttpConnection, transport: Any) -> None:
+        transport.set_write_buffer_limits(mark, mark)
+        made(self, transport)
+
+    monkeypatch.setattr(http1.HttpConnection, "connection_made", made_with_mark)
+    monkeypatch.setattr(http1, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(process, "KEEP_ALIVE_SECONDS", 0.2)  # whose end waits for the rest
+    with (
+        decided() as (_, address),
+        run_gateway(address) as running,
+        asked_for_much(running, headers=headers) as connection,
+    ):
+        got = 0
+        while got < 500_000:
+            got += len(connection.recv(1 << 16))
+        wait_until(lambda: not running.server.server_state.connections)
+        assert running.scrape()[CLOSED, "stall"] == 1
+
+
+def test_a_client_that_reads_one_answer_late_may_take_its_time_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http1, "STALL_SECONDS", 1.5)
+    with (
+        decided() as (service, address),
+        run_gateway(address) as running,
+        asked_for_much(running) as connection,
+    ):
+        assert LARGE.encode() in receive_answer(connection)
+        service.released.clear()
+        connection.sendall(REQUEST)
+        time.sleep(2.0)
+        service.released.set()
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
+        assert running.scrape()[CLOSED, "stall"] == 0
+
+
 HEAD = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BODY = json.dumps(SEARCH)
 REQUEST = f"{HEAD}Content-Length: {len(BODY)}\r\n\r\n{BODY}".encode()
@@ -149,9 +196,40 @@ def test_a_body_that_was_answered_early_may_still_arrive() -> None:
         assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_connection_waits_for_its_next_request_after_a_body_that_was_answered_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http1, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(process, "KEEP_ALIVE_SECONDS", 2)
+    with decided() as (_, address), run_gateway(address) as running, answered_early(running) as connection:
+        connection.sendall(b"12345")
+        time.sleep(0.1)
+        connection.sendall(b"67890")
+        time.sleep(1.0)
+        connection.sendall(REQUEST)
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
+        with answered_early(running) as idle:
+            idle.sendall(b"1234567890")
+            assert idle.recv(1) == b""  # closed like any idle connection, and not reset
+        assert running.scrape()[CLOSED, "head"] == 0
+
+
+def test_a_head_that_began_while_a_request_was_answered_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "HEAD_SECONDS", 0.5)
+    with decided() as (service, address), run_gateway(address) as running:
+        service.released.clear()
+        with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
+            connection.sendall(REQUEST + b"POST /v1/sea")
+            service.seen.get(timeout=30)
+            service.released.set()
+            assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
+            assert is_ended(connection)
+        assert running.scrape()[CLOSED, "head"] == 1
+
+
 @pytest.mark.parametrize("sent", [b"12345", b"1234567890POST /v1/sea"], ids=["body", "head"])
 def test_what_follows_an_answer_and_stops_is_given_up(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "HEAD_SECONDS", 0.5)
     with decided() as (_, address), run_gateway(address) as running, answered_early(running) as connection:
-        monkeypatch.setattr(http1, "HEAD_SECONDS", 0.2)
         connection.sendall(sent)
         assert is_ended(connection)

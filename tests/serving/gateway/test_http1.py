@@ -3,14 +3,17 @@
 import json
 import re
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, read, receive_answer
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
@@ -86,6 +89,73 @@ def test_what_is_ambiguous_is_refused_and_the_connection_closed(
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1  # the request after it is not answered
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (GET.replace(b"Host", b"Hosts") + b"\r\n", "Missing mandatory Host: header"),
+        (GET + b"Name: " + b"a" * http1.HEAD_BYTES, "a head or line has more than 16384 bytes"),
+        (
+            START + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
+            "expected either Content-Length",
+        ),
+        (
+            CHUNKED + b"\r\n" + chunks(b"a" * 300, 1),
+            "too many chunks: expected at most 256 and one for each 16",
+        ),
+        (GET + b"Name " + b"a" * 10_000 + b"\r\n\r\n", "illegal header line"),
+    ],
+    ids=["no host", "long head", "two lengths", "small chunks", "long name"],
+)
+def test_a_request_that_cannot_be_read_is_told_why_and_counted(request_: bytes, reason: str) -> None:
+    with decided() as (_, address), run_gateway(address) as running:
+        with sent(running, request_) as connection:
+            answer = received(connection)
+        message = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["message"]
+        assert message.startswith(f"the request cannot be read: {reason}")
+        assert len(message) < 300
+        assert running.scrape()["twinspire_gateway_requests_total", "other", "400"] == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [CHUNKED + b"\r\n4e20\r\n", START + b"Content-Length: 20000\r\n\r\n"],
+    ids=["one chunk", "with a length"],
+)
+def test_a_body_may_arrive_in_small_parts(
+    gateway: RunningGateway, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = BODY.ljust(20_000)
+    monkeypatch.setattr(http1, "FREE_CHUNKS", 1)
+    with sent(gateway, head) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in (body[:1], body[1:2], body[2:3], body[3:]):
+            time.sleep(0.05)
+            connection.sendall(part)
+        connection.sendall(b"\r\n0\r\n\r\n" if head.startswith(CHUNKED) else b"")
+        assert receive_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_follows_a_refused_request_over_tls_is_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = Authority()
+    certificate, key = authority.server().write(tmp_path)
+    context = ssl.create_default_context(cadata=authority.certificate.decode())
+    body = START + b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n" + chunks(b"a" * 60_000, 1000)
+    with (
+        decided() as (_, address),
+        run_gateway(address, https_certificate=certificate, https_key=key) as running,
+        sent(running, b"") as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        connection.sendall(body)
+        assert received(connection).startswith(b"HTTP/1.1 400 ")
+        connection.close()
+        wait_until(lambda: not running.server.server_state.connections)
+        assert running.scrape()["twinspire_gateway_requests_total", "other", "400"] == 1
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize(

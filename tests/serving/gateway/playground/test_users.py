@@ -8,7 +8,7 @@ from tests.helpers.serving import browser
 from tests.helpers.serving.browser import PHONE, Browser
 from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
 from tests.helpers.serving.gateways import gateway
-from tests.helpers.tiny import watched_bundle
+from tests.helpers.tiny import FILTERS, watched_bundle
 from tests.serving.gateway.playground.conftest import HOSTILE_ITEM, Sites, resealed
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.client import Event
@@ -27,7 +27,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Catalo
     folder = tmp_path_factory.mktemp("users")
     types = {"click": 1, "dislike": -1}
     dataset = {"kind": "tiny", "items": 300, "repeats": "keep", "events": {"types": types}}
-    bundle = resealed(watched_bundle(folder, dataset=dataset), folder)
+    bundle = resealed(watched_bundle(folder, dataset=dataset, filters=FILTERS), folder)
     log = ("--served-log", str(folder / "log"), "--served-log-share", "0.5", "--explore-share", "0.001")
     url = f"sqlite:///{folder}/events.db"
     with (
@@ -92,6 +92,64 @@ def test_a_user_is_typed_and_kept_in_the_link(page: Browser, recording: tuple[Ca
     page.press("ENTER")
     page.wait_for(".comparison")
     assert "user=u8" in page.run("return location.hash")
+
+
+def test_an_event_is_of_the_user_whose_answer_is_shown(
+    page: Browser, recording: tuple[CatalogueService, str]
+) -> None:
+    service, url = recording
+    opened(page, url, "u11")
+    page.run("document.getElementById('more').open = true")
+    page.one("#user-key").send_keys("0")  # typed, and not asked
+    press(page, f"{WITH}:nth-child(1)", "click")
+    page.wait_text("main", "Events of u110")  # the question as it stands
+    with service.client() as client:
+        assert len(client.list_events("u11")) == 1
+        assert client.list_events("u110") == []
+
+
+def test_events_in_quick_succession_are_all_shown(
+    page: Browser, recording: tuple[CatalogueService, str]
+) -> None:
+    _, url = recording
+    opened(page, url, "u12")
+    # The second event is recorded while the question after the first one is under way.
+    page.run(
+        "const ask = window.fetch, wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));"
+        "let recorded = 0;"
+        "window.fetch = async (url, options) => {"
+        "  const isRecord = url.pathname.endsWith('events:record');"
+        "  if (isRecord && recorded++) await wait(300);"
+        "  const answer = await ask(url, options);"
+        "  if (!isRecord) await wait(1000);"
+        "  return answer;"
+        "};"
+    )
+    press(page, f"{WITH}:nth-child(1)", "click")
+    press(page, f"{WITH}:nth-child(2)", "click")
+    page.wait_for(".events li:nth-child(2)")
+
+
+def test_a_typed_user_can_have_the_history_left_out(
+    page: Browser, recording: tuple[CatalogueService, str]
+) -> None:
+    _, url = recording
+    page.open(f"{url}#item=item-123")
+    page.run("document.getElementById('more').open = true")
+    hidden = "return document.getElementById('exclude-history').parentElement.hidden"
+    assert page.run(hidden)
+    page.one("#user-key").send_keys("u8")
+    assert not page.run(hidden)
+
+
+def test_an_answer_without_hits_for_a_user_says_so(
+    page: Browser, recording: tuple[CatalogueService, str]
+) -> None:
+    _, url = recording
+    opened(page, url, 'u13&where=["price","above","1000"]')
+    assert "Nothing passes" in page.text()
+    page.one("#clear-filters").click()
+    page.wait_for(WITH)
 
 
 def test_what_events_hold_is_text(page: Browser, recording: tuple[CatalogueService, str]) -> None:
