@@ -36,7 +36,7 @@ class TwinspireError(Exception):
 
     request_id = ""
 
-    def __reduce__(self) -> tuple[object, ...]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[object, ...]:
         """How it is pickled for another process, whatever its class takes."""
         return BaseException.__new__, (type(self), *self.args), self.__dict__
 

@@ -121,8 +121,8 @@ def _data(manifest: Manifest) -> str:
 
 
 def _quality(metrics: Mapping[str, Any]) -> str:
-    beside = {"exact_": "towers alone"} if "exact_ndcg_at_10" in metrics else {}
-    names = {"": "served", **beside, **baseline_columns(metrics)}
+    towers = {"exact_": "towers alone"} if "exact_ndcg_at_10" in metrics else {}
+    names = {"": "served", **towers, **baseline_columns(metrics)}
     rows = [name for name in metric_rows(metrics) if name in metrics]
     if not rows:
         return ""
