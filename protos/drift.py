@@ -2,7 +2,7 @@
 
     drift.npz
         queries            float32 (m, C), of each validation query what `query_measures` gives
-        answers            float32 (m, 3), of the answers to them: `ANSWERS`
+        answers            float32 (a, 3), of the answers to some of them: `ANSWERS`
         trained            float32 (n, I), `measures` of items, a sample of those at training
         served             float32 (s, I), a sample of those in this bundle
         rows               int64 (s,), their rows in the bundle, ascending
@@ -39,6 +39,7 @@ MeasureQuery = Callable[[Mapping[str, Any], Floats], list[float]]  # of feature 
 # The best score, the mean rank by popularity of the first items (0 to 1), and the kind, by its code.
 ANSWERS = (("answer.score", ()), ("answer.popularity", ()), ("answer.kind", ("usual", "weak", "empty")))
 FIRST = 10  # items of an answer whose popularity is measured
+UNKNOWN_ITEMS = ".unknown_items"  # ends the name of a measure
 RUNS_KEPT = 4096  # frequent ones, whose words are not looked up again
 OTHER = -1.0  # code of a category that is not among the frequent ones
 _tokens_of_run = ANALYZERS["characters"].of_run()
@@ -133,12 +134,16 @@ def measures(
             share = partial(_unknown_words, of_run, spec.longest)
             found.append(Measure(f"{name}.unknown_words", name, share))
         elif spec.kind in ("history", "negative_history"):
-            found.append(Measure(f"{name}.unknown_items", name, partial(_unknown_items, inputs, name)))
+            found.append(Measure(f"{name}{UNKNOWN_ITEMS}", name, partial(_unknown_items, inputs, name)))
     return found
 
 
 def word_bits(texts: Iterable[str]) -> Bits:
-    """The bits of all words of some texts, 1 to 512 KiB; so many that few others are taken for known."""
+    """The bits of all words of some texts, 1 to 512 KiB.
+
+    Of other words up to one in eight is taken for known; of more than half a million known words more, 38 %
+    at two million.
+    """
     words = {word for text in texts for run in runs_of(text) for word in _tokens_of_run(run)}
     size = 1 << min(max(len(words).bit_length(), 10), 19)  # bytes, so 8 to 16 bits a word
     bits = np.zeros(8 * size, np.uint8)

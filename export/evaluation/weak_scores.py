@@ -74,7 +74,7 @@ def _inapplicable(data: TrainingData, model: ServedModel, score: Score) -> str:
 def best_answers(
     model: ServedModel, queries: Vectors, texts: Sequence[str], seen: Sequence[Rows]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Rows]:
-    """What the service finds first for some queries.
+    """What exact search, or the hybrid over it, finds first for some queries.
 
     Args:
         queries: vectors (Q, D), or (Q, K * D).

@@ -2,7 +2,8 @@
 
 A bundle's reference (`protos/drift.py`) has measures of validation queries, of their answers, and of the
 items at training. A window is what a served log has of some hours; the catalogue is the bundle's own, which a
-refresh has changed. Queries of one user depend on each other, so a window has one query of each.
+refresh has changed. Queries of one user depend on each other, so a window has one query of each user and day:
+the log hashes users with a salt of the day. Queries without a user count each.
 
     PSI       sum over bins of (q - p) ln(q / p), p and q the shares in reference and window (Kullback 1959):
               bins are categories, or the tenths of the reference; absent values have one of their own
@@ -25,13 +26,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from twinspire.export.judging.served_answers import Record, user_numbers
-from twinspire.protos.drift import ANSWERS, FIRST, DriftReference, Floats, measures
+from twinspire.protos.drift import ANSWERS, FIRST, UNKNOWN_ITEMS, DriftReference, Floats, measures
 from twinspire.protos.features import Schema
 
 ERROR = 0.01  # probability of an alarm in a window without drift, by the tests alone
 LEAST_PSI = 0.1  # a moderate shift, by the usual rule of thumb
-LEAST = 200  # queries in reference and window
-COMMON = 10  # times that a category occurs in both together, so that chi squared holds
+LEAST = 200  # queries in reference and window, and answers
+EXPECTED = 5  # times of a category on the smaller side if both are alike, so that chi squared holds
 
 Feature = dict[str, Any]  # as `compare` describes it
 
@@ -62,23 +63,24 @@ def compare(
     of_items = measures(schema.side("item"), reference.categories)
     of_queries = measures(schema.side("query"), reference.categories, reference.words.tobytes())
     names = [(f"catalogue.{each.name}", each.values) for each in of_items]
-    found = _columns(names, reference.trained, reference.served)
+    found = _columns(names, reference.trained, reference.served) if len(reference.served) else []
     for name, (queries, _) in (("reference", before), ("window", after)):
         if len(queries) < LEAST:
             why = f"the {name} has {len(queries):,} queries, expected {LEAST} or more"
             return _decided(found), len(after[0]), why
     found += _columns([(each.name, each.values) for each in of_queries], before[0], after[0])
     found.append(_of_vectors(before[0][:, len(of_queries) :], after[0][:, len(of_queries) :]))
-    found += _columns(ANSWERS, before[1], after[1]) if len(before[1]) and len(after[1]) else []
+    if min(len(before[1]), len(after[1])) >= LEAST:
+        found += _columns(ANSWERS, before[1], after[1])
     return _decided(found), len(after[0]), ""
 
 
 def _measured(records: Sequence[Record], ranks: Mapping[str, float]) -> tuple[Floats, Floats]:
-    """The queries' measures, and `ANSWERS` of the answers that the bundle alone has ordered, unfiltered."""
+    """The queries' measures, and `ANSWERS` of the answers that can be compared."""
     users, answers = user_numbers(records).tolist() if records else [], []
     own = dict(zip(reversed(users), reversed(records), strict=True)).values()  # the first of each user
     for each in own:
-        if all(each[name] is None for name in ("filter", "propensities", "challenger")):
+        if each["comparable"]:
             shown = [ranks[item] for item in each["item_ids"][:FIRST] if item in ranks]
             kind = float(each["weak"]) if each["item_ids"] else 2.0
             popularity = float(np.mean(shown)) if shown else np.nan
@@ -88,7 +90,12 @@ def _measured(records: Sequence[Record], ranks: Mapping[str, float]) -> tuple[Fl
 
 
 def _columns(names: Sequence[tuple[str, Sequence[str]]], before: Floats, after: Floats) -> list[Feature]:
-    return [_compared(*each, before[:, n], after[:, n]) for n, each in enumerate(names)]
+    """Compare each column, but for unknown items of which the reference has no share."""
+    return [
+        _compared(name, values, before[:, n], after[:, n])
+        for n, (name, values) in enumerate(names)
+        if not name.endswith(UNKNOWN_ITEMS) or not np.isnan(before[:, n]).all()
+    ]
 
 
 def _compared(name: str, values: Sequence[str], before: Floats, after: Floats) -> Feature:
@@ -102,14 +109,19 @@ def _compared(name: str, values: Sequence[str], before: Floats, after: Floats) -
     else:
         known = before[~np.isnan(before)]
         edges = np.unique(np.quantile(known, np.linspace(0.1, 0.9, 9))) if len(known) else np.zeros(1)
+        labels = [f"to {edge:.4g}" for edge in edges]
+        if len(known) and edges[0] == known.min():
+            edges = np.append(np.nextafter(edges[0], -np.inf), edges)
+            labels.insert(0, f"below {edges[1]:.4g}")
         places = [np.where(each == -np.inf, 0, 1 + np.searchsorted(edges, each)) for each in sides]
-        labels = ["absent", *(f"to {edge:.4g}" for edge in edges), f"above {edges[-1]:.4g}"]
+        labels = ["absent", *labels, f"above {edges[-1]:.4g}"]
     counts = np.stack([np.bincount(each, minlength=len(labels)) for each in places])
     smooth = counts + 0.5
     shares = smooth / smooth.sum(axis=1, keepdims=True)
     psi = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
     if values:
-        rare = counts.sum(axis=0) < COMMON  # they count as one
+        expected = counts.sum(axis=0) * (counts.sum(axis=1).min() / counts.sum())
+        rare = expected < EXPECTED  # they count as one
         table = np.column_stack([counts[:, ~rare], counts[:, rare].sum(axis=1)])
         table = table[:, table.sum(axis=0) > 0]
         p, effect = chi2_contingency(table).pvalue if table.shape[1] > 1 else 1.0, None

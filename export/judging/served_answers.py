@@ -58,7 +58,7 @@ class ServedFiles:
         """Answers of a bundle's version in a span of time, `most` at random; errors as of `interleaved`."""
         time = pc.field("time")
         wanted = (pc.field("bundle") == bundle) & (time >= pa.scalar(since)) & (time < pa.scalar(until))
-        columns = ("measures", "scores", "weak", "filter", "propensities", "challenger")
+        columns = ("measures", "comparable", "scores", "weak")
         return self._rows(columns, wanted & pc.field("measures").is_valid(), most)
 
     def interleaved(self, champion: str, challenger: str) -> list[Record]:

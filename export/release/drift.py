@@ -2,8 +2,9 @@
 
     python -m twinspire.export drift --config C --served-log FOLDER --since 2026-12-01
 
-The page is in MLflow. The document is also written into the folder of the log, where a service that writes
-this log reads it for `/metrics`.
+The page is in MLflow. If queries were compared, and without `--since`, `--until` and `--against`, the
+document is also written into the folder of the log, where a service that writes this log reads it for
+`/metrics`.
 """
 
 import json
@@ -75,8 +76,6 @@ def command(arguments: Namespace) -> dict[str, Any]:
         ranks = dict(zip(items["ids"], popularity_ranks(items["popularity"]).tolist(), strict=True))
         with PROGRESS.status(f"comparing {len(window):,} answers"):
             features, queries, why = compare(reference, manifest.schema, window, ranks, earlier)
-    drifted = [f"{each['name']} (PSI {each['psi']:.2f})" for each in features if each["drifted"]]
-    verdict = f"unknown: {why}" if why else f"no drift in {len(features)} features"
     document = {
         "model": f"models:/{name}/{version}",
         "bundle": manifest.bundle_version,
@@ -84,15 +83,24 @@ def command(arguments: Namespace) -> dict[str, Any]:
         "since": since.isoformat(timespec="minutes"),
         "until": until.isoformat(timespec="minutes"),
         "queries": queries,
-        "verdict": f"drift: {', '.join(drifted)}" if drifted else verdict,
+        "verdict": verdict(features, why),
         "features": {each["name"]: {name: each[name] for name in FIGURES} for each in features},
-        "exit_code": FAILED if drifted else 0,
+        "exit_code": FAILED if any(each["drifted"] for each in features) else 0,
     }
-    bundle.write_file(arguments.served_log / served_log.DRIFT, f"{json.dumps(document)}\n".encode())
+    if not (why or arguments.since or arguments.until or arguments.against):
+        bundle.write_file(arguments.served_log / served_log.DRIFT, f"{json.dumps(document)}\n".encode())
     with mlflow_errors(), tracked_run(name, STAGE, manifest.bundle_version) as run_id:
         mlflow.log_text(page(document, features), f"{STAGE}/{STAGE}.html")
         mlflow.log_dict(document, f"{STAGE}/{STAGE}.json")
     return {**document, "run_id": run_id}
+
+
+def verdict(features: Sequence[Feature], why: str) -> str:
+    """What has drifted; and why queries were not compared, if they were not."""
+    drifted = [f"{each['name']} (PSI {each['psi']:.2f})" for each in features if each["drifted"]]
+    if drifted:
+        return f"drift: {', '.join(drifted)}" + (f"; queries were not compared: {why}" if why else "")
+    return f"unknown: {why}" if why else f"no drift in {len(features)} features"
 
 
 def show(document: Mapping[str, Any], console: Console) -> None:

@@ -15,6 +15,7 @@ COLUMNS = {
     "sequence": "int64",  # of the store of live items, if there is one
     "user": "string",  # digest of the user's key, or the key where the operator says so
     "measures": "list<float>",  # of the query, in the order of the bundle's reference (`protos/drift.py`)
+    "comparable": "bool",  # never null; whether drift compares the answer (`LoggedQuery`)
     "query": "string",  # JSON object of the query's features; texts only where the operator says so
     "k": "int64",  # never null; hits that were asked for
     "filter": "string",  # its text, if there was one

@@ -350,8 +350,7 @@ class RetrievalServicer:
         if self._mirror is not None and is_alone and isinstance(request, wire.SearchRequest):
             make = self._mirror.sending(request, make) if self._mirror.samples() else make
         if sampled is not None:
-            condition = request.filter.SerializeToString() if request.HasField("filter") else b""
-            make = sampled.logged(make, answer_of, messages, options.k, condition)
+            make = sampled.logged(make, answer_of, messages, options.k, request)
             if is_explored:
                 options = sampled.widened(options)
         if self._shown is not None and any(each.HasField("user") for each in messages):

@@ -209,6 +209,7 @@ def to_table(rows: Sequence[Row], written: Callable[[str], str]) -> pa.Table:
         "sequence": [each.sequence or None for each in answers],
         "user": [each.user and written(each.user) for each in queries],
         "measures": [each.measures for each in queries],
+        "comparable": [each.comparable for each in queries],
         "query": [json.dumps(each.features, ensure_ascii=False) for each in queries],
         "k": [each.k for each in queries],
         "filter": [_filter_text(each.filter) for each in queries],

@@ -26,6 +26,7 @@ HEAD = struct.Struct("<II")  # of an answer in a datagram: the lengths of its tw
 NONE: frozenset[int] = frozenset()
 MOST_BYTES = 64 << 10  # of the answers in a datagram, unless one alone has more
 MEASURED = 0.1  # share of all queries that are measured for drift at most: it takes 5 us
+Request = wire.SearchRequest | wire.SearchBatchRequest
 MakeAnswer = Callable[[Job], bytes]
 # Makes the `SearchResponse` of the query of a number, from the job and its answer.
 AnswerOf = Callable[[Job, bytes, int], bytes]
@@ -43,6 +44,8 @@ class LoggedQuery(NamedTuple):
         candidates: ids and scores of the items that an explored answer was drawn from, and the temperature.
         teams: of an interleaved answer, the version of the challenger, and the team of each hit.
         measures: of the query, where it is measured for drift.
+        comparable: whether the answer can be compared with the reference for drift: that of one bundle, not
+            explored, to a default search for a query of which the towers know something.
     """
 
     time: int
@@ -53,6 +56,7 @@ class LoggedQuery(NamedTuple):
     candidates: tuple[list[str], list[float], float] | None = None
     teams: tuple[str, list[int | None]] | None = None
     measures: list[float] | None = None
+    comparable: bool = False
 
 
 def decoded(datagram: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
@@ -114,7 +118,7 @@ class AnswerSampler:
             self._channel.send(self._slot, self._waiting, self._answers)
             self._waiting, self._bytes, self._answers = [], 0, 0
 
-    def add(self, job: Job, place: int, query: wire.Query, k: int, filter: bytes, answer: bytes) -> None:
+    def add(self, job: Job, place: int, query: wire.Query, k: int, request: Request, answer: bytes) -> None:
         """Send one query of a job that is done, together with others of the same batch.
 
         Args:
@@ -138,7 +142,13 @@ class AnswerSampler:
         user = query.user if query.HasField("user") else None
         mixed = found.interleaved
         teams = None if mixed is None else (mixed.challenger, mixed.teams)
-        logged = marshal.dumps((time.time_ns(), user, features, k, filter, candidates, teams, measures))
+        is_default = job.options == retriever.search_options(job.options.k) and not request.exclude_shown
+        is_own = is_default and draw is None and mixed is None  # as the bundle orders its hits
+        comparable = is_own and found.context.basis.is_searched
+        filter = request.filter.SerializeToString()
+        logged = marshal.dumps(
+            (time.time_ns(), user, features, k, filter, candidates, teams, measures, comparable)
+        )
         size = HEAD.size + len(logged) + len(answer)
         if self._bytes + size > MOST_BYTES:
             self.flush()
@@ -178,7 +188,7 @@ class SampledQueries(NamedTuple):
         answer_of: AnswerOf,
         queries: Sequence[wire.Query],
         k: int,
-        filter: bytes,
+        request: Request,
     ) -> MakeAnswer:
         """`make`, before which explored answers are drawn, and after which answers are sent to the log.
 
@@ -186,7 +196,7 @@ class SampledQueries(NamedTuple):
             make: makes the answer of a job that is done.
             queries: all of the request.
             k: hits that were asked for.
-            filter: serialised; empty without one.
+            request: that has the queries.
         """
 
         def logged(job: Job) -> bytes:
@@ -196,7 +206,7 @@ class SampledQueries(NamedTuple):
             for place in self.places:
                 try:
                     one = answer_of(job, answer, place)
-                    self.sampler.add(job, place, queries[place], k, filter, one)
+                    self.sampler.add(job, place, queries[place], k, request, one)
                 except Exception:  # it must not fail the client's search
                     self.sampler.fail()
             return answer

@@ -185,9 +185,7 @@ def window(retriever: Retriever, shopper: Shopper, count: int = 500) -> list[dic
                 "item_ids": [hit.id for hit in answer.hits],
                 "scores": [hit.score for hit in answer.hits],
                 "weak": answer.weak,
-                "filter": None,
-                "propensities": None,
-                "challenger": None,
+                "comparable": True,
             }
         )
     return rows

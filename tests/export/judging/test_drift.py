@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.stats import chi2_contingency
 
 from tests.export.judging.logs import BEGUN, write_log
 from tests.helpers.drifting import ITEMS, Shopper, items, window, write_shop
@@ -28,8 +29,6 @@ from twinspire.protos.cli import execute
 from twinspire.protos.drift import DriftReference
 from twinspire.protos.files.served_log import DRIFT
 from twinspire.serving.retrieval.retriever import Retriever
-
-SPAN = ["--since", BEGUN.isoformat(), "--until", (BEGUN + timedelta(hours=1)).isoformat()]
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +144,52 @@ def test_a_user_counts_once_and_a_window_may_be_too_small(
     assert compare(short, retriever.manifest.schema, records, {})[2].startswith("the reference has 9 queries")
 
 
+def test_a_fall_below_all_that_the_reference_has_is_told(
+    retriever: Retriever, reference: DriftReference
+) -> None:
+    """Lengths were 20 everywhere, and prices from 30 on."""
+    trained, served = np.full((2, *reference.trained.shape), 20, np.float32)
+    trained[:, 2] = np.maximum(30, np.arange(len(trained)))
+    served[:, 0], served[:, 2] = 10, trained[:, 2] - 1
+    made = replace(reference, trained=trained, served=served)
+    length, _, price = compare(made, retriever.manifest.schema, [], {})[0]
+    assert length["drifted"]
+    assert length["labels"] == ["absent", "below 20", "to 20", "above 20"]
+    assert price["labels"][1] == f"to {np.quantile(trained[:, 2], 0.1):.4g}"
+    assert price["psi"] < 0.1
+
+
+@pytest.mark.parametrize("count", [LEAST - 1, LEAST])
+def test_few_answers_are_not_compared(retriever: Retriever, reference: DriftReference, count: int) -> None:
+    records = [
+        {**each, "item_ids": [], "scores": [], "comparable": n < count}
+        for n, each in enumerate(window(retriever, Shopper(1)))
+    ]
+    assert ("answer.kind" in drifted(retriever, reference, records)) == (count == LEAST)
+    short = replace(reference, answers=reference.answers[: LEAST - 1])
+    assert "answer.kind" not in drifted(retriever, short, records)
+
+
+def test_categories_that_are_rare_in_the_smaller_sample_count_as_one(
+    retriever: Retriever, reference: DriftReference
+) -> None:
+    """Of 60 items beside 6,000, fewer than five of each of three shelves are to be expected."""
+    shelf = np.repeat([0, 1, 2, 3, 0, 1, 2], [5900, 10, 40, 50, 50, 8, 2])
+    sides = np.full((6060, reference.trained.shape[1]), 20, np.float32)
+    sides[:, 1] = shelf
+    found = compare(
+        replace(reference, trained=sides[:6000], served=sides[6000:]), retriever.manifest.schema, [], {}
+    )[0]
+    table = [[5900, 100], [50, 10]]
+    assert found[1]["p"] == pytest.approx(chi2_contingency(table).pvalue)
+
+
 def test_answers_with_filters_and_explored_ones_are_not_compared(
     retriever: Retriever, reference: DriftReference
 ) -> None:
     records = [{**each, "item_ids": [], "scores": []} for each in window(retriever, Shopper(1))]
     assert "answer.kind" in drifted(retriever, reference, records)
-    others = [{**each, "filter": "price < 5"} for each in records]
+    others = [{**each, "comparable": False} for each in records]
     assert not drifted(retriever, reference, others)
 
 
@@ -185,19 +224,26 @@ def run(config: Path, log: Path, *options: str) -> int:
 def test_the_command_writes_its_document_and_a_page_and_its_exit_code_says_drift(
     registered: Path, retriever: Retriever, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quiet = window(retriever, Shopper(1))
+    now = datetime.now(UTC)
+    quiet = [
+        {**each, "time": each["time"] - BEGUN + now - timedelta(days=9)}
+        for each in window(retriever, Shopper(1))
+    ]
     loud = [
-        {**each, "request_id": f"d{n}", "time": each["time"] + timedelta(days=2)}
+        {**each, "request_id": f"d{n}", "time": each["time"] - BEGUN + now - timedelta(hours=1)}
         for n, each in enumerate(window(retriever, Shopper(3, others=0.5)))
     ]
     write_log(tmp_path / "log", quiet + loud)
-    assert run(registered, tmp_path / "log", *SPAN) == 0
+    span = [(now - timedelta(days=days)).isoformat() for days in (10, 8)]
+    assert run(registered, tmp_path / "log", "--since", span[0], "--until", span[1]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"] == f"no drift in {len(document['features'])} features"
     assert document["queries"] == 500
-    later = [(BEGUN + timedelta(days=days)).isoformat() for days in (1, 3)]
-    span = ["--since", later[0], "--until", later[1]]
-    assert run(registered, tmp_path / "log", *span, "--against", SPAN[1], SPAN[3]) == 1
+    assert run(registered, tmp_path / "log", "--against", *span) == 1
+    against = json.loads(capsys.readouterr().out)
+    assert against["features"]["device"]["drifted"] is True
+    assert not (tmp_path / "log" / DRIFT).exists()
+    assert run(registered, tmp_path / "log") == 1
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"].startswith("drift: ")
     assert document["features"]["device"]["drifted"] is True
@@ -207,8 +253,9 @@ def test_the_command_writes_its_document_and_a_page_and_its_exit_code_says_drift
     page = mlflow.artifacts.load_text(f"runs:/{document['run_id']}/drift/drift.html")
     assert "data:image/png" in page
     assert ">device</td>" in page
-    assert run(registered, tmp_path / "log", "--until", BEGUN.isoformat()) == 0
+    assert run(registered, tmp_path / "log", "--until", "2026-01-01") == 0
     assert "unknown: the window has 0 queries" in capsys.readouterr().out
+    assert json.loads((tmp_path / "log" / DRIFT).read_text()) == written
 
 
 def test_the_drift_of_a_bundle_without_a_reference_is_unknown(
@@ -224,3 +271,11 @@ def test_the_drift_of_a_bundle_without_a_reference_is_unknown(
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"].startswith("unknown: the bundle has no reference")
     assert document["features"] == {}
+    assert not (tmp_path / "log" / DRIFT).exists()
+
+
+def test_a_verdict_says_what_has_drifted_and_what_was_not_compared() -> None:
+    found = [{"name": "catalogue.price", "psi": 0.5, "drifted": True}]
+    told = "drift: catalogue.price (PSI 0.50)"
+    assert drift_command.verdict(found, "") == told
+    assert drift_command.verdict(found, "few") == f"{told}; queries were not compared: few"

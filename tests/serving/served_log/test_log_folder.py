@@ -60,6 +60,7 @@ def test_a_row_has_the_columns_of_the_contract(folder: LogFolder) -> None:
         "bundle": "abc",
         "sequence": 12,
         "measures": [0.5, 2.0],
+        "comparable": False,
         "query": '{"color": "red"}',
         "k": 3,
         "filter": "'price' < 5.0",

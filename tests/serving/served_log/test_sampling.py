@@ -13,7 +13,7 @@ from tests.helpers.tiny import tiny_bundle
 from tests.serving.retrieval.test_interest_search import interests_bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.drift import DriftReference, word_bits
-from twinspire.serving.client import Query, RetrievalClient, where
+from twinspire.serving.client import FusionMode, Query, RetrievalClient, where
 from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.observability.metrics import LOG_DROPPED, LOG_FAILED
@@ -198,6 +198,36 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
 def test_more_cannot_be_explored_than_is_logged() -> None:
     with pytest.raises(ValueError, match=r"explore_share: expected at most --served-log-share 0.1"):
         ServedLogConfig(Path(), explore_share=0.2)
+
+
+def test_answers_to_default_searches_can_be_compared_with_those_of_training(
+    hybrid: Path, watched: Path
+) -> None:
+    """One that is explored, or of popular items because nothing is known in the query, cannot."""
+    others: list[dict[str, Any]] = [
+        {"filter": where.section == "section 1"},
+        {"exclude": ["item-001"]},
+        {"fusion": FusionMode.DENSE},
+        {"min_score": 0.1},
+    ]
+    with logging(hybrid) as (client, rows):
+        client.search("bavuti", k=3)
+        client.search_batch(["bavuti"] * 2)
+        for options in others:
+            client.search("bavuti", **options)
+        default, changed = [query.comparable for query, _ in rows()], [False] * len(others)
+    assert default == [True] * 3 + changed
+    with logging(hybrid, explore_share=1.0, explore_top=6) as (client, rows):
+        client.search("bavuti")
+        ((query, _),) = rows()
+    assert not query.comparable
+    with logging(watched) as (client, rows):
+        client.search(Query())
+        client.search(Query(history=("item-001",)))
+        popular, known = rows()
+    assert (popular[1].basis, popular[0].comparable) == (wire.BASIS_POPULAR, False)
+    assert known[0].comparable
+    assert to_table([popular, known], str)["comparable"].to_pylist() == [False, True]
 
 
 def test_a_query_is_measured_for_drift_and_its_text_is_not_kept(

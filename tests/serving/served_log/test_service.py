@@ -69,12 +69,15 @@ def test_each_answer_is_a_row_with_the_id_that_the_client_got(serve: Serve, full
 
 
 def test_a_history_is_written_as_the_query_tower_read_it(serve: Serve, watched: Path) -> None:
-    service = serve(watched)
+    service = serve(watched, "--events-shown-hours", "1")
     with service.service.client() as client:
         client.record([Event(USER, f"item-{n:03}", time=1000.0 + n) for n in range(9)])
-        client.search(Query(history=("item-050",), features={"country": "de"}, user=USER))
+        query = Query(history=("item-050",), features={"country": "de"}, user=USER)
+        client.search(query)
+        client.search(query, exclude_shown=60)
     service.service.stop()
-    (row,) = service.rows()
+    row, other = service.rows()
+    assert (row["comparable"], other["comparable"]) == (True, False)
     history = ["item-005", "item-006", "item-007", "item-008", "item-050"]
     assert json.loads(row["query"]) == {"history": history, "country": "de"}
 
