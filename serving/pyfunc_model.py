@@ -26,7 +26,7 @@ from mlflow.pyfunc.model import PythonModel
 
 from twinspire.protos.errors import InvalidInput, TwinspireError
 from twinspire.protos.inputs.events import is_dated, without_times
-from twinspire.protos.scores import LOWEST_SCORE
+from twinspire.protos.nearest.scores import LOWEST_SCORE
 from twinspire.serving.filters.text import parse_filter
 from twinspire.serving.retrieval.answer import Answer, FusionMode
 from twinspire.serving.retrieval.query import Query, check_item_ids, example_query

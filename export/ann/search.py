@@ -9,8 +9,8 @@ import torch
 from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.protos.errors import GateRefused
 from twinspire.protos.nearest.coded_vectors import CodedVectors
+from twinspire.protos.nearest.scores import least_found
 from twinspire.protos.nearest.search import graph_width
-from twinspire.protos.scores import least_found
 from twinspire.train.evaluation.exact_search import search
 
 Shares = npt.NDArray[np.float64]

@@ -23,7 +23,7 @@ from twinspire.protos import drift
 from twinspire.protos.bundle import Score
 from twinspire.protos.drift import DriftReference, Floats
 from twinspire.protos.features import Schema
-from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.train.data.training_data import Pairs, TrainingData, texts_of
 
 SAMPLE = 2_000  # queries, and items

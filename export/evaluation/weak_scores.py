@@ -23,7 +23,7 @@ from twinspire.export import ann
 from twinspire.export.evaluation.quality import FIRST, Rows, ServedModel, Vectors, query_texts
 from twinspire.protos.bundle import Score
 from twinspire.protos.hybrid.fusion import FusionQuery
-from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.train.data.training_data import TrainingData, has_text
 
 LARGEST = 2_000  # validation queries that are read

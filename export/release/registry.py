@@ -27,7 +27,7 @@ from twinspire.protos.bundle import EXACT, HNSW, MILVUS
 from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError
 from twinspire.protos.files.tokenizer import TOKENIZER
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
-from twinspire.protos.scores import LOWEST_SCORE
+from twinspire.protos.nearest.scores import LOWEST_SCORE
 from twinspire.protos.vector_databases import milvus
 from twinspire.train.paths import ROOT
 from twinspire.train.training.tracking import get_run, is_absent, mlflow_errors, unreachable

@@ -25,7 +25,7 @@ class EventsServicer:
 
     Args:
         client: the connection to the process that stores events.
-        latest: reads the latest events of a user, at most so many; as `UserHistories.latest`.
+        latest: reads the latest events of a user (`UserHistories.latest`).
         call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
         admit: charges the rate limit of a call's client for queries and items; may raise RateLimited.
     """

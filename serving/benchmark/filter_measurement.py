@@ -18,8 +18,8 @@ import numpy.typing as npt
 from pyroaring import BitMap
 
 from twinspire.protos.errors import MissingStage
+from twinspire.protos.nearest.scores import least_found
 from twinspire.protos.nearest.search import largest_products, search_each
-from twinspire.protos.scores import least_found
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Equals, Filter, In, Range
 from twinspire.serving.filters.kinds import COMPARISONS

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from twinspire.protos.cli import printable
-from twinspire.protos.scores import PARTS
+from twinspire.protos.nearest.scores import PARTS
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode
 
 WIDTH = 120  # if the output is not a terminal

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from twinspire.protos import bundle
 from twinspire.protos.errors import DataError, MissingStage
-from twinspire.protos.scores import PARTS
+from twinspire.protos.nearest.scores import PARTS
 from twinspire.serving.retrieval.answer import Answer, FusionMode, Hit
 
 Document = dict[str, Any]

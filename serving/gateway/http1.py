@@ -17,7 +17,7 @@ from twinspire.serving.gateway.gateway import Gateway
 from twinspire.serving.gateway.metrics import OTHER
 
 HEAD_SECONDS = 10.0  # for the head of a request
-STALL_SECONDS = 120.0  # for a client to read what waits to be sent to it
+STALL_SECONDS = 120.0  # in which a client has to read the unsent rest of an answer
 HEAD_BYTES = 16 << 10  # of a head that has not arrived whole; of one that has, so much more as a read has
 READ_BYTES = 16 << 10  # that are read from a connection in one go, so that connections take turns
 FREE_CHUNKS, CHUNK_BYTES = 256, 16  # chunks in every body, and bytes of it for each further one
@@ -160,14 +160,14 @@ class HttpConnection(H11Protocol, asyncio.BufferedProtocol):
             )
 
     def _watch_reader(self) -> None:
-        """Bound the time for the client to read what waits to be sent."""
+        """Bound the time in which the client has to read the unsent rest of an answer."""
         if self._stall_timer is not None:
             self._stall_timer.cancel()
         if self.transport.get_write_buffer_size():
             self._stall_timer = self.loop.call_later(STALL_SECONDS, self._end_stalled)
 
     def _end_stalled(self) -> None:
-        # In an answer that goes on, the client has read on: what waits now came later.
+        # The client has read on in an answer that is still being sent: the unsent bytes are newer ones.
         goes_on = self._is_in_progress and not self.flow.write_paused and not self.transport.is_closing()
         if self.transport.get_write_buffer_size() and not goes_on:
             self._end("stall")

@@ -16,7 +16,7 @@ import numpy as np
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import TwinspireError
-from twinspire.protos.scores import PARTS
+from twinspire.protos.nearest.scores import PARTS
 from twinspire.serving.segments.catalogue import Catalogue
 
 VARINT, LENGTH_DELIMITED, FIXED_32 = 0, 2, 5  # wire types

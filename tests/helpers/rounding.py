@@ -5,7 +5,7 @@
 The last bits of a float32 product depend on the kernel, and the kernel depends on the processor and on the
 size of the batch. A test that expects equal bits from two batches may pass where it was written and fail on
 another processor. With this plugin it fails everywhere. Batches of one size are rounded alike, since equal
-bits are promised for the same batch in the same process (`protos/scores.py`).
+bits are promised for the same batch in the same process (`protos/nearest/scores.py`).
 """
 
 import contextlib

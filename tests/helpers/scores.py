@@ -1,4 +1,4 @@
-"""Compares two answers to one query up to rounding, as `protos/scores.py` promises them.
+"""Compares two answers to one query up to rounding, as `protos/nearest/scores.py` promises them.
 
 Items whose scores are closer than the tolerance are tied: they may change places, and either may be the last
 of the k items.
@@ -14,7 +14,7 @@ tolerance of this size holds for them.
 
 from collections.abc import Sequence
 
-from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 
 Hits = Sequence[tuple[str, float]]  # item ids and scores, best first
 

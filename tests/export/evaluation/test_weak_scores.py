@@ -19,7 +19,7 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.features import FeatureSpec, NumberFeature, Schema, TextFeature
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
-from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import Pairs, TrainingData

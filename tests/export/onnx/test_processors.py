@@ -10,7 +10,7 @@ from tests.helpers.processors import ENVIRONMENTS, answers_in, assert_same
 from tests.helpers.serving.answering import Answers, answers
 from tests.helpers.stdlib import Made
 from twinspire.protos import bundle
-from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.retrieval.query import QueryForm, example_query
 

@@ -21,8 +21,8 @@ from tests.load.load import Say
 from tests.load.measure_swap import Schedule, SwapClients, Versions
 from tests.load.workload import Workload
 from twinspire.protos import bundle
+from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.protos.nearest.search import largest_products
-from twinspire.protos.scores import SCORE_TOLERANCE
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.index.vector_index import shown_scores
 from twinspire.serving.retrieval.answer import FusionMode

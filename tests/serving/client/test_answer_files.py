@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.scores import difference
-from twinspire.protos.scores import PARTS
+from twinspire.protos.nearest.scores import PARTS
 from twinspire.serving.__main__ import main
 from twinspire.serving.client import RetrievalClient, answer_files
 from twinspire.serving.client.batch import search_file

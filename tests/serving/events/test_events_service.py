@@ -87,7 +87,7 @@ def test_the_events_of_a_user_are_listed_the_newest_first(service: CatalogueServ
         for client in (one, other):
             assert client.list_events("u") == [given[1], given[2], given[0]]
         assert one.list_events("u", limit=1) == [given[1]]
-        assert one.list_events("nobody") == []
+        assert one.list_events("unknown") == []
         assert one.info().state["events"] == {"stored": 4, "last_error": ""}
         for user, limit, field in (
             ("", 1, "user"),

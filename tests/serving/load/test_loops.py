@@ -22,7 +22,7 @@ from tests.load.services import Cores, Service
 from tests.load.workload import Workload, expected_answers
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
-from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer

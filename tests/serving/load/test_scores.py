@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.helpers.scores import Hits, difference
-from twinspire.protos.scores import SCORE_TOLERANCE
+from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 
 CLOSE, FAR = 0.9 * SCORE_TOLERANCE, 1.1 * SCORE_TOLERANCE
 EXPECTED: Hits = [("a", 0.9), ("b", 0.5), ("c", 0.5 - CLOSE), ("d", 0.1)]
