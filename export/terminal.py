@@ -100,7 +100,10 @@ def show_quality(metrics: dict[str, Any], console: Console) -> None:
 
     names = {"": "served", **_measured(metrics), **baseline_columns(metrics)}
     show_labels(metrics, console, is_first=True)
-    console.print(metric_table(f"test, {int(metrics['queries']):,} queries, exact search", metrics, names))
+    console.print(metric_table(f"test, {int(metrics['queries']):,} queries", metrics, names))
+    console.print(
+        "by exact search; the report of the index says how much of it a search finds", highlight=False
+    )
     show_query_groups(metrics, names, metrics.get("drawn", ""), console)
     show_cold_start(metrics, console)
     show_labels(metrics, console, is_first=False)

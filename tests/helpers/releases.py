@@ -92,7 +92,9 @@ def register_again(number: int) -> ModelVersion:
     client = mlflow.MlflowClient()
     version = client.get_model_version(NAME, str(number))
     model_id = model_of(version)
-    return client.create_model_version(NAME, f"models:/{model_id}", version.run_id, model_id=model_id)
+    return client.create_model_version(
+        NAME, f"models:/{model_id}", version.run_id, tags=dict(version.tags), model_id=model_id
+    )
 
 
 def model_of(version: ModelVersion) -> str:

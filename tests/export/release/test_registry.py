@@ -79,7 +79,7 @@ def test_a_version_carries_the_card_of_what_was_exported(own: Made) -> None:
         "\nnDCG@10 ",
         "BM25",
         manifest.quality["verdict"],
-        "items a second at batch 32",
+        "By exact search",
         own.run.info.run_id,
     ):
         assert part in version.description
