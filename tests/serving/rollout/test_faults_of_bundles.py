@@ -121,7 +121,7 @@ def test_a_version_without_a_bundle(world: World) -> None:
         coming = world.other
         (world.made / "nothing").mkdir(exist_ok=True)
         (world.made / "nothing" / "readme.txt").write_text("nothing")
-        world.versions.point(world.versions.add(world.made / "nothing"))
+        world.versions.point(world.versions.add(world.made / "nothing", tag="0" * 64))
         return lambda: world.versions.point(coming)
 
     check(world, "a version without a bundle", inject, "holds 0 bundles")
