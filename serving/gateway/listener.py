@@ -31,7 +31,7 @@ class AcceptedConnection(socket.socket):
 
 
 class Listener(socket.socket):
-    """Closes connections of a client above its rate or its share as soon as they are accepted.
+    """Closes a connection at once if its client has too many, or opens them too often.
 
     Connections are accepted in the order in which they came, so those of one client would delay all others.
     The more of them wait, the more each one costs of its client's rate, so that fewer are accepted while the
