@@ -76,7 +76,7 @@ def test_help_imports_nothing_that_takes_long(program: str) -> None:
 @pytest.mark.exhaustive
 def test_a_command_that_asks_a_server_imports_nothing_that_takes_long(tmp_path: Path) -> None:
     with RetrievalServer(Retriever.load(tiny_bundle(tmp_path))) as server:
-        for command in (["search", "bavuti"], ["status"], ["info"], ["encode", "bavuti"]):
+        for command in (["search", "bavuti"], ["status"], ["info"]):
             assert imported("serving", *command, "--address", server.address) == set(), command
 
 
