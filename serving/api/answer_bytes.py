@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.engine.batching import Job
-from twinspire.serving.engine.unsent import UNCOUNTED
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.served_log.sampling import MakeAnswer
 from twinspire.serving.wire.converters import ASK_LESS
@@ -28,8 +27,6 @@ class AnswerBytes:
         self._most = most
         self._more = PROPENSITY_BYTES if explores else 0  # bytes of each hit
         self._max_hit_bytes = most - ENVELOPE_BYTES  # an answer with no more bytes of hits is not too large
-        # An answer with no more bytes of hits is neither too large nor counted by `UnsentBytes`.
-        self.small = min(UNCOUNTED, most) - ENVELOPE_BYTES
 
     def check_estimate(self, bundle: LoadedBundle, queries: int, k: int) -> None:
         """Refuse a batch whose answer would be too large with items of average size.
@@ -47,10 +44,6 @@ class AnswerBytes:
         """The bytes of an answer with items of average size."""
         hit = bundle.responses.average + self._more
         return queries * (ENVELOPE_BYTES_EACH + min(k, len(bundle.responses)) * hit)
-
-    def largest_hit(self, bundle: LoadedBundle) -> int:
-        """The most bytes of a hit."""
-        return bundle.responses.largest + self._more
 
     def check_vectors(self, dimension: int, count: int, name: str = "queries") -> int:
         """The bytes of an answer of `count` vectors of float32; `name` is `queries` or `items`.
@@ -88,7 +81,8 @@ class AnswerBytes:
             answer: makes the answer of a finished job.
         """
         max_hits = queries * min(k, len(bundle.responses))
-        if max_hits * self.largest_hit(bundle) <= self._max_hit_bytes - queries * ENVELOPE_BYTES_EACH:
+        largest = bundle.responses.largest + self._more
+        if max_hits * largest <= self._max_hit_bytes - queries * ENVELOPE_BYTES_EACH:
             return answer
 
         def check(job: Job) -> bytes:

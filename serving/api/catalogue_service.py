@@ -227,7 +227,8 @@ class _ChangesStream:
         if self._until is None:
             self._until = response.sequence
             if self._asked_after > self._until:
-                raise _too_high(self._asked_after, self._until)
+                reason = f"expected at most {self._until}, the store's sequence, got {self._asked_after}"
+                raise InvalidInput("after", f"{reason}; it may be of another store")
         self._after = (
             response.changes[-1].sequence if response.changes else max(self._after, response.sequence)
         )
@@ -238,9 +239,3 @@ class _ChangesStream:
         self.is_idle = not response.changes
         if self.is_idle and self._is_open and self._servicer.sequence > self._after:  # applied meanwhile
             self.read_on()
-
-
-def _too_high(after: int, sequence: int) -> InvalidInput:
-    return InvalidInput(
-        "after", f"expected at most {sequence}, the store's sequence, got {after}; it may be of another store"
-    )

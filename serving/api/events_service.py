@@ -11,7 +11,7 @@ from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.live.process.frame_socket import FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.store.write_checks import check_request_id
-from twinspire.serving.wire.converters import check_user
+from twinspire.serving.wire.converters import LONGEST_USER, check_bytes
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Events"]
 MAX_EVENTS = 1000  # in one request, and in the answer to one
@@ -58,7 +58,7 @@ class EventsServicer:
 
     def List(self, request: wire.ListRequest, call: Call) -> Any:
         """The latest events of a user; as a query that asks for as many items for the rate limit."""
-        check_user(request.user, "user")
+        check_bytes(request.user, 1, LONGEST_USER, "user")
         if request.limit > MAX_EVENTS:
             raise InvalidInput("limit", f"expected at most {MAX_EVENTS} events, got {request.limit}")
         count = request.limit or USUAL_EVENTS
@@ -78,10 +78,10 @@ def _check(event: wire.Event, number: int) -> None:
         InvalidInput: a value is missing, too long or out of its range; the field names it.
     """
     name = f"events[{number}]"
-    check_user(event.user, f"{name}.user")
-    _check_text(event.item_id, 1, LONGEST_ITEM, f"{name}.item_id")
-    _check_text(event.type, 1, LONGEST_TYPE, f"{name}.type")
-    _check_text(event.request_id, 0, LONGEST_REQUEST_ID, f"{name}.request_id")
+    check_bytes(event.user, 1, LONGEST_USER, f"{name}.user")
+    check_bytes(event.item_id, 1, LONGEST_ITEM, f"{name}.item_id")
+    check_bytes(event.type, 1, LONGEST_TYPE, f"{name}.type")
+    check_bytes(event.request_id, 0, LONGEST_REQUEST_ID, f"{name}.request_id")
     if event.HasField("value") and not math.isfinite(event.value):
         raise InvalidInput(f"{name}.value", f"expected a finite number, got {event.value}")
     if event.HasField("time") and not abs(event.time) <= LARGEST_TIME:
@@ -89,9 +89,3 @@ def _check(event: wire.Event, number: int) -> None:
     if event.HasField("position") and not (event.position and event.request_id):
         reason = f"expected 1 or more, and a request_id beside it, got {event.position}"
         raise InvalidInput(f"{name}.position", reason)
-
-
-def _check_text(text: str, least: int, most: int, field_name: str) -> None:
-    size = len(text.encode())
-    if not least <= size <= most or "\0" in text:
-        raise InvalidInput(field_name, f"expected {least} to {most} bytes without NUL, got {size}")

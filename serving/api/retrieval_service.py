@@ -109,7 +109,7 @@ class RetrievalServicer:
         options = self._options(bundle, request)
         if not answer_id:
             answer_id = f"{call.request_id}/{call.queries}" if call.is_stream else call.request_id
-            self._admit_search(call, bundle, queries, options)
+            self.admit(call, 1, _items(queries, options), bundle.retriever.interests)
         sequence = bundle.sequence if challenger is None else self.split.sequence
         if request.min_sequence and request.min_sequence > sequence:
             return self._wait(bundle, request, call, lambda: self.Search(request, call, answer_id))
@@ -120,11 +120,8 @@ class RetrievalServicer:
             rest = bundle.version, job.timing, job.sequence, answer_id, hits
             return bundle.responses.response(job.found[0], *rest)
 
-        make: MakeAnswer = answer
-        size = 0
-        if options.k * self._sizes.largest_hit(bundle) > self._sizes.small:
-            make = self._sizes.checked(bundle, 1, options.k, answer)
-            size = self._sizes.expected(bundle, 1, options.k)
+        make = self._sizes.checked(bundle, 1, options.k, answer)
+        size = self._sizes.expected(bundle, 1, options.k)
 
         def answer_of(job: Job, whole: bytes, place: int) -> bytes:
             return whole
@@ -148,7 +145,7 @@ class RetrievalServicer:
         options = self._options(bundle, request)
         self._sizes.check_estimate(bundle, count, options.k)
         if not admitted:
-            self._admit_search(call, bundle, queries, options)
+            self.admit(call, count, _items(queries, options), bundle.retriever.interests)
         if request.min_sequence and request.min_sequence > bundle.sequence:
             return self._wait(bundle, request, call, lambda: self.SearchBatch(request, call, True))
         options = self._filtered(bundle, request, options, queries, call)
@@ -475,28 +472,18 @@ class RetrievalServicer:
             return encode(prepare())
         return self._remote.run(call, count, prepare, encode)
 
-    def _admit_search(
-        self, call: Call, bundle: LoadedBundle, queries: Sequence[Query], options: SearchOptions
-    ) -> None:
-        """Charge the client's rate limit for a search.
-
-        This comes before a wait for `min_sequence`, so that calls that only wait are charged, too. Each
-        vector of a query counts as a search of its own.
-        """
-        call.queries += len(queries)
-        if self._rate is not None:
-            each = bundle.retriever.interests
-            self._rate.admit(caller(call), tokens(each * len(queries), each * _items(queries, options)))
-
-    def admit(self, call: Call, queries: int, items: int = 0) -> None:
+    def admit(self, call: Call, queries: int, items: int = 0, interests: int = 1) -> None:
         """Charge the client's rate limit for queries, and for the items that their searches look for.
+
+        Args:
+            interests: vectors of a query; each of them counts as a search of its own.
 
         Raises:
             RateLimited: the client sends too many requests.
         """
         call.queries += queries
         if self._rate is not None:
-            self._rate.admit(caller(call), tokens(queries, items))
+            self._rate.admit(caller(call), tokens(interests * queries, interests * items))
 
     def _filtered(
         self,
@@ -552,11 +539,6 @@ def _items(queries: Sequence[Query], options: SearchOptions) -> int:
 
 
 def _histories(queries: Sequence[Query]) -> int:
-    """The most items that the histories of queries have in all."""
-    return sum(map(_history, queries))
-
-
-def _history(query: Query) -> int:
-    """The most items that a query's histories have: `history`, and all features of several strings."""
-    values = query.features.values()
-    return len(query.history) + sum(len(each) for each in values if isinstance(each, tuple))
+    """The most items that the histories of queries have: `history`, and all features of several strings."""
+    values = [value for each in queries for value in (each.history, *each.features.values())]
+    return sum(len(value) for value in values if isinstance(value, tuple))

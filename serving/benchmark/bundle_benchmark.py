@@ -45,7 +45,7 @@ from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.compiled import CompiledFilter
 from twinspire.serving.filters.expression import AllOf
 from twinspire.serving.filters.passing_rows import PassingRows
-from twinspire.serving.index.vector_index import ExactIndex
+from twinspire.serving.index.vector_index import VectorIndex
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.retrieval.query import Query, SearchOptions, example_query
@@ -104,7 +104,7 @@ def local_segment(retriever: Retriever, folder: Path) -> BuiltSegment:
     if not (manifest := retriever.manifest).is_remote:
         return retriever.built
     columns = FilterColumns.load(folder, manifest)
-    return BuiltSegment(manifest, ExactIndex(folder, manifest), Catalogue(folder, manifest), columns)
+    return BuiltSegment(manifest, VectorIndex(folder, manifest), Catalogue(folder, manifest), columns)
 
 
 def recall(retriever: Retriever, items: BuiltSegment, k: int) -> list[float]:

@@ -27,7 +27,7 @@ from twinspire.protos.errors import InvalidInput, MissingStage, TwinspireError
 from twinspire.serving.events.config import default_url
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.served_log.config import LOCK
-from twinspire.serving.wire.converters import check_user
+from twinspire.serving.wire.converters import LONGEST_USER, check_bytes
 
 EVENTS_HELP = f"of the store (default: ${EVENTS_VARIABLE}, or serve's)"
 
@@ -87,7 +87,7 @@ def _users(given: Sequence[str]) -> list[str]:
             users.append(key.decode())
         except UnicodeDecodeError:
             raise InvalidInput(name, "expected UTF-8") from None
-        check_user(users[-1], name)
+        check_bytes(users[-1], 1, LONGEST_USER, name)
         if key.endswith(b"\r"):  # it would delete nothing
             raise InvalidInput(name, "expected lines that end with LF alone, got CR and LF")
     return users

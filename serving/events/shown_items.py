@@ -62,11 +62,11 @@ class ShownItems:
 
         def make(job: Job) -> bytes:
             response = answer(job)
-            ids = job.retriever.items.ids
+            item_id = job.retriever.items.item_id
             for message, found in zip(messages, job.found, strict=True):
                 if message.HasField("user"):
                     mixed = found.interleaved
-                    if shown := mixed.item_ids if mixed else [ids[row] for row in found.rows]:
+                    if shown := mixed.item_ids if mixed else [*map(item_id, found.rows)]:
                         self.add(message.user, shown)
             return response
 

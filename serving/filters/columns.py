@@ -9,7 +9,7 @@ Library"). Values are kept sorted, so that a test reads only the rows that pass 
 """
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -185,11 +185,6 @@ class FilterColumns:
         return cls._of(schema, build_columns(schema, items), len(items))
 
     @classmethod
-    def none(cls, count: int) -> "FilterColumns":
-        """The columns of N items without filter fields."""
-        return cls._of({}, {}, count)
-
-    @classmethod
     def _of(
         cls, schema: FilterSchema, columns: Mapping[str, OrderedColumn | StringColumn], count: int
     ) -> "FilterColumns":
@@ -263,7 +258,8 @@ class FilterColumns:
         else:
             values = [typed(kind, value, f"{path}.in[{n}]") for n, value in enumerate(test.values)]
         sought = dict.fromkeys(map(COMPARISONS[kind].stored, values))
-        return _union(column.equal(value) for value in sought if value is not None)
+        equal = [column.equal(value) for value in sought if value is not None]
+        return BitMap.union(*equal) if equal else BitMap()
 
     def strings(self, field: str) -> list[tuple[str, int]]:
         """The distinct strings of a field, and the number of items that hold each; none of other kinds."""
@@ -280,8 +276,3 @@ class FilterColumns:
         """The place of each item's value in `ordered`, -1 where it has none: int32 (N,)."""
         ranks: npt.NDArray[np.int32] = self._columns[field].ranks
         return ranks
-
-
-def _union(found: Iterable[BitMap]) -> BitMap:
-    several = list(found)
-    return BitMap.union(*several) if several else BitMap()

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.filters.columns import Work
-from twinspire.serving.filters.expression import FILTER_FIELD, MAX_DEPTH, Filter, is_deeper
+from twinspire.serving.filters.expression import FILTER_FIELD, MAX_DEPTH, Filter
 
 MAX_BYTES = 64 << 20  # of the filters that one bundle keeps
 MAX_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is rarely used again
@@ -19,22 +19,11 @@ CONTENT_BYTES = 12  # of memory for each byte of a filter: its tree of Python ob
 KEY_BYTES = 32  # of a digest, which no client can make equal for different filters
 
 
-class SegmentFilter(Protocol):
-    """The rows of one segment that pass a filter; it follows the segment's changes."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory at most."""
-
-    def passes(self, row: int) -> bool:
-        """Whether a row is one of the segment's that pass."""
-
-
 class Filterable(Protocol):
     """What the cache needs of a segment (`serving/segments/`)."""
 
-    def filter(self, expression: Filter, work: Work) -> SegmentFilter:
-        """The rows that pass a filter."""
+    def filter(self, expression: Filter, work: Work) -> Any:
+        """The rows that pass a filter, also after changes; `nbytes` is their memory at most."""
 
 
 class CompiledFilter:
@@ -48,9 +37,8 @@ class CompiledFilter:
         nbytes: of memory at most.
     """
 
-    def __init__(self, expression: Filter, parts: Sequence[SegmentFilter]) -> None:
-        self.expression = expression
-        self.parts: tuple[Any, ...] = tuple(parts)  # a segment takes its own kind of `SegmentFilter`
+    def __init__(self, expression: Filter, parts: Sequence[Any]) -> None:
+        self.expression, self.parts = expression, parts
         self.nbytes = sum(part.nbytes for part in parts)
 
     @property
@@ -58,10 +46,6 @@ class CompiledFilter:
         """Whether each row of all segments passes and is visible."""
         masks = [part.mask for part in self.parts]
         return masks[0] if len(masks) == 1 else np.concatenate(masks)
-
-    def count_of(self, rows: Iterable[int]) -> int:
-        """How many of these rows pass."""
-        return sum(any(part.passes(row) for part in self.parts) for row in rows)
 
 
 class FilterCache:
@@ -95,14 +79,10 @@ class FilterCache:
         content = content_of(expression) if content is None else content
         found = self.kept(content)
         if found is None:
-            found = self.evaluated(expression, work)
+            work = Work() if work is None else work
+            found = CompiledFilter(expression, [each.filter(expression, work) for each in self.segments])
             self._keep(content, found)
         return found
-
-    def evaluated(self, expression: Filter, work: Work | None = None) -> CompiledFilter:
-        """The filter with the rows that pass it; not kept."""
-        work = Work() if work is None else work
-        return CompiledFilter(expression, [each.filter(expression, work) for each in self.segments])
 
     def kept(self, content: bytes) -> CompiledFilter | None:
         """The filter with this content for another request, if it is still kept."""
@@ -125,23 +105,21 @@ class FilterCache:
                 return
             self._kept[key] = compiled
             self._bytes += compiled.nbytes
-            self._shrink()
-
-    def _shrink(self) -> None:
-        """Drop the least recently used filters until the others fit."""
-        while self._bytes > self._max_bytes:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
 def content_of(expression: Filter) -> bytes:
     """The expression as bytes; other than `==`, its text distinguishes True from 1.
 
     Raises:
-        InvalidInput: it has more than `MAX_DEPTH` filters inside each other.
+        InvalidInput: it has so many filters inside each other that it has no text.
     """
-    if is_deeper(expression, MAX_DEPTH):
-        raise InvalidInput(FILTER_FIELD, f"expected at most {MAX_DEPTH} filters inside each other, got more")
-    return repr(expression).encode("utf-8", "surrogatepass")
+    try:
+        return repr(expression).encode("utf-8", "surrogatepass")
+    except RecursionError:
+        reason = f"expected at most {MAX_DEPTH} filters inside each other, got more"
+        raise InvalidInput(FILTER_FIELD, reason) from None
 
 
 def _key(content: bytes) -> bytes:

@@ -122,22 +122,6 @@ def describe(fields: Mapping[str, str]) -> str:
     return "the filter fields are " + ", ".join(known)
 
 
-def is_deeper(expression: Filter, most: int) -> bool:
-    """Whether more than `most` filters are inside each other; found without recursion."""
-    level = [expression]
-    for _ in range(most):
-        level = [inner for each in level for inner in _inner(each)]
-        if not level:
-            return False
-    return True
-
-
-def _inner(node: Filter) -> tuple[Filter, ...]:
-    if isinstance(node, Not):
-        return (node.filter,)
-    return node.filters if isinstance(node, AllOf | AnyOf) else ()
-
-
 def _operands(one: Filter, other: Filter, kind: type[AllOf] | type[AnyOf]) -> tuple[Filter, ...]:
     """Two operands as a flat tuple: an operand of the same kind is replaced by its own operands."""
     for each in (one, other):

@@ -101,10 +101,7 @@ def parse_filter(text: str) -> Filter:
     """
     if len(text) > LONGEST_TEXT:
         raise InvalidInput(FILTER_FIELD, f"expected at most {LONGEST_TEXT} code points, got {len(text)}")
-    parser = _Parser(text)
-    found = parser.joined()
-    parser.expect_end()
-    return found
+    return _Parser(text).whole()
 
 
 class _Parser:
@@ -114,20 +111,22 @@ class _Parser:
         self._text, self._token, self._end, self._depth = text, "", 0, 0
         self._advance()
 
-    def joined(self, level: int = 0) -> Filter:
+    def whole(self) -> Filter:
+        """The filter of the whole text."""
+        found = self._joined()
+        if self._kind != "end":
+            self._refuse("and, or, or the end")
+        return found
+
+    def _joined(self, level: int = 0) -> Filter:
         """A filter whose parts are joined as `_JOINS` has it from a place on."""
         if level == len(_JOINS):
             return self._one()
         word, kind = _JOINS[level]
-        parts = [self.joined(level + 1)]
+        parts = [self._joined(level + 1)]
         while self._take(word):
-            parts.append(self.joined(level + 1))
+            parts.append(self._joined(level + 1))
         return kind(tuple(parts)) if len(parts) > 1 else parts[0]
-
-    def expect_end(self) -> None:
-        """Raise InvalidInput unless the whole text has been read."""
-        if self._kind != "end":
-            self._refuse("and, or, or the end")
 
     def _one(self) -> Filter:
         self._depth += 1
@@ -136,7 +135,7 @@ class _Parser:
         if self._take("not"):
             found = ~self._one()
         elif self._take("("):
-            found = self.joined()
+            found = self._joined()
             self._expect(")")
         else:
             found = self._condition()

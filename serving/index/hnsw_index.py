@@ -11,7 +11,7 @@ from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import Links, read_hnswlib, read_links
 from twinspire.protos.nearest.search import graph_width
 from twinspire.serving.filters.passing_rows import PassingRows
-from twinspire.serving.index.vector_index import ExactIndex, Neighbours, Vectors, coded_vectors
+from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors, coded_vectors
 
 SPACE = "ip"
 # Where a share of the items passes a filter, a search follows the links of about ef / share items. One that
@@ -19,7 +19,7 @@ SPACE = "ip"
 PATIENCE = 1.8
 
 
-class HnswIndex(ExactIndex):
+class HnswIndex(VectorIndex):
     """An HNSW graph over the item vectors (Malkov and Yashunin 2018); safe to call from several threads.
 
     Where scores are not cosines, the graph is that of the items without their padding coordinate. A query of

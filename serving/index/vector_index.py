@@ -1,20 +1,19 @@
-"""Vectors to rows: the protocol of an index, how a bundle's index is opened, and exact search.
+"""Vectors to rows: the index that compares all items, and how a bundle's index is opened.
 
 All scores are inner products. A bundle's manifest names its kind of index (`index.kind`). To add a kind,
-write a class with the methods of `VectorIndex`, and name it in `KINDS`; for one on another server see
-`remote.py`.
+write a subclass of `VectorIndex`, and name it in `KINDS`; for one on another server see `remote.py`.
 """
 
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from twinspire.protos.bundle import VECTORS, Manifest, Score
-from twinspire.protos.errors import BundleDamaged, BundleTooNew, PackageMissing
+from twinspire.protos.errors import BundleDamaged, BundleTooNew
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import Links
 from twinspire.protos.nearest.vectors import vectors_of
@@ -26,7 +25,7 @@ Rows = npt.NDArray[np.int64]
 # Kind -> module and class, imported only for a bundle of that kind. The class takes the folder of a verified
 # bundle and its manifest. (`train/fingerprint.py` follows names of modules in strings.)
 KINDS = {
-    "exact": ("twinspire.serving.index.vector_index", "ExactIndex"),
+    "exact": ("twinspire.serving.index.vector_index", "VectorIndex"),
     "hnsw": ("twinspire.serving.index.hnsw_index", "HnswIndex"),
 }
 NOT_FINITE = "a tower gave a vector that is not finite"
@@ -44,23 +43,29 @@ class Neighbours(NamedTuple):
     scores: Vectors
 
 
-class VectorIndex(Protocol):
-    """N item vectors of dimension D to search in; safe to call from several threads."""
+class VectorIndex:
+    """N item vectors of dimension D to search in, by comparing each; safe to call from several threads.
+
+    A subclass may search approximately.
+
+    Args:
+        folder: of a bundle whose files have been verified.
+
+    Raises:
+        BundleDamaged: the vectors are not those that the manifest describes.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._coded = coded_vectors(folder, manifest)
 
     @property
     def count(self) -> int:
         """N, the number of items."""
+        return len(self._coded.vectors)
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
-        """The `k` items nearest to each query of the query tower, float32 (B, D); fewer if there are fewer.
-
-        The search may be approximate.
-        """
-
-    def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
-        """As `search`, of one query (1, D), as lists of rows and scores."""
-        rows, scores = self.search(vector, k)
-        return rows[0].tolist(), scores[0].tolist()
+        """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
+        return self.exact(vectors, k)
 
     def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Neighbours | None:
         """For each query the `min(k, R)` best of the R items that pass a filter, by an index that filters.
@@ -85,35 +90,6 @@ class VectorIndex(Protocol):
             k: items wanted.
             rows: of the items to compare, ascending and different (R,); all if not given.
         """
-
-    def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
-        """The vectors of items, float32 (R, D)."""
-
-
-class ExactIndex(VectorIndex):
-    """Compares each query with every item.
-
-    Args:
-        folder: of a bundle whose files have been verified.
-
-    Raises:
-        BundleDamaged: the vectors are not those that the manifest describes.
-    """
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._coded = coded_vectors(folder, manifest)
-
-    @property
-    def count(self) -> int:
-        """N, the number of items."""
-        return len(self._coded.vectors)
-
-    def search(self, vectors: Vectors, k: int) -> Neighbours:
-        """As `exact`."""
-        return self.exact(vectors, k)
-
-    def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
-        """The `min(k, N)` items of the largest inner products; equal scores: the lower row first."""
         return Neighbours(*self._coded.exact(vectors, k, rows))
 
     def vectors(self, rows: Rows | Sequence[int] | slice) -> Vectors:
@@ -143,28 +119,18 @@ def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
     Raises:
         BundleDamaged: vectors or index are not those that the manifest describes.
         BundleTooNew: this program has no such kind of index.
-        PackageMissing: the kind needs a package that is not installed.
     """
     kind = manifest.index.kind
     if kind not in KINDS:
         raise BundleTooNew(f"{folder}: index of kind {kind!r}, expected one of {', '.join(sorted(KINDS))}")
     module, name = KINDS[kind]
-    try:
-        made = getattr(import_module(module), name)
-    except ModuleNotFoundError as error:
-        raise PackageMissing(f"an index of kind {kind} needs {error.name}: pip install .[{kind}]") from None
-    index: VectorIndex = made(folder, manifest)
+    index: VectorIndex = getattr(import_module(module), name)(folder, manifest)
     return index
-
-
-def shows_products(score: Score) -> bool:
-    """Whether inner products are shown to clients without a change."""
-    return score.kind != "sigmoid"
 
 
 def shown_scores(products: Vectors, score: Score) -> Vectors:
     """Inner products of query and item vectors, of any shape, as the scores that a bundle shows."""
-    if shows_products(score):
+    if score.kind != "sigmoid":
         return products
     # 1 / (1 + e^-x), in a form that does not overflow; in float64, because the bias may be large.
     logits = products.astype(np.float64) + score.bias

@@ -69,25 +69,23 @@ class HybridSearch:
             bool(terms) and _is_fused(context, each)
             for terms, context, each in zip(encoded.terms, encoded.contexts, options, strict=True)
         ]
-        if True not in fused:
-            found = search(encoded, options)
-        else:
-            least = self._least
-            wide = [
-                each._replace(k=least) if is_fused and each.k < least else each
-                for each, is_fused in zip(options, fused, strict=True)
-            ]
-            found = search(encoded, wide)
+        least = self._least
+        wide = [
+            each._replace(k=least) if is_fused and each.k < least else each
+            for each, is_fused in zip(options, fused, strict=True)
+        ]
+        found = search(encoded, wide)
         for n, is_fused in enumerate(fused):
             if is_fused:
                 found[n] = self._fused(encoded.terms[n], encoded.vectors[n], found[n], options[n], current)
             elif options[n].fusion is FusionMode.LEXICAL:
                 found[n] = SearchResult([], [], found[n].context, found[n].plan, fusion=FusionMode.LEXICAL)
             else:
-                rows, scores, context, plan, *_ = found[n]
-                lexical = [0.0] * len(rows)
+                scores, lexical = found[n].scores, [0.0] * len(found[n].scores)
                 prior = lexical if self._has_priors else ()
-                found[n] = SearchResult(rows, scores, context, plan, scores, lexical, FusionMode.DENSE, prior)
+                found[n] = found[n]._replace(
+                    dense=scores, lexical=lexical, fusion=FusionMode.DENSE, prior=prior
+                )
         return found
 
     def _fused(

@@ -7,7 +7,7 @@ Query -> PreparedQuery -> EncodedQueries (vectors and a QueryContext each) + Sea
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -138,22 +138,14 @@ def check_item_query(query: Query, name: str) -> None:
     Raises:
         InvalidInput: text, history or features are given too.
     """
-    if query.text is not None:
-        raise InvalidInput(f"{name}.text", "expected either a text or an item_id, got both")
-    if query.history:
-        raise InvalidInput(f"{name}.history", "expected either a history or an item_id, got both")
-    if query.history_times:
-        raise InvalidInput(f"{name}.history_times", "expected either a history or an item_id, got both")
-    if query.features:
-        raise InvalidInput(f"{name}.features", "expected either features or an item_id, got both")
+    for part in ("text", "history", "history_times", "features"):
+        value = getattr(query, part)
+        if value or value == "":
+            raise InvalidInput(f"{name}.{part}", f"expected either {part} or an item_id, got both")
 
 
 class QueryForm:
     """How the fields of a query fill the features of a query tower; computed once per bundle.
-
-    Args:
-        clock: gives the time, in seconds since 1970, of a query with times of its history and no time of its
-            own; by default the machine's clock.
 
     Attributes:
         text, history: names of the features that the fields of these names fill; None if there is none.
@@ -161,9 +153,8 @@ class QueryForm:
         texts: names of the features that are texts.
     """
 
-    def __init__(self, features: Mapping[str, FeatureSpec], clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, features: Mapping[str, FeatureSpec]) -> None:
         self.features = dict(features)
-        self._clock = clock or time.time
         self.text = _slot(features, TextFeature, "text")
         positive = {name: spec for name, spec in features.items() if spec.kind != "negative_history"}
         self.history = _slot(positive, HistoryFeature, "history")
@@ -226,7 +217,7 @@ class QueryForm:
         known = [None if math.isnan(seconds) else seconds for seconds in times]
         given[self.history] = [*zip(query.history, known, strict=True)]
         if self._time is not None and self._time not in given:
-            given[self._time] = self._clock()
+            given[self._time] = time.time()
 
     def _feature_of(self, slot: str | None, field_name: str) -> str:
         """The feature that a field of the query fills, unless there is none."""
@@ -425,5 +416,7 @@ class SearchResult(NamedTuple):
 
     @property
     def parts(self) -> tuple[Sequence[float], ...]:
-        """The parts of the scores that the bundle has; of one with a lexical index."""
+        """The parts of the scores; none if the bundle has no lexical index."""
+        if not self.dense:
+            return ()
         return (self.dense, self.lexical, self.prior) if self.prior else (self.dense, self.lexical)

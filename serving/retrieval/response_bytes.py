@@ -7,7 +7,6 @@ object per item; their reference counts would unshare memory pages between worke
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
@@ -162,13 +161,7 @@ def _origin(bundle_version: str, timing: Timing) -> bytes:
     """`bundle_version` and `timing`, as they stand in a `SearchResponse` or a `SearchBatchResponse`."""
     queue, encode, search = timing
     times = b"".join((QUEUE, varint(queue), ENCODE, varint(encode), SEARCH, varint(search)))
-    return b"".join((_version(bundle_version), TIMING, varint(len(times)), times))
-
-
-@lru_cache(maxsize=8)
-def _version(bundle_version: str) -> bytes:
-    """`bundle_version` as it stands in an answer; a worker serves few of them at a time."""
-    return _text(VERSION, bundle_version)
+    return b"".join((_text(VERSION, bundle_version), TIMING, varint(len(times)), times))
 
 
 def _text(field: bytes, text: str) -> bytes:

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
 from typing import cast
@@ -24,7 +23,7 @@ from twinspire.protos.nearest.search import largest_products
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.vector_index import NOT_FINITE, Rows, Vectors, shown_scores, shows_products
+from twinspire.serving.index.vector_index import Rows, Vectors, shown_scores
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
 from twinspire.serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
 from twinspire.serving.retrieval.event_reading import EventReading
@@ -45,17 +44,14 @@ from twinspire.serving.retrieval.query import (
     refuse_lone_string,
 )
 from twinspire.serving.segments.built import BuiltSegment
-from twinspire.serving.segments.catalogue import Catalogue, Fields
+from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.growing import GrowingSegment
 from twinspire.serving.segments.items import Items
 from twinspire.serving.segments.remote import RemoteSegment
 from twinspire.serving.segments.searcher import Searcher
 
-ONE_PLAIN = (PLAIN,)
 UNFILTERED = Plan.UNFILTERED
 NO_EVENTS = "the events of users are not known here; a service knows them that was started with --events"
-NO_PARTS = SearchResult([], [], PLAIN)[2:]  # the fields of a plain result after `scores`
-_tuple = tuple.__new__  # makes a NamedTuple in little more than half the time
 
 
 class Retriever:
@@ -100,7 +96,6 @@ class Retriever:
         self.interests, self._width = manifest.interests, manifest.width("query")
         own_fusion = FusionMode.DENSE if self.hybrid is None else FusionMode.HYBRID
         self._own_fusions = (FusionMode.DEFAULT, own_fusion)
-        self._has_short_path = shows_products(manifest.score) and self.interests == 1
         # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
         self._searches_items_exactly = manifest.score.has_padding_dim
 
@@ -252,8 +247,6 @@ class Retriever:
             ArithmeticError: a vector is not finite.
             ValueError: there are not as many names as queries.
         """
-        if names and len(names) != len(queries):
-            raise ValueError(f"names: expected {len(queries)}, one for each query, got {len(names)}")
         encoded = self._encode(queries, names)
         require_finite(encoded.vectors)
         return encoded
@@ -263,7 +256,7 @@ class Retriever:
         refuse_lone_string(queries, "queries", "queries")
         if not queries:
             raise InvalidInput("queries", "expected at least one")
-        prepared = self.prepare_all(queries, names or _numbered(len(queries)))
+        prepared = self.prepare_all(queries, names or [f"queries[{n}]" for n in range(len(queries))])
         return self.encode_prepared(prepared, started)
 
     def encode_prepared(
@@ -352,9 +345,6 @@ class Retriever:
             exclude_history = self._excludes_history
         if min_score is not None and not math.isfinite(min_score):
             raise InvalidInput("min_score", f"expected a finite number, got {min_score}")
-        is_default = fusion is FusionMode.DEFAULT and compiled is None and min_score is None
-        if is_default and not (exclude or exclude_history):
-            return _plain_options(k)
         fusion = FusionMode(fusion)
         check_fusion(self.hybrid, fusion)
         rows = frozenset(self.items.rows(exclude)) if exclude else frozenset()
@@ -414,23 +404,16 @@ class Retriever:
 
     def _find_dense(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, by the vectors alone."""
-        k = options[0].k if options else 0
-        if k and encoded.contexts == ONE_PLAIN and self._has_short_path and options[0].is_plain:
-            return [self._find_one(encoded.vectors, k)]
         require_finite(encoded.vectors)
         if self.interests > 1:
             return find_interests(self._find_each, self.searcher, self.manifest, encoded, options)
-        # Without a graph all items that pass are compared, as `_find_each` does.
-        if k and encoded.contexts == ONE_PLAIN and self._has_short_path and self.built.has_graph:
-            passing = options[0].filter
-            if passing is not None and not options[0].exclude:
-                return [self._find_one_passing(encoded.vectors, k, passing)]
+        k = options[0].k if options else 0
         plain = k and encoded.contexts[0] is PLAIN and encoded.contexts.count(PLAIN) == len(options)
         if plain and options.count(options[0]) == len(options) and options[0].is_plain:
             rows, products = self.searcher.search(encoded.vectors, k)
             scores = shown_scores(products, self.manifest.score)
             best = zip(rows.tolist(), scores.tolist(), strict=True)
-            return [_tuple(SearchResult, (*each, *NO_PARTS)) for each in best]
+            return [SearchResult(*each, PLAIN) for each in best]
         return self._find_each(encoded, options)
 
     def scores(
@@ -458,20 +441,6 @@ class Retriever:
         shown = iter(shown_scores(products, self.manifest.score).tolist())
         return [None if row is None else next(shown) for row in rows]
 
-    def _find_one(self, vector: Vectors, k: int) -> SearchResult:
-        """As `find`, of one query (1, D) that has the context `PLAIN`, no filter and no exclusions."""
-        rows, products = self.searcher.search_one(vector, k)
-        if not products:  # there are no items
-            require_finite(vector)
-        elif not math.isfinite(products[0]):  # the vector has NaN or infinity
-            raise ArithmeticError(NOT_FINITE)
-        return _tuple(SearchResult, (rows, products, *NO_PARTS))
-
-    def _find_one_passing(self, vector: Vectors, k: int, passing: CompiledFilter) -> SearchResult:
-        """As `_find_one`, among the items that pass a filter; the vector is finite."""
-        rows, products, plan = self.searcher.search_one_passing(vector, k, passing)
-        return SearchResult(rows, products, PLAIN, plan)
-
     def _own_vector(self, row: int) -> Vectors:
         """The vector of an item as a query, (D,) or (K * D,)."""
         own: Vectors = self.searcher.vectors([row])[0]
@@ -492,7 +461,7 @@ class Retriever:
                 found[n] = self._find_popular(excluded[n], options[n], context)
             else:  # searched only with queries of the same width, so that others do not change its result
                 approximate = context.own_row is None or not self._searches_items_exactly
-                width = options[n].k + (passing.count_of(excluded[n]) if passing else len(excluded[n]))
+                width = options[n].k + len(excluded[n])
                 if self.manifest.is_remote:  # each group is a question to the server, so there are to be few
                     width = 1 << (width - 1).bit_length()
                 groups.setdefault((width, approximate, passing), []).append(n)
@@ -510,14 +479,12 @@ class Retriever:
         self, vectors: Vectors, width: int, approximate: bool, passing: CompiledFilter | None
     ) -> Iterable[tuple[Rows, Vectors, Vectors, Plan]]:
         """Rows, products, shown scores and plan for each query; of items that pass, if there is a filter."""
-        score = self.manifest.score
         if passing is None:
             search = self.searcher.search if approximate else self.searcher.exact
-            rows, products = search(vectors, width)
-            best = zip(rows, products, shown_scores(products, score), strict=True)
-            return [(*each, UNFILTERED) for each in best]
-        found = self.searcher.search_passing(vectors, width, passing, approximate)
-        return [(rows, products, shown_scores(products, score), plan) for rows, products, plan in found]
+            (rows, products), plans = search(vectors, width), [UNFILTERED] * len(vectors)
+        else:
+            (rows, products), plans = self.searcher.search_passing(vectors, width, passing, approximate)
+        return zip(rows, products, shown_scores(products, self.manifest.score), plans, strict=True)
 
     def _find_popular(
         self, excluded: frozenset[int], options: SearchOptions, context: QueryContext
@@ -531,13 +498,9 @@ class Retriever:
         return SearchResult(*self.items.popular(options.k, excluded, mask), context, Plan.POPULAR)
 
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
-        items, ids = self.items, self.items.ids
-        if found.dense:
-            fused = zip(found.rows, found.scores, *found.parts, strict=True)
-            return tuple([Hit(ids[row], score, Fields(items, row), *each) for row, score, *each in fused])
-        best = zip(found.rows, found.scores, strict=True)
+        items, hits = self.items, zip(found.rows, found.scores, *found.parts, strict=True)
         return tuple(
-            [_tuple(Hit, (ids[row], value, Fields(items, row), None, None, None)) for row, value in best]
+            [Hit(items.item_id(row), score, items.fields(row), *parts) for row, score, *parts in hits]
         )
 
     def _warm_up(self, folder: Path) -> None:
@@ -559,17 +522,6 @@ class Retriever:
             raise BundleDamaged(f"{folder}: does not answer its own examples: {error}") from error
         if not all(answer.hits or answer.basis is Basis.NONE for answer in answers):
             raise BundleDamaged(f"{folder}: holds nothing to answer with")
-
-
-@lru_cache(maxsize=1024)
-def _plain_options(k: int) -> SearchOptions:
-    """The options of most queries; making them for each one takes about a microsecond."""
-    return SearchOptions(k)
-
-
-@lru_cache(maxsize=64)
-def _numbered(count: int) -> tuple[str, ...]:
-    return tuple(f"queries[{n}]" for n in range(count))
 
 
 def _without(

@@ -304,7 +304,7 @@ def _ask(served: "LoadedBundle") -> None:
             answer = served.responses.response(found, served.version, Timing(0, 0, 0))
             # The ids must be equal: it is the same answer, packed and parsed.
             hits = wire.SearchResponse.FromString(answer).hits
-            if [hit.id for hit in hits] != [retriever.items.ids[row] for row in found.rows]:
+            if [hit.id for hit in hits] != [*map(retriever.items.item_id, found.rows)]:
                 raise BundleDamaged("the answer to an example holds other items than were found")
     if all_zero:
         raise BundleDamaged("the query tower gives the zero vector for all examples")

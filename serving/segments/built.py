@@ -20,7 +20,7 @@ from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
 from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.neighbours import Mask, remaining, remaining_of_all
-from twinspire.serving.segments.planner import Found, expected_cost, search_passing
+from twinspire.serving.segments.planner import FoundPassing, expected_cost, search_passing
 
 
 class BuiltSegment:
@@ -47,9 +47,9 @@ class BuiltSegment:
         fusion: Fusion | None = None,
     ) -> None:
         self.manifest, self.index, self.catalogue, self.fusion = manifest, index, catalogue, fusion
-        self.columns = columns or FilterColumns.none(manifest.count)
+        self.columns = columns or FilterColumns({}, manifest.count, {})
         self.has_graph = manifest.index.kind != EXACT
-        self._count = len(catalogue.ids)
+        self._count = len(catalogue)
         self.deleted: Mask = np.zeros(self._count, np.bool_)
         self.deleted_count = 0
 
@@ -86,10 +86,6 @@ class BuiltSegment:
         """
         return remaining_of_all(self.index.search, self.deleted, self.deleted_count, vectors, k)
 
-    def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
-        """As `search`, of one query (1, D), in lists, while nothing is deleted."""
-        return self.index.search_one(vector, k)
-
     def exact(self, vectors: Vectors, k: int) -> Neighbours:
         """As `search`, of any vectors, items included, and never approximate."""
         return remaining_of_all(self.index.exact, self.deleted, self.deleted_count, vectors, k)
@@ -109,7 +105,7 @@ class BuiltSegment:
 
     def search_passing(
         self, vectors: Vectors, k: int, passing: "BuiltFilter", approximate: bool
-    ) -> list[Found]:
+    ) -> FoundPassing:
         """As `search`, of the items that pass a filter, with the plan of each query.
 
         Args:
@@ -119,22 +115,16 @@ class BuiltSegment:
             approximate: whether the search may be.
         """
         approximate = approximate and self.has_graph
-        if not (deleted_count := passing.deleted_count):
-            return search_passing(self.index, vectors, k, passing.rows, approximate)
         plans = [Plan.EMPTY] * len(vectors)
 
         def search(queries: Rows, ask: int) -> Neighbours:
-            some = vectors[queries]
-            found = search_passing(self.index, some, ask, passing.rows, approximate)
-            for query, each in zip(queries, found, strict=True):
-                plans[query] = each.plan
-            return Neighbours(
-                np.stack([each.rows for each in found]), np.stack([each.scores for each in found])
-            )
+            found, some = search_passing(self.index, vectors[queries], ask, passing.rows, approximate)
+            for query, plan in zip(queries.tolist(), some, strict=True):
+                plans[query] = plan
+            return found
 
-        all_queries = np.arange(len(vectors))
-        found = remaining(search, all_queries, k, self.deleted, deleted_count, passing.rows.count)
-        return [Found(*each) for each in zip(found.rows, found.scores, plans, strict=True)]
+        queries, count = np.arange(len(vectors)), passing.rows.count
+        return remaining(search, queries, k, self.deleted, passing.deleted_count, count), plans
 
     def expected_cost(self, k: int, passing: "BuiltFilter | None" = None) -> int:
         """As `planner.expected_cost`; of all items without a filter."""
@@ -184,7 +174,7 @@ class BuiltSegment:
 
     def item_id(self, row: int) -> str:
         """The id of the item in a row, deleted or not."""
-        return self.catalogue.ids[row]
+        return self.catalogue.item_id(row)
 
     def fields(self, row: int) -> dict[str, str]:
         """The display fields of the item in a row."""
@@ -218,7 +208,7 @@ class BuiltFilter:
 
     @property
     def nbytes(self) -> int:
-        """As `SegmentFilter.nbytes`: the rows, and the mask without deleted ones."""
+        """Bytes of memory at most: the rows, and the mask without deleted ones."""
         return self.rows.nbytes + self.rows.item_count
 
     @property
@@ -235,10 +225,6 @@ class BuiltFilter:
         if self._visible is None:
             self._visible = self.rows.mask & ~self._segment.deleted
         return self._visible
-
-    def passes(self, row: int) -> bool:
-        """As `SegmentFilter.passes`."""
-        return row in self.rows.passing
 
     def _refresh(self) -> None:
         segment = self._segment

@@ -1,10 +1,9 @@
 """Rows to items and back: ids, popularity and display fields of the bundle's catalogue."""
 
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any
 
 import numpy as np
 
@@ -12,36 +11,6 @@ from twinspire.protos.bundle import ITEMS, Manifest
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.features import LARGEST
-
-
-class Rows(Protocol):
-    """Maps item ids to rows, as a dictionary does."""
-
-    def get(self, item_id: str, /) -> int | None:
-        """The row of an item; None if there is no such item."""
-
-
-class HasFields(Protocol):
-    """Items with display fields."""
-
-    def fields(self, row: int) -> dict[str, str]:
-        """The display fields of an item; one that it lacks is left out."""
-
-
-class IdsByRow(Sequence[str]):
-    """Ids that are made on access; a subclass gives their number and `_id` of a row."""
-
-    @abstractmethod
-    def _id(self, row: int) -> str:
-        """The id of a row, 0 to `len(self)` - 1."""
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        rows = range(len(self))[row]
-        return self._id(rows) if isinstance(rows, int) else [self._id(each) for each in rows]
 
 
 class Catalogue:
@@ -54,15 +23,13 @@ class Catalogue:
         BundleDamaged: the file is not the one that the manifest describes.
     """
 
-    ids: Sequence[str]  # by row
     ranking: Sequence[int]  # rows, the most popular first, and among equals the lower one
     shares: Sequence[float]  # popularity by row
-    _rows: Rows
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         path = folder / ITEMS
         table = _read(path)
-        self.ids = table["ids"]
+        self.ids: list[str] = table["ids"]
         self._columns: dict[str, list[str | None]] = table["fields"]
         rows = {item_id: row for row, item_id in enumerate(self.ids)}
         popularity = table["popularity"]
@@ -85,14 +52,20 @@ class Catalogue:
         self.ranking = np.argsort(-shares, kind="stable").data
         self.shares = shares.astype(np.float32).data
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def item_id(self, row: int) -> str:
+        """The id of the item in a row."""
+        return self.ids[row]
+
     def find(self, item_id: str) -> int | None:
         """The row of an item; None if there is no such item."""
         return self._rows.get(item_id)
 
     def rows(self, item_ids: Iterable[str]) -> set[int]:
         """The rows of items; ids that the catalogue does not hold are skipped."""
-        found = map(self._rows.get, item_ids)
-        return {row for row in found if row is not None}
+        return {row for row in map(self.find, item_ids) if row is not None}
 
     @cached_property
     def knows_popular(self) -> bool:
@@ -109,42 +82,6 @@ class Catalogue:
         """The display fields of an item; one that it lacks is left out."""
         columns = self._columns.items()
         return {name: value for name, column in columns if (value := column[row]) is not None}
-
-
-class Fields(Mapping[str, str]):
-    """The display fields of an item, read on access, because few hits of a query are looked at.
-
-    Args:
-        items: the items with their fields.
-    """
-
-    __slots__ = ("_items", "_row", "_values")
-    _values: dict[str, str]  # set on first access
-
-    def __init__(self, items: HasFields, row: int) -> None:
-        self._items, self._row = items, row
-
-    def __getitem__(self, name: str) -> str:
-        return self._read()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read())
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-    def __repr__(self) -> str:
-        return repr(self._read())
-
-    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
-        return dict, (self._read(),)  # a pickled copy does not hold the items
-
-    def _read(self) -> dict[str, str]:
-        try:
-            return self._values
-        except AttributeError:
-            self._values = self._items.fields(self._row)
-            return self._values
 
 
 def _read(path: Path) -> dict[str, Any]:

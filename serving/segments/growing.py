@@ -9,10 +9,8 @@ search without a filter compares only the rest. Changes are applied on the threa
 """
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 import numpy as np
-import numpy.typing as npt
 
 from twinspire.protos.filters import FilterSchema
 from twinspire.protos.hybrid.fusion import (
@@ -35,10 +33,9 @@ from twinspire.serving.segments.growing_columns import GrowingColumns, GrowingPo
 from twinspire.serving.segments.growing_graph import GrowingGraph
 from twinspire.serving.segments.neighbours import Mask, merged, none_of, picked
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind, hit_of
-from twinspire.serving.segments.planner import Found
+from twinspire.serving.segments.planner import FoundPassing
 
 FIRST_CAPACITY = 256  # rows
-MAX_ROWS_IN_PYTHON = 8  # better rows a query, on average; more are merged by NumPy, not in Python
 COPIED_SHARE = 4  # the vectors of at most 1/4 of the rows are copied; of more, all are compared
 NO_FILTERS: FilterSchema = {}
 # Rows that may have become outdated before the others are copied anew: OUTDATED, or 1/SHARE of all.
@@ -212,53 +209,29 @@ class GrowingSegment:
         """As `search`, of any vectors, items included, and never approximate."""
         return merged(found, self._compare_passing(vectors, k, self.alive[: self.count]), k)
 
-    def _to_compare(self, first: int) -> tuple[Rows, Vectors]:
-        """As `BruteForceBuffer.since`."""
-        return self._compared.since(first, self.row_vectors, self.alive, self.dead_count)
-
     def _with_rest(self, found: Neighbours, vectors: Vectors, k: int, first: int) -> Neighbours:
         """The best of what was found and of all rows from `first` on, by comparing each of them."""
-        if first == self.count:
+        compared, rest = self._compared.since(first, self.row_vectors, self.alive, self.dead_count)
+        alive = self.alive[compared]
+        if not alive.any():
             return found
-        compared, rest_vectors = self._to_compare(first)
-        products = vectors @ rest_vectors.T  # (B, C)
-        enough = found.rows.shape[1] >= k
-        least = found.scores[:, k - 1 : k] if enough else np.full((len(vectors), 1), -np.inf, np.float32)
-        above = products > least
-        if self.dead_count:
-            above &= self.alive[compared]
-        places = above.ravel().nonzero()[0]
-        if not len(places):
-            return found
-        if enough and len(places) <= MAX_ROWS_IN_PYTHON * len(vectors):
-            return self._with_few(found, places, products, compared)
-        products[~above] = -np.inf  # cut off below: each query has as many items as the others
-        rows = top_k(products, min(k, products.shape[1]))
-        rest = Neighbours(compared[rows] + self.first_row, picked(products, rows))
-        return merged(found, rest, k if enough else min(k, found.rows.shape[1] + len(places) // len(vectors)))
-
-    def _with_few(
-        self, found: Neighbours, places: npt.NDArray[np.intp], products: Vectors, compared: Rows
-    ) -> Neighbours:
-        """As `_with_rest`, where few of the compared rows are better: NumPy would take longer than Python.
-
-        Args:
-            found: `k` items for each query.
-            places: of the better ones in `products`, flattened.
-            products: of the queries and the compared rows, float32 (B, C).
-            compared: rows of the segment, from 0 on (C,).
-        """
+        products = vectors @ rest.T  # (B, C)
+        products[:, ~alive] = -np.inf
+        width = min(k, found.rows.shape[1] + np.count_nonzero(alive))
+        if width > found.rows.shape[1]:
+            queries = np.arange(len(vectors))
+        else:  # most queries have no better item among so few
+            queries = np.flatnonzero(products.max(axis=1) > found.scores[:, -1])
+            if not len(queries):
+                return found
+        products = products[queries]
+        best = top_k(products, min(width, products.shape[1]))
+        own = Neighbours(compared[best] + self.first_row, picked(products, best))
+        both = merged(Neighbours(found.rows[queries], found.scores[queries]), own, width)
+        if len(queries) == len(vectors):
+            return both
         rows, scores = found.rows.copy(), found.scores.copy()
-        width, k = products.shape[1], rows.shape[1]
-        better: dict[int, list[tuple[float, int]]] = {}  # query -> scores and rows
-        for place, score in zip(places.tolist(), products.ravel()[places].tolist(), strict=True):
-            query, slot = divmod(place, width)
-            better.setdefault(query, []).append((score, self.first_row + int(compared[slot])))
-        for query, pairs in better.items():
-            own = [*zip(scores[query].tolist(), rows[query].tolist(), strict=True)]
-            best = sorted(own + pairs, key=itemgetter(0), reverse=True)[:k]
-            scores[query] = [score for score, _ in best]
-            rows[query] = [row for _, row in best]
+        rows[queries], scores[queries] = both
         return Neighbours(rows, scores)
 
     def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
@@ -273,16 +246,15 @@ class GrowingSegment:
         return GrowingFilter(self, expression)
 
     def search_passing(
-        self, vectors: Vectors, k: int, passing: "GrowingFilter", found: list[Found]
-    ) -> list[Found]:
+        self, vectors: Vectors, k: int, passing: "GrowingFilter", found: FoundPassing
+    ) -> FoundPassing:
         """As `search`, of the items that pass a filter, with the plan of each query; all are compared."""
         own = self._compare_passing(vectors, k, passing.mask)
         if not own.rows.shape[1]:
             return found
-        first = Neighbours(np.stack([each.rows for each in found]), np.stack([each.scores for each in found]))
-        both = merged(first, own, k)
-        plans = [Plan.EXACT if each.plan is Plan.EMPTY else each.plan for each in found]
-        return [Found(*each) for each in zip(both.rows, both.scores, plans, strict=True)]
+        first, plans = found
+        plans = [Plan.EXACT if each is Plan.EMPTY else each for each in plans]
+        return merged(first, own, k), plans
 
     def _compare_passing(self, vectors: Vectors, k: int, passing: Mask) -> Neighbours:
         """The `k` nearest of the rows that pass, fewer if there are fewer.
@@ -382,9 +354,7 @@ class BruteForceBuffer:
         self._first = self._end = 0  # the segment's rows between them have been taken
         self._dead_count = 0  # of the segment, when the rows were last copied
 
-    def since(
-        self, first: int, vectors: Vectors, alive: npt.NDArray[np.bool_], dead_count: int
-    ) -> tuple[Rows, Vectors]:
+    def since(self, first: int, vectors: Vectors, alive: Mask, dead_count: int) -> tuple[Rows, Vectors]:
         """The segment's rows from `first` on: their numbers, ascending (C,), and their vectors (C, D).
 
         All current versions are among them. So are some outdated ones, which the caller has to leave out.
@@ -431,15 +401,10 @@ class GrowingFilter:
 
     @property
     def mask(self) -> Mask:
-        """As `SegmentFilter.mask`."""
+        """Whether each row passes and is visible, bool (M,)."""
         segment = self._segment
         if self._changes != segment.changes:
             passing = segment.columns.evaluate(self._expression, segment.count)
             self._mask = passing & segment.alive[: segment.count]
             self._changes = segment.changes
         return self._mask
-
-    def passes(self, row: int) -> bool:
-        """As `SegmentFilter.passes`."""
-        slot = row - self._segment.first_row
-        return 0 <= slot < len(self.mask) and bool(self.mask[slot])

@@ -5,9 +5,8 @@ from itertools import islice
 
 import numpy as np
 
-from twinspire.serving.segments.catalogue import IdsByRow
 from twinspire.serving.segments.neighbours import Mask
-from twinspire.serving.segments.searcher import Searcher
+from twinspire.serving.segments.searcher import Searcher, Segment
 
 RANKING_STEP = 4096  # items of the ranking that are compared with a filter at once
 
@@ -21,7 +20,6 @@ class Items:
         searcher: of the segments that hold them.
 
     Attributes:
-        ids: by row.
         knows_popular: as of `Catalogue`.
     """
 
@@ -30,7 +28,10 @@ class Items:
         catalogue = self._built.catalogue
         self._ranking, self._shares = catalogue.ranking, catalogue.shares
         self.knows_popular = catalogue.knows_popular
-        self.ids: Sequence[str] = catalogue.ids if self._growing is None else _Ids(searcher)
+
+    def item_id(self, row: int) -> str:
+        """The id of the item in a row."""
+        return self._segment_of(row).item_id(row)
 
     def find(self, item_id: str) -> int | None:
         """The row of an item; None if there is no such item."""
@@ -97,19 +98,8 @@ class Items:
 
     def fields(self, row: int) -> dict[str, str]:
         """The display fields of an item; one that it lacks is left out."""
+        return self._segment_of(row).fields(row)
+
+    def _segment_of(self, row: int) -> Segment:
         growing = self._growing
-        return (self._built if growing is None or row < growing.first_row else growing).fields(row)
-
-
-class _Ids(IdsByRow):
-    """Ids of the bundle's items, and of the live items after them."""
-
-    def __init__(self, searcher: Searcher) -> None:
-        assert searcher.growing is not None, "else the catalogue has the ids"
-        self._built, self._growing = searcher.built, searcher.growing
-
-    def __len__(self) -> int:
-        return self._growing.first_row + self._growing.count
-
-    def _id(self, row: int) -> str:
-        return (self._built if row < self._growing.first_row else self._growing).item_id(row)
+        return self._built if growing is None or row < growing.first_row else growing

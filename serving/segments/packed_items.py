@@ -5,6 +5,7 @@ joined with scores are an answer (`retrieval/response_bytes.py`). They may lie i
 (`shared_catalogue.py`). A live item has one such part, too: it is a part of an `EncodedItem`.
 """
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
@@ -53,8 +54,8 @@ class PackedItems:
     """
 
     def __init__(self, catalogue: Catalogue, parts: int = 0) -> None:
-        ids = enumerate(catalogue.ids)
-        hits = [packed_hit(item_id, catalogue.fields(row), parts) for row, item_id in ids]
+        rows = range(len(catalogue))
+        hits = [packed_hit(catalogue.item_id(row), catalogue.fields(row), parts) for row in rows]
         self.content: bytes | mmap = b"".join(hits)
         self.ends: Sequence[int] = np.cumsum([0, *map(len, hits)], dtype=np.int64).data
         self._set_sizes(parts)
@@ -69,7 +70,9 @@ class PackedItems:
 
     def _set_sizes(self, parts: int) -> None:
         self.parts, self.score_bytes = parts, score_bytes(parts)
-        self.average, self.largest = _sizes(self.ends, self.score_bytes)
+        sizes = np.diff(np.asarray(self.ends, np.int64)) + self.score_bytes
+        self.average = math.ceil(sizes.mean()) if len(sizes) else 0
+        self.largest = int(sizes.max(initial=0))
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -156,15 +159,6 @@ def hit_of(part: bytes) -> wire.Hit:
 def _blank_scores(size: int) -> bytes:
     parts = (size - SCORE_BYTES) // PART_BYTES
     return pack_parts(*[0] * (1 + parts)) if parts else pack_score(0)
-
-
-def _sizes(ends: Sequence[int], after: int) -> tuple[int, int]:
-    """Mean, rounded up, and maximum of the bytes of an item in an answer, `after` of them for its scores."""
-    items = len(ends) - 1
-    if items < 1:
-        return 0, 0
-    largest = int(np.diff(np.asarray(ends, np.int64)).max())
-    return -(-(ends[-1] - ends[0]) // items) + after, largest + after
 
 
 def varint(number: int) -> bytes:

@@ -5,30 +5,18 @@ the query, which is exact. Where they are many, the index searches, and keeps on
 reaches too few of them, all that pass are compared. So an answer never has fewer items than exist.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from twinspire.protos.nearest.search import compared_like, graph_width
 from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.vector_index import Rows, VectorIndex, Vectors
+from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors
+from twinspire.serving.segments.neighbours import none_of
 
 STEP_ITEMS = 128  # that are compared with a query of D = 512 in 1 step (defined at `columns.TEST_STEPS`)
 
 
-class Found(NamedTuple):
-    """What one query has found.
-
-    Args:
-        rows: int64 (K,), best first.
-        scores: inner products, float32 (K,).
-        plan: that found them.
-    """
-
-    rows: Rows
-    scores: Vectors
-    plan: Plan
+FoundPassing = tuple[Neighbours, list[Plan]]  # and the plan that found those of each query
 
 
 def expected_cost(k: int, count: int, passing: int, ef_search: int | None) -> int:
@@ -49,7 +37,7 @@ def expected_cost(k: int, count: int, passing: int, ef_search: int | None) -> in
 
 def search_passing(
     index: VectorIndex, vectors: Vectors, k: int, passing: PassingRows, approximate: bool = True
-) -> list[Found]:
+) -> FoundPassing:
     """The `min(k, R)` best of the R items that pass a filter, for each query.
 
     The result of a query does not depend on the other queries of the batch, except for rounding.
@@ -63,19 +51,17 @@ def search_passing(
     """
     k = min(k, passing.count)
     if k == 0:
-        nothing = Found(np.empty(0, np.int64), np.empty(0, np.float32), Plan.EMPTY)
-        return [nothing] * len(vectors)
-    pushed = None
+        return none_of(len(vectors)), [Plan.EMPTY] * len(vectors)
+    found = None
     if approximate:
         all_pass = passing.count == index.count
-        pushed = index.search(vectors, k) if all_pass else index.search_filtered(vectors, k, passing)
-    if pushed is None:
-        compared = zip(*index.exact(vectors, k, passing.rows), strict=True)
-        return [Found(rows, scores, Plan.EXACT) for rows, scores in compared]
-    found = [Found(rows, scores, Plan.GRAPH) for rows, scores in zip(*pushed, strict=True)]
-    short = [n for n, each in enumerate(found) if each.rows[-1] < 0]
-    if short:
-        rows, scores = index.exact(vectors[short], k, passing.rows)
-        for n, own, own_scores in zip(short, rows, scores, strict=True):
-            found[n] = Found(own, own_scores, Plan.GRAPH_THEN_EXACT)
-    return found
+        found = index.search(vectors, k) if all_pass else index.search_filtered(vectors, k, passing)
+    if found is None:
+        return index.exact(vectors, k, passing.rows), [Plan.EXACT] * len(vectors)
+    plans = [Plan.GRAPH] * len(vectors)
+    short = np.flatnonzero(found.rows[:, -1] < 0)
+    if len(short):
+        found.rows[short], found.scores[short] = index.exact(vectors[short], k, passing.rows)
+        for n in short.tolist():
+            plans[n] = Plan.GRAPH_THEN_EXACT
+    return found, plans

@@ -18,22 +18,15 @@ from twinspire.serving.filters.passing_rows import ENTRY_BYTES
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.remote import RemoteCollection, RemoteHit, RemoteItem, open_collection
 from twinspire.serving.index.vector_index import NOT_FINITE, Neighbours, Vectors
-from twinspire.serving.segments.planner import Found
+from twinspire.serving.segments.planner import FoundPassing
 
 
 class RemoteFilter:
-    """A filter as an expression of the server; implements `SegmentFilter`."""
+    """A filter as an expression of the server."""
 
     def __init__(self, expression: str) -> None:
         self.expression = expression
         self.nbytes = ENTRY_BYTES + len(expression)
-
-    def passes(self, row: object) -> bool:
-        """Whether an item may pass; that is known only when the server has searched."""
-        return True
-
-    def used_again(self) -> None:
-        """As `SegmentFilter.used_again`: there is nothing to prepare."""
 
 
 class RemoteCatalogue:
@@ -42,12 +35,6 @@ class RemoteCatalogue:
     knows_popular = False
     ranking: Sequence[int] = ()
     shares: Sequence[float] = ()
-
-    def __init__(self) -> None:
-        self.ids: Any = self
-
-    def __getitem__(self, row: RemoteItem) -> str:
-        return row.item_id
 
     def rows(self, item_ids: Iterable[str]) -> set[Any]:
         """The items with these ids, whether the collection holds them or not."""
@@ -87,19 +74,9 @@ class RemoteSegment:
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
         """As `BuiltSegment.search`, of any vectors, items included."""
-        found = self._found(vectors, min(k, self.count), "")
-        rows = np.empty((len(found), len(found[0])), object)
-        for n, hits in enumerate(found):
-            rows[n] = [item for item, _ in hits]
-        scores = np.array([[score for _, score in hits] for hits in found], np.float32)
-        return Neighbours(rows, scores)
+        return _neighbours(self._found(vectors, min(k, self.count), ""))
 
     exact = search  # the server's index decides
-
-    def search_one(self, vector: Vectors, k: int) -> tuple[list[Any], list[float]]:
-        """As `search`, of one query (1, D), in lists."""
-        (hits,) = self._found(vector, min(k, self.count), "")
-        return [item for item, _ in hits], [score for _, score in hits]
 
     def filter(self, expression: Filter, work: Work) -> RemoteFilter:
         """The filter as an expression of the server; arguments and errors as of `BuiltSegment.filter`."""
@@ -108,16 +85,10 @@ class RemoteSegment:
 
     def search_passing(
         self, vectors: Vectors, k: int, passing: RemoteFilter, approximate: bool
-    ) -> list[Found]:
+    ) -> FoundPassing:
         """As `BuiltSegment.search_passing`; the server's index decides how approximate it is."""
-        return [
-            Found(
-                np.array([item for item, _ in hits], object),
-                np.array([score for _, score in hits], np.float32),
-                Plan.GRAPH if hits else Plan.EMPTY,
-            )
-            for hits in self._found(vectors, min(k, self.count), passing.expression)
-        ]
+        found = self._found(vectors, min(k, self.count), passing.expression)
+        return _neighbours(found), [Plan.GRAPH if hits else Plan.EMPTY for hits in found]
 
     def expected_cost(self, k: int, passing: RemoteFilter) -> int:
         """The work of a search in this process: none."""
@@ -135,6 +106,10 @@ class RemoteSegment:
         """As `find`, of each id."""
         found = self.collection.get(item_ids) if item_ids else {}
         return [*map(found.get, item_ids)]
+
+    def item_id(self, row: RemoteItem) -> str:
+        """The id of an item."""
+        return row.item_id
 
     def fields(self, row: RemoteItem) -> dict[str, str]:
         """The display fields of an item."""
@@ -164,3 +139,11 @@ class RemoteSegment:
                     raise Unavailable(f"the server of the index returned {len(hits)} of {wanted} items")
                 found[n] = hits
         return found
+
+
+def _neighbours(found: list[list[RemoteHit]]) -> Neighbours:
+    """The hits of queries, as many of each, as arrays; the rows are the items themselves."""
+    rows = np.empty((len(found), len(found[0])), object)
+    for n, hits in enumerate(found):
+        rows[n] = [item for item, _ in hits]
+    return Neighbours(rows, np.array([[score for _, score in hits] for hits in found], np.float32))

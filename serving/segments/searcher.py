@@ -21,11 +21,10 @@ import numpy as np
 
 from twinspire.protos.hybrid.fusion import NO_HITS, FusionQuery, Ranked
 from twinspire.serving.filters.compiled import CompiledFilter
-from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.growing import GrowingSegment
-from twinspire.serving.segments.planner import Found
+from twinspire.serving.segments.planner import FoundPassing
 
 Segment = BuiltSegment | GrowingSegment
 
@@ -57,13 +56,6 @@ class Searcher:
         found = self.built.search(vectors, k)
         return found if self.growing is None else self.growing.search(vectors, k, found)
 
-    def search_one(self, vector: Vectors, k: int) -> tuple[list[int], list[float]]:
-        """As `search`, of one query (1, D), in lists."""
-        if self.is_built_alone:
-            return self.built.search_one(vector, k)
-        rows, scores = self.search(vector, k)
-        return rows[0].tolist(), scores[0].tolist()
-
     def exact(self, vectors: Vectors, k: int) -> Neighbours:
         """As `search`, of any vectors, items included, and never approximate."""
         found = self.built.exact(vectors, k)
@@ -71,7 +63,7 @@ class Searcher:
 
     def search_passing(
         self, vectors: Vectors, k: int, passing: CompiledFilter, approximate: bool
-    ) -> list[Found]:
+    ) -> FoundPassing:
         """As `search`, of the items that pass a filter, with the plan of each query.
 
         Args:
@@ -84,13 +76,6 @@ class Searcher:
         if self.growing is None:
             return found
         return self.growing.search_passing(vectors, k, passing.parts[1], found)
-
-    def search_one_passing(
-        self, vector: Vectors, k: int, passing: CompiledFilter
-    ) -> tuple[list[int], list[float], Plan]:
-        """As `search_passing`, of one query (1, D), in lists."""
-        ((rows, scores, plan),) = self.search_passing(vector, k, passing, True)
-        return rows.tolist(), scores.tolist(), plan
 
     def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
         """The vectors of rows of any segment, float32 (R, D)."""
@@ -121,11 +106,9 @@ class Searcher:
         if not self.growing.visible_count:
             return self.built.rank(of_built, k, parts[0], weight)
         asked = [*zip(self.segments, (of_built, of_growing), parts, strict=True)]
-        found = [*zip(*_joined([each.rank(q, k, part, weight) for each, q, part in asked]), strict=True)]
-        found.sort(key=lambda each: (-each[1], each[0]))
-        if not found or not k:
-            return NO_HITS
-        return tuple(map(list, zip(*found[:k], strict=True)))  # type: ignore[return-value]
+        ranked = [zip(*each.rank(own, k, part, weight), strict=True) for each, own, part in asked]
+        best = sorted(chain(*ranked), key=lambda each: (-each[1], each[0]))[:k]
+        return tuple(map(list, zip(*best, strict=True))) if best else NO_HITS  # type: ignore[return-value]
 
 
 def _split(query: FusionQuery, first: int) -> tuple[FusionQuery, FusionQuery]:
@@ -137,7 +120,3 @@ def _split(query: FusionQuery, first: int) -> tuple[FusionQuery, FusionQuery]:
         part.rows.append(row)
         part.scores.append(score)
     return below, above
-
-
-def _joined(found: Sequence[Ranked]) -> Ranked:
-    return tuple([*chain(*parts)] for parts in zip(*found, strict=True))  # type: ignore[return-value]

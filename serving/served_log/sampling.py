@@ -137,8 +137,8 @@ class AnswerSampler:
                 measures = retriever.measures(values, job.vectors[place])
         candidates, draw = None, found.draw
         if draw is not None:
-            ids = retriever.items.ids
-            candidates = [ids[row] for row in draw.rows], draw.scores, draw.temperature
+            item_id = retriever.items.item_id
+            candidates = [*map(item_id, draw.rows)], draw.scores, draw.temperature
         user = query.user if query.HasField("user") else None
         mixed = found.interleaved
         teams = None if mixed is None else (mixed.challenger, mixed.teams)

@@ -87,9 +87,7 @@ class RequestLimits:
         Raises:
             InvalidInput: there are more than `max_exclude`, or one is longer than `max_text_length`.
         """
-        _check_count(len(exclude), self.max_exclude, "exclude", "items")
-        if exclude and max(map(len, exclude)) > self.max_text_length:
-            raise self._too_long(exclude, "exclude", "items")
+        self._check_strings(exclude, "exclude", "items", self.max_exclude)
 
     def check_batch(self, count: int, name: str = "queries") -> int:
         """Refuse a batch without queries, or with too many; returns `count`.
@@ -121,8 +119,7 @@ class RequestLimits:
                 raise InvalidInput(f"queries[{n}].query.item_id", text)
             if not each.item_ids:
                 raise InvalidInput(f"queries[{n}].item_ids", "expected at least one")
-            if max(map(len, each.item_ids)) > self.max_text_length:
-                raise self._too_long(each.item_ids, f"queries[{n}].item_ids", "items")
+            self._check_lengths(each.item_ids, f"queries[{n}].item_ids", "items")
             count += len(each.item_ids)
         if count > self.max_hits:
             raise InvalidInput(
@@ -144,43 +141,42 @@ class RequestLimits:
         if query.item_id is not None:
             self._check_text(query.item_id, name, "item_id")
         if query.user is not None:
-            check_user(query.user, f"{name}.user")
+            check_bytes(query.user, 1, LONGEST_USER, f"{name}.user")
         if query.history:
-            self._check_strings(query.history, f"{name}.history", "items")
+            self._check_strings(query.history, f"{name}.history", "items", self.max_values)
         if query.history_times:
             _check_count(len(query.history_times), self.max_values, f"{name}.history_times", "times")
         for feature, value in query.features.items():
             if isinstance(value, str):
                 self._check_text(value, name, f"features.{feature}")
             elif not isinstance(value, int | float):
-                self._check_strings(value, f"{name}.features.{feature}", "strings")
+                self._check_strings(value, f"{name}.features.{feature}", "strings", self.max_values)
 
     def _check_text(self, text: str, name: str, part: str) -> None:
         if len(text) > self.max_text_length:  # the name is made only for the error, because each query passes
             _check_count(len(text), self.max_text_length, f"{name}.{part}", "code points")
 
-    def _check_strings(self, strings: Sequence[str], field_name: str, unit: str) -> None:
-        _check_count(len(strings), self.max_values, field_name, unit)
-        if strings and max(map(len, strings)) > self.max_text_length:
-            raise self._too_long(strings, field_name, unit)
+    def _check_strings(self, strings: Sequence[str], field_name: str, unit: str, most: int) -> None:
+        _check_count(len(strings), most, field_name, unit)
+        self._check_lengths(strings, field_name, unit)
 
-    def _too_long(self, strings: Sequence[str], field_name: str, unit: str) -> InvalidInput:
-        """The error of a list in which a string is too long."""
-        longest = max(map(len, strings))
-        reason = f"expected at most {self.max_text_length} code points in each of the {unit}, got {longest}"
-        return InvalidInput(field_name, reason)
+    def _check_lengths(self, strings: Sequence[str], field_name: str, unit: str) -> None:
+        if (longest := max(map(len, strings), default=0)) > self.max_text_length:
+            reason = (
+                f"expected at most {self.max_text_length} code points in each of the {unit}, got {longest}"
+            )
+            raise InvalidInput(field_name, reason)
 
 
-def check_user(user: str, field_name: str) -> None:
-    """Refuse a key of a user that no store takes, without showing it.
+def check_bytes(text: str, least: int, most: int, field_name: str) -> None:
+    """Refuse a text that no store takes, without showing it.
 
     Raises:
-        InvalidInput: it is empty, too long, or has a NUL.
+        InvalidInput: it has fewer bytes than `least`, more than `most`, or a NUL.
     """
-    if not 1 <= len(user.encode()) <= LONGEST_USER or "\0" in user:
-        raise InvalidInput(
-            field_name, f"expected 1 to {LONGEST_USER} bytes without NUL, got {len(user.encode())}"
-        )
+    size = len(text.encode())
+    if not least <= size <= most or "\0" in text:
+        raise InvalidInput(field_name, f"expected {least} to {most} bytes without NUL, got {size}")
 
 
 def query_from_wire(message: wire.Query, name: str) -> Query:
@@ -264,7 +260,7 @@ def vectors_to_wire(vectors: Vectors, bundle_version: str, timing: Timing) -> wi
     return wire.EncodeResponse(
         vectors=[wire.Vector(values=vector) for vector in vectors.tolist()],
         bundle_version=bundle_version,
-        timing=wire.Timing(queue_us=timing.queue_us, encode_us=timing.encode_us, search_us=timing.search_us),
+        timing=wire.Timing(**timing._asdict()),
     )
 
 
@@ -296,7 +292,7 @@ def scores_to_wire(
         results=results,
         kind=SCORE_KINDS[manifest.score.kind],
         bundle_version=manifest.bundle_version,
-        timing=wire.Timing(queue_us=timing.queue_us, encode_us=timing.encode_us, search_us=timing.search_us),
+        timing=wire.Timing(**timing._asdict()),
         sequence=sequence,
     )
 
@@ -309,7 +305,7 @@ def scores_from_wire(message: wire.ScoreResponse) -> list[Scores]:
             tuple((each.id, each.score if each.HasField("score") else None) for each in result.scores),
             kinds.get(message.kind, "unknown"),
             message.bundle_version,
-            timing_from_wire(message.timing),
+            _timing_from_wire(message.timing),
             result.unknown_history,
             BASES.get(result.basis, Basis.UNKNOWN),
             message.sequence,
@@ -339,7 +335,7 @@ def answer_from_wire(
     return Answer(
         hits=tuple(map(_hit_from_wire, found.hits)),
         bundle_version=bundle_version,
-        timing=timing_from_wire(timing),
+        timing=_timing_from_wire(timing),
         unknown_history=found.unknown_history,
         basis=BASES.get(found.basis, Basis.UNKNOWN),
         sequence=sequence,
@@ -380,8 +376,7 @@ def fusion_to_wire(fusion: FusionMode) -> Any:
     return wire.Fusion.Value(f"FUSION_{fusion.name}")
 
 
-def timing_from_wire(timing: wire.Timing) -> Timing:
-    """Times, as the client returns them."""
+def _timing_from_wire(timing: wire.Timing) -> Timing:
     return Timing(timing.queue_us, timing.encode_us, timing.search_us)
 
 

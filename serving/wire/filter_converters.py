@@ -1,6 +1,5 @@
 """Filters on the wire: their bounds, and their conversion in both directions."""
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -28,9 +27,6 @@ if TYPE_CHECKING:  # clients have no library of bitmaps
     from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 
 NANOSECONDS = 1_000_000_000  # in a second
-EXPECTED_FILTER = "expected one of all, any, not and condition, got none of them"
-EXPECTED_TEST = "expected one of equals, in, range and present, got none of them"
-EXPECTED_VALUE = "expected a text, a number, a boolean or a time, got none of them"
 
 
 def compile_filter(
@@ -74,7 +70,7 @@ class _Reader:
             raise InvalidInput(FILTER_FIELD, f"expected at most {most} filters inside each other, got more")
         kind = message.WhichOneof("kind")
         if kind is None:
-            raise InvalidInput(path, EXPECTED_FILTER)
+            raise InvalidInput(path, "expected one of all, any, not and condition, got none of them")
         if kind == "condition":
             return self._condition(message.condition, path)
         path = f"{path}.{kind}"
@@ -95,7 +91,7 @@ class _Reader:
         field, test = message.field, message.WhichOneof("test")
         path = f"{path}.{shown_name(field)}"
         if test is None:
-            raise InvalidInput(path, EXPECTED_TEST)
+            raise InvalidInput(path, "expected one of equals, in, range and present, got none of them")
         if test == "present":
             return Present(field, message.present)
         if test == "equals":
@@ -108,20 +104,15 @@ class _Reader:
                 raise InvalidInput(path, "expected a bound of the range, got none")
             return Range(field, **bounds)
         values = getattr(message, "in").values
-        self._count(len(values))
-        self._values -= len(values)  # each of them is counted when it is read
         return In(field, tuple(self._value(each, f"{path}.in[{n}]") for n, each in enumerate(values)))
 
-    def _count(self, values: int) -> None:
-        self._values += values
+    def _value(self, message: wire.FilterValue, path: str) -> Value:
+        self._values += 1
         if self._values > (most := self._limits.max_filter_values):
             raise InvalidInput(FILTER_FIELD, f"expected at most {most} values, got more")
-
-    def _value(self, message: wire.FilterValue, path: str) -> Value:
-        self._count(1)
         kind = message.WhichOneof("value")
         if kind is None:
-            raise InvalidInput(path, EXPECTED_VALUE)
+            raise InvalidInput(path, "expected a text, a number, a boolean or a time, got none of them")
         if kind == "time":
             return _time(message.time, path)
         value: Value = getattr(message, kind)
@@ -168,17 +159,13 @@ def _to_wire(node: Filter) -> wire.Filter:
     elif isinstance(node, In):
         test = {"in": wire.FilterValueList(values=map(_value_to_wire, node.values))}
     elif isinstance(node, Range):
-        test = {"range": wire.Range(**dict(_bounds_to_wire(node)))}
+        bounds = {name: _value_to_wire(value) for name, value in node.bounds()}
+        test = {"range": wire.Range(**bounds)}
     elif isinstance(node, Present):
         test = {"present": node.present}
     else:
         raise TypeError(f"expected a filter, such as where.price < 50, got {type(node).__name__}")
     return wire.Filter(condition=wire.Condition(field=node.field, **test))
-
-
-def _bounds_to_wire(node: Range) -> Iterator[tuple[str, wire.FilterValue]]:
-    for name, value in node.bounds():
-        yield name, _value_to_wire(value)
 
 
 def _value_to_wire(value: Value) -> wire.FilterValue:

@@ -14,7 +14,7 @@ import numpy as np
 from twinspire.protos.nearest.search import each_vector
 from twinspire.protos.system.timing import Effort, take_turns
 from twinspire.serving.benchmark.filter_measurement import Bucket, FilteredQuery, rows_of
-from twinspire.serving.filters.compiled import CompiledFilter
+from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.retrieval.query import EncodedQueries
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.planner import search_passing
@@ -39,7 +39,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         not kept; `search_p50_us` of the search alone, by plan; `p50_ratio` of the first two;
         `timed_queries`, the different queries that were timed.
     """
-    index, some = retriever.built.index, bucket.queries
+    index, segments, some = retriever.built.index, retriever.searcher.segments, bucket.queries
 
     def find(encoded: EncodedQueries, compiled: CompiledFilter | None) -> object:
         return retriever.find(
@@ -57,7 +57,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     whole: Calls = {
         "unfiltered": lambda each: answered(each, None),
         "filtered": lambda each: answered(each, each.compiled),
-        "first_use": lambda each: answered(each, retriever.filters.evaluated(each.compiled.expression)),
+        "first_use": lambda each: answered(each, FilterCache(segments).compile(each.compiled.expression)),
     }
     vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
     parts: Calls = {

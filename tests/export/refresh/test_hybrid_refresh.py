@@ -30,7 +30,7 @@ def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def check(folder: Path, texts: dict[str, str]) -> None:
     """BM25 alone finds the items of these texts, by the statistics of the first bundle."""
     retriever = Retriever.load(folder)
-    assert {*retriever.items.ids} == {*texts}
+    assert {*retriever.built.catalogue.ids} == {*texts}
     for query in [*NAMES[:8], *(text[:64] for text in texts.values() if text not in NAMES)]:
         words = HYBRID.analyzer.tokens(query)
         expected = {}

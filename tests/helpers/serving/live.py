@@ -61,7 +61,7 @@ class LiveWorld:
         self._encode = item_encoder(folder, self.base.manifest)
         self.encoder = ChangeEncoder(folder, self.feed, place)
         self.origin = origin_of(self.base.manifest, self.feed.store_id)
-        ids = self.base.items.ids
+        ids = self.base.built.catalogue.ids
         self.truth = dict(zip(ids, self.base.item_vectors, strict=True))  # item id -> vector (D,)
         self.live = self.open()
 

@@ -10,9 +10,27 @@ from twinspire.serving.segments.items import Items
 from twinspire.serving.segments.searcher import Searcher
 
 
+class OtherItems:
+    """The catalogue of a bundle with some items that no test names.
+
+    Args:
+        count: of them.
+    """
+
+    def __init__(self, count: int = 0) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def find(self, item_id: str) -> None:
+        """No row."""
+        return None
+
+
 def segment_of(catalogue: Any, columns: FilterColumns | None = None) -> BuiltSegment:
     """A built segment of a catalogue, or of what takes its place in a test."""
-    manifest = tiny_manifest(max(1, len(catalogue.ids)), TinyTower())
+    manifest = tiny_manifest(max(1, len(catalogue)), TinyTower())
     return BuiltSegment(manifest, cast(Any, None), catalogue, columns)
 
 

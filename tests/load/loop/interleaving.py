@@ -68,7 +68,7 @@ class Clicks:
         items = Retriever.load(folder)
         self.vectors = np.load(folder / bundle.VECTORS)
         self._asked = items.encode([Query(history=each.history) for each in judges]).vectors
-        rows = {item: row for row, item in enumerate(items.items.ids)}
+        rows = {item: row for row, item in enumerate(items.built.catalogue.ids)}
         self._known = np.zeros((len(judges), len(rows)), bool)
         self._chances = np.full(self._known.shape, NOISE)
         for number, each in enumerate(judges):

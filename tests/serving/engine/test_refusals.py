@@ -82,7 +82,7 @@ def stub(channel: grpc.Channel) -> Any:
         (
             wire.SearchRequest(query={"text": "a", "item_id": "item-000"}),
             "INVALID_ARGUMENT",
-            "query.text: expected either a text or an item_id, got both",
+            "query.text: expected either text or an item_id, got both",
         ),
         (
             wire.SearchRequest(query={"item_id": "item-999"}),

@@ -97,7 +97,7 @@ def test_requests_with_different_filters_share_a_batch(filtered_retriever: Retri
     together = filtered_retriever.find(encoded, options)
     for text, node, found in zip(texts, nodes, together, strict=True):
         (alone,) = filtered_retriever.search([Query(text)], 9, filter=node)
-        ids = [filtered_retriever.items.ids[row] for row in found.rows]
+        ids = [filtered_retriever.items.item_id(row) for row in found.rows]
         assert difference(hits_of(alone), [*zip(ids, found.scores, strict=True)]) == ""
         assert found.plan is alone.plan
 

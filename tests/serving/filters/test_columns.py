@@ -4,7 +4,6 @@ import math
 import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -26,7 +25,7 @@ from twinspire.serving.filters.kinds import COMPARISONS, FilterComparison, Time
 
 ITEMS = filter_values(120)
 COLUMNS = FilterColumns.from_values(FILTERS, ITEMS)
-SEGMENT = segment_of(SimpleNamespace(ids=ITEMS), COLUMNS)
+SEGMENT = segment_of(ITEMS, COLUMNS)
 RAW = st.fixed_dictionaries(
     {},
     optional={

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.helpers.scores import difference
 from tests.helpers.tiny import build_index, build_links, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos.bundle import HNSWLIB, LINKS, VECTORS, IndexParameters, Manifest
@@ -16,7 +15,7 @@ from twinspire.protos.errors import BundleDamaged, BundleTooNew
 from twinspire.protos.nearest.links import NO_LINK, Links
 from twinspire.serving.index import vector_index
 from twinspire.serving.index.hnsw_index import HnswIndex
-from twinspire.serving.index.vector_index import ExactIndex, VectorIndex, open_index
+from twinspire.serving.index.vector_index import VectorIndex, open_index
 
 COUNT, DIMENSION = 6000, 16
 Vectors = npt.NDArray[np.float32]
@@ -175,23 +174,13 @@ def test_of_no_rows_none_is_found(opened: Open) -> None:
     assert rows.shape == scores.shape == (100, 0)
 
 
-def test_one_query_finds_what_a_batch_finds(opened: Open) -> None:
-    index = opened()
-    for k in (1, 10, 100, COUNT):
-        rows, scores = index.search(QUERIES[:1], k)
-        one_rows, one_scores = index.search_one(QUERIES[:1], k)
-        found = [(str(row), score) for row, score in zip(one_rows, one_scores, strict=True)]
-        expected = [(str(row), float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
-        assert difference(expected, found) == ""
-
-
-class Remote(ExactIndex):
+class Remote(VectorIndex):
     """Stands for an index of another kind."""
 
 
 def test_the_manifest_names_the_kind_of_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert type(open_index(folder, manifest())) is HnswIndex
-    assert type(open_index(folder, manifest(index=replace(PARAMETERS, exact=True)))) is ExactIndex
+    assert type(open_index(folder, manifest(index=replace(PARAMETERS, exact=True)))) is VectorIndex
     remote = manifest(index=replace(PARAMETERS, kind="remote"))
     with pytest.raises(BundleTooNew, match="index of kind 'remote', expected one of exact, hnsw"):
         open_index(folder, remote)

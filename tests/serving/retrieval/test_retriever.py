@@ -114,11 +114,6 @@ def test_a_vector_that_is_not_finite_is_told_and_answers_nobody(
     assert np.isfinite(retriever.item_vectors).all()
 
 
-def test_as_many_names_as_queries_are_wanted(retriever: Retriever) -> None:
-    with pytest.raises(ValueError, match="names: expected 2, one for each query, got 1"):
-        retriever.encode([Query("a"), Query("b")], ["first"])
-
-
 @pytest.mark.parametrize("k", [1, 7, 300])
 def test_a_lone_text_finds_what_it_finds_among_others(retriever: Retriever, k: int) -> None:
     queries = [Query(name) for name in (*item_names(3), "bavuti lo", "日本")]

@@ -52,14 +52,12 @@ def test_a_text_that_says_nothing_has_no_hits_alone_in_a_batch_and_in_a_stream(e
 
 
 def test_blank_queries_are_compared_with_a_wider_tolerance_in_a_batch_than_alone() -> None:
-    blank = BlankQuery(np.array([[0.5, -1.0]], np.float32))  # the tolerance is 0.25 in a batch, 1e-5 alone
-
-    def may_be_in(*first: float) -> bool:
-        return blank.may_be_in(np.array([[each, 0.0] for each in first], np.float32))
-
-    assert may_be_in(9.0, 0.26) and may_be_in(9.0, 0.74)
-    assert not any(may_be_in(9.0, each) for each in (0.24, 0.76, float("nan")))
-    assert may_be_in(0.5) and may_be_in(0.500005) and not may_be_in(0.6)
+    vector = np.array([[0.5, -1.0]], np.float32)
+    blank = BlankQuery(vector)  # the tolerance is 0.25 in a batch, 1e-5 alone
+    batch = np.array([[9.0, -1.0], [0.74, -1.2], [0.76, -1.0], [float("nan"), -1.0]], np.float32)
+    assert blank.places(batch, lambda n: vector) == [1]
+    assert blank.places(batch[1:2], lambda n: vector) == []
+    assert blank.places(vector + np.float32(5e-6), lambda n: vector) == [0]
 
 
 def test_a_text_that_says_nothing_gets_popular_items_where_the_bundle_knows_them(plain: Path) -> None:

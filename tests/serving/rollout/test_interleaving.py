@@ -117,7 +117,7 @@ def test_an_answer_has_the_best_hits_of_both_bundles(scene: Scene) -> None:
 
 
 def test_filters_exclusions_and_the_least_score_hold_for_both(scene: Scene) -> None:
-    items = zip(scene.bundles[0].retriever.items.ids, filter_values(300), strict=True)
+    items = zip(scene.bundles[0].retriever.built.catalogue.ids, filter_values(300), strict=True)
     prices = {item: values["price"] for item, values in items if "price" in values}
     for text in TEXTS[:10]:
         plain = scene.client.search(text, k=5)
@@ -189,7 +189,7 @@ def test_items_of_the_challenger_alone_are_items_shown() -> None:
     kept = ShownItems(cast(Any, None), 3600, cast(Any, None), cast(Any, None))
     kept._is_sending = True  # so that what is added waits
     make = kept.adding([wire.Query(user="u")], lambda job: b"")
-    retriever = SimpleNamespace(items=SimpleNamespace(ids=["a", "b"]))
+    retriever = SimpleNamespace(items=SimpleNamespace(item_id=str))
     for mixed in (InterleavedHits(["x"], "0" * 64, [None]), None):
         found = SimpleNamespace(rows=[], interleaved=mixed)
         make(cast(Any, SimpleNamespace(retriever=retriever, found=[found])))

@@ -1,7 +1,6 @@
 """What stands in items.json: ids, popularity and display fields, as many as the manifest says."""
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos.bundle import ITEMS
 from twinspire.protos.errors import BundleDamaged
-from twinspire.serving.segments.catalogue import Catalogue, Fields
+from twinspire.serving.segments.catalogue import Catalogue
 
 TABLE: dict[str, Any] = {
     "ids": ["a", "b", "c", "d"],
@@ -25,29 +24,6 @@ def catalogue(folder: Path, **changed: Any) -> Catalogue:
     table = {name: value for name, value in {**TABLE, **changed}.items() if value is not None}
     (folder / ITEMS).write_text(json.dumps(table))
     return Catalogue(folder, tiny_manifest(4, TinyTower()))
-
-
-def test_fields_are_read_when_somebody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = catalogue(tmp_path)
-    expected = whole.fields(1)
-    asked: list[int] = []
-    read = whole.fields
-
-    def noted(row: int) -> dict[str, str]:
-        asked.append(row)
-        return read(row)
-
-    monkeypatch.setattr(whole, "fields", noted)
-    fields = Fields(whole, 1)
-    assert asked == []
-    assert fields == expected
-    assert expected == fields
-    assert (list(fields), len(fields), repr(fields)) == (list(expected), len(expected), repr(expected))
-    assert fields.get("nothing") is None
-    assert asked == [1]
-    copy = pickle.loads(pickle.dumps(Fields(whole, 1)))
-    assert type(copy) is dict
-    assert copy == expected
 
 
 def test_the_most_popular_come_first_and_among_equals_the_lower_row(tmp_path: Path) -> None:

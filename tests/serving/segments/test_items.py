@@ -23,6 +23,9 @@ class Counting:
         self.knows_popular = False
         self.looked_up = 0
 
+    def __len__(self) -> int:
+        return BUNDLE
+
     def find(self, item_id: str) -> int | None:
         self.looked_up += 1
         return self.ids.index(item_id) if item_id in self.ids else None

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from tests.helpers.filter_oracle import FILTERS, passes
 from tests.helpers.serving.cataloguing import catalogue_service
 from tests.helpers.serving.live import LiveWorld
-from tests.helpers.serving.segments import segment_of
+from tests.helpers.serving.segments import OtherItems, segment_of
 from tests.helpers.tiny import FILTERS as SCHEMA
 from tests.helpers.tiny import filter_values, item_ids, item_names, tiny_bundle, watched_bundle
 from twinspire.protos.errors import InvalidInput
@@ -158,7 +157,7 @@ def test_the_nearest_rows_are_those_that_pass(share: float, rows: int, queries: 
     items = random.standard_normal((rows, 4)).astype(np.float32)
     vectors = random.standard_normal((queries, 4)).astype(np.float32)
     passing = random.random(rows) < share
-    segment = GrowingSegment(segment_of(SimpleNamespace(ids=(), find=lambda item_id: None)), 4)
+    segment = GrowingSegment(segment_of(OtherItems()), 4)
     segment.apply([EncodedItem(n, f"{n}", vector=each.tobytes()) for n, each in enumerate(items)])
     found = segment._compare_passing(vectors, k, passing)
     scores = (vectors @ items.T)[:, passing]
@@ -208,7 +207,7 @@ def test_filters_of_one_batch_differ_and_survive_changes(shop: Shop) -> None:
     shop.delete("item-000")
     shop.world.sync()
     found = retriever.find(retriever.encode_prepared(prepared), options)
-    ids = [{retriever.items.ids[row] for row in each.rows} for each in found]
+    ids = [{retriever.items.item_id(row) for row in each.rows} for each in found]
     assert ids[0] == shop.passing(where.price < 10)
     assert ids[1] == shop.passing(where.price > 60) == {"new"}
     assert len(ids[2]) == 3

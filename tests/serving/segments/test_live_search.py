@@ -116,7 +116,7 @@ class LiveMachine(RuleBasedStateMachine):
         items = self.world.live.retriever.items
         for item_id, row in self.world.live.segment.rows.items():
             if row is not None:
-                assert items.ids[row] == item_id
+                assert items.item_id(row) == item_id
                 assert hit_of(self.world.live.segment.hits[row - 40]).id == item_id
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.serving.segments import segment_of
 from twinspire.protos.bundle import read_manifest
 from twinspire.serving.segments.catalogue import Catalogue
-from twinspire.serving.segments.growing import OUTDATED, SHARE, GrowingSegment
+from twinspire.serving.segments.growing import OUTDATED, SHARE, BruteForceBuffer, GrowingSegment
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 
 DIMENSION = 4
@@ -30,9 +30,9 @@ def write(growing: GrowingSegment, *names: str) -> None:
     )
 
 
-def check(growing: GrowingSegment, first: int) -> int:
+def check(buffer: BruteForceBuffer, growing: GrowingSegment, first: int) -> int:
     """Check what is compared from a row on; returns the number of rows."""
-    rows, vectors = growing._to_compare(first)
+    rows, vectors = buffer.since(first, growing.row_vectors, growing.alive, growing.dead_count)
     current = first + growing.alive[first : growing.count].nonzero()[0]
     assert set(current.tolist()) <= set(rows.tolist())
     assert rows.tolist() == sorted({*rows.tolist()})
@@ -45,15 +45,15 @@ def check(growing: GrowingSegment, first: int) -> int:
 def test_an_item_that_is_written_again_and_again_is_compared_a_bounded_number_of_times(
     growing: GrowingSegment,
 ) -> None:
-    names = [f"new-{n}" for n in range(50)]
+    names, buffer = [f"new-{n}" for n in range(50)], BruteForceBuffer(DIMENSION)
     for _ in range(40):
         write(growing, *names)
-        assert check(growing, 0) <= 50 + OUTDATED
+        assert check(buffer, growing, 0) <= 50 + OUTDATED
     assert growing.count == 2000
 
 
 def test_random_writes_deletes_and_graphs(growing: GrowingSegment) -> None:
-    draw = np.random.default_rng(0)
+    draw, buffer = np.random.default_rng(0), BruteForceBuffer(DIMENSION)
     first = 0
     for _ in range(300):
         write(growing, *{f"new-{n}" for n in draw.integers(400, size=draw.integers(1, 30))})
@@ -63,5 +63,5 @@ def test_random_writes_deletes_and_graphs(growing: GrowingSegment) -> None:
         if draw.random() < 0.05:  # a graph covers more rows
             first = int(draw.integers(first, growing.count + 1))
         if draw.random() < 0.5:
-            check(growing, first)
-    check(growing, 0)
+            check(buffer, growing, first)
+    check(buffer, growing, 0)

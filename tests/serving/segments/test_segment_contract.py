@@ -6,13 +6,12 @@ What one on another server does is in `test_remote.py`.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.helpers.serving.segments import segment_of
+from tests.helpers.serving.segments import OtherItems, segment_of
 from tests.helpers.tiny import FILTERS, filter_values, item_ids, item_names, tiny_bundle
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
@@ -28,7 +27,7 @@ from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.growing import GrowingSegment
 from twinspire.serving.segments.neighbours import none_of
 from twinspire.serving.segments.packed_items import EncodedItem, packed_hit
-from twinspire.serving.segments.planner import Found
+from twinspire.serving.segments.planner import FoundPassing
 from twinspire.serving.segments.searcher import Segment
 
 ITEMS = 200
@@ -47,7 +46,7 @@ def built(folder: Path) -> BuiltSegment:
 def growing(folder: Path) -> GrowingSegment:
     """The items of a bundle as live items of one without items; each was written twice."""
     same = built(folder)
-    earlier = segment_of(SimpleNamespace(ids=("one", "two"), find=lambda item_id: None))
+    earlier = segment_of(OtherItems(2))
     manifest = same.manifest
     segment = GrowingSegment(
         earlier, manifest.dimension, 0, manifest.filters, manifest.display_fields, same.fusion
@@ -121,10 +120,10 @@ def search(segment: Segment, queries: Vectors, k: int, exact: bool = False) -> N
 
 def search_passing(
     segment: Segment, queries: Vectors, k: int, passing: Any, approximate: bool = True
-) -> list[Found]:
+) -> FoundPassing:
     if isinstance(segment, BuiltSegment):
         return segment.search_passing(queries, k, passing, approximate)
-    nothing = [Found(*each, Plan.EMPTY) for each in zip(*none_of(len(queries)), strict=True)]
+    nothing = none_of(len(queries)), [Plan.EMPTY] * len(queries)
     return segment.search_passing(queries, k, passing, nothing)
 
 
@@ -174,21 +173,22 @@ def test_a_filter_is_never_short(world: World, k: int, approximate: bool) -> Non
     count = sum(map(cheap, world.prices.values()))
     assert 0 < count < len(world.visible)
     assert np.count_nonzero(passing.mask) == count
-    for query, each in zip(
-        world.queries, search_passing(segment, world.queries, k, passing, approximate), strict=True
-    ):
-        np.testing.assert_allclose(each.scores, world.best(query, k, cheap), atol=1e-5)
-        assert all(passing.passes(row) and is_visible(segment, row) for row in each.rows.tolist())
-        assert each.plan is not Plan.EMPTY
+    found, plans = search_passing(segment, world.queries, k, passing, approximate)
+    assert Plan.EMPTY not in plans
+    first = 0 if isinstance(segment, BuiltSegment) else segment.first_row
+    for query, rows, scores in zip(world.queries, *found, strict=True):
+        np.testing.assert_allclose(scores, world.best(query, k, cheap), atol=1e-5)
+        assert passing.mask[rows - first].all()
+        assert all(is_visible(segment, row) for row in rows.tolist())
 
 
 def test_a_filter_that_nothing_passes_finds_nothing(world: World) -> None:
     passing: Any = world.segment.filter(where.price > 1e9, Work())
-    for each in search_passing(world.segment, world.queries, 5, passing):
-        assert (each.rows.tolist(), each.plan) == ([], Plan.EMPTY)
+    found, plans = search_passing(world.segment, world.queries, 5, passing)
+    assert (found.rows.shape, plans) == ((4, 0), [Plan.EMPTY] * 4)
     if not isinstance(world.segment, BuiltSegment):
-        earlier = [Found(np.array([9001]), np.array([2.0], np.float32), Plan.GRAPH)] * 4
-        assert world.segment.search_passing(world.queries, 5, passing, earlier) == earlier
+        earlier = Neighbours(np.full((4, 1), 9001), np.full((4, 1), 2.0, np.float32)), [Plan.GRAPH] * 4
+        assert world.segment.search_passing(world.queries, 5, passing, earlier) is earlier
 
 
 def test_a_filter_that_does_not_fit_is_refused_by_its_place(world: World) -> None:
@@ -222,4 +222,5 @@ def test_items_that_hold_the_words_of_a_query_are_ranked(world: World, weight: f
     assert all(is_visible(segment, row) for row in rows)
     assert max(lexical) > 0
     cheap: Any = segment.filter(CHEAP, Work())
-    assert all(cheap.passes(row) for row in segment.rank(query, 10, cheap, weight)[0])
+    first = 0 if isinstance(segment, BuiltSegment) else segment.first_row
+    assert all(cheap.mask[row - first] for row in segment.rank(query, 10, cheap, weight)[0])

@@ -134,7 +134,9 @@ def test_a_query_that_the_challenger_cannot_take_harms_no_other(
 
 def test_an_answer_without_an_item_is_counted(scene: Scene, champion: Champion, equal: Path) -> None:
     begin(scene, equal)
-    everything = wire.SearchRequest(query=wire.Query(text="bavuti"), exclude=champion.retriever.items.ids)
+    everything = wire.SearchRequest(
+        query=wire.Query(text="bavuti"), exclude=champion.retriever.built.catalogue.ids
+    )
     scene.offer(champion, everything, *asked("bavuti"))
     note = scene.note()
     assert (note["queries"], note["errors"], note["empty"]) == (2, 0, 1)
