@@ -4,8 +4,6 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
@@ -13,14 +11,11 @@ from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.errors import InvalidInput, Unavailable
-from twinspire.serving.api.catalogue_service import CatalogueServicer
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.client.items import ItemState
 from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments.growing import GrowingSegment
-from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 
@@ -138,40 +133,6 @@ def test_a_page_that_cannot_be_read_ends_the_stream_with_the_reason(
     wait_until(lambda: not feed.polls_often)
     feed.error = None
     assert sequences(client, 5) == [6, 7]
-
-
-def read(retriever: Retriever, max_bytes: int, *ids: str) -> wire.GetResponse:
-    """What is read of ids that the store does not hold; live items add `new` and have lost `item-003`."""
-    built = retriever.built.undeleted()
-    growing = GrowingSegment(built, retriever.manifest.dimension)
-    vector = bytes(4 * retriever.manifest.dimension)
-    growing.apply(
-        [
-            EncodedItem(1, "new", EncodedKind.ITEM, b"", b"", vector),
-            EncodedItem(2, "item-003", EncodedKind.DELETED, b"", b"", b""),
-        ]
-    )
-    champion = SimpleNamespace(retriever=retriever.with_live_items(built, growing))
-    retrieval: Any = SimpleNamespace(split=SimpleNamespace(champion=champion))
-    unused = cast(Any, None)
-    servicer = CatalogueServicer(retrieval, unused, unused, unused, max_bytes, 1)
-    response = wire.GetResponse(items=[{"item": {"id": each}} for each in ids])
-    return servicer._found(Frame(FrameKind.ANSWER, 1, 2, response.SerializeToString()))
-
-
-def test_an_item_that_the_store_does_not_hold_is_told_as_the_bundle_has_it(retriever: Retriever) -> None:
-    """The live items may be ahead of the store's answer, or behind it."""
-    deleted, new = read(retriever, 10_000, "item-003", "new").items
-    assert (deleted.origin, new.origin) == (wire.ITEM_BUNDLE, wire.ITEM_UNKNOWN)
-    row = retriever.items.rows(["item-003"]).pop()
-    assert dict(deleted.item.fields) == retriever.items.fields(row) != {}
-
-
-def test_the_bundles_fields_count_as_a_part_of_the_answer(retriever: Retriever) -> None:
-    size = read(retriever, 10_000, "item-004", "item-005").ByteSize()
-    assert read(retriever, size, "item-004", "item-005").ByteSize() == size
-    with pytest.raises(InvalidInput, match=f"at most {size - 1} bytes, got {size}; ask for fewer ids"):
-        read(retriever, size - 1, "item-004", "item-005")
 
 
 def test_the_number_of_ids_is_checked_before_each_of_them(client: RetrievalClient) -> None:

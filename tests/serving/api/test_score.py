@@ -1,6 +1,5 @@
 """`Score` gives the scores of given items exactly, as searches show them."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput, Overloaded
-from twinspire.serving.client import AsyncRetrievalClient, Query, RetrievalClient
+from twinspire.serving.client import Query, RetrievalClient
 from twinspire.serving.retrieval.answer import Basis, FusionMode
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
@@ -23,7 +22,6 @@ from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
 
-ROOT = Path(__file__).parents[3]
 TEXTS = (item_names(300)[7], item_names(300)[40])
 
 
@@ -92,14 +90,6 @@ def test_a_text_of_which_nothing_is_known_has_the_scores_of_an_empty_one(tmp_pat
     assert any(score for _, score in blank.items)
 
 
-def test_the_asynchronous_client_scores(server: RetrievalServer, client: RetrievalClient) -> None:
-    async def ask() -> Any:
-        async with AsyncRetrievalClient(server.address) as other:
-            return await other.score(TEXTS[0], ["item-001"])
-
-    assert asyncio.run(ask()).items == client.score(TEXTS[0], ["item-001"]).items
-
-
 @pytest.mark.parametrize(
     ("pairs", "text"),
     [
@@ -124,11 +114,6 @@ def test_a_missing_query_is_refused(server: RetrievalServer) -> None:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
         with pytest.raises(grpc.RpcError, match=r"queries\[0\].query: required, but missing"):
             stub.Score(wire.ScoreRequest(queries=[{"item_ids": ["x"]}]), timeout=5)
-
-
-def test_lone_strings_are_no_lists_of_ids(client: RetrievalClient) -> None:
-    with pytest.raises(TypeError, match="item ids"):
-        client.score("a", "item-001")
 
 
 def test_the_items_are_charged(plain: Path) -> None:

@@ -29,9 +29,3 @@ def filtered_client(filtered_retriever: Retriever) -> Iterator[RetrievalClient]:
     with RetrievalServer(filtered_retriever) as server, RetrievalClient(server.address) as client:
         client.wait_ready()
         yield client
-
-
-@pytest.fixture(scope="session")
-def large_retriever(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
-    """A bundle of 8,000 items with a filter field of each type."""
-    return Retriever.load(tiny_bundle(tmp_path_factory.mktemp("large"), 8000, filters=FILTERS))

@@ -1,31 +1,26 @@
-"""Both clients send filters, and notice a server that is older than filters or newer than they are."""
+"""Clients send filters, as trees or texts, and pay for the work of them."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent import futures
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
 from tests.helpers.answers import differences
-from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.__main__ import main
 from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, where
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.retrieval.answer import Answer, Basis
+from twinspire.serving.retrieval.answer import Answer
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
 from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.wire import filter_converters
 
 NODE = (where.price < 20) | (where.section == "section 1")
 Search = Callable[[str, Filter | str | None], list[Answer]]
@@ -44,23 +39,6 @@ def search(address: str, filter: Filter | str | None) -> list[Answer]:
         return [client.search("bavuti", filter=filter)]
 
 
-def search_batch(address: str, filter: Filter | str | None) -> list[Answer]:
-    with RetrievalClient(address) as client:
-        return client.search_batch(["bavuti", "kelimo"], filter=filter)
-
-
-def search_stream(address: str, filter: Filter | str | None) -> list[Answer]:
-    with RetrievalClient(address) as client:
-        return [*client.search_stream(["bavuti", "kelimo"], filter=filter)]
-
-
-def async_search(address: str, filter: Filter | str | None) -> list[Answer]:
-    async def use(client: AsyncRetrievalClient) -> list[Answer]:
-        return [await client.search("bavuti", filter=filter)]
-
-    return run(address, use)
-
-
 def async_search_batch(address: str, filter: Filter | str | None) -> list[Answer]:
     return run(address, lambda client: client.search_batch(["bavuti", "kelimo"], filter=filter))
 
@@ -72,80 +50,7 @@ def async_search_stream(address: str, filter: Filter | str | None) -> list[Answe
     return run(address, use)
 
 
-ASYNC = (async_search, async_search_batch, async_search_stream)
-METHODS: tuple[Search, ...] = (search, search_batch, search_stream, *ASYNC)
-
-
-class Scripted(retrieval_pb2_grpc.RetrievalServicer):
-    """Answers each query without a hit, by a plan and on a basis that may have no name."""
-
-    def __init__(self, plan: int, basis: int) -> None:
-        self.fields: dict[str, Any] = {"plan": plan, "basis": basis}
-
-    def Search(self, request: Any, context: Any) -> Any:
-        return wire.SearchResponse(**self.fields)
-
-    def SearchBatch(self, request: Any, context: Any) -> Any:
-        return wire.SearchBatchResponse(results=[wire.HitList(**self.fields) for _ in request.queries])
-
-    def SearchStream(self, requests: Any, context: Any) -> Any:
-        return (self.Search(each, context) for each in requests)
-
-
-@pytest.fixture
-def scripted() -> Iterator[Callable[[int, int], str]]:
-    """Starts a server that answers by a plan and on a basis; returns its address."""
-    servers: list[grpc.Server] = []
-
-    def start(plan: int, basis: int) -> str:
-        server = grpc.server(futures.ThreadPoolExecutor(2))
-        retrieval_pb2_grpc.add_RetrievalServicer_to_server(Scripted(plan, basis), server)
-        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        server.start()
-        servers.append(server)
-        return address
-
-    yield start
-    for server in servers:
-        server.stop(0).wait()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_what_a_newer_server_names_is_unknown(scripted: Any, method: Search) -> None:
-    answers = method(scripted(99, 98), NODE)
-    assert {(each.plan, each.basis) for each in answers} == {(Plan.UNKNOWN, Basis.UNKNOWN)}
-    assert not Basis.UNKNOWN.is_searched
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_both_clients_send_the_filter(filtered_client: RetrievalClient, method: Search) -> None:
-    answers = method(filtered_client.address, NODE)
-    expected = filtered_client.search_batch(["bavuti", "kelimo"], filter=NODE)
-    assert {each.plan for each in answers} == {Plan.EXACT}
-    for found, each in zip(answers, expected, strict=False):
-        assert len(found.hits) == 10
-        np.testing.assert_allclose([hit.score for hit in found.hits], [hit.score for hit in each.hits], 1e-5)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_filter_that_cannot_be_sent_is_refused(filtered_client: RetrievalClient, method: Search) -> None:
-    with pytest.raises(InvalidInput, match="filter: expected Unicode"):
-        method(filtered_client.address, where.section == "\ud800")
-
-
-@pytest.mark.parametrize("method", [search_stream, async_search_stream])
-def test_a_stream_converts_its_filter_once(
-    filtered_client: RetrievalClient, method: Search, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    converted: list[Filter] = []
-
-    def convert(filter: Filter) -> wire.Filter:
-        converted.append(filter)
-        return filter_converters.filter_to_wire(filter)
-
-    monkeypatch.setattr("twinspire.serving.client.protocol.filter_to_wire", convert)
-    assert len(method(filtered_client.address, NODE)) == 2
-    assert converted == [NODE]
+METHODS: tuple[Search, ...] = (search, async_search_batch, async_search_stream)
 
 
 def test_a_filter_is_evaluated_after_the_rate_limit(
@@ -212,7 +117,7 @@ def test_a_text_and_a_tree_ask_the_same(
 ) -> None:
     text = "price < 20 or section = 'section 1'"
     address = filtered_client.address
-    for ask in (search, search_batch, search_stream, async_search):
+    for ask in METHODS:
         by_tree, by_text = ask(address, NODE), ask(address, text)
         assert {each.plan for each in by_text} == {Plan.EXACT}
         assert differences(by_tree, by_text) == []

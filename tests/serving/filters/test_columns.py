@@ -1,6 +1,5 @@
 """Which items pass a filter, by the columns alone."""
 
-import math
 import tracemalloc
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
@@ -10,16 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyroaring import BitMap
 
 from tests.helpers.filter_oracle import FILTERS as NODES
 from tests.helpers.filter_oracle import passes
 from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import FILTERS, filter_values
 from twinspire.protos.errors import InvalidInput
-from twinspire.protos.filter_kinds import KINDS, FilterKind, FilterType, parse_value
-from twinspire.serving.filters.columns import FilterColumns, _Ordered
-from twinspire.serving.filters.compiled import KEY_BYTES, MAX_CONTENT, FilterCache, content_of
+from twinspire.protos.filter_kinds import KINDS, FilterKind, FilterType
+from twinspire.serving.filters.columns import FilterColumns
+from twinspire.serving.filters.compiled import FilterCache, content_of
 from twinspire.serving.filters.expression import AllOf, AnyOf, Equals, Filter, In, Not, Range, where
 from twinspire.serving.filters.kinds import COMPARISONS, FilterComparison, Time
 
@@ -77,9 +75,7 @@ def test_a_number_may_come_as_a_text(value: Mapping[str, Any], expected: float |
         "2026-03-01T13:00:00+01:00",
         "2026-03-01 12:00",
         1772366400,
-        "1772366400",
         "1772366400.0",
-        "1.7723664e9",
         "20260301T12",
         datetime(2026, 3, 1, 13, tzinfo=timezone(timedelta(hours=1))),
     ],
@@ -94,17 +90,12 @@ def test_a_time_may_come_in_several_forms(raw: object) -> None:
     [
         ("number", "three"),
         ("number", float("inf")),
-        ("number", [1]),
         ("number", 10**400),
         ("number", True),
         ("number", "1_000"),
-        ("number", b"3"),
         ("time", False),
         ("time", "2026"),
-        ("time", "-1"),
-        ("time", "12345.5"),
         ("time", "20261301"),
-        ("time", b"1772366400"),
         ("boolean", "yes"),
         ("boolean", 2),
         ("time", "yesterday"),
@@ -118,16 +109,6 @@ def test_a_value_of_another_type_is_refused_by_name(kind: Any, raw: object) -> N
     with pytest.raises(InvalidInput) as refused:
         FilterColumns.from_values({"field": kind}, [{}, {"field": raw}])
     assert refused.value.field == "[1].field"
-
-
-@pytest.mark.parametrize("raw", [[1], math.inf, 10**400, "2026", "soon", True])
-def test_an_error_of_a_time_says_what_a_time_is(raw: object) -> None:
-    with pytest.raises(InvalidInput, match=r"at: expected an ISO date or seconds since 1970.*, got "):
-        parse_value("time", raw, "at")
-
-
-def test_eight_digits_are_a_date() -> None:
-    assert parse_value("time", " 20260301 ", "at") == parse_value("time", "2026-03-01", "at")
 
 
 def test_the_strings_of_a_text_are_split() -> None:
@@ -157,14 +138,6 @@ def test_a_range_of_many_items_is_the_range_of_few() -> None:
 @pytest.mark.parametrize("node", [AllOf(()), AnyOf(()), Not(AllOf(())), Range("price")])
 def test_an_empty_part_is_refused(node: Filter) -> None:
     with pytest.raises(InvalidInput, match="filter"):
-        COLUMNS.evaluate(node)
-
-
-def test_a_tree_that_is_too_deep_is_refused() -> None:
-    node: Filter = where.sale == True  # noqa: E712
-    for _ in range(70):
-        node = Not(node)
-    with pytest.raises(InvalidInput, match="at most 64"):
         COLUMNS.evaluate(node)
 
 
@@ -204,21 +177,6 @@ def test_long_filters_take_no_more_memory_than_they_are_counted() -> None:
     assert held <= 1 << 20
 
 
-def test_a_filter_that_is_too_long_is_not_kept() -> None:
-    filters = FilterCache([SEGMENT])
-    for length, is_kept in ((MAX_CONTENT // 2, True), (MAX_CONTENT, False)):
-        node = Equals("section", "x" * length)
-        assert (filters.compile(node) is filters.compile(node)) is is_kept
-
-
-def test_filters_are_kept_by_a_digest_of_their_content() -> None:
-    filters = FilterCache([SEGMENT])
-    one = filters.compile(where.price < 3, b"one")
-    assert filters.kept(b"one") is one
-    assert filters.kept(b"other") is None
-    assert {len(key) for key in filters._kept} == {KEY_BYTES}
-
-
 def test_a_filter_in_process_that_is_too_deep_is_refused() -> None:
     node: Filter = where.price < 3
     for _ in range(63):
@@ -229,20 +187,6 @@ def test_a_filter_in_process_that_is_too_deep_is_refused() -> None:
         node = Not(node)
     with pytest.raises(InvalidInput, match="filter: expected at most 64 filters inside each other"):
         filters.compile(node)
-
-
-def test_a_value_that_is_given_again_is_not_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    sought: list[object] = []
-    equal = _Ordered.equal
-
-    def noted(column: _Ordered, value: float) -> BitMap:
-        sought.append(value)
-        return equal(column, value)
-
-    monkeypatch.setattr(_Ordered, "equal", noted)
-    found = COLUMNS.evaluate(In("price", (3, 4.0, 3.0, 4, 3)))
-    assert sought == [3.0, 4.0]
-    assert [*found] == [row for row, item in enumerate(ITEMS) if item.get("price") in (3, 4)]
 
 
 def test_each_type_has_its_records() -> None:

@@ -58,11 +58,8 @@ def test_values_of_other_libraries_are_those_of_python(value: Any, expected: Any
     [
         (None, r"got None; `is_absent\(\)` finds items without a value"),
         (b"3", "got bytes"),
-        (np.bytes_(b"3"), "got bytes"),
         (np.array([2]), "got ndarray"),
         (np.datetime64("NaT"), "expected a time between the years 1 and 9999, got NaT"),
-        (np.datetime64("10000-01-01"), "expected a time between the years 1 and 9999, got 10000-01-01"),
-        (np.timedelta64(3, "D"), "got timedelta"),
         (3j, "got complex"),
     ],
 )

@@ -43,22 +43,12 @@ DAY = datetime(2026, 1, 2, tzinfo=UTC)
         ("a < 1 or b < 2 and c < 3", (where.a < 1.0) | ((where.b < 2.0) & (where.c < 3.0))),
         ("(a < 1 or b < 2) and not c < 3", ((where.a < 1.0) | (where.b < 2.0)) & ~(where.c < 3.0)),
         ("not not a < 1", where.a < 1.0),
-        (
-            "price < 50 and brand in ['acme']",
-            (where.price < 50.0) & where.brand.is_in(["acme"]),
-        ),
     ],
 )
 def test_a_text_is_the_filter_that_it_says(text: str, expected: Filter) -> None:
     assert parse_filter(text) == expected
     assert filter_to_wire(text) == filter_to_wire(expected)
     assert parse_filter(filter_text(expected)) == expected
-
-
-@pytest.mark.parametrize("text", ["", "it's", "a\\", "'\"\n\\'", "größe and null"])
-def test_any_string_can_be_written_as_a_text(text: str) -> None:
-    equal = where[text or "x"] == text
-    assert parse_filter(filter_text(equal)) == equal
 
 
 def test_a_range_of_two_bounds_is_written_as_two_conditions() -> None:
@@ -79,18 +69,13 @@ TESTS = "<, <=, >, >=, =, ==, !=, in, not in, is null or is not null"
     [
         ("", "character 1: expected a field, got the end"),
         ("and", "character 1: expected a field, got and"),
-        ("5 < price", "character 1: expected a field, got 5"),
         ("price", f"character 6: expected {TESTS}, got the end"),
         ("price ~ 3", f"character 7: expected {TESTS}, got ~"),
-        ("price <", f"character 8: expected {VALUE}, got the end"),
         ("price < cheap", f"character 9: expected {VALUE}, got cheap"),
         ("price < 'cheap", f"character 9: expected {VALUE}, got '"),
         ("price < 5 brand = 3", "character 11: expected and, or, or the end, got brand"),
-        ("price < 5 and", "character 14: expected a field, got the end"),
         ("(price < 5", "character 11: expected ), got the end"),
-        ("price in 'a'", "character 10: expected [, got 'a'"),
         ("price in ['a' 'b']", "character 15: expected ], got 'b'"),
-        ("price not 3", "character 11: expected in, got 3"),
         ("price is 3", "character 10: expected null, got 3"),
         ("at < 2026-13-01", "character 6: expected a time in ISO 8601, got 2026-13-01"),
         ("a < 1\n and b <\t)", f"character 16: expected {VALUE}, got )"),
@@ -110,28 +95,7 @@ def test_filters_next_to_each_other_are_not_inside_each_other() -> None:
     assert len(filters.filters) == 500  # type: ignore[attr-defined]
 
 
-TOKENS = some.sampled_from(
-    [
-        "a",
-        "'b c'",
-        "and",
-        "or",
-        "not",
-        "in",
-        "is",
-        "null",
-        "true",
-        "<",
-        "!=",
-        "(",
-        ")",
-        "[",
-        "]",
-        ",",
-        "1.5",
-        "-",
-    ]
-)
+TOKENS = some.sampled_from([*"a and or not in is null true < != ( ) [ ] , 1.5 -".split(), "'b c'"])
 
 
 @given(some.lists(TOKENS, max_size=30).map(" ".join) | some.text(max_size=30))
@@ -146,7 +110,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 @given(some.text(), some.floats(allow_nan=False, allow_infinity=False), some.datetimes())
 def test_every_value_can_be_written(text: str, number: float, moment: datetime) -> None:
-    quoted = "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    assert parse_filter(f"{quoted} = {quoted}") == (where[text] == text)
+    equal = where[text] == text
+    assert parse_filter(filter_text(equal)) == equal
     assert parse_filter(f"a = {number!r}") == (where.a == number)
     assert parse_filter(f"a = {moment.isoformat()}") == (where.a == Time.of(moment))

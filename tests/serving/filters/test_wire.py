@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.packed_items import varint
 from twinspire.serving.server import RetrievalServer
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -67,20 +68,11 @@ def refusal(stub: Any, node: wire.Filter) -> str:
     [
         (wire.Filter(), "filter: expected one of all, any, not and condition"),
         (condition(), "filter.price: expected one of equals, in, range and present"),
-        (
-            condition(equals=wire.FilterValue()),
-            "filter.price: expected a text, a number",
-        ),
         (condition(equals=number(NAN)), "filter.price: expected a number, got NaN"),
         (condition(range=wire.Range()), "filter.price: expected a bound of the range"),
-        (condition(range=wire.Range(below=number(NAN))), "filter.price.below: expected a number, got NaN"),
         (condition(**values(*[number(1)] * 3, number(NAN))), "filter.price.in[3]: expected a number, got N"),
         (condition(**values(number(1), wire.FilterValue())), "filter.price.in[1]: expected a text, a numb"),
         (condition("sale", range=wire.Range(below=number(1))), "filter.sale: expected equals, in or present"),
-        (
-            condition("", present=True),
-            "filter.'': unknown filter field; the filter fields are price (number)",
-        ),
         (condition("a\nb\0", present=True), "filter.'a\\nb\\x00': unknown filter field"),
         (condition("x" * 9000, present=True), "filter.xxxxxxxx"),
         (listed("all"), "filter.all: expected at least one filter"),
@@ -88,10 +80,6 @@ def refusal(stub: Any, node: wire.Filter) -> str:
         (
             condition("released", equals=wire.FilterValue(time=Timestamp(seconds=10**15))),
             "filter.released",
-        ),
-        (
-            condition("released", equals=wire.FilterValue(time=Timestamp(nanos=-1))),
-            "filter.released: ex",
         ),
         (
             condition("section", equals=wire.FilterValue(text="x" * 10_001)),
@@ -120,21 +108,13 @@ def test_what_is_at_the_bounds_is_taken(stub: Any) -> None:
 def test_a_message_that_is_nested_too_deep_for_protobuf_is_refused(filtered_retriever: Retriever) -> None:
     node = b""
     for _ in range(300):  # protobuf itself reads a hundred messages inside each other
-        node = b"\x1a" + _varint(len(node)) + node
+        node = b"\x1a" + varint(len(node)) + node
     content = wire.SearchRequest(query=wire.Query(text="bavuti")).SerializeToString()
     with RetrievalServer(filtered_retriever) as server, grpc.insecure_channel(server.address) as channel:
         call = channel.unary_unary("/retrieval.v1.Retrieval/Search", None, None)
         with pytest.raises(grpc.RpcError) as refused:
-            call(content + b"\x2a" + _varint(len(node)) + node, timeout=20)
+            call(content + b"\x2a" + varint(len(node)) + node, timeout=20)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*written, number])
 
 
 VALUES = st.one_of(
@@ -172,31 +152,14 @@ MESSAGES = st.recursive(
 )
 
 
-def taken_or_refused(stub: Any, nodes: list[wire.Filter]) -> None:
-    for call in [stub.Search.future(request(node), timeout=20) for node in nodes]:
-        try:
-            answer = call.result()
-        except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
-            assert str(error.details()).startswith("filter")
-        else:
-            assert answer.plan != wire.PLAN_UNFILTERED
-            assert len(answer.hits) <= 5
-
-
 @given(node=MESSAGES)
 @settings(max_examples=100, deadline=None)
 def test_any_filter_is_taken_or_refused_by_its_field(stub: Any, node: wire.Filter) -> None:
-    taken_or_refused(stub, [node])
-
-
-@pytest.mark.exhaustive
-@pytest.mark.timeout(900)
-@given(
-    nodes=st.lists(MESSAGES, min_size=5, max_size=5)
-)  # together: drawing an example takes most of the time
-@settings(max_examples=2_000, deadline=None)
-def test_ten_thousand_filters_are_taken_or_refused_by_their_field(
-    stub: Any, nodes: list[wire.Filter]
-) -> None:
-    taken_or_refused(stub, nodes)
+    try:
+        answer = search(stub, node)
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
+        assert str(error.details()).startswith("filter")
+    else:
+        assert answer.plan != wire.PLAN_UNFILTERED
+        assert len(answer.hits) <= 5

@@ -12,12 +12,9 @@ from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.client import RetrievalClient, where
-from twinspire.serving.retrieval.answer import Answer, FusionMode, Timing
+from twinspire.serving.retrieval.answer import Answer, FusionMode
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.rollout.loaded_bundle import LoadedBundle
-from twinspire.serving.segments import shared_catalogue
-from twinspire.serving.segments.shared_catalogue import MappedCatalogue
 from twinspire.serving.server import RetrievalServer
 
 ITEMS = 300
@@ -134,11 +131,6 @@ def test_filters_and_exclusions_hold_for_the_lexical_side(hybrid: Retriever) -> 
     assert same(parts(without), by_hand(hybrid, text)[1:3])
 
 
-def test_a_filter_that_nothing_passes_has_no_hits(hybrid: Retriever) -> None:
-    (answer,) = hybrid.search([Query(words_of(5))], k=4, filter=where.section == "none")
-    assert answer.hits == ()
-
-
 def test_a_bundle_without_a_lexical_index_can_only_be_dense(retriever: Retriever) -> None:
     (answer,) = retriever.search([Query("bavuti")], k=2, fusion=FusionMode.DENSE)
     assert (answer.fusion, answer.hits[0].lexical) == (FusionMode.DEFAULT, None)
@@ -170,33 +162,3 @@ def test_servers_refuse_an_unknown_fusion(hybrid_client: RetrievalClient) -> Non
     with pytest.raises(InvalidInput, match="FUSION_HYBRID") as caught:
         hybrid_client.call("Search", request)
     assert caught.value.field == "fusion"
-
-
-def test_clients_of_a_server_without_a_lexical_index_are_told(client: RetrievalClient) -> None:
-    with pytest.raises(InvalidInput, match="no lexical index"):
-        client.search("bavuti", fusion=FusionMode.LEXICAL)
-    assert client.search("bavuti", fusion=FusionMode.DENSE).fusion is FusionMode.DEFAULT
-
-
-def test_a_mapped_catalogue_packs_the_same_answers(folder: Path, tmp_path: Path) -> None:
-    own = LoadedBundle.load(folder)
-    shared_catalogue.write(
-        tmp_path / "ready", own.manifest, own.retriever.built.catalogue, own.responses.packed
-    )
-    mapped = LoadedBundle.load(folder, ready=tmp_path / "ready")
-    assert isinstance(mapped.retriever.built.catalogue, MappedCatalogue)
-    queries = [Query(words_of(5, 90)), Query(item_id="item-007"), Query("zzzz")]
-    for fusion in FusionMode:
-        options = [own.retriever.search_options(7, fusion=fusion)] * len(queries)
-        for found in own.retriever.find(own.retriever.encode(queries), options):
-            answer = own.responses.response(found, own.version, Timing(1, 2, 3))
-            assert mapped.responses.response(found, own.version, Timing(1, 2, 3)) == answer
-            response = wire.SearchResponse.FromString(answer)
-            parts_of_hits = [(hit.score, hit.dense, hit.lexical) for hit in response.hits]
-            expected = [*zip(found.scores, found.dense, found.lexical, strict=True)]
-            assert np.allclose(parts_of_hits, expected)
-            assert own.responses.size(found) == sum(hit.ByteSize() + 2 for hit in response.hits)
-    for row in range(ITEMS):
-        hit = own.responses.packed.hit(row)
-        assert (hit.id, hit.HasField("lexical")) == (f"item-{row:03}", False)
-        assert own.retriever.items.fields(row) == mapped.retriever.items.fields(row) == dict(hit.fields)

@@ -17,14 +17,11 @@ from twinspire.serving.benchmark import bundle_benchmark
 from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.filters.expression import Filter, where
-from twinspire.serving.retrieval import retriever as retriever_module
 from twinspire.serving.retrieval.answer import Answer, Basis
-from twinspire.serving.retrieval.interest_search import merged
-from twinspire.serving.retrieval.query import PLAIN, Query, SearchResult
+from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
 from twinspire.serving.security.rate_limit import RateLimit
-from twinspire.serving.segments import planner
 from twinspire.serving.server import RetrievalServer
 
 K = 3
@@ -99,14 +96,6 @@ def test_a_batch_of_many_lengths_is_answered_in_its_order(
             assert differences([answers[3]], [answer]) == []
 
 
-def test_items_of_several_vectors_are_in_the_answers(retriever: Retriever) -> None:
-    """So that the tests here mean something."""
-    for query, answer in zip(QUERIES, retriever.search(QUERIES, 10), strict=True):
-        vectors = retriever.encode([query]).vectors.reshape(K, DIMENSION)
-        items = retriever.built.index.vectors([IDS.index(hit.id) for hit in answer.hits])
-        assert len({*(items @ vectors.T).argmax(axis=1).tolist()}) > 1
-
-
 @pytest.mark.parametrize("k", [5, 60])
 def test_filters_and_excluded_items_are_those_of_all_vectors(
     k: int, retriever: Retriever, expected: Sequence[Scores]
@@ -126,21 +115,6 @@ def test_filters_and_excluded_items_are_those_of_all_vectors(
             check(answer, left, k)
 
 
-def test_each_vector_counts_as_a_search(retriever: Retriever, watched: Path) -> None:
-    plain = Retriever.load(watched)
-    for k in (1, 10):
-        options = retriever.search_options(k)
-        assert k + retriever.expected_cost(options) == K * k
-        assert plain.expected_cost(options) == 0
-        without = retriever.search_options(k, ["item-001", "item-002"])
-        assert k + 2 + retriever.expected_cost(without) == K * (k + 2)
-        compiled = retriever.filters.compile(where.price < 20)
-        filtered = retriever.search_options(k, compiled=compiled)
-        passing, index = compiled.parts[0].rows.count, retriever.manifest.index
-        each = planner.expected_cost(k, retriever.built.count, passing, index.ef_search)
-        assert retriever.expected_cost(filtered) == K * each
-
-
 def test_an_item_as_a_query_and_a_query_of_nothing_are_answered_once(
     retriever: Retriever, folder: Path
 ) -> None:
@@ -151,20 +125,6 @@ def test_an_item_as_a_query_and_a_query_of_nothing_are_answered_once(
     check(alike, scores, 8)
     assert (nothing.basis, len(nothing.hits)) == (Basis.POPULAR, 8)
     assert differences(retriever.search(QUERIES[:1], 8), [history]) == []
-
-
-def test_an_item_found_for_a_farther_vector_has_the_score_of_the_nearest(retriever: Retriever) -> None:
-    """As a graph may miss it for the nearest."""
-    query = retriever.encode(QUERIES[:1]).vectors[0]
-    each = retriever.built.index.vectors([7, 9, 11]) @ query.reshape(K, DIMENSION).T  # (3, K)
-    worst = each.argmin(axis=1)
-    found = [SearchResult([], [], PLAIN) for _ in range(K)]
-    for row, products, place in zip((7, 9, 11), each, worst, strict=True):
-        found[place].rows.append(row)
-        found[place].scores.append(float(products[place]))
-    result = merged(retriever.searcher, query, found, 2)
-    assert result.scores == pytest.approx(sorted(each.max(axis=1), reverse=True)[:2])
-    assert len({*result.rows}) == 2
 
 
 def test_the_rate_limit_charges_each_vector_as_a_search(retriever: Retriever) -> None:
@@ -220,14 +180,3 @@ def test_the_measurements_of_gates_know_the_largest_score(folder: Path, retrieve
 def test_a_tower_of_another_number_of_vectors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleDamaged, match="manifest's dimension is 32, and a query has 2 vectors"):
         Retriever.load(interests_bundle(tmp_path, interests=2))
-
-
-def test_queries_of_one_vector_take_no_other_path(
-    watched: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*arguments: object) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(retriever_module, "find_interests", refuse)
-    assert len(Retriever.load(watched).search(QUERIES, 5)) == len(QUERIES)
-    assert len(Retriever.load(plain).search([Query("a"), Query("b")], 5)) == 2

@@ -18,9 +18,3 @@ def test_each_query_is_in_one_batch_with_little_padding(lengths: list[int]) -> N
         assert len(part) * max(part) - sum(part) <= MAX_PADDING
     if len(parts) > 1:
         assert all(max(part) <= min(after) for part, after in pairwise(each))
-
-
-def test_queries_of_similar_length_stay_in_one_batch() -> None:
-    assert length_batches([5, 9, 7]) == [[0, 1, 2]]
-    assert length_batches([0] * (MAX_QUERIES + 1)) == [[*range(MAX_QUERIES)], [MAX_QUERIES]]
-    assert length_batches([2 * MAX_PADDING, 1]) == [[1], [0]]

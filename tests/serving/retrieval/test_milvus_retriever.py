@@ -5,22 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
-from tests.helpers.answers import differences, hits_of
+from tests.helpers.answers import differences
 from tests.helpers.milvus import RunningMilvus, needs_lite, needs_server, publish
-from tests.helpers.scores import difference
-from tests.helpers.serving.reacting import reacting
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle, watched_bundle
-from twinspire.protos import bundle, retrieval_pb2_grpc
-from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import BundleDamaged, UnknownItem
 from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.benchmark import bundle_benchmark
 from twinspire.serving.filters.expression import Filter, where
-from twinspire.serving.retrieval.answer import Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 
@@ -86,32 +81,6 @@ def test_answers_scores_and_measurements_are_those_of_exact_search(
         far.search([Query(item_id="nothing")], 3)
     items = bundle_benchmark.local_segment(far, whole)
     assert {*bundle_benchmark.recall(far, items, 10)} == {1.0}
-
-
-def test_a_query_of_which_the_tower_knows_nothing_finds_nothing(
-    pair: tuple[Retriever, Retriever, Path],
-) -> None:
-    near, far, _ = pair
-    blank = Query("") if near._query_encoder.form.history is None else Query()
-    assert near.search([blank], 3)[0].basis is Basis.POPULAR
-    (found,) = far.search([blank], 3)
-    assert (found.basis, found.hits) == (Basis.NONE, ())
-
-
-def test_a_service_answers_from_the_collection(pair: tuple[Retriever, Retriever, Path]) -> None:
-    near, far, _ = pair
-    (expected,) = near.search([Query(item_id="item-003")], 5, filter=where.price < 30)
-    below = wire.Range(below=wire.FilterValue(number=30.0))
-    passing = wire.Filter(condition=wire.Condition(field="price", range=below))
-    with reacting(far) as served, grpc.insecure_channel(served.address) as channel:
-        stub = retrieval_pb2_grpc.RetrievalStub(channel)
-        found = stub.Search(
-            wire.SearchRequest(query={"item_id": "item-003"}, k=5, filter=passing), timeout=30
-        )
-        assert difference(hits_of(expected), [(hit.id, hit.score) for hit in found.hits]) == ""
-        for hit in found.hits:
-            assert dict(hit.fields) == near.items.fields(near.items.rows([hit.id]).pop())
-        assert served.becomes("in_flight", 0)
 
 
 @needs_lite()

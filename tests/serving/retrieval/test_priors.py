@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.serving.live import LiveWorld
@@ -15,8 +14,7 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
-from twinspire.serving.cli.tables import show_answer
-from twinspire.serving.client import RetrievalClient, where
+from twinspire.serving.client import RetrievalClient
 from twinspire.serving.client.answer_files import answer_document
 from twinspire.serving.retrieval.answer import Answer, FusionMode, Timing
 from twinspire.serving.retrieval.hybrid_search import HybridSearch
@@ -119,18 +117,7 @@ def test_an_index_without_words_leaves_other_queries_to_the_vectors(found: Retri
         one(bare, QUERY, fusion=FusionMode.LEXICAL)
 
 
-def test_filters_and_exclusions_hold_for_clicked_items(found: Retriever) -> None:
-    passing = where.section == "section 0"
-    (answer,) = found.search([Query(QUERY)], 5, filter=passing)
-    ids = [hit.id for hit in answer.hits]
-    assert ids[0] == "item-040" and "item-250" not in ids
-    (answer,) = found.search([Query(QUERY)], 5, exclude=["item-040"])
-    assert answer.hits[0].id == "item-250" and "item-040" not in {hit.id for hit in answer.hits}
-
-
-def test_clients_get_the_priors(
-    found: Retriever, plain: Retriever, priors_client: RetrievalClient, console: Console
-) -> None:
+def test_clients_get_the_priors(found: Retriever, plain: Retriever, priors_client: RetrievalClient) -> None:
     for text in (QUERY, "zzz"):
         own = one(found, text)
         for answer in (priors_client.search(text, 5), *priors_client.search_batch([text], 5)):
@@ -138,11 +125,6 @@ def test_clients_get_the_priors(
             assert [hit.prior for hit in answer.hits] == pytest.approx([hit.prior for hit in own.hits])
     assert answer_document(one(found, QUERY))["hits"][0]["prior"] == pytest.approx(0.6)
     assert "prior" not in answer_document(one(plain, QUERY))["hits"][0]
-    for retriever, is_shown in ((found, True), (plain, False)):
-        with console.capture() as shown:
-            show_answer(console, one(retriever, QUERY))
-        assert ("prior" in shown.get().splitlines()[0].split()) is is_shown
-        assert ("0.6000" in shown.get()) is is_shown
 
 
 def test_the_bytes_of_an_answer_are_as_many_as_is_said(folder: Path) -> None:
@@ -180,19 +162,3 @@ def test_a_live_item_keeps_its_prior_and_a_deleted_one_has_none(folder: Path, tm
     world.put("item-040", NAMES[3])
     world.sync()
     check_sums(one(live, QUERY, k=ITEMS), {"item-040": 0.3})
-
-
-def test_a_manifest_without_priors_says_nothing_of_them(plain: Retriever, found: Retriever) -> None:
-    assert b"prior_weight" not in plain.manifest.to_bytes()
-    assert b'"prior_weight": 0.8' in found.manifest.to_bytes()
-    with pytest.raises(ValueError, match="prior_weight: expected 0 to 1"):
-        replace(HYBRID, prior_weight=1.5)
-
-
-def test_numpy_finds_what_the_compiled_search_finds(
-    found: Retriever, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("twinspire.protos.hybrid.fusion.compiled", None)
-    scores = [hit.score for hit in one(found, QUERY).hits]
-    monkeypatch.undo()
-    np.testing.assert_allclose(scores, [hit.score for hit in one(found, QUERY).hits], atol=3e-6)

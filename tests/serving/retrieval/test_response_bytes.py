@@ -1,7 +1,6 @@
 """Packed answers: whatever they hold, they are the messages that protobuf would have made of it."""
 
 import json
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -92,37 +91,11 @@ def test_packed_answers_are_those_of_protobuf(
 
 
 @given(catalogues())
-def test_a_field_that_an_item_lacks_is_not_there(catalogue: Catalogue) -> None:
-    packed, rows = ResponseWriter(PackedItems(catalogue)), list(range(len(catalogue.ids)))
-    parsed = wire.SearchResponse.FromString(
-        packed.response(SearchResult(rows, [0.0] * len(rows), PLAIN), "", Timing())
-    )
-    assert [dict(hit.fields) for hit in parsed.hits] == [catalogue.fields(row) for row in rows]
-    assert [hit.id for hit in parsed.hits] == catalogue.ids
-
-
-@given(catalogues())
 def test_an_item_is_read_out_of_its_part_of_an_answer(catalogue: Catalogue) -> None:
     packed = PackedItems(catalogue)
     hits = [packed.hit(row) for row in range(len(packed))]
     expected = [wire.Hit(id=each, fields=catalogue.fields(row)) for row, each in enumerate(catalogue.ids)]
     assert hits == expected
-
-
-@given(answered(), times)
-def test_what_is_packed_may_lie_elsewhere(
-    answered: tuple[Catalogue, list[SearchResult]], timing: Timing
-) -> None:
-    catalogue, found = answered
-    items = PackedItems(catalogue)
-    packed = ResponseWriter(items)
-    with mmap.mmap(-1, len(items.content)) as elsewhere:
-        elsewhere[:] = items.content[:]
-        other = ResponseWriter(PackedItems.of(elsewhere, items.ends))
-        assert len(other) == len(catalogue.ids)
-        for each in found:
-            assert other.response(each, "v", timing) == packed.response(each, "v", timing)
-        assert other.batch_response(found, "v", timing) == packed.batch_response(found, "v", timing)
 
 
 @given(st.integers(0, 2**64 - 1))

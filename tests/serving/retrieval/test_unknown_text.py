@@ -1,7 +1,5 @@
 """Texts that say nothing to the query tower, over a real socket: what the answer rests on, and its hits."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,15 +8,11 @@ import pytest
 
 from tests.helpers.answers import differences
 from tests.helpers.serving.loopback import client_of
-from tests.helpers.tiny import item_ids, popularity, tiny_bundle, watched_bundle
-from tests.helpers.tiny_towers import FULL, HISTORY, TEXT, TinyTower
-from twinspire.protos.features import FeatureSpec
-from twinspire.serving.client.__main__ import main
+from tests.helpers.tiny import item_ids, popularity, tiny_bundle
+from tests.helpers.tiny_towers import FULL, TinyTower
 from twinspire.serving.retrieval.answer import Answer, Basis
 from twinspire.serving.retrieval.encoder import BlankQuery
 from twinspire.serving.retrieval.query import Query
-from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.server import RetrievalServer
 
 UNKNOWN = ("", "\0\0", " ", "\U0001f600", "\u2060" * 3)  # the tiny tower counts no code point of these
 TEXTS = ("bavuti xelike", *UNKNOWN, "kemolira", "")
@@ -85,13 +79,6 @@ def test_a_text_in_letters_that_no_training_text_has_says_nothing(tmp_path: Path
     assert [(len(each.hits), each.basis) for each in alone[4:]] == [(5, Basis.QUERY)] * 2
 
 
-def test_letters_that_the_tower_does_not_know_are_looked_up_only_where_the_bundle_names_those_it_does(
-    even: Path,
-) -> None:
-    with client_of(even) as client:
-        assert client.search("жук").basis is Basis.QUERY
-
-
 def test_another_feature_beside_a_text_in_unknown_letters_is_enough(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path, query_tower=TinyTower(FULL), letters="abc")
     with client_of(folder) as client:
@@ -99,42 +86,8 @@ def test_another_feature_beside_a_text_in_unknown_letters_is_enough(tmp_path: Pa
     assert [answer.basis for answer in answers] == [Basis.QUERY, Basis.POPULAR]
 
 
-def test_another_feature_is_enough_to_search_by(full: Path) -> None:
-    with client_of(full) as client:
-        answers = client.search_batch([Query("", features={"country": "de"}), Query("")], 3)
-    assert [answer.basis for answer in answers] == [Basis.QUERY, Basis.POPULAR]
-
-
-def test_a_text_beside_an_empty_history_may_say_nothing(tmp_path: Path) -> None:
-    features: dict[str, FeatureSpec] = {"text": TEXT, "history": HISTORY}
-    with client_of(watched_bundle(tmp_path, features=features, examples=())) as client:
-        answers = client.search_batch([Query("\U0001f600"), Query("ba"), Query("", ("item-001",))], 3)
-    assert [answer.basis for answer in answers] == [Basis.POPULAR, Basis.CONTEXT, Basis.QUERY]
-
-
-def test_a_history_without_a_known_item_has_no_hits_where_nothing_is_popular(tmp_path: Path) -> None:
-    with client_of(watched_bundle(tmp_path, shares=EVEN)) as client:
-        answers = client.search_batch([Query(history=("nonsense",)), Query(history=("item-001",))], 3)
-    assert [(len(answer.hits), answer.basis) for answer in answers] == [(0, Basis.NONE), (3, Basis.QUERY)]
-    assert [answer.unknown_history for answer in answers] == [1, 0]
-
-
 def test_a_bundle_whose_example_says_nothing_is_served(tmp_path: Path) -> None:
     examples = ({"text": "\U0001f600"}, {"text": "ba"})
     folder = tiny_bundle(tmp_path, query_tower=TinyTower(FULL), shares=EVEN, examples=examples)
     with client_of(folder) as client:
         assert client.search("\U0001f600").basis is Basis.NONE
-
-
-def test_the_command_line_says_that_nothing_was_known(
-    even: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with RetrievalServer(Retriever.load(even)) as server:
-        command = ["client", "search", "\U0001f600", "--address", server.address]
-        monkeypatch.setattr(sys, "argv", command)
-        assert main() == 0
-        assert "no hits" in capsys.readouterr().out
-        monkeypatch.setattr(sys, "argv", [*command, "--json"])
-        assert main() == 0
-        document = json.loads(capsys.readouterr().out)
-    assert (document["hits"], document["basis"]) == ([], "none")

@@ -1,11 +1,8 @@
 """A large overlay is searched in a graph of its own, and churn loses no item."""
 
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +10,6 @@ import pytest
 from tests.helpers.rounding import factors
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import random_texts
-from twinspire.serving.index.hnsw_index import HnswIndex
 from twinspire.serving.live.encoded_items import GRAPH_SUFFIX, folder_of
 from twinspire.serving.live.encoding import graph_builder
 from twinspire.serving.live.search.live_items import LiveItems
@@ -79,18 +75,6 @@ def test_a_graph_covers_most_of_a_large_overlay(world: LiveWorld) -> None:
     assert found_first(world, [each for each in world.truth if each.startswith("new")]) >= 0.999
 
 
-def test_a_graph_as_large_as_the_bundles_is_searched_as_widely(world: LiveWorld) -> None:
-    for n, text in enumerate(random_texts(600, 0)):
-        world.put(f"new-{n}", text)
-    live, manifest = settled(world), world.base.manifest
-    (path,) = folder_of(world.place, world.origin).glob(f"*{GRAPH_SUFFIX}")
-    for items, ef_search, expected in ((1199, 200, 200), (1200, 200, 100), (1200, 40, 32), (300, 16, 16)):
-        changed = replace(manifest, count=items, index=replace(manifest.index, ef_search=ef_search))
-        found = graphs.open_graph(path, changed, live.segment.row_vectors)
-        assert found is not None
-        assert cast(HnswIndex, found._index)._ef == expected
-
-
 def test_a_new_generation_of_records_gets_a_new_graph(world: LiveWorld) -> None:
     for n, text in enumerate(random_texts(600, 0)):
         world.put(f"new-{n}", text)
@@ -125,24 +109,6 @@ def test_a_damaged_graph_is_not_used(world: LiveWorld) -> None:
     assert found_first(world, [f"new-{n}" for n in range(600)]) == 1.0
 
 
-def test_a_graph_that_is_being_built_is_given_up(world: LiveWorld) -> None:
-    for n, text in enumerate(random_texts(600, 0)):
-        world.put(f"new-{n}", text)
-    world.encoder.run_once(world.feed)
-    world.encoder._graphs.wait()
-    folder = folder_of(world.place, world.origin)
-    (graph,) = folder.glob(f"*{GRAPH_SUFFIX}")
-    graph.unlink()
-    stop = threading.Event()
-    builder = graph_builder.GraphBuilder(
-        world.encoder._writer.folder, world.origin, world.encoder.manifest, stop
-    )
-    stop.set()
-    builder.check(600, 600, world.encoder._writer.generation)
-    builder.wait()
-    assert not graph.exists()
-
-
 def test_few_items_that_are_written_often_have_no_graph(world: LiveWorld) -> None:
     """Most rows of the overlay are outdated then, and a graph would hold them too."""
     for seed in range(4):
@@ -151,12 +117,6 @@ def test_few_items_that_are_written_often_have_no_graph(world: LiveWorld) -> Non
         assert settled(world).segment.graph is None
     assert world.live.segment.count == 1200
     assert found_first(world, [f"new-{n}" for n in range(300)]) == 1.0
-
-
-def test_many_equal_items_have_no_graph(world: LiveWorld) -> None:
-    for n in range(600):
-        world.put(f"new-{n}", "bavuti")
-    assert settled(world).segment.graph is None
 
 
 @pytest.mark.parametrize("length", [1.0, 1e-5, 1e5])
@@ -216,19 +176,6 @@ def test_a_graph_that_cannot_be_built_is_tried_again_later(
     graph = settled(world).segment.graph
     assert graph is not None
     assert graph.count == 600
-
-
-def test_an_item_whose_vector_stays_keeps_its_row(world: LiveWorld) -> None:
-    for price in range(20):
-        world.put("new", "bavuti", name=str(price))
-        world.sync()
-    assert world.live.segment.count == 1
-    row = world.live.retriever.items.find("new")
-    assert row is not None
-    assert world.live.retriever.items.fields(row) == {"name": "19"}
-    world.encoder._writer.compact()
-    world.live = world.live.reopened()
-    assert world.live.retriever.items.fields(row) == {"name": "19"}
 
 
 @pytest.mark.exhaustive

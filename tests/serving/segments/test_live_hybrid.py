@@ -12,7 +12,6 @@ from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import Hybrid
-from twinspire.serving.client import where
 from twinspire.serving.retrieval.answer import Answer, FusionMode, Timing
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
@@ -83,24 +82,6 @@ def test_written_items_are_ranked_as_all_others(wide: Path, tmp_path: Path) -> N
             check(world, texts, " ".join(rng.choice([*known, *rng.choice(vocabulary, 2)], 4)))
 
 
-def test_a_word_finds_a_written_item_and_none_that_was_withdrawn(wide: Path, tmp_path: Path) -> None:
-    world = LiveWorld(wide, tmp_path)
-    word = NAMES[5].split()[0]
-    world.put("new", f"{word} unknownword")
-    world.sync()
-
-    def lexical(query: str) -> set[str]:
-        (answer,) = world.live.retriever.search([Query(query)], 50, fusion=FusionMode.LEXICAL)
-        return {hit.id for hit in answer.hits}
-
-    assert {"new", "item-005"} <= lexical(word)
-    assert lexical("unknownword") == set()  # the bundle has no statistics of it
-    world.put("new", "unknownword")
-    world.delete("item-005")
-    world.sync()
-    assert not {"new", "item-005"} & lexical(word)
-
-
 def test_a_changed_text_with_the_same_vector_is_found_by_its_words(wide: Path, tmp_path: Path) -> None:
     """The tiny tower counts letters, so the order of the words is nothing to it, but the words are."""
     world = LiveWorld(wide, tmp_path)
@@ -114,20 +95,6 @@ def test_a_changed_text_with_the_same_vector_is_found_by_its_words(wide: Path, t
     (after,) = world.live.retriever.search([Query(words[0])], 500, fusion=FusionMode.LEXICAL)
     assert "new" not in {hit.id for hit in before.hits}
     assert "new" in {hit.id for hit in after.hits}
-
-
-def test_filters_hold_for_words_of_live_items(wide: Path, tmp_path: Path) -> None:
-    world = LiveWorld(wide, tmp_path)
-    text = NAMES[9]
-    for n in range(6):
-        world.truth[f"new-{n}"] = world.base.item_vectors[9]
-        world.feed.put(f"new-{n}", {"text": text, "price": float(1000 + n)})
-    world.sync()
-    passing = where.price >= 1003.0
-    (answer,) = world.live.retriever.search([Query(text)], 10, filter=passing)
-    assert {hit.id for hit in answer.hits} == {"new-3", "new-4", "new-5"}
-    (without,) = world.live.retriever.search([Query(text)], 10, exclude=["new-4"], filter=passing)
-    assert {hit.id for hit in without.hits} == {"new-3", "new-5"}
 
 
 def test_answers_hold_the_parts_of_live_items(wide: Path, tmp_path: Path) -> None:

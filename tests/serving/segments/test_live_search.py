@@ -1,7 +1,9 @@
 """A search finds what the store holds: no deleted item, no old version, no item twice, and k items."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,25 +11,25 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.helpers.filter_oracle import FILTERS
 from tests.helpers.serving.live import LiveWorld
-from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.tiny import FILTERS as SCHEMA
+from tests.helpers.tiny import filter_values, item_names, tiny_bundle
+from tests.serving.segments.test_live_filters import Shop
 from twinspire.protos.errors import UnknownItem
+from twinspire.serving.filters.expression import Filter
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.packed_items import hit_of
 
 IDS = [*(f"item-{n:03}" for n in range(0, 40, 3)), *(f"new-{n}" for n in range(12))]
 TEXTS = [*item_names(60), "bavuti xelike mopy", "zo", "日本"]
+VALUES = st.sampled_from([*filter_values(60), {}])
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("small"), 40)
-
-
-@pytest.fixture
-def world(plain: Path, tmp_path: Path) -> LiveWorld:
-    return LiveWorld(plain, tmp_path)
+    return tiny_bundle(tmp_path_factory.mktemp("small"), 40, filters=SCHEMA)
 
 
 class LiveMachine(RuleBasedStateMachine):
@@ -38,23 +40,24 @@ class LiveMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.world = LiveWorld(self.folder, Path(mkdtemp(dir=self.folder.parent)), self.base)
+        self.shop = Shop(self.folder, Path(mkdtemp(dir=self.folder.parent)), self.base, 40)
+        self.world = self.shop.world
         self.synced = True
 
-    @rule(item_id=st.sampled_from(IDS), text=st.sampled_from(TEXTS))
-    def put(self, item_id: str, text: str) -> None:
-        self.world.put(item_id, text, name=text)
+    @rule(item_id=st.sampled_from(IDS), text=st.sampled_from(TEXTS), values=VALUES)
+    def put(self, item_id: str, text: str, values: Mapping[str, Any]) -> None:
+        self.shop.put(item_id, text, values)
         self.synced = False
 
     @rule(item_id=st.sampled_from(IDS))
     def delete(self, item_id: str) -> None:
-        self.world.delete(item_id)
+        self.shop.delete(item_id)
         self.synced = False
 
     @rule()
     def delete_most(self) -> None:
         for item_id in [*self.world.truth][3:]:
-            self.world.delete(item_id)
+            self.shop.delete(item_id)
         self.synced = False
 
     @rule()
@@ -97,6 +100,16 @@ class LiveMachine(RuleBasedStateMachine):
             np.testing.assert_allclose(found, self.world.expected(vector, k, exclude), atol=1e-5)
             np.testing.assert_allclose([truth[each] @ vector for each in ids], found, atol=1e-5)
             assert answer.sequence == self.world.feed.sequence()
+
+    @precondition(lambda self: self.synced)
+    @rule(
+        texts=st.lists(st.sampled_from(TEXTS), min_size=1, max_size=3),
+        node=FILTERS,
+        k=st.sampled_from([1, 10, 60]),
+        exclude=st.frozensets(st.sampled_from(IDS), max_size=3),
+    )
+    def search_with_a_filter(self, texts: list[str], node: Filter, k: int, exclude: frozenset[str]) -> None:
+        self.shop.check(texts, node, k, exclude)
 
     @precondition(lambda self: self.synced)
     @rule(item_id=st.sampled_from(IDS), k=st.sampled_from([1, 10, 60]))

@@ -29,17 +29,6 @@ def test_it_says_the_same(catalogue: Catalogue, others: list[str], data: st.Data
     assert items_of(made).popular(3, excluded) == items_of(catalogue).popular(3, excluded)
 
 
-@given(catalogues(), texts)
-def test_an_item_that_it_lacks_is_unknown(catalogue: Catalogue, other: str) -> None:
-    made = mapped(catalogue)
-    if other in catalogue.ids:
-        assert made.rows([other]) == {catalogue.find(other)}
-        return
-    for _ in range(2):
-        assert items_of(made).find(other) is None
-        assert made.rows([other]) == set()
-
-
 def test_ids_of_one_checksum_are_told_apart() -> None:
     one, other = "plumless", "buckeroo"
     assert zlib.crc32(one.encode()) == zlib.crc32(other.encode())

@@ -117,18 +117,6 @@ def test_all_are_compared_where_the_search_reaches_too_few() -> None:
     assert index.compared == 1
 
 
-def test_no_item_passes() -> None:
-    found, plans = search_passing(FlatIndex(ITEMS), QUERIES, 10, compiled(np.empty(0, int)))
-    assert ({*plans}, found.rows.shape) == ({Plan.EMPTY}, (6, 0))
-
-
-def test_an_index_that_may_not_be_searched_is_not() -> None:
-    index = FlatIndex(ITEMS)
-    _, plans = search_passing(index, QUERIES, 10, compiled(np.arange(15_000)), approximate=False)
-    assert {*plans} == {Plan.EXACT}
-    assert index.widths == []
-
-
 @pytest.mark.parametrize(
     ("k", "passing", "ef_search", "expected"),
     [

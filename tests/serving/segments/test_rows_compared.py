@@ -42,16 +42,6 @@ def check(buffer: BruteForceBuffer, growing: GrowingSegment, first: int) -> int:
     return len(rows)
 
 
-def test_an_item_that_is_written_again_and_again_is_compared_a_bounded_number_of_times(
-    growing: GrowingSegment,
-) -> None:
-    names, buffer = [f"new-{n}" for n in range(50)], BruteForceBuffer(DIMENSION)
-    for _ in range(40):
-        write(growing, *names)
-        assert check(buffer, growing, 0) <= 50 + OUTDATED
-    assert growing.count == 2000
-
-
 def test_random_writes_deletes_and_graphs(growing: GrowingSegment) -> None:
     draw, buffer = np.random.default_rng(0), BruteForceBuffer(DIMENSION)
     first = 0

@@ -76,24 +76,6 @@ def test_hits_below_a_score_are_left_out(retriever: Retriever, query: Query) -> 
         assert found[1:2] + found[3:] == whole[1:2] + whole[3:]  # all but the hits and the times
 
 
-def test_a_score_joins_a_filter_and_an_exclusion(retriever: Retriever) -> None:
-    passing, excluded = where.price < 30, ["item-003"]
-    (whole,) = retriever.search([Query(NAMES[3])], 20, excluded, filter=passing)
-    least = whole.hits[5].score
-    (found,) = retriever.search([Query(NAMES[3])], 20, excluded, filter=passing, min_score=least)
-    assert hits(found) == [each for each in hits(whole) if each[1] >= least]
-    assert 6 <= len(found.hits) < 20
-
-
-def test_queries_of_one_batch_may_ask_for_different_scores(retriever: Retriever) -> None:
-    queries = [Query(NAMES[3])] * 3
-    options = [retriever.search_options(10, min_score=least) for least in (None, 0.9, 2.0)]
-    found = retriever.find(retriever.encode(queries), options)
-    counts = [len(each.rows) for each in found]
-    assert counts == [10, counts[1], 0] and 0 <= counts[1] < 10
-    assert all(len(each.scores) == len(each.rows) for each in found)
-
-
 @pytest.mark.parametrize("least", [float("nan"), float("inf"), -float("inf")])
 def test_a_score_that_is_not_finite_is_refused(retriever: Retriever, least: float) -> None:
     with pytest.raises(InvalidInput, match="finite") as caught:

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
@@ -22,12 +21,10 @@ from twinspire.protos.files import atomic_directory
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.answer import Timing
 from twinspire.serving.retrieval.query import Query, example_query
-from twinspire.serving.rollout.bundle_cache import BundleCache
-from twinspire.serving.rollout.follower import FollowConfig, validator
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.segments import shared_catalogue
 from twinspire.serving.segments.catalogue import Catalogue
-from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.segments.packed_items import PackedItems, score_parts
 from twinspire.serving.segments.shared_catalogue import (
     CODES,
     CONTENTS,
@@ -45,7 +42,7 @@ LOGGER = "twinspire.serving.segments.shared_catalogue"
 def write(place: Path, folder: Path) -> Path:
     manifest = bundle.read(folder)
     catalogue = Catalogue(folder, manifest)
-    shared_catalogue.write(place, manifest, catalogue, PackedItems(catalogue))
+    shared_catalogue.write(place, manifest, catalogue, PackedItems(catalogue, score_parts(manifest)))
     return place
 
 
@@ -59,11 +56,12 @@ def place(plain: Path, tmp_path: Path) -> Path:
     return write(tmp_path / "ready" / plain.name, plain)
 
 
-@pytest.mark.parametrize("name", ["plain", "full", "watched"])
+@pytest.mark.parametrize("name", ["hybrid", "full", "watched"])
 def test_it_answers_as_one_that_is_built(
     name: str, tmp_path: Path, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder: Path = request.getfixturevalue(name)
+    folder: Path
+    folder = tiny_bundle(tmp_path, is_hybrid=True) if name == "hybrid" else request.getfixturevalue(name)
     place = write(tmp_path / "ready", folder)
     assert sorted(each.name for each in place.iterdir()) == sorted(FILES)
     built, mapped = LoadedBundle.load(folder), LoadedBundle.load(folder, ready=place)
@@ -104,8 +102,13 @@ def test_none_is_said_and_built(plain: Path, tmp_path: Path, caplog: pytest.LogC
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("harm", ["cut", "flipped", "empty", "missing", "a folder"])
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        *((name, "flipped") for name in FILES),
+        *((ENDS, harm) for harm in ("cut", "empty", "missing", "a folder")),
+    ],
+)
 def test_whatever_is_damaged_is_built(
     plain: Path, place: Path, name: str, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,29 +138,6 @@ def test_files_of_something_else_are_not_used(
     path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
     assert type(opened(place, plain)) is Catalogue
     assert f"{CONTENTS}: of another bundle" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("name", "array"),
-    [
-        (ENDS, np.zeros(301, np.int32)),
-        (ENDS, np.zeros(300, np.int64)),
-        (ENDS, np.zeros(301, np.int64)),  # which is not the length of the items
-        (ENDS, np.zeros(301, ">i8")),
-        (CODES, np.zeros(512, np.uint64)),
-        (RANKING, np.zeros((300, 1), np.int32)),
-        (SHARES, np.zeros(300, np.float64)),
-    ],
-)
-def test_files_that_do_not_fit_the_bundle_are_not_used(
-    plain: Path, place: Path, name: str, array: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    np.save(place / name, array)
-    contents = json.loads((place / CONTENTS).read_text())
-    contents["files"][name] = vars(bundle.record(place / name))
-    (place / CONTENTS).write_text(json.dumps(contents))
-    assert type(opened(place, plain)) is Catalogue
-    assert "expected" in caplog.text
 
 
 def test_what_is_whole_is_not_written_again(plain: Path, place: Path) -> None:
@@ -219,13 +199,6 @@ def test_a_disk_that_is_full_is_no_fault_of_the_bundle(plain: Path, tmp_path: Pa
     assert list(place.parent.iterdir()) == []
     assert run(1 << 30) == ("True\n", "")
     assert type(opened(place, plain)) is MappedCatalogue
-
-
-def test_the_follower_has_it_made_where_workers_look(plain: Path, tmp_path: Path) -> None:
-    cache = BundleCache(tmp_path)
-    attempt = validator(FollowConfig("models:/tiny@champion", cache=tmp_path), False, threading.Event())
-    assert attempt(plain, 1) > 0
-    assert type(opened(cache.ready(plain), plain)) is MappedCatalogue
 
 
 def mapped_items(address: str, server: "subprocess.Popen[bytes]", version: str) -> list[str]:
