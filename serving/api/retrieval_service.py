@@ -366,14 +366,8 @@ class RetrievalServicer:
             return
         most = 0 if self._shown is None else self._shown.seconds
         if seconds > most:
-            kept = (
-                f"at most {most}, as long as items shown are kept"
-                if most
-                else "none: no items shown are kept"
-            )
-            raise InvalidInput(
-                "exclude_shown", f"expected {kept} (serve --events --events-shown-hours), got {seconds}"
-            )
+            kept = f"at most {most}, as long as items shown are kept (serve --events --events-shown-hours)"
+            raise InvalidInput("exclude_shown", f"expected {kept}, got {seconds}")
         for message, name in zip(messages, names, strict=True):
             if not message.HasField("user"):
                 raise InvalidInput(f"{name}.user", "required with exclude_shown, but missing")

@@ -7,7 +7,7 @@ import numpy as np
 
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.nearest.search import each_vector, merge
-from twinspire.serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult, Vectors
+from twinspire.serving.retrieval.query import EncodedQueries, SearchOptions, SearchResult
 from twinspire.serving.segments.searcher import Searcher
 
 Find = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
@@ -20,7 +20,7 @@ def find_interests(
     encoded: EncodedQueries,
     options: Sequence[SearchOptions],
 ) -> list[SearchResult]:
-    """For each query the rows of its best items, by the largest score of its vectors.
+    """For each query the rows of its best items, by the largest score of its vectors, with the first's plan.
 
     An item as a query is searched by its one vector. A query that needs no search, such as one on the basis
     POPULAR, is passed to `find` once.
@@ -43,25 +43,13 @@ def find_interests(
         encoded.encode_us,
     )
     found = iter(find(alone, [options[n] for n in queries]))
-    return [
-        merged(searcher, vector, [*islice(found, count)], each.k)
-        for vector, count, each in zip(encoded.vectors, counts, options, strict=True)
-    ]
-
-
-def merged(searcher: Searcher, query: Vectors, found: Sequence[SearchResult], k: int) -> SearchResult:
-    """The results of the vectors of one query as one result, with the plan of the first.
-
-    Scores are computed again, because a graph may have found an item only for a vector that is not the
-    nearest to it.
-
-    Args:
-        query: (K * D,).
-        found: the result of each vector, or the only result.
-        k: items wanted.
-    """
-    rows = np.array([row for each in found for row in each.rows], np.int64)
-    if len(found) == 1 or not len(rows):
-        return found[0]
-    kept, products = merge(rows, searcher.vectors, query, k)
-    return found[0]._replace(rows=kept.tolist(), scores=products.tolist())
+    results = []
+    for vector, count, each in zip(encoded.vectors, counts, options, strict=True):
+        result, *others = islice(found, count)
+        rows = np.array([*result.rows, *(row for other in others for row in other.rows)], np.int64)
+        if others and len(rows):
+            # Scores are computed again: a graph may find an item only for a vector that is not the nearest.
+            rows, products = merge(rows, searcher.vectors, vector, each.k)
+            result = result._replace(rows=rows.tolist(), scores=products.tolist())
+        results.append(result)
+    return results

@@ -282,11 +282,6 @@ class SearchOptions(NamedTuple):
     fusion: FusionMode = FusionMode.DEFAULT
     min_score: float | None = None
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether a query without history needs just the `k` nearest items: none is left out."""
-        return not self.exclude and self.filter is None
-
 
 NO_SEARCH = SearchOptions(0)  # the options of a query that is only encoded
 

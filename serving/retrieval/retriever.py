@@ -30,6 +30,7 @@ from twinspire.serving.retrieval.event_reading import EventReading
 from twinspire.serving.retrieval.hybrid_search import HybridSearch, check_fusion
 from twinspire.serving.retrieval.interest_search import find_interests
 from twinspire.serving.retrieval.query import (
+    NO_SEARCH,
     PLAIN,
     EncodedQueries,
     PreparedQuery,
@@ -407,10 +408,10 @@ class Retriever:
         require_finite(encoded.vectors)
         if self.interests > 1:
             return find_interests(self._find_each, self.searcher, self.manifest, encoded, options)
-        k = options[0].k if options else 0
-        plain = k and encoded.contexts[0] is PLAIN and encoded.contexts.count(PLAIN) == len(options)
-        if plain and options.count(options[0]) == len(options) and options[0].is_plain:
-            rows, products = self.searcher.search(encoded.vectors, k)
+        first = options[0] if options else NO_SEARCH
+        plain = first.k and not first.exclude and first.filter is None and encoded.contexts[0] is PLAIN
+        if plain and encoded.contexts.count(PLAIN) == options.count(first) == len(options):
+            rows, products = self.searcher.search(encoded.vectors, first.k)
             scores = shown_scores(products, self.manifest.score)
             best = zip(rows.tolist(), scores.tolist(), strict=True)
             return [SearchResult(*each, PLAIN) for each in best]
@@ -498,7 +499,8 @@ class Retriever:
         return SearchResult(*self.items.popular(options.k, excluded, mask), context, Plan.POPULAR)
 
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
-        items, hits = self.items, zip(found.rows, found.scores, *found.parts, strict=True)
+        items = self.built if self._growing is None else self.items
+        hits = zip(found.rows, found.scores, *found.parts, strict=True)
         return tuple(
             [Hit(items.item_id(row), score, items.fields(row), *parts) for row, score, *parts in hits]
         )

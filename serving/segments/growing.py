@@ -212,12 +212,14 @@ class GrowingSegment:
     def _with_rest(self, found: Neighbours, vectors: Vectors, k: int, first: int) -> Neighbours:
         """The best of what was found and of all rows from `first` on, by comparing each of them."""
         compared, rest = self._compared.since(first, self.row_vectors, self.alive, self.dead_count)
-        alive = self.alive[compared]
-        if not alive.any():
+        products, count = vectors @ rest.T, len(compared)  # (B, C)
+        if self.dead_count:
+            dead = ~self.alive[compared]
+            products[:, dead] = -np.inf
+            count -= int(np.count_nonzero(dead))
+        if not count:
             return found
-        products = vectors @ rest.T  # (B, C)
-        products[:, ~alive] = -np.inf
-        width = min(k, found.rows.shape[1] + np.count_nonzero(alive))
+        width = min(k, found.rows.shape[1] + count)
         if width > found.rows.shape[1]:
             queries = np.arange(len(vectors))
         else:  # most queries have no better item among so few

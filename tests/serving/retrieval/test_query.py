@@ -103,7 +103,6 @@ def test_a_misfit_is_refused_by_name(query: Query, features: Mapping[str, Featur
         (Query("a", features={"tags": 1.0}), "features.tags"),
         (Query("a", item_id="item-000"), "text"),
         (Query(history_times=(1.0,), item_id="item-000"), "history_times"),
-        (Query("a", history_times=(1.0,)), "history_times"),
         (Query(history=("item-001",), item_id="item-000"), "history"),
         (Query(features={"age": 1.0}, item_id="item-000"), "features"),
     ],
@@ -178,11 +177,6 @@ def test_excluded_and_scored_ids_that_are_no_strings_are_refused_too(retriever: 
         InvalidInput, match=r"queries\[0\]\.item_ids: expected item ids as strings, got 22041"
     ):
         score_request([("ba ke", [22041])])  # type: ignore[list-item]
-
-
-def test_a_list_of_numbers_is_no_value_of_a_feature() -> None:
-    with pytest.raises(InvalidInput, match='features: expected strings, got 5; write "5"'):
-        query_to_wire(Query(features={"skipped": (5,)}))  # type: ignore[dict-item]
 
 
 def test_the_retriever_refuses_one_string_in_place_of_several(retriever: Retriever) -> None:

@@ -126,7 +126,6 @@ def test_threads_do_not_disturb_each_other(retriever: Retriever) -> None:
             "query_tower.onnx: takes .* but the manifest's features",
         ),
         (TinyTower(), {"count": 21}, "links.npy: .* expected uint32"),
-        (TinyTower(), {"dimension": 16}, "query_tower.onnx: .* dimension is 16"),
         (TinyTower(), {"display_fields": ("name",)}, "items.json: .* display fields"),
         (TinyTower(), {"index": IndexParameters("l2", 8, 64, 32, 0)}, "links.npy: space 'l2'"),
         (TinyTower(wraps=False), {"examples": ({"text": "日本"},)}, "own examples"),

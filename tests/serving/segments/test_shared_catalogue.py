@@ -140,12 +140,6 @@ def test_files_of_something_else_are_not_used(
     assert f"{CONTENTS}: of another bundle" in caplog.text
 
 
-def test_what_is_whole_is_not_written_again(plain: Path, place: Path) -> None:
-    before = {each.name: each.stat().st_ino for each in place.iterdir()}
-    write(place, plain)
-    assert {each.name: each.stat().st_ino for each in place.iterdir()} == before
-
-
 def test_what_is_being_used_may_be_removed(plain: Path, place: Path) -> None:
     served = LoadedBundle.load(plain, ready=place)
     before = served.retriever.search([Query(text="bavuti")], 10)[0].hits
