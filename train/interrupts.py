@@ -30,6 +30,7 @@ from twinspire.protos.cli import Terminated
 LEAVE_AFTER_SECONDS = 3.0  # from a signal on, in which the main thread may end by itself
 LAST_SECONDS = 1.5  # then, for what `before_leaving` has registered, such as a call of MLflow's server
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ANSWERED = b"\0"  # comes behind the numbers of the signals that were answered
 SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 
 Action = Callable[[], str | None]
@@ -40,50 +41,37 @@ class _Watch:
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
         self._previous = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._lock = threading.RLock()  # a handler may run within `acknowledge` and call it
-        self._last = signal.SIGINT
-        self._due: float | None = None  # when to leave, by the monotonic clock
-        self._closed = False
         threading.Thread(target=self._wait, name="interrupts", daemon=True).start()
 
     def acknowledge(self) -> None:
         """The main thread has answered the signals so far, and will end in its own time."""
-        with self._lock:
-            self._receive()
-            self._due = None
+        os.write(self._write, ANSWERED)
 
     def close(self) -> None:
         """Receive no more signals. The process still ends for one that was received before."""
         signal.set_wakeup_fd(self._previous)
         os.close(self._write)
 
-    def _receive(self) -> None:
-        """Read the signals that have come."""
-        with contextlib.suppress(BlockingIOError):
-            numbers = os.read(self._read, 64)
-            self._closed = not numbers
-            for number in numbers:
-                if number in SIGNALS and self._due is None:
-                    self._last, self._due = signal.Signals(number), time.monotonic() + LEAVE_AFTER_SECONDS
-
     def _wait(self) -> None:
-        while not self._closed:
-            due = self._due
-            select.select([self._read], [], [], None if due is None else max(0.0, due - time.monotonic()))
-            with self._lock:
-                self._receive()
-                self._leave_if_due()
+        number, due = 0, 0.0  # the signal to end for, and when, by the monotonic clock
+        while True:
+            left = max(0.0, due - time.monotonic()) if number else None
+            if not select.select([self._read], [], [], left)[0]:
+                _leave(number)
+            received = os.read(self._read, 64)
+            for each in received:
+                if each in SIGNALS and not number:
+                    number, due = each, time.monotonic() + LEAVE_AFTER_SECONDS
+                elif each == ANSWERED[0]:
+                    number = 0
+            if not received:
+                break
         os.close(self._read)
-        while self._due is not None:
-            time.sleep(max(0.0, self._due - time.monotonic()))
-            self._leave_if_due()
-
-    def _leave_if_due(self) -> None:
-        if self._due is not None and time.monotonic() >= self._due:
-            _leave(self._last)
+        if number:
+            time.sleep(max(0.0, due - time.monotonic()))
+            _leave(number)
 
 
 _watch: _Watch | None = None

@@ -20,8 +20,7 @@ COLOURS = (MODEL_COLOUR, BASELINE_COLOUR, QUIET_COLOUR, *OTHER_COLOURS)
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG and close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=140)
-    plt.close(figure)
+    path.write_bytes(as_png(figure))
     return path
 
 

@@ -18,7 +18,7 @@ from twinspire.export.quantization.tables import MIN_BYTES, make_variants, round
 from twinspire.protos.bundle import TableVariant
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import Side, TowerInputs
-from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.config.bundle import PrecisionConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.metrics import HEADLINE, metric_label
 from twinspire.train.models.towers import Tower

@@ -15,7 +15,7 @@ from rich.console import Console
 from twinspire.export.encoding import encode_all
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.protos.features import Side, TowerInputs
-from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.config.bundle import PrecisionConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.exact_search import search
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, interval

@@ -18,7 +18,7 @@ from twinspire.protos.bundle import Manifest, Snapshot
 from twinspire.protos.errors import DataError, MissingStage, TwinspireError
 from twinspire.protos.features import TextFeature
 from twinspire.protos.filter_kinds import Parsed
-from twinspire.train.config.filter import FilterConfig
+from twinspire.train.config.data import FilterConfig
 from twinspire.train.data.columns import column_names, items_of, read_columns
 from twinspire.train.data.filters import PREFIX, filter_columns
 from twinspire.train.data.item_table import ItemTable

@@ -15,11 +15,10 @@ def source_context(
     base: Path,
     query: Mapping[str, FeatureSpec] | None = None,
     item: Mapping[str, FeatureSpec] | None = None,
-    test_file: str = "",
     filter: FilterConfig | None = None,
 ) -> SourceContext:
     """The context of a source with its files in `base`."""
     console = Console(file=io.StringIO())
     return SourceContext(
-        base, base / "cache", query or {}, item or {}, filter or FilterConfig(), test_file, False, console
+        base, base / "cache", query or {}, item or {}, filter or FilterConfig(), False, console
     )

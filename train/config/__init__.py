@@ -27,16 +27,17 @@ from twinspire.protos.features import (
 )
 from twinspire.protos.toml_config import FROM_DATA, KindsIn, read
 from twinspire.train.config.baselines import BaselinesConfig
-from twinspire.train.config.data import DataConfig, SplitConfig
-from twinspire.train.config.events import RecordedEventsConfig
-from twinspire.train.config.export import ExportConfig
-from twinspire.train.config.filter import FilterConfig
+from twinspire.train.config.bundle import ExportConfig, HybridConfig, PrecisionConfig
+from twinspire.train.config.data import (
+    DataConfig,
+    FilterConfig,
+    JudgedConfig,
+    RecordedEventsConfig,
+    SplitConfig,
+)
 from twinspire.train.config.gates import GatesConfig
-from twinspire.train.config.hybrid import HybridConfig
 from twinspire.train.config.index import IndexConfig
-from twinspire.train.config.judged import JudgedConfig
 from twinspire.train.config.losses import LossConfig
-from twinspire.train.config.precision import PrecisionConfig
 from twinspire.train.config.retrain import RetrainConfig
 from twinspire.train.config.towers import ComirecTower, TowerConfig
 from twinspire.train.config.training import TrainingConfig

@@ -1,6 +1,5 @@
 """Checks that several sections of an experiment share."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -9,10 +8,10 @@ from twinspire.protos.toml_config import FROM_DATA
 
 
 def at_least(least: float, section: Any, *names: str) -> None:
-    """Refuse keys of a section whose value is below a bound; one that is not set yet passes."""
+    """Refuse keys of a section whose value is below a bound or infinite; one that is not set yet passes."""
     for name in names:
         value = getattr(section, name)
-        if value is not FROM_DATA and not value >= least:
+        if value is not FROM_DATA and not least <= value < float("inf"):
             raise ValueError(f"{name}: expected at least {least:g}, got {value}")
 
 
@@ -29,14 +28,6 @@ def below_one(section: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(section, name) < 1:
             raise ValueError(f"{name}: expected 0 to below 1, got {getattr(section, name)}")
-
-
-def finite(section: Any, *names: str) -> None:
-    """Refuse keys of a section whose value is infinite or no number."""
-    for name in names:
-        value = getattr(section, name)
-        if not math.isfinite(value):
-            raise ValueError(f"{name}: expected a finite number, got {value}")
 
 
 def refuse_unused(section: Any, conditions: Mapping[str, tuple[bool, tuple[str, ...]]]) -> None:

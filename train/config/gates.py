@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from twinspire.train.config.checks import above_zero, at_least
+from twinspire.train.config.checks import above_zero, at_least, below_one
 from twinspire.train.metrics import GateMetric
 
 
@@ -74,6 +74,4 @@ class GatesConfig:
                 raise ValueError(f"{name}: expected above 0 and at most 1, got {target}")
         if self.recall_k is not None:
             at_least(1, self, "recall_k")
-        for name in ("quality_margin", "log_loss_margin"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 0 and below 1, got {getattr(self, name)}")
+        below_one(self, "quality_margin", "log_loss_margin")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from twinspire.protos.toml_config import FROM_DATA
-from twinspire.train.config.checks import above_zero, at_least, finite
+from twinspire.train.config.checks import above_zero, at_least
 from twinspire.train.metrics import Selection
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -63,7 +63,6 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         at_least(0, self, "epochs", "seed", "threads")
         at_least(0, self, "weight_decay", "average_epochs")
-        finite(self, "weight_decay", "average_epochs")
         at_least(1, self, "patience")
         at_least(2, self, "batch_size")
         above_zero(self, "learning_rate")

@@ -114,14 +114,7 @@ def _derived(columns: Columns, derive: Mapping[str, Derived]) -> list[pl.Series]
     made = []
     for name, derived in derive.items():
         times = (columns.times(derived.of) * 1e6).cast(pl.Int64).cast(pl.Datetime("us"))
-        parts = {
-            "hour": times.dt.hour,
-            "weekday": times.dt.weekday,
-            "day": times.dt.day,
-            "month": times.dt.month,
-            "year": times.dt.year,
-        }
-        made.append(parts[derived.take]().cast(pl.String).alias(name))
+        made.append(getattr(times.dt, derived.take)().cast(pl.String).alias(name))
     return made
 
 

@@ -10,7 +10,7 @@ from twinspire.protos.features import FeatureSpec, TextFeature
 from twinspire.train.config import Experiment
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.dataset import Dataset
-from twinspire.train.data.source import EARLY, POSITIVE
+from twinspire.train.data.source import POSITIVE
 
 Counts = npt.NDArray[np.int64]
 
@@ -37,7 +37,6 @@ def contents(dataset: Dataset, experiment: Experiment) -> list[str]:
         _duplicates(items, asked, texts),
         _unseen(asked, unit),
         _missing(read),
-        *_of_months(_by_month(positive)),
         *dataset.report["origin"].get("notes", ()),
     ]
 
@@ -94,23 +93,3 @@ def _missing(read: Mapping[str, pl.DataFrame]) -> str:
             if column.null_count():
                 found.append(f"{side} {column.name} {column.null_count() / len(column):.1%}")
     return f"missing: {', '.join(found) or 'nothing'}"
-
-
-def _by_month(pairs: pl.DataFrame) -> dict[str, int]:
-    """Month -> its pairs, in order; empty if the data have no times.
-
-    Times before `EARLY` are left out: order numbers of events, for example, would be of 1970.
-    """
-    if "time" not in pairs.columns:
-        return {}
-    times = pairs["time"].cast(pl.Float64)
-    dates = pl.from_epoch(times.filter(times.is_finite()).cast(pl.Int64), "s")
-    months = dates.filter(dates.dt.year() >= EARLY).dt.strftime("%Y-%m")
-    return dict(sorted(months.value_counts().iter_rows()))
-
-
-def _of_months(months: Mapping[str, int]) -> list[str]:
-    if not months:
-        return []
-    most = max(months, key=months.__getitem__)
-    return [f"months: {min(months)} to {max(months)}; most pairs, {months[most]:,}, in {most}"]

@@ -3,7 +3,7 @@
     dataset = prepare(read_experiment(path), path.parent)
     dataset.items, dataset.part("train"), dataset.split_hash
 
-The folder `<cache>/<name>-<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`, and, if
+The folder `<cache>/<fingerprint>` holds `items.parquet`, `pairs.parquet` and `dataset.json`, and, if
 pairs are events of users, `history.parquet`: the items of each user in order, one user after another. The
 history of a pair is `history[begin:end]`. `negatives.parquet` holds the items of negative events likewise.
 Judged queries are in `judged.parquet`, and `answers.parquet` holds all answers of the queries that a split by
@@ -14,7 +14,6 @@ read, the identity of the source's data, and the code and libraries of this stag
 is unchanged, the folder is loaded and the source is not read, also by an experiment of another name.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -60,7 +59,6 @@ from twinspire.train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
 WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs
-FEW_TESTED = 50  # pairs of test, below which a warning says that their figures mean little
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
 HISTORY = "history.parquet"
@@ -104,7 +102,7 @@ class Dataset:
 
     def in_history(self) -> pl.DataFrame:
         """The events that `history` holds, in its order."""
-        return splits.events_of_history(self.pairs, str(self.report["split"]["by"]))
+        return splits.known_events(self.pairs, str(self.report["split"]["by"])).filter(POSITIVE)
 
     def write_tables(self, folder: Path) -> None:
         """Write `items.parquet` and `pairs.parquet`, which has item ids, as plain tables into a folder.
@@ -152,13 +150,10 @@ def prepare(
     config = _judged(experiment, base)
     identity = _identity(source, config, base)
     fingerprint = _fingerprint(experiment, config, identity)
-    folder = cache / f"{experiment.name}-{fingerprint[:12]}"
-    if not refresh:
-        if folder.is_dir():
-            return load(folder)
-        known = _under_another_name(folder)
-        if known is not None:
-            return dataclasses.replace(known, report={**known.report, "name": experiment.name})
+    folder = cache / fingerprint[:12]
+    if not refresh and folder.is_dir():
+        stored = load(folder)
+        return dataclasses.replace(stored, report={**stored.report, "name": experiment.name})
     tables = sample_groups(source.read(), experiment.data.max_items, experiment.split.seed)
     judged = read_judged(base, config, experiment.query, tables.items["item_id"]) if config else None
     if _identity(source, config, base) != identity:
@@ -169,19 +164,16 @@ def prepare(
     _check_columns(experiment, tables)
     pairs = splits.assign_parts(tables.pairs, experiment.split)
     tables, pairs, by_ranking = _without_marks(tables, pairs)
-    for text in splits.unusual_shares(pairs, experiment.split):
-        show_warnings([text], console)
-    tested = pairs.filter(pl.col("part") == "test").height
-    if tested < FEW_TESTED:
-        show_warnings([f"{tested} pairs are for test: their figures mean little, whatever they are"], console)
+    show_warnings(splits.unusual_shares(pairs, experiment.split), console)
     tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
     tables = dataclasses.replace(tables, items=filtered)
     events = {}
     if tables.history is not None:
-        events[HISTORY] = splits.history_of(pairs, experiment.split).to_frame()
-        events[NEGATIVES] = splits.negatives_of(pairs, experiment.split).to_frame()
+        known = splits.known_events(pairs, experiment.split.by)
+        events[HISTORY] = known.filter(POSITIVE).select("item_row")
+        events[NEGATIVES] = known.filter(~POSITIVE).select("item_row")
     report = _report(experiment, tables, pairs, fingerprint) | by_ranking
     if config is not None and judged is not None:
         texts = _query_texts(experiment)
@@ -219,22 +211,12 @@ def _rows(path: Path) -> npt.NDArray[np.int64]:
     return pl.read_parquet(path).to_series().cast(pl.Int64).to_numpy(writable=True)
 
 
-def _under_another_name(folder: Path) -> Dataset | None:
-    """The same data set as an experiment of another name has written it; None if there is none."""
-    fingerprint = folder.name.rpartition("-")[2]
-    for other in sorted(folder.parent.glob(f"*-{fingerprint}"), key=lambda each: -each.stat().st_mtime):
-        with contextlib.suppress(DataError):  # a damaged one concerns the other experiment
-            return load(other)
-    return None
-
-
 def open_source(experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console) -> Source:
     """The source of an experiment's data; the arguments are those of `prepare`.
 
     Raises:
         DataError: the data cannot be downloaded.
     """
-    test_file = experiment.split.test_file
     return source_config(experiment.data).open(
         SourceContext(
             base,
@@ -242,7 +224,6 @@ def open_source(experiment: Experiment, base: Path, cache: Path, refresh: bool, 
             experiment.query,
             experiment.item,
             experiment.filter,
-            test_file,
             refresh,
             console,
             experiment.events,
@@ -282,11 +263,6 @@ def _without_known_queries(
     """The tables with counts of what `leave_out_known_queries` leaves out, the other pairs, and answers."""
     texts, columns = _query_texts(experiment), column_names(experiment.query)
     kept, answers, left_out = splits.leave_out_known_queries(pairs, experiment.split, texts, columns)
-    if experiment.split.by == "file":
-        same = {
-            f"{part} pair that stays, with the query of a pair held out": n for part, n in left_out.items()
-        }
-        return dataclasses.replace(tables, changed={**tables.changed, **same}), kept, answers
     of_training = left_out.get("train", 0) / pairs.filter(pl.col("part") == "train").height
     if of_training > WARN_LEFT_OUT_ABOVE:
         repeated = (

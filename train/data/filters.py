@@ -14,7 +14,7 @@ import polars as pl
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature
 from twinspire.protos.filter_kinds import KINDS, FilterKind, parse_value
-from twinspire.train.config.filter import FilterConfig
+from twinspire.train.config.data import FilterConfig
 from twinspire.train.data.columns import Columns
 
 PREFIX = "__filter."  # of the columns' names

@@ -74,11 +74,12 @@ def read_judged(
     kept = asked.filter(IS_KNOWN & (pl.col(SCORE) > 0))
     dropped[UNANSWERABLE] = asked[QUERY_ID].n_unique() - kept[QUERY_ID].n_unique()
     if kept.is_empty():
+        unknown = asked.filter(~IS_KNOWN)[DOCUMENT_ID].first()
         raise DataError(
             f"{qrels_path}: no query with a relevant document is left of "
             f"{asked.height + dropped[UNKNOWN_QUERY]:,} judgements: "
             f"{dropped[UNKNOWN_QUERY]:,} name a query that {queries_path} lacks, {dropped[UNKNOWN_ITEM]:,} a "
-            f"document that the catalogue lacks (such as {_example(asked.filter(~IS_KNOWN))}; "
+            f"document that the catalogue lacks (such as {unknown!r}; "
             f"its ids are like {item_ids[0]!r})"
         )
     answers = kept.select(pl.col(QUERY_ID).alias("query_id"), "item_row", SCORE)
@@ -142,7 +143,3 @@ def match_qrels(
         UNKNOWN_QUERY: joined.height - asked.height,
         UNKNOWN_ITEM: asked["item_row"].null_count(),
     }
-
-
-def _example(unknown: pl.DataFrame) -> str:
-    return repr(unknown[DOCUMENT_ID][0]) if unknown.height else "none"

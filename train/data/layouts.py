@@ -2,9 +2,6 @@
 
 The suffix of a file's name says it (`SUFFIXES`), and `[data.layouts]` of the TOML for one file:
 
-    [data.layouts."ratings.dat"]
-    columns = ["user_id", "item_id", "rating", "at"]
-
     [data.layouts."u.item"]
     columns = ["item_id", "title", "released"]
     separator = "|"
@@ -23,34 +20,26 @@ QUOTE = '"'
 
 @dataclass(frozen=True)
 class Layout:
-    """`[data.layouts."<file>"]`; the file is named as in `[data]` or `[split]`.
+    """`[data.layouts."<file>"]`; the file is named as in `[data]`.
 
     Args:
         columns: names of the columns, in order, of a file without a header; if empty, the first row has them.
         separator: stands between two fields, such as "|" or "::". If empty, the suffix says it: "," in CSV, a
             tab in TSV, "::" in `.dat`.
-        quoted: whether cells may be quoted as in RFC 4180. If left out, they may with a separator of one
-            character; a longer separator knows no quotes.
+        quoted: whether cells may be quoted as in RFC 4180; with a separator of several characters none are.
         encoding: of the file.
     """
 
     columns: tuple[str, ...] = field(default=(), kw_only=True)
     separator: str = field(default="", kw_only=True)
-    quoted: bool | None = field(default=None, kw_only=True)
+    quoted: bool = field(default=True, kw_only=True)
     encoding: Literal["utf-8", "latin-1", "utf-16"] = field(default="utf-8", kw_only=True)
-
-    @property
-    def may_quote(self) -> bool:
-        """Whether cells may be quoted, by a layout with a separator."""
-        return len(self.separator) == 1 if self.quoted is None else self.quoted
 
     def __post_init__(self) -> None:
         if any(each in self.separator for each in "\r\n\0"):
             raise ValueError(f"separator: expected characters within a line, got {self.separator!r}")
         if self.separator == QUOTE:
             raise ValueError(f"separator: expected another character than the quote, got {QUOTE!r}")
-        if self.quoted and len(self.separator) > 1:
-            raise ValueError(f"quoted: goes with a separator of one character, not with {self.separator!r}")
         twice = [name for name in self.columns if not name or self.columns.count(name) > 1]
         if twice:
             raise ValueError(f"columns: expected distinct names, got {twice[0]!r}")
@@ -60,7 +49,7 @@ SUFFIXES = {".csv": ",", ".tsv": "\t", ".dat": "::"}
 
 
 def layout_key(name: str) -> str:
-    """The table of the TOML that describes a file; the file is named as in `[data]` or `[split]`."""
+    """The table of the TOML that describes a file; the file is named as in `[data]`."""
     return f"[data.layouts.{json.dumps(name, ensure_ascii=False)}]"
 
 
@@ -84,10 +73,6 @@ def format_of(path: Path, layout: Layout | None, name: str = "") -> Layout | Non
             raise DataError(f"{path}: a file that ends in {suffix} has no layout: remove {where}")
         if not separator:
             raise DataError(f"{path}: {where} must name the separator, because the suffix does not")
-        if found.quoted and len(separator) > 1:
-            raise DataError(
-                f"{path}: quoted in {where} goes with a separator of one character, not with {separator!r}"
-            )
     if suffix == ".dat" and not found.columns:
         advice = f': {where} names its "columns"' if name else ", and nothing names its columns"
         raise DataError(f"{path}: a file that ends in .dat has no header{advice}")

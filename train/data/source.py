@@ -15,7 +15,6 @@ position of each event in its user's history. Beside those of the query's featur
 | `weight`       | Float32; weight in the loss                                                      |
 | `time`         | Float64; only if the source has times                                            |
 | `session`      | String; only if the source has sessions                                          |
-| `in_test_file` | Boolean; only if a test file was read; its events enter no history               |
 | `position`     | Int64; number of earlier events in the user's history                            |
 | `user_start`   | Int64; index of the user's first item in the history of all users                |
 
@@ -34,7 +33,6 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from twinspire.protos.errors import DataError
 from twinspire.protos.features import FeatureSpec
 from twinspire.protos.inputs.texts import normalise
 from twinspire.train.config import DataConfig, FilterConfig, JudgedConfig, RecordedEventsConfig
@@ -42,10 +40,9 @@ from twinspire.train.data.cleaning import cast_columns
 from twinspire.train.data.columns import Columns, column_names, items_of, read_columns
 from twinspire.train.data.filters import filter_columns
 from twinspire.train.data.item_table import ItemTable
-from twinspire.train.data.layouts import Layout
 from twinspire.train.data.table_files import find_data_file, identity_of
 
-RESERVED = ("item_row", "weight", "group", "time", "part", "in_test_file")
+RESERVED = ("item_row", "weight", "group", "time", "part")
 """Columns of `pairs` that the source and the split write; no query feature may read them."""
 SPANS = ("begin", "end", "negative_begin", "negative_end")
 """Columns of events that the split writes: the ranges of their history and of their negative history."""
@@ -70,9 +67,8 @@ class Tables:
 
     Args:
         items: `item_id` first (unique strings), then columns of features, display fields and filter fields.
-        pairs: query columns, `item_row` (row of `items`), `weight`, `group`, maybe `time` and `label`; where
-            a test file was read, `in_test_file`; of a service maybe `BY_RANKING`. Pairs that are events of
-            users have the columns listed above.
+        pairs: query columns, `item_row` (row of `items`), `weight`, `group`, maybe `time` and `label`; of a
+            service maybe `BY_RANKING`. Pairs that are events of users have the columns listed above.
         display: columns of `items` that an answer shows beside an id.
         dropped: reason -> number of rows that were left out or merged.
         changed: reason -> number of rows whose values were changed.
@@ -135,7 +131,6 @@ class SourceContext:
         base: folder of the TOML file; paths in it are relative to this folder.
         cache: folder for downloads; each source uses a subfolder of its own.
         filter: columns of the items that a search can filter by.
-        test_file: path of a second table of pairs, for test; empty if there is none.
         events: what recorded events of users mean.
         learns_from_negatives: whether the loss reads negative pairs; a source may leave them out otherwise.
     """
@@ -145,34 +140,18 @@ class SourceContext:
     query: Mapping[str, FeatureSpec]
     item: Mapping[str, FeatureSpec]
     filter: FilterConfig
-    test_file: str
     refresh: bool
     console: Console
     events: RecordedEventsConfig = field(default_factory=RecordedEventsConfig)
     learns_from_negatives: bool = False
 
     def identity_of(self, *names: str) -> str:
-        """sha256 of the user's files and of `test_file`; empty names are left out.
+        """sha256 of the user's files; empty names are left out.
 
         Raises:
             DataError: a file is missing.
         """
-        return identity_of(find_data_file(self.base, name) for name in (*names, self.test_file) if name)
-
-    def columns_of(
-        self, file: str, names: Iterable[str], layouts: Mapping[str, Layout], casts: str
-    ) -> Columns:
-        """The named columns of one of the user's files.
-
-        Args:
-            file: its name in the TOML.
-            layouts: file -> how it is written.
-            casts: key of `[data]` with the casts of this file, for error texts.
-
-        Raises:
-            DataError: as `read_columns`.
-        """
-        return read_columns(find_data_file(self.base, file), names, layouts.get(file), file, casts)
+        return identity_of(find_data_file(self.base, name) for name in names if name)
 
     def read_items(self, table: ItemTable, display: Sequence[str]) -> tuple[pl.DataFrame, str]:
         """The items of the experiment's table, and the name of the table for error texts.
@@ -191,19 +170,6 @@ class SourceContext:
         """The items of a table, with the columns of features, display fields and filter fields."""
         items = items_of(columns, id_column, self.item, display)
         return items.with_columns(**filter_columns(columns, self.filter, self.item))
-
-
-def check_layouts(layouts: Mapping[str, Layout], files: Iterable[str]) -> None:
-    """Refuse a layout of a file that is not read.
-
-    Raises:
-        DataError: there is one.
-    """
-    known = [name for name in files if name]
-    for name in layouts:
-        if name not in known:
-            read = ", ".join(known)
-            raise DataError(f"data.layouts: no such file is read: {name!r}; those that are: {read}")
 
 
 @dataclass(frozen=True)
@@ -244,19 +210,17 @@ def sort_and_filter(
     """Sorted events without duplicates and users with few events, and the number of dropped events by reason.
 
     Args:
-        events: in the order of the file; those of a test file come last.
+        events: in the order of the file.
         repeats: `first` keeps no event with an item after the user's first positive one; `keep` keeps all.
-        min_user_events: users with fewer events, not counting a test file, are dropped; users that occur only
-            in the test file are kept.
+        min_user_events: users with fewer events are dropped.
     """
     dropped: dict[str, int] = {}
-    tested = ["in_test_file"] if "in_test_file" in events.columns else []
     timed = ["time"] if "time" in events.columns else []
-    ordered = events.sort("group", *tested, *timed, maintain_order=True)
+    ordered = events.sort("group", *timed, maintain_order=True)
     once = ordered
     if timed:
         key = ["group", "item_row", "time"]
-        has_positive = POSITIVE.any().over(*key, *tested)
+        has_positive = POSITIVE.any().over(key)
         once = ordered.filter(POSITIVE | ~has_positive).unique(key, keep="first", maintain_order=True)
         dropped["event of the same user, item and time as another"] = ordered.height - once.height
     first = once
@@ -266,8 +230,7 @@ def sort_and_filter(
         dropped["event with an item of which the user had a positive event before"] = (
             once.height - first.height
         )
-    count = (pl.len() if not tested else (~pl.col("in_test_file")).sum()).over("group")
-    kept = first.filter((count >= min_user_events) | (count == 0))
+    kept = first.filter(pl.len().over("group") >= min_user_events)
     reason = f"event of a user with fewer than {min_user_events} events"
     dropped[reason] = first.height - kept.height
     return kept, {reason: count for reason, count in dropped.items() if count}
@@ -277,12 +240,9 @@ def share_of_repeats(events: pl.DataFrame) -> float:
     """Share of the positive events whose user had an earlier one with the same item; 0 without any.
 
     Args:
-        events: as `sort_and_filter` takes them. Events of a test file do not count, and of events with the
-            same user, item and time only one does.
+        events: as `sort_and_filter` takes them. Of events with the same user, item and time only one counts.
     """
     positives = events.filter(POSITIVE)
-    if "in_test_file" in events.columns:
-        positives = positives.filter(~pl.col("in_test_file"))
     if "time" in events.columns:
         positives = positives.unique(["group", "item_row", "time"])
     repeated = positives.height - positives.select("group", "item_row").n_unique()
@@ -294,10 +254,8 @@ def add_positions(events: pl.DataFrame, in_history: pl.Expr = POSITIVE) -> tuple
 
     Args:
         events: as `sort_and_filter` returns them.
-        in_history: whether an event enters the history; events of a test file never do.
+        in_history: whether an event enters the history.
     """
-    if "in_test_file" in events.columns:
-        in_history = in_history & ~pl.col("in_test_file")
     marked = events.with_columns(in_history.cast(pl.Int64).alias("__in_history"))
     before = pl.col("__in_history").cum_sum() - pl.col("__in_history")
     placed = marked.with_columns(before.over("group").alias("position"), before.alias("__before"))

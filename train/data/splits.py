@@ -10,8 +10,6 @@ Pairs without an order of events:
   those of validation queries from training; the items of these pairs are answers of the query held out.
 - `time`: the latest pairs are test, those before them validation. Pairs at the same time are in the same
   part. A query may be in several parts.
-- `file`: the pairs of a second table are test, and validation is drawn by group from the others. A query may
-  be in several parts.
 
 Where a query may be in several parts, as in a log of clicks, the metrics of queries that are in training and
 of those that are not are reported separately (`train/evaluation/query_groups.py`).
@@ -26,7 +24,6 @@ and the history of a validation record never contains an event of test:
 | `last_session` | a user's last session   | the session before it  | events before its session         |
 | `time`         | the latest share of all | the share before that  | events before it; of test and     |
 |                |                         |                        | validation, before the part's cut |
-| `file`         | the test file           | a user's last positive | events before it; of test, all    |
 | `random`       | one positive, drawn     | another one, drawn     | events before it; of test and     |
 |                |                         |                        | validation, all of training       |
 | `group`        | whole users             | whole users            | events before it                  |
@@ -60,7 +57,6 @@ import polars as pl
 from twinspire.protos.errors import DataError
 from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.train.config import SplitConfig
-from twinspire.train.config.data import VALIDATION
 from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions
 
 PARTS = ("train", "validation", "test")
@@ -88,13 +84,12 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     if "position" in pairs.columns:
         divided = _split_events(pairs, config)
     else:
-        split_functions = {"time": _pairs_by_time, "file": _pairs_by_file, "group": _pairs_by_group}
-        parts = split_functions[config.by](pairs, config)
+        parts = _pairs_by_time(pairs, config) if config.by == "time" else _pairs_by_group(pairs, config)
         divided = pairs.with_columns(pl.Series("part", parts, dtype=pl.String))
     if BY_RANKING in divided.columns:
         divided = _without_shown(divided)
     _check_parts(divided, config)
-    return divided.drop("in_test_file", strict=False)
+    return divided
 
 
 def _without_shown(divided: pl.DataFrame) -> pl.DataFrame:
@@ -116,7 +111,6 @@ def leave_out_known_queries(
     not put into one part instead: short sentences, such as "Return the name.", link most groups, and a new
     pair could move others.
 
-    Of a split by `file` these pairs are counted and stay, because the tables are split as their owner wants.
     Other splits, and those of events of users, are not changed.
 
     Args:
@@ -131,7 +125,7 @@ def leave_out_known_queries(
     Raises:
         DataError: a part would be empty.
     """
-    if config.by not in ("group", "file") or "position" in pairs.columns or not texts:
+    if config.by != "group" or "position" in pairs.columns or not texts:
         return pairs, None, {}
     words = words_of(pairs, texts)
     left_out, held_out = np.zeros(pairs.height, bool), (pairs["part"] == "test").to_numpy()
@@ -142,8 +136,6 @@ def leave_out_known_queries(
         left_out, held_out = left_out | repeated, held_out | of_part
         if repeated.any():
             found[part] = int(repeated.sum())
-    if config.by == "file":
-        return pairs, None, found
     numbered = pairs.with_columns(pl.Series("__words", words))
     kept = numbered.filter(~left_out)
     try:
@@ -216,25 +208,10 @@ def unusual_shares(divided: pl.DataFrame, config: SplitConfig) -> list[str]:
     return found
 
 
-def history_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
-    """The history that `begin` and `end` of split events index: UInt32 (H,), rows of items."""
-    return events_of_history(events, config.by)["item_row"].rename("history")
-
-
-def events_of_history(events: pl.DataFrame, by: str) -> pl.DataFrame:
-    """The events that the history of all users holds, in order."""
-    return known_events(events, by).filter(POSITIVE)
-
-
 def known_events(events: pl.DataFrame, by: str) -> pl.DataFrame:
     """The events that are in a history or in a negative history, in order."""
-    held_out = {"file": ["test"], "random": ["test", "validation", SHOWN]}.get(by, [])
+    held_out = ["test", "validation", SHOWN] if by == "random" else []
     return events.filter(~pl.col("part").is_in([COLD, *held_out]))
-
-
-def negatives_of(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
-    """What `negative_begin` and `negative_end` of split events index: UInt32 (H,), rows of items."""
-    return known_events(events, config.by).filter(~POSITIVE)["item_row"].rename("negatives")
 
 
 def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Collection[str]) -> str:
@@ -258,10 +235,6 @@ def _check_columns(pairs: pl.DataFrame, config: SplitConfig) -> None:
         raise DataError('split.by = "time" needs data.time, the column of the pairs that holds it')
     if by == "last_session" and "session" not in pairs.columns:
         raise DataError('split.by = "last_session" needs data.session, the column of events that holds it')
-    if by == "file" and "in_test_file" not in pairs.columns:
-        raise DataError('split.by = "file" needs data of kind "events" or "files"')
-    if by == "file" and "position" in pairs.columns and config.validation != VALIDATION:
-        raise DataError('split.validation: of events, a split by "file" takes one of each user, not a share')
     if "position" not in pairs.columns and config.history != "cut":
         raise DataError(
             f'split.history = "{config.history}" needs events of users, which have histories: data of kind '
@@ -276,13 +249,6 @@ def _pairs_by_group(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
     """The part of every pair."""
     # Test leaves at least two groups, validation at least one: for the parts that are drawn later.
     return _draw_groups(pairs, (("test", config.test, 2), ("validation", config.validation, 1)), config.seed)
-
-
-def _pairs_by_file(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
-    """The part of every pair: test by `in_test_file`, validation by group among the others."""
-    tested = pairs["in_test_file"]
-    others = iter(_draw_groups(pairs.filter(~tested), (("validation", config.validation, 1),), config.seed))
-    return ["test" if each else next(others) for each in tested]
 
 
 def _pairs_by_time(pairs: pl.DataFrame, config: SplitConfig) -> list[str]:
@@ -346,16 +312,12 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         events: with `position` and `user_start`, see `train.data.source`.
     """
     columns = events.columns
-    if "in_test_file" not in columns:
-        events = events.with_columns(in_test_file=pl.lit(False))
     events = events.with_columns(_is_cold(events, config))
     events = events.with_columns(_held_out(events, config))
     in_history = _WARM_POSITIVE & (pl.col("__held") == "")
     warm, _ = add_positions(events, in_history)
-    kept = ~pl.col("in_test_file")
     warm = warm.with_columns(
-        (in_history & kept).alias("__in_history"),
-        (~POSITIVE & ~pl.col("__cold") & kept).alias("__negative"),
+        in_history.alias("__in_history"), (~POSITIVE & ~pl.col("__cold")).alias("__negative")
     )
     before = (pl.col("__negative").cum_sum() - pl.col("__negative")).cast(pl.Int64)
     warm = warm.with_columns(before.alias("__negatives_before"))
@@ -365,7 +327,6 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         "last": _events_by_last,
         "last_session": _events_by_last_session,
         "time": _events_by_time,
-        "file": _events_by_file,
         "random": _events_at_random,
         "group": _events_by_user,
     }
@@ -396,9 +357,7 @@ def _negative_end(events: pl.DataFrame) -> pl.Series:
     places = users * width + position  # ascending
     ends = users * width + events["__end"].cast(pl.Int64).to_numpy()
     visible = np.searchsorted(places[negative], ends, "right")
-    # A record of a test file has all of the user's history, whatever its time.
-    has_all = (events["in_test_file"] & ~events["__cold"]).to_numpy()
-    own = np.where(has_all, visible, events["__negatives_before"].to_numpy())
+    own = events["__negatives_before"].to_numpy()
     return pl.Series("negative_end", np.minimum(visible, own), dtype=pl.Int64)
 
 
@@ -476,16 +435,6 @@ def _events_at_random(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame
     held, count = pl.col("__held"), _history_length()
     ends = {"test": count, "validation": count, "train": _POSITION}
     return _with_parts(events, held == "test", held == "validation", ends)
-
-
-def _events_by_file(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
-    count, place = _history_length(), _place()
-    return _with_parts(
-        events,
-        pl.col("in_test_file"),
-        (count >= 2) & (place >= count - 1),
-        {"test": count, "validation": count - 1, "train": _POSITION},
-    )
 
 
 def _events_by_last_session(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:

@@ -5,19 +5,15 @@ RFC 4180; `layouts.py` says what other delimited text is read. Cells of CSV and 
 "007" is no number; an empty cell is null. A JSONL file has one object on each line; its values keep their
 types.
 
-A cell has at most `MAX_CELL_LENGTH` characters. At most `MAX_ROW_LENGTH` characters of a row of CSV, TSV or
-JSONL are read, so a longer row is refused before it fills the memory. A cell of Parquet is refused only after
-its column was decoded, so the limits do not bound the memory for reading Parquet.
+A cell has at most `MAX_CELL_LENGTH` characters.
 """
 
-import codecs
 import csv
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,12 +24,7 @@ from twinspire.protos.bundle import record
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError
 from twinspire.protos.files.regular_files import check_regular, open_regular
-from twinspire.train.data.layouts import (
-    SUFFIXES,
-    Layout,
-    format_of,
-    layout_key,
-)
+from twinspire.train.data.layouts import SUFFIXES, Layout, format_of, layout_key
 
 T = TypeVar("T")
 Reader = Callable[[Path, Sequence[str], int, int], Iterator[pl.DataFrame]]
@@ -41,7 +32,6 @@ Reader = Callable[[Path, Sequence[str], int, int], Iterator[pl.DataFrame]]
 DATA_FOLDER = "TWINSPIRE_DATA"
 """Environment variable: folder of files that are not in the folder of the TOML file."""
 MAX_CELL_LENGTH = 1 << 20  # characters; towers read at most 65,536 of a text
-MAX_ROW_LENGTH = 1 << 24  # characters of the file
 SEPARATORS = (";", "\t", "|", ":", ",")  # that a header is looked at for, to give advice
 SLICE = 65_536  # rows whose cells are Python objects at one time
 
@@ -127,16 +117,27 @@ def read_slices(
         raise DataError(f"{path}: expected a file that ends in {endings}, got {path.suffix!r}{advice}")
     try:
         check_regular(path)
-        yield from reader(path, columns, size, first)
+        for n, frame in enumerate(reader(path, columns, size, first)):
+            _check_cells(path, frame, first + n * size)
+            yield frame
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeError:
-        delimited = name if written is not None else ""
-        if written is not None and written.encoding == "utf-16":
-            raise DataError(f"{path}: is not UTF-16 or is cut off; {layout_key(name)} says utf-16") from None
-        raise _not_unicode(path, layout_key(delimited) if delimited else "") from None
+    except UnicodeError as error:
+        encoding = "utf-8" if written is None else written.encoding
+        advice = f"; {layout_key(name)} may name another encoding" if written is not None and name else ""
+        reason = getattr(error, "reason", error)
+        raise DataError(f"{path}{_place(path, encoding)}: expected {encoding}: {reason}{advice}") from None
+
+
+def _place(path: Path, encoding: str) -> str:
+    """The line that is not in UTF-8; empty for another encoding."""
+    if encoding != "utf-8":
+        return ""
+    with open_regular(path) as file:
+        lines = (n for n, line in enumerate(file, 1) if line.decode(errors="ignore").encode() != line)
+        return f": line {next(lines, 0)}"
 
 
 def _chunks(rows: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -160,31 +161,6 @@ def _other_separator(header: Sequence[str], name: str) -> str:
     return f"; if {separator!r} separates them, set separator = {json.dumps(separator)} in {layout_key(name)}"
 
 
-def _not_unicode(path: Path, key: str) -> DataError:
-    """The error for a file that is not UTF-8, with the position of the first bad byte.
-
-    Args:
-        key: the table of the TOML that may name the file's encoding; empty if there is none.
-    """
-    offset = 0
-    advice = f'; or set encoding = "latin-1" in {key}' if key else ""
-    with open_regular(path) as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            advice = f': set encoding = "utf-16" in {key}' if key else ""
-            return DataError(f"{path}: expected UTF-8, the file begins as UTF-16{advice}")
-        file.seek(0)
-        for number, line in enumerate(iter(lambda: file.readline(4 * MAX_ROW_LENGTH), b""), 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                return DataError(
-                    f"{path}: line {number}, byte offset {offset + error.start}: expected UTF-8, "
-                    f"got byte 0x{line[error.start]:02x}{advice}"
-                )
-            offset += len(line)
-    return DataError(f"{path}: expected UTF-8; changed while it was read")
-
-
 def _delimited(written: Layout, name: str) -> Reader:
     """A reader of delimited text, with the name of the file in the TOML.
 
@@ -193,25 +169,25 @@ def _delimited(written: Layout, name: str) -> Reader:
     """
 
     def read(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
-        csv.field_size_limit(MAX_ROW_LENGTH)
-        encoding = (
-            "utf-8-sig" if written.encoding == "utf-8" else written.encoding
-        )  # it may have a byte order mark
+        csv.field_size_limit(16 * MAX_CELL_LENGTH)  # of columns that are not read, too
+        # UTF-8 may have a byte order mark.
+        encoding = "utf-8-sig" if written.encoding == "utf-8" else written.encoding
         with _opened(path, "", encoding) as file:
-            row = _Row(written.separator)
+            text, delimiter = iter(file), written.separator
+            if len(delimiter) > 1:  # Python's parser takes one character
+                text, delimiter = (line.replace(written.separator, "\x1f") for line in file), "\x1f"
             lines = csv.reader(
-                row.lines_of(file),
-                delimiter=row.delimiter,
-                quoting=csv.QUOTE_MINIMAL if written.may_quote else csv.QUOTE_NONE,
+                text,
+                delimiter=delimiter,
+                quoting=csv.QUOTE_MINIMAL if written.quoted and delimiter != "\x1f" else csv.QUOTE_NONE,
                 strict=True,
             )
-            header = [*written.columns] or _header(path, lines, row)
+            header = [*written.columns] or _header(path, lines)
             for column in columns:
                 if column not in header:
                     raise _missing(path, column, header, _other_separator(header, name))
             positions = [header.index(column) for column in columns]
-            rows = islice(_rows(path, lines, header, row, columns), first, None)
-            for chunk in _chunks(rows, size):
+            for chunk in _chunks(islice(_rows(path, lines, len(header)), first, None), size):
                 cells = [[row[position] or None for row in chunk] for position in positions]
                 yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String), orient="col")
 
@@ -222,59 +198,11 @@ def _opened(path: Path, newline: str, encoding: str = "utf-8-sig") -> io.TextIOW
     return io.TextIOWrapper(open_regular(path), encoding=encoding, newline=newline)
 
 
-class _RowTooLong(Exception):
-    """A row has more than `MAX_ROW_LENGTH` characters."""
-
-
-class _Row:
-    """How much was read of the current row; a quoted cell may span several lines.
-
-    Args:
-        separator: of the file. Python's parser takes one character, so a longer one is replaced.
-    """
-
-    __slots__ = ("_replaced", "delimiter", "length", "lines")
-
-    def __init__(self, separator: str) -> None:
-        self._replaced = separator if len(separator) > 1 else ""
-        self.delimiter = "\x1f" if self._replaced else separator
-        self.lines = self.length = 0  # the length in characters
-
-    def lines_of(self, file: io.TextIOWrapper) -> Iterator[str]:
-        """The lines of a file.
-
-        Raises:
-            _RowTooLong: the current row is longer than `MAX_ROW_LENGTH`.
-        """
-        for line in iter(partial(file.readline, MAX_ROW_LENGTH + 1), ""):
-            if self._replaced:
-                line = line.replace(self._replaced, self.delimiter)
-            self.lines += 1
-            self.length += len(line)
-            if self.length > MAX_ROW_LENGTH:
-                raise _RowTooLong
-            yield line
-
-
-def _too_long(path: Path, row: int, column: str | None = None) -> DataError:
-    """The error for a cell that is too long, or, without a column, for a row that is too long."""
-    if column is None:
-        return DataError(
-            f"{path}: row {row}: expected at most {MAX_ROW_LENGTH:,} characters in a row, got more"
-        )
-    return DataError(
-        f"{path}: row {row}, column {column!r}: expected at most {MAX_CELL_LENGTH:,} characters, got more"
-    )
-
-
-def _header(path: Path, lines: Any, row: _Row) -> list[str]:
+def _header(path: Path, lines: Any) -> list[str]:
     try:
         header: list[str] = next(lines, [])
     except csv.Error as error:
         raise DataError(f"{path}: line 1: {error}") from None
-    except _RowTooLong:
-        raise DataError(f"{path}: line 1: expected at most {MAX_ROW_LENGTH:,} characters, got more") from None
-    row.lines = row.length = 0
     if not header:
         raise DataError(f"{path}: line 1: expected a header with column names, got nothing")
     if len(set(header)) < len(header):
@@ -283,13 +211,10 @@ def _header(path: Path, lines: Any, row: _Row) -> list[str]:
     return header
 
 
-def _rows(
-    path: Path, lines: Any, header: list[str], read: _Row, columns: Sequence[str]
-) -> Iterator[list[str]]:
+def _rows(path: Path, lines: Any, width: int) -> Iterator[list[str]]:
     """Rows with as many cells as the header; blank lines are allowed only at the end."""
-    width = len(header)
     fault: DataError | None = None
-    number = 0
+    number, begins = 0, lines.line_num + 1
     try:
         for number, row in enumerate(lines, 1):
             if fault is None and len(row) != width:
@@ -297,49 +222,38 @@ def _rows(
                     f"{path}: row {number} (ends on line {lines.line_num}): expected {width} fields as in "
                     f"the header, got {len(row)}"
                 )
-            elif read.length > MAX_CELL_LENGTH:
-                _check_row(path, number, dict(zip(header, row, strict=True)), columns)
-            read.lines = read.length = 0
             if row and fault is not None:
                 raise fault
             if row:
                 yield row
+            begins = lines.line_num + 1
     except csv.Error as error:
-        first = lines.line_num - read.lines + 1
         what = str(error)
         if what == "unexpected end of data":
             what = "a quoted cell begins in this row and does not end"
-        raise DataError(f"{path}: row {number + 1} (line {first}): {what}") from None
-    except _RowTooLong:
-        raise _too_long(path, number + 1) from None
-
-
-def _check_row(path: Path, row: int, cells: Mapping[str, Any], columns: Iterable[str]) -> None:
-    """Refuse a cell that is too long, in the columns that are read."""
-    for column in columns:
-        if _longest(cells.get(column)) > MAX_CELL_LENGTH:
-            raise _too_long(path, row, column)
+        raise DataError(f"{path}: row {number + 1} (line {begins}): {what}") from None
 
 
 def _jsonl(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
     types: dict[str, str] = {}
+    present: dict[str, None] = {}
     with _opened(path, newline="\n") as file:
         for n, lines in enumerate(_chunks(islice(_lines(path, file), first, None), size)):
             begin = first + n * size
-            objects = [_object(path, row, line, columns) for row, line in enumerate(lines, begin + 1)]
-            if begin == 0:
-                _check_names(path, columns, objects)
+            objects = [_object(path, row, line) for row, line in enumerate(lines, begin + 1)]
+            present.update(dict.fromkeys(name for each in objects for name in each))
             yield pl.DataFrame(
                 [_series(path, name, [each.get(name) for each in objects], begin, types) for name in columns]
             )
+    for column in columns if present and not first else ():
+        if column not in present:
+            raise _missing(path, column, present)
 
 
 def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
     """Lines that are not blank; blank lines are allowed only at the end."""
     blank = 0
-    for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_LENGTH + 1), ""), 1):
-        if len(line) > MAX_ROW_LENGTH:
-            raise _too_long(path, number)
+    for number, line in enumerate(file, 1):
         if not line.strip():
             blank = blank or number
         elif blank:
@@ -348,36 +262,14 @@ def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
             yield line
 
 
-def _object(path: Path, row: int, line: str, columns: Sequence[str]) -> dict[str, Any]:
+def _object(path: Path, row: int, line: str) -> dict[str, Any]:
     try:
         value = parse_json(line)
     except ValueError as error:
         raise DataError(f"{path}: row {row}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: row {row}: expected a JSON object, got {line.rstrip()[:80]!r}")
-    if len(line) > MAX_CELL_LENGTH:
-        _check_row(path, row, value, columns)
     return value
-
-
-def _longest(value: Any) -> int:
-    """Length of a string, or of the longest string in a list, in characters."""
-    if isinstance(value, list):
-        return max(map(_longest, value), default=0)
-    return len(value) if isinstance(value, str) else 0
-
-
-def _check_names(path: Path, columns: Sequence[str], objects: Sequence[dict[str, Any]]) -> None:
-    """Refuse a column that no row has; the whole file is read only if the first rows lack a column."""
-    present = dict.fromkeys(name for each in objects for name in each)
-    if all(column in present for column in columns):
-        return
-    with _opened(path, newline="\n") as file:
-        for row, line in enumerate(_lines(path, file), 1):
-            present.update(dict.fromkeys(_object(path, row, line, columns)))
-    for column in columns:
-        if column not in present:
-            raise _missing(path, column, present)
 
 
 def _series(path: Path, column: str, values: list[Any], begin: int, types: dict[str, str]) -> pl.Series:
@@ -391,8 +283,8 @@ def _series(path: Path, column: str, values: list[Any], begin: int, types: dict[
                 f"{path}: row {row}, column {column!r}: expected {expected} as in the rows before, "
                 f"got {value!r}"
             )
-        if isinstance(value, str) and not value.isascii():
-            _check_surrogates(path, row, column, value)
+        if isinstance(value, str) and value.encode(errors="ignore").decode() != value:
+            raise DataError(f"{path}: row {row}, column {column!r}: expected Unicode, got {value!r}")
     try:
         return pl.Series(column, values, strict=False)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
@@ -410,17 +302,6 @@ _JSON_TYPES = {
 }
 
 
-def _check_surrogates(path: Path, row: int, column: str, value: str) -> None:
-    """Refuse half a surrogate pair: JSON can escape it, but it cannot be encoded."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{path}: row {row}, column {column!r}: expected Unicode, "
-            f"got the lone surrogate {value[error.start]!r} at character {error.start}"
-        ) from None
-
-
 def _parquet(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
     try:
         present = list(pl.read_parquet_schema(path))
@@ -431,9 +312,7 @@ def _parquet(path: Path, columns: Sequence[str], size: int, first: int) -> Itera
         count = table.select(pl.len()).collect().item()
         for at in range(first, count, size):
             # One slice at a time: the batches of Polars read ahead, and hold whole row groups.
-            slice_ = table.slice(at, size).collect()
-            _check_cells(path, slice_, at)
-            yield slice_
+            yield table.slice(at, size).collect()
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from None
 
@@ -451,7 +330,8 @@ def _check_cells(path: Path, frame: pl.DataFrame, begin: int) -> None:
             continue
         long = (lengths > MAX_CELL_LENGTH).fill_null(False)
         if long.any():
-            raise _too_long(path, begin + (long.arg_max() or 0) + 1, column.name)
+            where = f"{path}: row {begin + (long.arg_max() or 0) + 1}, column {column.name!r}"
+            raise DataError(f"{where}: expected at most {MAX_CELL_LENGTH:,} characters, got more")
 
 
 _READERS: dict[str, Reader] = {

@@ -7,9 +7,9 @@ A parameter is chosen on validation, within a budget: on some of the validation 
 `TUNED_ITEMS` of them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import scipy.sparse
 import torch
 
-from twinspire.protos.toml_config import parse, to_table
+from twinspire.protos.toml_config import parse
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.exact_search import mask_seen
@@ -86,30 +86,13 @@ class Tuning:
             return np.zeros(1)
         return per_query(rank_by(self.data, score)(queries), relevant)[self._metric]
 
-    def best(self, name: str, values: Sequence[T], scorer: Callable[[T], Scorer]) -> T:
-        """The value whose scores are best; of equal ones the first.
+    def best(self, values: Sequence[T], scorer: Callable[[T], Scorer]) -> T:
+        """The value whose scores are best, of all; for a parameter along which quality may rise twice.
 
         Args:
-            values: those nearest to the default first.
+            values: those nearest to the default first; of equal ones the first is taken.
         """
-        curve = {}
-        for value in values:
-            self._say(f"{name} {value}")
-            curve[value] = self.quality(scorer(value))
-        return self._chosen(curve)
-
-    def climb(self, name: str, values: Sequence[T], default: T, scorer: Callable[[T], Scorer]) -> T:
-        """The best of ordered values that steps from the default reach, up and then down.
-
-        Steps go on over values that are as good as the best so far. A value beyond a worse one is not tried:
-        quality rises and falls once with such a parameter, apart from noise.
-        """
-
-        def quality(value: T) -> Values:
-            self._say(f"{name} {value}")
-            return self.quality(scorer(value))
-
-        return self._climbed(values, default, default, quality)
+        return self._chosen({value: self.quality(scorer(value)) for value in values})
 
     def search(
         self,
@@ -143,7 +126,14 @@ class Tuning:
         return settings
 
     def _climbed(self, values: Sequence[T], start: T, default: T, quality: Callable[[T], Values]) -> T:
-        """See `climb`."""
+        """The best of ordered values that steps from `start` reach, up and then down.
+
+        Steps go on over values that are as good as the best so far. A value beyond a worse one is not tried:
+        quality rises and falls once with such a parameter, apart from noise.
+
+        Args:
+            default: to which the choice leans where there are few users.
+        """
         at_place = cache(lambda place: quality(values[place]))
         at, usual = values.index(start), values.index(default)
         for step in (1, -1):
@@ -203,8 +193,8 @@ class BaselineFitter:
     def choose(self, name: str, kind: type[T], make: "Callable[[BaselineFitter], T]") -> T:
         """What `make` chooses on validation, at the first call with this name, unless it is stored.
 
-        A stored value is ignored if it does not fit `kind`, or has a number that is negative or infinite. The
-        values are trusted otherwise, as are the towers, which come from the same store.
+        A stored value is ignored if it does not fit `kind`; else it is trusted, as are the towers, which come
+        from the same store.
 
         Args:
             kind: type of what is chosen: int, float, or a dataclass of these and texts.
@@ -212,7 +202,7 @@ class BaselineFitter:
         """
         if name not in self.choices and name in self._stored:
             with suppress(ValueError):
-                self.choices[name] = _parsed(self._stored[name], kind, name)
+                self.choices[name] = parse(self._stored[name], kind, name)
         if name not in self.choices:
             before = self.data.before_refit
             if self._chooser is None and before is not None:
@@ -248,21 +238,6 @@ class BaselineFitter:
         """
         reads = {"items": most, "tuned_items": TUNED_ITEMS}
         return {name: count for name, count in reads.items() if count < self.data.item_count}
-
-
-def _parsed(stored: Any, kind: type[T], name: str) -> T:
-    """Parse a stored choice. All fields must be present, and all numbers finite and at least 0.
-
-    Raises:
-        ValueError: it does not fit `kind`.
-    """
-    choice: T = parse(stored, kind, name)
-    if to_table(choice) != stored:
-        raise ValueError(f"{name}: expected all of {to_table(choice)}, got {stored}")
-    values: Iterable[Any] = vars(choice).values() if is_dataclass(choice) else [choice]
-    if not all(0 <= value < np.inf for value in values if not isinstance(value, str)):
-        raise ValueError(f"{name}: expected finite numbers of at least 0, got {stored}")
-    return choice
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ FAULTS: dict[str, tuple[str, bytes, str]] = {
     "blank line": ("csv", TABLE + b"\n\nlast,1", f"row {WINDOW + 11} .*got 0"),
     "no text": ("csv", TABLE + b'\n" ",1', f"row {WINDOW + 11}, column 'text': expected text, got ' '"),
     "no number": ("csv", TABLE + b"\nlast,x", f"row {WINDOW + 11}, column 'price': expected a finite number"),
-    "no UTF-8": ("csv", TABLE + b"\n\xff,1", f"line {WINDOW + 12}, byte offset {len(TABLE) + 1}: .*0xff"),
+    "no UTF-8": ("csv", TABLE + b"\n\xff,1", f"line {WINDOW + 12}: expected utf-8"),
     "no column": ("csv", TABLE.replace(b"price", b"prize"), "column 'price' is missing; .* text, prize"),
     "two of a name": ("csv", b"text,text\na,b\n", "line 1: expected distinct column names"),
     "no header": ("csv", b"", "line 1: expected a header"),

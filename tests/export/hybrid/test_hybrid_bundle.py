@@ -20,7 +20,7 @@ from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.config import HybridConfig
-from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.config.bundle import PrecisionConfig
 from twinspire.train.data.training_data import training_data_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]

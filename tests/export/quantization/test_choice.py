@@ -27,7 +27,7 @@ from twinspire.export.quantization.sample import BothVectors, QualitySample, dra
 from twinspire.protos import toml_config
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import SIDES, Side
-from twinspire.train.config.precision import PrecisionConfig
+from twinspire.train.config.bundle import PrecisionConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.towers import Tower
@@ -254,7 +254,7 @@ def read(tmp_path: Path, text: str) -> PrecisionConfig:
         ('query = "int4"', "query"),
         ('vectors = "int8"', "vectors: unknown key; known here: item, items, "),
         ("max_loss = -0.1", "max_loss: expected at least 0"),
-        ("max_loss = 1.0", "max_loss: expected at least 0 and below 1"),
+        ("max_loss = 1.0", "max_loss: expected 0 to below 1"),
         ("items = 0", "items: expected at least 1"),
         ("bits = 8", "bits"),
         ('query = "fp32"\nitem = "fp32"\nmax_loss = 0.1', "max_loss: goes with .auto.*; leave it out"),

@@ -16,7 +16,7 @@ from twinspire.protos.errors import DataError, TwinspireError
 from twinspire.protos.features import CategoryFeature, FeatureSpec, IdFeature, NumberFeature, TextFeature
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
-from twinspire.train.config.filter import FilterConfig
+from twinspire.train.config.data import FilterConfig
 from twinspire.train.data.filters import with_filter_columns
 from twinspire.train.data.sources.files import FilesData
 

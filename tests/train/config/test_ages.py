@@ -6,7 +6,7 @@ import pytest
 
 from twinspire.protos.features import FeatureSpec, HistoryFeature, IdFeature, TimeFeature
 from twinspire.train.config import Experiment, TowerConfig
-from twinspire.train.config.towers import BagTower, ClicksTower, ComirecTower, HistoryTower, SequenceTower
+from twinspire.train.config.towers import ComirecTower, HistoryTower, SequenceTower
 from twinspire.train.data.sources.events import EventsData
 
 DATED: FeatureSpec = HistoryFeature("history", times=True)
@@ -33,22 +33,18 @@ def test_a_tower_that_reads_ages_has_what_it_needs() -> None:
     ("tower", "query", "said"),
     [
         (SequenceTower("sequence", recent_popularity=8), {"history": DATED, "time": TIME}, NEEDS),
-        (SequenceTower("sequence"), {"history": DATED}, NEEDS),
         (
             HistoryTower("history"),
             {"history": DATED},
             r'query\.history\.times: needs a feature of kind "time"',
         ),
         (ComirecTower("comirec"), {"history": DATED}, NEEDS),
-        (ClicksTower("clicks"), {"history": DATED}, NEEDS),
-        (BagTower("bag"), {"history": DATED}, NEEDS),
         (READS, {"history": DATED}, r'query\.history\.times: needs a feature of kind "time" beside it'),
         (
             READS,
             {"history": HistoryFeature("history"), "time": TIME},
             r"tower\.ages: expected false without a history with times = true",
         ),
-        (READS, {"history": HistoryFeature("history")}, r"tower\.ages: expected false"),
         (
             SequenceTower("sequence"),
             {"history": HistoryFeature("history"), "time": TIME},

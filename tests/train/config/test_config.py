@@ -2,13 +2,12 @@
 
 import dataclasses
 import inspect
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.stdlib import DSSM, write_toml
+from tests.helpers.stdlib import write_toml
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import (
     FeatureSpec,
@@ -28,7 +27,7 @@ from twinspire.train.config import (
     TrainingConfig,
     read_experiment,
 )
-from twinspire.train.config.hybrid import HybridConfig
+from twinspire.train.config.bundle import HybridConfig
 from twinspire.train.config.losses import InBatchSoftmax, SampledSoftmax
 from twinspire.train.config.towers import (
     BagTower,
@@ -73,75 +72,39 @@ def test_what_is_shipped_can_be_read(path: Path) -> None:
     assert isinstance(experiment.loss, SampledSoftmax if paper else InBatchSoftmax)
 
 
-def test_the_papers_model_is_the_papers() -> None:
-    tower, loss = DssmTower("dssm"), SampledSoftmax("sampled_softmax")
-    assert (tower.hidden, tower.dimension, tower.with_english_defaults().orders) == ((300, 300), 128, (3,))
-    assert loss.negatives == 4
-
-
-def test_an_experiment_is_frozen() -> None:
-    experiment = read_experiment(SHIPPED[0])
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        experiment.name = "other"  # type: ignore[misc]
-
-
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tower": {"dimension": 0}}, "tower.dimension: expected at least 1, got 0"),
     ({"tower": {"latent": 65}}, "tower.latent: expected 0 to dimension = 64, got 65"),
-    ({"tower": {"orders": [3, 0]}}, r"tower.orders: expected lengths of 1 to 16, got \[3, 0\]"),
     ({"tower": {"characters": [5]}}, r"tower.characters: expected lengths of 1 to 4, got \[5\]"),
-    ({"tower": {"orders": [], "words": False}}, "tower.orders: expected lengths of 1 to 16, got"),
-    ({"tower": {"buckets": 1}}, "tower.buckets: expected at least 2, got 1"),
-    ({"tower": {"hidden": [300]}}, "tower.hidden: unknown key"),
-    ({"loss": {"temperature": 0}}, "loss.temperature: expected a number above 0, got 0"),
     ({"loss": {"hard_negatives": 5, "mine_from": 4}}, "loss.mine_from: expected at least 5, got 4"),
-    ({"loss": {"gamma": 10}}, "loss.gamma: unknown key"),
-    ({"training": {"batch_size": 1}}, "training.batch_size: expected at least 2, got 1"),
     ({"training": {"learning_rate": -1e-3}}, "training.learning_rate: expected a number above 0"),
-    ({"training": {"average_epochs": -1.0}}, "training.average_epochs: expected at least 0, got -1.0"),
     ({"training": {"epochs": 2.5}}, "training.epochs: expected an integer, got 2.5"),
-    ({"training": {"seed": -1}}, "training.seed: expected at least 0, got -1"),
     (
         {"training": {"selection": "log_loss"}},
         'training.selection: "log_loss" needs towers that predict a probability: tower.kind = "clicks"',
     ),
-    ({"export": {"iterations": 0}}, "export.iterations: expected at least 1, got 0"),
     ({"index": {"m": 1}}, "index.m: expected at least 2, got 1"),
-    ({"index": {"k": 0}}, "index.k: expected at least 1, got 0"),
     ({"index": {"kind": "remote"}}, "index.kind: expected one of hnsw, milvus, got 'remote'"),
     ({"index": {"kind": "exact"}}, 'index.kind: expected "hnsw" for exact search'),
     (
         {"index": {"kind": "milvus", "search": "auto"}, "hybrid": {"enabled": True}},
         'hybrid.enabled: expected "auto" or false with index.kind = "milvus", got true',
     ),
-    ({"gates": {"parity_tolerance": 0}}, "gates.parity_tolerance: expected a number above 0, got 0"),
     ({"gates": {"recall_target": 1.2}}, "gates.recall_target: expected above 0 and at most 1, got 1.2"),
-    (
-        {"gates": {"filtered_recall_target": 0}},
-        "gates.filtered_recall_target: expected above 0 and at most 1, got 0",
-    ),
-    ({"gates": {"recall_k": 0}}, "gates.recall_k: expected at least 1, got 0"),
     (
         {"gates": {"quality_metric": "auc"}},
         "gates.quality_metric: expected one of 'selection', 'recall_at_1'",
     ),
-    ({"gates": {"quality_margin": -0.1}}, "gates.quality_margin: expected at least 0 and below 1, got -0.1"),
-    ({"gates": {"log_loss_margin": 1.0}}, "gates.log_loss_margin: expected at least 0 and below 1, got 1.0"),
-    ({"gates": {"retriever_p99_ratio": 0}}, "gates.retriever_p99_ratio: expected a number above 0, got 0"),
-    ({"gates": {"iterations": 10}}, "gates.iterations: expected at least 100, got 10"),
-    ({"gates": {"max_load_seconds": 0}}, "gates.max_load_seconds: expected a number above 0, got 0"),
+    ({"gates": {"quality_margin": -0.1}}, "gates.quality_margin: expected 0 to below 1, got -0.1"),
     ({"gates": {"max_size_mib": "large"}}, "gates.max_size_mib: expected a number, got 'large'"),
-    ({"gates": {"seed": -1}}, "gates.seed: expected at least 0, got -1"),
     (
         {"gates": {"margin": 1}},
         "gates.margin: unknown key; known here: filtered_recall_target, interleaving_error, iterations",
     ),
     ({"gates": {"interleaving_error": 0}}, "gates.interleaving_error: expected between 0 and 1, got 0"),
     ({"events.types": {"click": 2}}, "events.types.click: expected 1 or -1, got 2"),
-    ({"data": {"max_items": -5}}, "data.max_items: expected at least 0, got -5"),
     ({"split": {"test": 0.9}}, "split.validation: shares must be above 0"),
     ({"query.text": {"kind": "image"}}, "query.text.kind: expected one of 'text', 'category', 'number'"),
-    ({"query.text": {"kind": "number"}}, "query.text.max_length: unknown key"),
 ]
 
 
@@ -149,21 +112,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_what_does_not_fit_is_named(stdlib: Path, tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=rf"a\.toml: {said}"):
         read_experiment(write_toml(stdlib, tmp_path / "a.toml", **changed))
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"tower": {"hidden": []}}, r"tower.hidden: expected at least one number, each at least 1, got \[\]"),
-        ({"loss": {"gamma": 0}}, "loss.gamma: expected a number above 0"),
-        ({"loss": {"negatives": 0}}, "loss.negatives: expected at least 1"),
-    ],
-)
-def test_the_papers_sections_are_checked_too(
-    stdlib: Path, tmp_path: Path, changed: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(ConfigError, match=said):
-        read_experiment(write_toml(stdlib, tmp_path / "a.toml", sections=DSSM, **changed))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a b", "../up", "models:", "-x"])
@@ -180,18 +128,13 @@ FEATURES: list[tuple[str, dict[str, FeatureSpec], str]] = [
     ("query", {"a": REJECTED, "b": REJECTED}, "query: expected at most one negative history"),
     ("query", {"text": TEXT, "a": REJECTED}, 'tower.kind: expected "clicks" for a negative history'),
     ("query", {"id": ID, "text": TEXT}, 'query.id: a feature of kind "id" belongs to the other side'),
-    ("query", {"a": HISTORY, "b": HISTORY}, "query: expected at most one history"),
-    ("item", {}, "item: expected at least one feature"),
-    ("item", {"a": ID, "b": ID}, "item: expected at most one id"),
     ("item", {"past": HISTORY}, 'item.past: a feature of kind "history" belongs to the other side'),
-    ("query", {"a": TIME, "b": TIME}, "query: expected at most one time"),
     ("query", {"asked": TIME}, r"query\.asked: a time alone is no query"),
     (
         "query",
         {"text": TEXT, "asked": TIME},
         r'query\.asked: .* "time" needs tower.kind = "history", or "sequence"',
     ),
-    ("item", {"made": TIME}, 'item.made: a feature of kind "time" belongs to the other side'),
 ]
 
 
@@ -297,12 +240,3 @@ def test_each_key_of_a_section_is_documented(section: Any) -> None:
     text = inspect.cleandoc(section.__doc__)  # newer Pythons remove the indentation themselves
     names = [each.name for each in dataclasses.fields(section)]
     assert [name for name in names if f"\n    {name}: " not in text] == []
-
-
-@pytest.mark.parametrize("key", ["average_epochs", "weight_decay"])
-@pytest.mark.parametrize(
-    ("value", "said"), [(math.nan, "at least 0, got nan"), (math.inf, "a finite number, got inf")]
-)
-def test_numbers_of_the_training_are_finite(key: str, value: float, said: str) -> None:
-    with pytest.raises(ValueError, match=f"{key}: expected {said}"):
-        TrainingConfig(**{key: value})  # type: ignore[arg-type]

@@ -22,24 +22,14 @@ def test_every_key_but_the_kind_has_a_default(kind: str, schema: Callable[[str],
     assert found == schema(kind)
 
 
-def test_options_are_off_by_default() -> None:
-    plain = InBatchSoftmax("in_batch_softmax")
-    assert (plain.temperature, plain.correction, plain.uniform_negatives) == (0.05, "none", 0)
-
-
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"kind": "full"}, "loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
-    ({"kind": "full_softmax", "temperature": 0}, "loss.temperature: expected a number above 0"),
-    ({"kind": "full_softmax", "negatives": 3}, "loss.negatives: unknown key"),
-    ({"kind": "in_batch_softmax", "correction": "yi"}, "loss.correction: expected one of 'none', 'logq'"),
     ({"kind": "in_batch_softmax", "mine_from": 50}, "loss.mine_from: goes with hard_negatives above 0"),
     ({"kind": "bce", "negatives": 4}, "loss.negatives: unknown key; known here: kind"),
-    ({"kind": "in_batch_softmax", "uniform_negatives": -1}, "loss.uniform_negatives: expected at least 0"),
     (
         {"kind": "in_batch_softmax", "correction": "logq", "hard_negatives": 1},
         'loss.correction: expected "none" with hard_negatives',
     ),
-    ({"kind": "bce", "margin": 1}, "loss.margin: unknown key"),
 ]
 
 

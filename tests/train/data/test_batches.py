@@ -2,7 +2,6 @@
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,9 +36,3 @@ def test_the_order_is_seeded_and_differs_between_epochs() -> None:
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != order(1, 3)
     assert order(1, 2) != order(2, 2)
-
-
-@pytest.mark.parametrize(("pairs", "size", "count"), [(16, 8, 2), (17, 8, 2), (18, 8, 3), (1, 8, 0)])
-def test_a_last_batch_of_one_pair_is_dropped(pairs: int, size: int, count: int) -> None:
-    assert batch_count(pairs, size) == count
-    assert len(list(batches(pairs, queries_of(pairs), size, (0, 0)))) == count

@@ -43,27 +43,13 @@ def test_the_order_of_a_log_is_a_time_as_it_was() -> None:
     [
         (
             [1_700_000_000, 1_700_000_000_000],
-            "row 2, column 'at': expected seconds since 1970 as in row 1, got 1700000000000, in milliseconds "
-            "the year 2024",
+            "row 2, column 'at': .* seconds since 1970 as in row 1, got 1700000000000",
         ),
-        (
-            [1_700_000_000_000, 0],
-            "row 2, column 'at': expected milliseconds since 1970 as in row 1, got 0, "
-            "in seconds the year 1970",
-        ),
-        (
-            [0, 32_503_680_000],
-            "row 2, column 'at': expected a time of the years 1970 to 2100, in one unit since 1970, "
-            "got 32503680000, in seconds the year 3000",
-        ),
-        (
-            [20_231_105_123_000],
-            "row 1, column 'at': expected a time of the years 1970 to 2100, in one unit since 1970, "
-            "got 20231105123000, in milliseconds the year 2611",
-        ),
+        ([0, 32_503_680_000], "row 2, column 'at': expected a time of the years 1970 to 2100"),
+        ([20_231_105_123_000], "row 1, column 'at': expected a time of the years 1970 to 2100"),
     ],
 )
-def test_a_time_of_no_such_unit_is_refused_with_its_year(values: list[int], expected: str) -> None:
+def test_a_time_of_no_such_unit_is_refused(values: list[int], expected: str) -> None:
     with pytest.raises(DataError, match=expected):
         columns(values).times("at")
 
@@ -104,7 +90,7 @@ def events(folder: Path, **data: Any) -> Tables:
         {"kind": "events", "events": "log.parquet", "items": "items.parquet", **casts, **data}, EventsData
     )
     query = {"history": HistoryFeature("history")}
-    return EventsSource(section, source_context(folder, query, {"id": IdFeature("id")}, "")).read()
+    return EventsSource(section, source_context(folder, query, {"id": IdFeature("id")})).read()
 
 
 def test_sources_name_the_casts_of_each_file(tmp_path: Path) -> None:
@@ -127,7 +113,7 @@ def test_events_without_a_user_or_an_item_are_refused_or_dropped_and_counted(tmp
     log = {"user_id": ["a", None, "a", "a", "a"], "item_id": ["1", "1", "", "2", "3"]}
     log["at"] = [1.0, 2.0, 3.0, 4.0, math.nan]
     pl.DataFrame(log).write_parquet(tmp_path / "log.parquet")
-    context = source_context(tmp_path, {"history": HistoryFeature("history")}, {"id": IdFeature("id")}, "")
+    context = source_context(tmp_path, {"history": HistoryFeature("history")}, {"id": IdFeature("id")})
     section = {"kind": "events", "events": "log.parquet", "time": "at"}
     with pytest.raises(DataError, match="row 3, column 'item_id': expected an item id"):
         EventsSource(parse(section, EventsData), context).read()

@@ -25,8 +25,8 @@ SECTIONS: Sections = {
 }
 
 
-def lines_of(folder: Path, days: int) -> list[str]:
-    """The lines of a log with this number of days between two pairs."""
+def lines_of(folder: Path) -> list[str]:
+    """The lines of a log."""
     ids = [f"i{n}" for n in range(len(TITLES))]
     rooms = ["kitchen"] * 4 + [None]
     items = pl.DataFrame({"item_id": ids, "title": TITLES, "room": rooms})
@@ -36,7 +36,7 @@ def lines_of(folder: Path, days: int) -> list[str]:
             "query": [query for query, _ in PAIRS],
             "item_id": [ids[item] for _, item in PAIRS],
             "tags": [["a"]] * 5 + [[]],
-            "at": [1_700_000_000.0 + n * days * 86_400 for n in range(len(PAIRS))],
+            "at": [1_700_000_000.0 + n * 86_400 for n in range(len(PAIRS))],
         }
     ).write_parquet(folder / "pairs.parquet")
     path = write_sections(folder / "shop.toml", "shop", SECTIONS, {})
@@ -46,7 +46,7 @@ def lines_of(folder: Path, days: int) -> list[str]:
 
 
 def test_each_line_says_what_is_in_the_tables(tmp_path: Path) -> None:
-    assert lines_of(tmp_path, 1) == [
+    assert lines_of(tmp_path) == [
         "query.text: 3 distinct texts of 4 to 5 characters, median 4, 95 % up to 5",
         "item.title: 4 distinct texts of 4 to 15 characters, median 8, 95 % up to 15",
         "5 items: half of the pairs are of 1 (20.0%); at most 3 pairs, 1 items have one, 2 none",
@@ -54,12 +54,7 @@ def test_each_line_says_what_is_in_the_tables(tmp_path: Path) -> None:
         "duplicates: 1 of 5 items have the texts of an earlier one, 1 of 6 pairs repeat an earlier one",
         "test: items of 50.0% of the pairs are new to training, queries of 100.0%",
         "missing: item room 20.0%, query tags 16.7%",
-        "months: 2023-11 to 2023-11; most pairs, 6, in 2023-11",
     ]
-
-
-def test_pairs_are_counted_by_month(tmp_path: Path) -> None:
-    assert lines_of(tmp_path, 20)[-1] == "months: 2023-11 to 2024-02; most pairs, 2, in 2023-12"
 
 
 @pytest.mark.parametrize("label", [None, "liked"])
@@ -81,5 +76,4 @@ def test_events_are_counted_by_user(tmp_path: Path, label: str | None) -> None:
     assert lines[0].startswith("3 items: half of the pairs are of 2 (66.7%)")
     assert lines[1].startswith("4 users: half of the pairs are of 2 (50.0%)")
     assert lines[1].endswith(f"at most {8 if label else 10} pairs, 0 users have one, 0 none")
-    assert not any("months" in line for line in lines)  # the times are order numbers
     assert lines[3] == "test: items of 0.0% of the pairs are new to training, users of 0.0%"

@@ -3,9 +3,6 @@
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +24,6 @@ from twinspire.train.data.sources import files, pydocs
 from twinspire.train.data.sources.files import FilesData
 from twinspire.train.data.sources.pydocs import PydocsData
 from twinspire.train.data.training_data import training_data_of
-from twinspire.train.paths import ROOT
 
 QUERY = TextFeature(kind="text", column="query")
 TITLE = TextFeature(kind="text", column="title", catalogue_column="full")
@@ -64,7 +60,7 @@ def made(base: Path) -> Callable[..., Dataset]:
 def test_a_data_set_is_two_tables_and_a_report(made: Callable[..., Dataset], base: Path) -> None:
     data = made()
     assert data.folder.parent == base / "cache"
-    assert data.folder.name == f"books-{data.report['fingerprint'][:12]}"
+    assert data.folder.name == data.report["fingerprint"][:12]
     assert data.items.columns == ["item_id", "title", "full", "shelf"]
     assert data.pairs.columns == ["query", "item_row", "weight", "group", "label", "part"]
     parts = {part: data.part(part).height for part in ("train", "validation", "test")}
@@ -103,22 +99,6 @@ def test_pairs_whose_query_is_held_out_are_left_out_and_counted(base: Path) -> N
             assert items.tolist() == sorted({n % 100 for n in range(400) if n * n % 211 == int(number)})
 
 
-def test_pairs_of_a_test_file_with_known_queries_stay_and_are_counted(base: Path) -> None:
-    (base / "later.csv").write_text(
-        "query,item_id,liked\n" + "".join(f"{n} QUERY,001,1\n" for n in range(60))
-    )
-    split = SplitConfig(by="file", test_file="later.csv", validation=0.2)
-    data = prepare(replace(EXPERIMENT, split=split), base, base / "cache", console=Console(quiet=True))
-    counts = {
-        part: data.part(part).filter(pl.col("query").is_in([f"query {n}" for n in range(60)])).height
-        for part in ("validation", "train")
-    }
-    assert sum(counts.values()) == 60
-    reason = "pair that stays, with the query of a pair held out"
-    assert data.report["changed"] == {f"{part} {reason}": count for part, count in counts.items() if count}
-    assert data.pairs.height == 460
-
-
 def test_it_is_built_once(made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     first = made()
     with monkeypatch.context() as patch:
@@ -141,19 +121,6 @@ def test_another_name_and_other_epochs_read_nothing_again(
     assert longer.report == first.report
     assert renamed.report == {**first.report, "name": "novels"}
     assert renamed.pairs.equals(first.pairs)
-    (first.folder / "pairs.parquet").write_text("damaged")
-    built = made(replace(EXPERIMENT, name="novels"))  # what another experiment damaged is not in its way
-    assert built.folder.name.startswith("novels-")
-    assert built.pairs.equals(first.pairs)
-
-
-def test_refresh_builds_it_again_with_the_same_result(made: Callable[..., Dataset]) -> None:
-    first = made()
-    written = (first.folder / "pairs.parquet").stat().st_mtime_ns
-    second = made(refresh=True)
-    assert second.folder == first.folder
-    assert (second.folder / "pairs.parquet").stat().st_mtime_ns > written
-    assert second.split_hash == first.split_hash
 
 
 @pytest.mark.parametrize(
@@ -185,15 +152,14 @@ def test_a_changed_file_makes_another(made: Callable[..., Dataset], base: Path) 
     assert second.pairs.height == first.pairs.height + 1
 
 
-@pytest.mark.parametrize("name", ["items.csv", "pairs.csv"])
 def test_a_file_that_changes_while_it_is_read_is_refused(
-    made: Callable[..., Dataset], base: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    made: Callable[..., Dataset], base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = files.FilesSource.read
 
     def edited(source: files.FilesSource) -> Tables:
         tables = read(source)
-        with (base / name).open("a") as file:
+        with (base / "items.csv").open("a") as file:
             file.write("\n")
         return tables
 
@@ -223,13 +189,6 @@ def test_of_two_concurrent_builds_the_second_keeps_the_result_of_the_first(
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_an_error_leaves_no_files(made: Callable[..., Dataset], base: Path) -> None:
-    (base / "pairs.csv").write_text("query,item_id,liked\na,unknown,1\n")
-    with pytest.raises(DataError, match="unknown"):
-        made()
-    assert not (base / "cache").exists()
-
-
 def test_a_full_disk_leaves_no_files_and_the_next_call_builds_it(
     made: Callable[..., Dataset], base: Path
 ) -> None:
@@ -240,23 +199,6 @@ def test_a_full_disk_leaves_no_files_and_the_next_call_builds_it(
         made()
     assert list((base / "cache").iterdir()) == []
     assert made().items.height == 100
-
-
-def test_the_draft_of_a_killed_process_is_removed_when_the_next_data_set_is_written(
-    made: Callable[..., Dataset], base: Path
-) -> None:
-    code = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
-        "from twinspire.protos.files import atomic_directory\n"
-        "with atomic_directory.draft(Path(sys.argv[1]), '.dataset-') as draft:\n"
-        "    (draft / 'items.parquet').touch()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(base / "cache")], cwd=ROOT)
-    assert done.returncode == -signal.SIGKILL
-    assert list((base / "cache").glob(".dataset-*/items.parquet"))
-    folder = made().folder
-    assert list((base / "cache").iterdir()) == [folder]
 
 
 def test_a_damaged_folder_is_named(made: Callable[..., Dataset]) -> None:
@@ -275,24 +217,6 @@ def test_a_column_that_no_table_has_is_named(
     lacking = replace(EXPERIMENT, data=PydocsData("pydocs"))
     with pytest.raises(DataError, match=r"pydocs: item\.text reads column 'title', .* it has item_id, text"):
         made(lacking)
-
-
-def test_a_sample_takes_whole_groups_and_leaves_no_item_without_a_pair(
-    made: Callable[..., Dataset],
-) -> None:
-    data = replace(DATA, max_items=30)
-    small = made(replace(EXPERIMENT, data=data))
-    everything = made()
-    assert small.items.height == 30
-    assert small.report["dropped"]["item outside the sample of max_items"] == 70
-    assert small.pairs["item_row"].unique().sort().to_list() == list(range(30))
-    ids = small.items["item_id"]
-    wanted = everything.pairs.filter(
-        everything.items["item_id"].gather(everything.pairs["item_row"]).is_in(ids.implode())
-    )
-    kept = small.pairs.select("query", item_id=ids.gather(small.pairs["item_row"]))
-    assert kept["query"].to_list() == wanted["query"].to_list()
-    assert set(kept["item_id"]) == set(ids)
 
 
 def test_a_sample_is_seeded() -> None:

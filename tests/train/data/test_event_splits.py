@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 
 from twinspire.protos.errors import DataError
 from twinspire.train.config import SplitConfig
-from twinspire.train.data.source import BY_RANKING, add_positions, sort_and_filter
-from twinspire.train.data.splits import (
-    PARTS,
-    SHOWN,
-    assign_parts,
-    history_of,
-    known_events,
-    negatives_of,
-)
+from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions, sort_and_filter
+from twinspire.train.data.splits import PARTS, SHOWN, assign_parts, known_events
 
 Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
 
@@ -26,15 +19,14 @@ SPLITS: dict[str, dict[str, Any]] = {
     "last": {"by": "last"},
     "last_session": {"by": "last_session", "min_history": 2},
     "time": {"by": "time", "validation": 0.2, "test": 0.2},
-    "file": {"by": "file", "test_file": "later.csv"},
     "random": {"by": "random"},
     "group": {"by": "group", "validation": 0.2, "test": 0.2},
 }
 SEEN_BY = {"train": {"train"}, "validation": {"train"}, "test": {"train", "validation"}}
 
 
-def laid_out(events: list[Event], tested: int = 0) -> pl.DataFrame:
-    """Events in order; the last `tested` of them are of a test file."""
+def laid_out(events: list[Event]) -> pl.DataFrame:
+    """Events in order."""
     columns: list[Any] = [list(each) for each in zip(*events, strict=True)]
     table = pl.DataFrame(
         {
@@ -46,22 +38,20 @@ def laid_out(events: list[Event], tested: int = 0) -> pl.DataFrame:
             "session": pl.Series(columns[3], dtype=pl.String),
         }
     )
-    if tested:
-        marks = [n >= len(events) - tested for n in range(len(events))]
-        table = table.with_columns(in_test_file=pl.Series(marks))
     settled, dropped = sort_and_filter(table)
     assert not dropped
     return add_positions(settled)[0]
 
 
-def divided(events: list[Event], tested: int = 0, **split: Any) -> dict[int, tuple[str, list[int]]]:
+def runs_of(pairs: pl.DataFrame, by: str) -> tuple[list[int], list[int]]:
+    """The items of all histories, and of all negative histories."""
+    known = known_events(pairs, by)
+    return known.filter(POSITIVE)["item_row"].to_list(), known.filter(~POSITIVE)["item_row"].to_list()
+
+
+def divided(events: list[Event], **split: Any) -> dict[int, tuple[str, list[int]]]:
     """Item -> the part of its event and the items of its history. Each item has one event."""
-    config = SplitConfig(**split)
-    pairs = assign_parts(laid_out(events, tested), config)
-    history = history_of(pairs, config).to_list()
-    assert "in_test_file" not in pairs.columns
-    spans = pairs.select("item_row", "part", "begin", "end").rows()
-    return {item: (part, history[begin:end]) for item, part, begin, end in spans}
+    return {item: (part, history) for item, (part, history, _) in with_negatives(events, **split).items()}
 
 
 def drawn(seed: int, users: int = 12) -> list[Event]:
@@ -76,66 +66,39 @@ def drawn(seed: int, users: int = 12) -> list[Event]:
     return events
 
 
-@given(seed=st.integers(0, 10_000), by=st.sampled_from(sorted(SPLITS)), cold=st.sampled_from([0.0, 0.1]))
-def test_no_history_contains_a_later_event(seed: int, by: str, cold: float) -> None:
-    events = drawn(seed)
-    result = divided(events, 20 if by == "file" else 0, **SPLITS[by], cold_items=cold, seed=seed)
-    of_item = {event[1]: event for event in events}
-    main = {event[1] for event in (events[:-20] if by == "file" else events)}
-    assert len(result) == len(events)
-    for item, (part, history) in result.items():
-        user, _, time, session, _ = of_item[item]
-        assert item not in history
-        for seen in history:
-            assert of_item[seen][0] == user
-            assert of_item[seen][4], "a negative is in a history"
-            assert seen in main
-            seen_part = result[seen][0]
-            assert seen_part != "cold"
-            if by == "group":
-                assert part in (seen_part, "cold")
-            elif part != "cold":
-                assert seen_part in SEEN_BY[part]
-            if item in main and (by != "random" or part in ("train", "cold")):
-                assert of_item[seen][2] <= time
-            if by == "last_session":
-                assert of_item[seen][3] != session
-
-
-def with_negatives(
-    events: list[Event], tested: int = 0, **split: Any
-) -> dict[int, tuple[str, list[int], list[int]]]:
+def with_negatives(events: list[Event], **split: Any) -> dict[int, tuple[str, list[int], list[int]]]:
     """Item -> the part of its event, the items of its history, and those of its negative history."""
     config = SplitConfig(**split)
-    pairs = assign_parts(laid_out(events, tested), config)
-    history, negatives = history_of(pairs, config).to_list(), negatives_of(pairs, config).to_list()
+    pairs = assign_parts(laid_out(events), config)
+    history, negatives = runs_of(pairs, config.by)
     spans = pairs.select("item_row", "part", "begin", "end", "negative_begin", "negative_end").rows()
     return {item: (part, history[b:e], negatives[n:m]) for item, part, b, e, n, m in spans}
 
 
 @given(seed=st.integers(0, 10_000), by=st.sampled_from(sorted(SPLITS)), cold=st.sampled_from([0.0, 0.1]))
-def test_no_negative_history_contains_a_later_event(seed: int, by: str, cold: float) -> None:
+def test_no_history_contains_a_later_event(seed: int, by: str, cold: float) -> None:
     events = drawn(seed)
-    result = with_negatives(events, 20 if by == "file" else 0, **SPLITS[by], cold_items=cold, seed=seed)
+    result = with_negatives(events, **SPLITS[by], cold_items=cold, seed=seed)
     of_item = {event[1]: event for event in events}
-    main = {event[1] for event in (events[:-20] if by == "file" else events)}
-    found = 0
-    for item, (part, _, negatives) in result.items():
+    assert len(result) == len(events)
+    found = [0, 0]
+    for item, (part, *both) in result.items():
         user, _, time, session, _ = of_item[item]
-        for seen in negatives:
-            found += 1
-            assert of_item[seen][0] == user
-            assert not of_item[seen][4]
-            assert seen in main and seen != item
-            if by == "group":
-                assert part in (result[seen][0], "cold")
-            elif part != "cold":
-                assert result[seen][0] in SEEN_BY[part]
-            if item in main:
-                assert of_item[seen][2] <= time
-            if by == "last_session":
-                assert of_item[seen][3] != session
-    assert found
+        for is_negative, history in enumerate(both):
+            for seen in history:
+                found[is_negative] += 1
+                assert of_item[seen][0] == user
+                assert of_item[seen][4] != is_negative
+                assert seen != item and result[seen][0] != "cold"
+                if by == "group":
+                    assert part in (result[seen][0], "cold")
+                elif part != "cold":
+                    assert result[seen][0] in SEEN_BY[part]
+                if is_negative or by != "random" or part in ("train", "cold"):
+                    assert of_item[seen][2] <= time
+                if by == "last_session":
+                    assert of_item[seen][3] != session
+    assert min(found)
 
 
 ORDERED = {name: split for name, split in SPLITS.items() if name != "random"}
@@ -146,8 +109,8 @@ ORDERED["event"] = {**SPLITS["time"], "history": "event"}
 def test_both_histories_of_a_record_end_at_one_moment(seed: int, by: str, cold: float) -> None:
     """Together they are the first of the user's known events, of which the newest can be taken."""
     config = SplitConfig(**ORDERED[by], cold_items=cold, seed=seed)
-    pairs = assign_parts(laid_out(drawn(seed), 20 if by == "file" else 0), config)
-    history, negatives = history_of(pairs, config).to_list(), negatives_of(pairs, config).to_list()
+    pairs = assign_parts(laid_out(drawn(seed)), config)
+    history, negatives = runs_of(pairs, config.by)
     known = known_events(pairs, config.by)
     of_user = {user: known.filter(group=user)["item_row"].to_list() for user in pairs["group"].unique()}
     spans = pairs.select("group", "begin", "end", "negative_begin", "negative_end").rows()
@@ -167,16 +130,6 @@ def test_histories_up_to_the_event_hold_all_strictly_earlier_events() -> None:
         assert sorted(negatives) == sorted(each[1] for each in earlier if not each[4])
         tested += part == "test" and any(result[each][0] == "test" for each in history)
     assert tested  # histories hold events of their own part
-
-
-@pytest.mark.parametrize("by", SPLITS)
-def test_a_history_contains_all_earlier_events(by: str) -> None:
-    """Each history of a user's training events contains the previous one."""
-    result = divided(drawn(1), 20 if by == "file" else 0, **SPLITS[by])
-    longest: dict[str, int] = dict.fromkeys(SEEN_BY, 0)
-    for part, history in result.values():
-        longest[part] = max(longest[part], len(history))
-    assert min(longest.values()) > 2
 
 
 def user(name: str, first: int, *labels: int, session: str = "abcdefgh") -> list[Event]:
@@ -204,7 +157,7 @@ def test_what_a_ranking_chose_to_show_stays_in_histories_and_is_not_tested(by: s
     marked = assign_parts(table.with_columns((pl.col("item_row") % 3 == 0).alias(BY_RANKING)), config)
     spans = ["item_row", "begin", "end", "negative_begin", "negative_end"]
     assert marked.select(spans).equals(plain.select(spans))
-    assert history_of(marked, config).equals(history_of(plain, config))
+    assert runs_of(marked, config.by) == runs_of(plain, config.by)
     is_shown = marked[BY_RANKING] & (plain["part"] != "train")
     assert is_shown.sum() > 100
     assert (marked["part"] == SHOWN).equals(is_shown)
@@ -264,14 +217,6 @@ def test_a_session_is_predicted_from_earlier_sessions() -> None:
         divided(both, by="last_session", min_history=4)
 
 
-def test_a_session_with_a_short_history_stays_in_training() -> None:
-    enough = user("a", 0, 1, 1, 1, 1, 1, 1, session="xxyyzz")
-    parts = divided([*enough, *user("b", 10, 1, 1, session="pq")], by="last_session", min_history=2)
-    assert parts[11] == ("train", [10])
-    lone = divided([*enough, *user("c", 20, 1, 1, session="pp")], by="last_session")
-    assert lone[20] == lone[21] == ("train", [])
-
-
 def test_sessions_of_negatives_are_not_tested_on() -> None:
     events = user("a", 0, 1, 1, 0, 1, 0, session="vwxyz")
     assert divided(events, by="last_session") == {
@@ -304,20 +249,6 @@ def test_events_at_the_same_time_are_in_the_same_part() -> None:
         divided([("a", n, 1.0, "s", True) for n in range(9)], by="time")
 
 
-def test_a_share_for_validation_is_refused_beside_a_test_file_of_events() -> None:
-    with pytest.raises(DataError, match=r"of events, a split by .file. takes one of each user"):
-        divided([*user("a", 0, 1, 1, 1), *user("b", 10, 1)], 1, by="file", test_file="l.csv", validation=0.2)
-
-
-def test_events_of_a_test_file_have_the_whole_history() -> None:
-    later = [("a", 20, 0.0, "s", True), ("new", 21, 0.0, "s", True), ("a", 22, 9.0, "s", True)]
-    result = divided([*user("a", 0, 1, 1, 1), *user("b", 10, 1), *later], 3, by="file", test_file="l.csv")
-    assert result[20] == result[22] == ("test", [0, 1, 2])
-    assert result[21] == ("test", [])
-    assert result[2] == ("validation", [0, 1])
-    assert result[10] == ("train", [])
-
-
 def test_cold_items_are_only_in_their_own_part() -> None:
     events = [(f"u{n % 5}", n, float(n), "s", True) for n in range(100)]
     result = divided(events, by="last", cold_items=0.2)
@@ -332,30 +263,14 @@ def test_cold_items_are_only_in_their_own_part() -> None:
     assert cold != {item for item, (part, _) in other.items() if part == "cold"}
 
 
-def test_a_split_by_group_keeps_users_whole() -> None:
-    events = drawn(3)
-    result = divided(events, **SPLITS["group"])
-    parts: dict[str, set[str]] = {}
-    for name, item, *_ in events:
-        parts.setdefault(name, set()).add(result[item][0])
-    assert all(len(each) == 1 for each in parts.values())
-    assert {"train", "validation", "test"} == set().union(*parts.values())
-
-
 @pytest.mark.parametrize(
     ("split", "message"),
     [
         ({"by": "last_session"}, "needs data.session"),
         ({"by": "time"}, "needs data.time"),
-        ({"by": "file", "test_file": "x.csv"}, 'needs data of kind "events" or "files"'),
     ],
 )
 def test_a_split_needs_its_columns(split: dict[str, Any], message: str) -> None:
     events = laid_out(drawn(0)).drop("time", "session")
     with pytest.raises(DataError, match=message):
         assign_parts(events, SplitConfig(**split))
-
-
-def test_too_few_events_are_an_error() -> None:
-    with pytest.raises(DataError, match="validation part of the split is empty: 2 pairs in 1 groups"):
-        divided(user("a", 0, 1, 1), by="last")

@@ -55,7 +55,6 @@ SPLITS = {
     "time": SplitConfig(by="time"),
     "group": SplitConfig(by="group"),
     "random": SplitConfig(by="random"),
-    "file": SplitConfig(by="file", test_file="later.csv"),
     "cold": SplitConfig(by="last", cold_items=0.1),
 }
 
@@ -63,10 +62,8 @@ SPLITS = {
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
-    lines = [f"u{n % 30},i{random.integers(50)},{n * 86400},s{n // 90}\n" for n in range(600)]
-    header = "user_id,item_id,at,visit\n"
-    (tmp_path / "log.csv").write_text(header + "".join(lines[:550]))
-    (tmp_path / "later.csv").write_text(header + "".join(lines[550:]))
+    lines = [f"u{n % 30},i{random.integers(50)},{n * 86400},s{n // 90}\n" for n in range(550)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,at,visit\n" + "".join(lines))
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"i{n},title {n}\n" for n in range(50)))
     return tmp_path
 
@@ -103,7 +100,6 @@ def test_the_history_is_stored_beside_the_pairs(made: Callable[..., Dataset]) ->
 def test_every_split_is_the_same_after_a_reload(made: Callable[..., Dataset], split: str) -> None:
     data = made(replace(EXPERIMENT, split=SPLITS[split]))
     assert data.history is not None
-    assert "in_test_file" not in data.pairs.columns
     begin, end = (data.pairs[name].to_numpy() for name in ("begin", "end"))
     assert (begin <= end).all()
     assert end.max() <= len(data.history)
@@ -126,25 +122,7 @@ def test_the_files_have_no_keys_of_users(made: Callable[..., Dataset], base: Pat
             assert not column.is_in(users.implode()).any(), (path.name, column.name)
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_each_pair_has_its_time_and_each_query_that_of_its_first(
-    made: Callable[..., Dataset], split: str
-) -> None:
-    experiment = replace(EXPERIMENT, split=SPLITS[split])
-    dataset = made(experiment)
-    data = training_data_of(dataset, experiment.query, experiment.item)
-    assert data.moments is not None
-    earliest = np.full(data.query_count, np.inf)
-    for name, pairs in data.parts.items():
-        assert pairs.time is not None
-        assert pairs.time.tolist() == dataset.part(name)["time"].to_list()  # type: ignore[arg-type]
-        assert pairs.positive().time is not None
-        for query, time in zip(pairs.query, pairs.time, strict=True):
-            earliest[query] = min(earliest[query], time)
-    assert data.moments.tolist() == earliest.tolist()
-
-
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", ["last", "time"])
 def test_each_event_of_a_history_has_its_time(made: Callable[..., Dataset], base: Path, split: str) -> None:
     query: dict[str, FeatureSpec] = {
         "history": HistoryFeature("history", times=True),
@@ -154,8 +132,7 @@ def test_each_event_of_a_history_has_its_time(made: Callable[..., Dataset], base
     experiment = replace(EXPERIMENT, query=query, tower=tower, loss=tower.usual_loss, split=SPLITS[split])
     dataset = made(experiment)
     data = training_data_of(dataset, experiment.query, experiment.item)
-    lines = [line for name in ("log.csv", "later.csv") for line in (base / name).read_text().splitlines()]
-    rows = [line.split(",") for line in lines if line.startswith("u") and not line.startswith("user")]
+    rows = [line.split(",") for line in (base / "log.csv").read_text().splitlines()[1:]]
     when = {(user, float(at)): item for user, item, at, _ in rows}
     users = sorted({user for user, _ in when})  # of which the data set knows the places alone
     places = dataset.part("train")["group"]
@@ -199,14 +176,6 @@ def test_the_time_of_a_query_is_that_of_its_earliest_event(made: Callable[..., D
         made(without)
 
 
-def test_without_a_time_column_no_query_has_a_moment(made: Callable[..., Dataset]) -> None:
-    query = {"history": EXPERIMENT.query["history"]}
-    experiment = replace(EXPERIMENT, data=replace(DATA, time="", derive={}), query=query)
-    data = training_data_of(made(experiment), experiment.query, experiment.item)
-    assert data.moments is None
-    assert data.parts["train"].time is None
-
-
 def test_steps_are_sessions_where_the_split_is_by_session(made: Callable[..., Dataset]) -> None:
     for split, expected in (("last", False), ("last_session", True)):
         experiment = replace(EXPERIMENT, split=SPLITS[split])
@@ -231,22 +200,6 @@ def test_the_hash_depends_on_the_order_of_a_users_events(made: Callable[..., Dat
     swapped = pl.when(pl.col("at") == "0").then(pl.lit("8000000")).otherwise(pl.col("at"))
     log.with_columns(swapped.alias("at")).write_csv(base / "log.csv")
     assert made().split_hash != known
-
-
-def test_a_changed_test_file_makes_another(made: Callable[..., Dataset], base: Path) -> None:
-    experiment = replace(EXPERIMENT, split=SPLITS["file"])
-    first = made(experiment)
-    assert first.part("test").height == 50
-    with (base / "later.csv").open("a") as file:
-        file.write("u1,i1,99999999,s9\n")
-    assert made(experiment).part("test").height == 51
-
-
-def test_a_damaged_history_is_named(made: Callable[..., Dataset]) -> None:
-    folder = made().folder
-    (folder / "history.parquet").unlink()
-    with pytest.raises(DataError, match=rf"{folder.name}: damaged"):
-        made()
 
 
 TEXT = replace(
@@ -285,16 +238,6 @@ def test_pairs_without_users_have_no_history(made: Callable[..., Dataset], base:
             made(replace(TEXT, split=split))
 
 
-def test_histories_up_to_the_event_need_events(made: Callable[..., Dataset], base: Path) -> None:
-    pairs = "".join(f"about {n},i{n % 50},{n}\n" for n in range(200))
-    (base / "pairs.csv").write_text("query,item_id,at\n" + pairs)
-    assert isinstance(TEXT.data, FilesData)
-    timed = replace(TEXT, data=replace(TEXT.data, time="at"), split=SplitConfig(by="time"))
-    assert made(timed).pairs.height == 200
-    with pytest.raises(DataError, match=r'split\.history = "event" needs events of users'):
-        made(replace(timed, split=SplitConfig(by="time", history="event")))
-
-
 def test_a_negative_history_needs_negative_events(made: Callable[..., Dataset], base: Path) -> None:
     query = {**EXPERIMENT.query, "skipped": HistoryFeature("negative_history")}
     item: dict[str, FeatureSpec] = {"id": IdFeature("id")}
@@ -316,19 +259,6 @@ def test_a_negative_history_needs_negative_events(made: Callable[..., Dataset], 
                 made(clicks)
     with pytest.raises(DataError, match=r"query\.skipped is a negative history, but these data have no"):
         made(replace(clicks, data=DATA))
-
-
-def test_a_test_file_of_pairs_is_tested_on(made: Callable[..., Dataset], base: Path) -> None:
-    pairs = "".join(f"about {n},i{n % 50}\n" for n in range(200))
-    (base / "pairs.csv").write_text("query,item_id\n" + pairs)
-    (base / "tested.csv").write_text("query,item_id\nabout 7,i7\nwhat is 3,i3\n")
-    data = made(replace(TEXT, split=SplitConfig(by="file", test_file="tested.csv")))
-    assert sorted(data.part("test")["query"]) == ["about 7", "what is 3"]
-    assert data.report["dropped"] == {"pair that the test file holds too": 1}
-    assert data.report["parts"]["train"] + data.report["parts"]["validation"] == 199
-    groups = [set(data.part(part)["group"]) for part in ("train", "validation")]
-    assert not groups[0] & groups[1]
-    assert data.pairs.columns == ["query", "item_row", "weight", "group", "part"]
 
 
 def shown(report: dict[str, Any]) -> list[str]:

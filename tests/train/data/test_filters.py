@@ -43,12 +43,6 @@ def test_types_are_those_that_are_named(tmp_path: Path) -> None:
     assert items["price"].to_list() == ["12.5", ""]  # the display field stays a text
 
 
-def test_columns_of_csv_are_strings_by_default(tmp_path: Path) -> None:
-    items = read(tmp_path, FilterConfig(("price", "item_id")))
-    assert filter_kinds(items) == {"price": "string", "item_id": "string"}
-    assert filter_values(items, "price") == ["12.5", None]
-
-
 def test_a_feature_tells_the_type_of_its_column(tmp_path: Path) -> None:
     features = {
         **TITLE,

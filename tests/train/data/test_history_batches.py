@@ -74,19 +74,6 @@ def test_a_position_sees_the_end_of_its_own_history(
             assert seen == past[len(past) - len(seen) :]
 
 
-@given(PEOPLE, st.integers(1, 5), st.integers(2, 12))
-def test_without_sharing_a_query_sees_its_whole_history(
-    people: list[list[int]], max_length: int, size: int
-) -> None:
-    histories = histories_of(people, ITEMS)
-    corpus = PreparedHistories(histories, KNOWN, max_length)
-    for batch in HistoryBatches(pairs_of(histories), corpus, size, shared=False).draw((0, 0)):
-        assert batch.spans is None
-        for query, row in zip(batch.queries, corpus.rows(batch.queries).tolist(), strict=True):
-            past = expected_rows(histories, query)[-max_length:]
-            assert row == [0] * (len(row) - len(past)) + past
-
-
 @pytest.mark.parametrize("shared", [True, False])
 def test_the_same_seed_gives_the_same_batches(shared: bool) -> None:
     histories = histories_of(random_people(40, 30, longest=25), 30)
@@ -136,17 +123,6 @@ def test_a_history_that_fits_is_seen_whole() -> None:
     for batch in HistoryBatches(pairs_of(histories), corpus, 50, shared=True).draw((0, 0)):
         for query, seen, _ in seen_in(corpus, batch):
             assert seen == [2 + row for row in histories.rows(query)]
-
-
-def test_training_reads_the_same_histories_as_serving() -> None:
-    histories = histories_of([[0, 7, 3, 3, 6, 1], [], [7, 7, 5]], ITEMS)
-    corpus = PreparedHistories(histories, KNOWN, 3)
-    queries = np.arange(len(histories))
-    rows = corpus.rows(queries).tolist()
-    for query, row in zip(queries.tolist(), rows, strict=True):
-        past = expected_rows(histories, query)[-3:]
-        assert row == [0] * (3 - len(past)) + past
-    assert corpus.rows(np.array([0])).tolist() == [[0]]
 
 
 @given(PEOPLE, st.integers(1, 4), st.booleans(), st.integers(2, 9))

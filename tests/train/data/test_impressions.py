@@ -99,14 +99,6 @@ def test_a_hit_of_an_explored_answer_weighs_the_inverse_of_its_propensity(tmp_pa
     assert found.report["explored"] == 0.5
 
 
-def test_scores_of_two_interleaved_bundles_are_not_compared(tmp_path: Path) -> None:
-    teams = {"challenger": "b2", "teams": [1, 0]}
-    both = [Answer(f"r{n}", START, ["a", "b"], scores=[9.0, 0.5], others=teams) for n in range(3)]
-    found = read(tmp_path, both, [event("u", "a", START, "r0")])
-    assert found.report["bundles"] == {"b1": 3}
-    assert found.frame["weight"].is_finite().all()
-
-
 def test_request_ids_that_a_client_repeats_count_once(tmp_path: Path) -> None:
     found = read(tmp_path, [Answer("r", START, ["a"]), Answer("r", START + 5, ["b"])], [])
     assert found.frame["item_id"].to_list() == ["a"]

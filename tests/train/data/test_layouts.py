@@ -29,9 +29,7 @@ def write(folder: Path, name: str, content: str, encoding: str = "utf-8") -> Pat
 
 def events(folder: Path, item: Any = ITEM, **data: Any) -> Tables:
     section = parse({"kind": "events", **data}, EventsData)
-    return EventsSource(
-        section, source_context(folder, {"history": HistoryFeature("history")}, item, "")
-    ).read()
+    return EventsSource(section, source_context(folder, {"history": HistoryFeature("history")}, item)).read()
 
 
 def test_movielens_1m_is_read_with_names_from_the_toml(tmp_path: Path) -> None:
@@ -68,7 +66,7 @@ def test_a_separator_of_the_toml_reads_pairs_without_a_header(tmp_path: Path) ->
         },
     }
     query, item = ({"text": TextFeature("text", column)} for column in ("query", "title"))
-    tables = FilesSource(parse(section, FilesData), source_context(tmp_path, query, item, "")).read()
+    tables = FilesSource(parse(section, FilesData), source_context(tmp_path, query, item)).read()
     assert tables.pairs.select("query", "item_row").rows() == [("film with toys", 0), ("balloons", 1)]
 
 
@@ -85,7 +83,7 @@ def test_a_file_with_a_suffix_of_its_own_is_read_by_a_layout(tmp_path: Path) -> 
         "layouts": {"ml.inter": {"separator": "\t", "quoted": False}},
     }
     query, item = {"history": HistoryFeature("history")}, {"id": IdFeature("id")}
-    tables = EventsSource(parse(section, EventsData), source_context(tmp_path, query, item, "")).read()
+    tables = EventsSource(parse(section, EventsData), source_context(tmp_path, query, item)).read()
     assert tables.items["item_id"].to_list() == ['07"', "8"]
     assert tables.pairs["time"].to_list() == [9.0, 881250949.0]
 
@@ -113,13 +111,10 @@ def test_errors_name_the_file_as_the_toml_does(tmp_path: Path) -> None:
     found = events(tmp_path, {"id": ITEM["id"]}, events="ml/ratings.dat", layouts=layouts, min_user_events=1)
     assert found.items["item_id"].to_list() == ["7"]
     write(tmp_path, "ml/log.csv", "user_id,item_id\n1,\u00e9\n", "latin-1")
-    advice = r'got byte 0xe9; or set encoding = "latin-1" in \[data\.layouts\."ml/log\.csv"\]$'
+    advice = r'line 2: expected utf-8: .*; \[data\.layouts\."ml/log\.csv"\] may name another encoding$'
     with pytest.raises(DataError, match=advice):
         events(tmp_path, {"id": ITEM["id"]}, events="ml/log.csv")
-    write(tmp_path, "log.jsonl", '{"user_id": "\u00e9", "item_id": "1"}\n', "latin-1")
-    with pytest.raises(DataError, match=r"got byte 0xe9$"):
-        events(tmp_path, {"id": ITEM["id"]}, events="log.jsonl")
-    with pytest.raises(DataError, match=r"got byte 0xe9$"):
+    with pytest.raises(DataError, match=r"line 2: expected utf-8: [^;]*$"):
         read_table(tmp_path / "ml/log.csv", ["item_id"])  # such as judgements, which have no layout
 
 
@@ -132,18 +127,11 @@ def test_the_error_of_a_file_of_another_kind_says_which_layout_reads_it(tmp_path
     found = events(tmp_path, item, events="log.csv", layouts={"log.csv": {"separator": ";"}})
     assert found.items["item_id"].to_list() == ["7", "8"]
     write(tmp_path, "log.csv", "user_id,item_id\n1,7\n1,é\n", "utf-16")
-    advice = r'begins as UTF-16: set encoding = "utf-16" in \[data\.layouts\."log\.csv"\]$'
-    with pytest.raises(DataError, match=advice):
-        events(tmp_path, item, events="log.csv")
     found = events(tmp_path, item, events="log.csv", layouts={"log.csv": {"encoding": "utf-16"}})
     assert found.items["item_id"].to_list() == ["7", "é"]
-    for content in (
-        (tmp_path / "log.csv").read_bytes()[:-1],
-        b"user_id,item_id\n1,7\n",
-    ):  # cut off; UTF-8
-        (tmp_path / "log.csv").write_bytes(content)
-        with pytest.raises(DataError, match=r"log\.csv: is not UTF-16 or is cut off; \[data\.layouts"):
-            events(tmp_path, item, events="log.csv", layouts={"log.csv": {"encoding": "utf-16"}})
+    (tmp_path / "log.csv").write_bytes(b"user_id,item_id\n1,7\n")
+    with pytest.raises(DataError, match=r"log\.csv: expected utf-16: "):
+        events(tmp_path, item, events="log.csv", layouts={"log.csv": {"encoding": "utf-16"}})
 
 
 def test_the_error_of_an_open_quote_names_the_line_where_it_opens(tmp_path: Path) -> None:
@@ -157,11 +145,6 @@ def test_the_error_of_an_open_quote_names_the_line_where_it_opens(tmp_path: Path
     ("name", "layout", "expected"),
     [
         ("x.dat", None, r'a file that ends in \.dat has no header: .*layouts\."x\.dat"\] of the TOML names'),
-        (
-            "x.dat",
-            Layout(columns=("a",), quoted=True),
-            "quoted in .* goes with a separator of one .*, not with '::'",
-        ),
         ("x.data", Layout(columns=("a", "b")), "must name the separator"),
         ("x.jsonl", Layout(columns=("a",)), r"ends in \.jsonl has no layout"),
         (
@@ -192,5 +175,3 @@ def test_a_layout_has_distinct_names() -> None:
         Layout(separator="\n")
     with pytest.raises(ValueError, match="separator: expected another character than the quote"):
         Layout(separator='"')
-    with pytest.raises(ValueError, match="quoted: goes with a separator of one character, not with '::'"):
-        Layout(separator="::", quoted=True)

@@ -185,31 +185,20 @@ def test_a_log_of_one_query_says_to_split_by_time() -> None:
     ("one", "other", "are_equal"),
     [
         ("Return the name.", "return  the NAME", True),
-        ("red shoes", "Shoes, red!", True),
         ("\uff52\uff45\uff44", "red", True),  # full width
         ("red red shoes", "red shoes", False),
-        ("return the name", "return a name", False),
         ("\U0001f600", "\U0001f680", False),
         ("\u590d\u5236\u6587\u4ef6\u3002", "\u590d\u5236\u6587\u4ef6", True),
         ("\u0915\u0940", "\u0915\u093e", False),  # Hindi, which differ in a vowel sign
-        ("\u0e01\u0e34\u0e19", "\u0e01\u0e31\u0e19", False),  # Thai
         ("\u2764\ufe0f", "\u2600\ufe0f", False),  # the variation selector of an emoji is a mark
         ("sort \u2764\ufe0f", "Sort", True),
         ("c++ sort", "c sort", False),
-        ("C# sort", "c sort", False),
-        ("sort c++!", "C++ Sort", True),
-        ("a + b", "a b", True),
         ("read_csv", "read csv", True),
     ],
 )
 def test_queries_of_the_same_words_are_equal(one: str, other: str, are_equal: bool) -> None:
     first, second = word_numbers([one, other])
     assert (first == second) == are_equal
-
-
-def test_no_group_is_divided() -> None:
-    divided = assign_parts(many_groups(), SplitConfig())
-    assert divided.group_by("group").agg(pl.col("part").n_unique())["part"].max() == 1
 
 
 def test_the_seed_decides_and_the_order_of_rows_does_not() -> None:
@@ -255,16 +244,6 @@ def test_pairs_at_the_same_time_are_in_the_same_part(days: list[int]) -> None:
     assert divided.group_by("time").agg(pl.col("part").n_unique())["part"].max() == 1
     ordered = divided.sort("time")["part"].to_list()
     assert ordered == sorted(ordered, key=PARTS.index)
-
-
-def test_pairs_of_one_time_cannot_be_split_by_time() -> None:
-    with pytest.raises(DataError, match=r"train part .* smaller split\.test .* use finer times"):
-        assign_parts(pairs_of(["g"] * 20, [7.0] * 20), SplitConfig(by="time"))
-
-
-def test_a_split_by_time_needs_a_time() -> None:
-    with pytest.raises(DataError, match=r"data\.time"):
-        assign_parts(pairs_of(["a"]), SplitConfig(by="time"))
 
 
 def test_the_hash_depends_on_parts_and_pairs_but_not_on_their_order() -> None:

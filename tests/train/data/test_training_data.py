@@ -8,10 +8,10 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.stdlib import FEATURES, experiment_at, write_toml
+from tests.helpers.stdlib import experiment_at, write_toml
 from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
 from twinspire.train.data.dataset import Dataset
-from twinspire.train.data.training_data import Pairs, Positives, texts_of, training_data_of, values_of
+from twinspire.train.data.training_data import Pairs, Positives, training_data_of, values_of
 
 QUERY: dict[str, FeatureSpec] = {"text": TextFeature("text", "query")}
 ITEM: dict[str, FeatureSpec] = {"text": TextFeature("text", "title", catalogue_column="full")}
@@ -66,25 +66,6 @@ def test_queries_that_differ_in_any_feature_are_two() -> None:
     for part, pairs in training_data.parts.items():
         expected = data.pairs.filter(pl.col("part") == part).select("query", "tags", "age").rows()
         assert [rows[row] for row in pairs.query] == expected
-
-
-def test_a_text_that_two_features_read_is_read_once() -> None:
-    features: dict[str, FeatureSpec] = {**QUERY, "again": TextFeature("text", "query", max_length=3)}
-    data = dataset({"query": ["x", "y"], "item_row": [0, 1], "part": ["train", "test"]})
-    training_data = training_data_of(data, features, ITEM)
-    assert training_data.queries == {"text": ["x", "y"], "again": ["x", "y"]}
-    assert texts_of(training_data.queries, features) == ["x\nx", "y\ny"]
-
-
-def test_a_real_data_set_keeps_its_pairs(stdlib: Path, tmp_path: Path) -> None:
-    experiment, data = experiment_at(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
-    training_data = training_data_of(data, experiment.query, experiment.item)
-    texts, titles = training_data.queries["text"], training_data.items["text"]
-    for part, pairs in training_data.parts.items():
-        table = data.pairs.filter(pl.col("part") == part)
-        assert [texts[row] for row in pairs.query] == table["query"].to_list()
-        assert [titles[row] for row in pairs.item] == data.items["text"].gather(table["item_row"]).to_list()
-    assert not {*training_data.parts["train"].item} & {*training_data.parts["test"].item}
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1, max_size=30))

@@ -33,7 +33,7 @@ from twinspire.train.evaluation.baselines import (
     slist,
 )
 from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
-from twinspire.train.evaluation.ranking import BaselineFitter, Tuning, rank_by, rank_by_scores, summed
+from twinspire.train.evaluation.ranking import BaselineFitter, Tuning, rank_by_scores, summed
 from twinspire.train.evaluation.warnings import run_warnings
 from twinspire.train.metrics import mean, per_query
 from twinspire.train.models import collaborative
@@ -41,26 +41,6 @@ from twinspire.train.models.collaborative import history_matrix, interaction_mat
 from twinspire.train.paths import ROOT
 
 ITEMS = 25
-SLIST: dict[str, Any] = {
-    "alpha": 0.35,
-    "tau": 3.0,
-    "strength": 7.0,
-    "decay": 0.35,
-}  # values that no search tries
-STORED: dict[
-    str, tuple[Any, Any]
-] = {  # choice -> its baseline, and a value that it takes when that is stored
-    "lambda of EASE": (ease, 1.5),
-    "EASE, recency weights": (ease_recency, {"decay": 0.35, "own": 0.0}),
-    "item-kNN": (itemknn, {"neighbours": 7, "decay": 0.35, "own": 0.0}),
-    "SLIST": (slist, SLIST),
-}
-IMPOSSIBLE: dict[str, list[Any]] = {  # values that cannot be that choice
-    "lambda of EASE": ["1", [1.0], -1.0, math.inf, math.nan, 10**400],
-    "EASE, recency weights": [True, {"decay": 0.9}],
-    "item-kNN": [7, {"neighbours": 7.5, "decay": 0.35, "own": 0.0}],
-    "SLIST": [None, {}, 3.0, {"alpha": 0.3}, {**SLIST, "alpha": math.nan}, {**SLIST, "beta": 1.0}],
-}
 Floats = npt.NDArray[np.float64]
 
 
@@ -143,19 +123,6 @@ def test_what_a_run_has_chosen_is_not_chosen_again(
         baselines(experiment_with(), data, fitter=fitter(data))
 
 
-@pytest.mark.parametrize("name", STORED)
-def test_a_stored_choice_that_cannot_be_one_is_made_anew(data: TrainingData, name: str) -> None:
-    module, possible = STORED[name]
-
-    def settings(**stored: Any) -> Any:
-        return module.BASELINE.fit(BaselineFitter(experiment_with(), data, stored=stored)).settings
-
-    expected = settings()
-    assert settings(**{name: possible}) != expected
-    for value in IMPOSSIBLE[name]:
-        assert settings(**{name: value}) == expected, value
-
-
 def test_without_times_nothing_recent_is_measured() -> None:
     found = baselines(experiment_with(), data_of_people(random_people(20, ITEMS), ITEMS))
     assert [*found] == ["popularity", "itemknn", "slist", "ease", "ease_recency"]
@@ -231,17 +198,6 @@ def test_ease_times_recent_popularity_is_the_product(data: TrainingData) -> None
     np.testing.assert_allclose(plain, score, atol=1e-6)
 
 
-def test_what_is_popular_lately_is_not_last_where_ease_scores_below_zero() -> None:
-    data = timed(data_of_people([[0, 1, 1, 1, 2, 3], [0, 2, 3, 3]], 4, exclude_seen=False), [*range(10)])
-    weights = np.zeros((4, 4), np.float32)
-    weights[0, 1:] = -0.5
-    settings = ease_recent.RecentSettings(decay=1.0, days=WHOLE, power=1.0)
-    late = replace(data, moments=np.full(data.query_count, 1e9))
-    scores = ease_recent.scorer(summed(late, weights), RecentShares(late), settings)(np.array([1]))[0]
-    assert data.counts().tolist() == [2, 3, 1, 0]
-    assert scores[1] > scores[2] > scores[3] == 0
-
-
 def test_the_window_and_the_power_are_those_that_validation_prefers() -> None:
     """Everyone takes what is in season, whatever they took before: a season lasts ten days."""
     people, times, draw = [], [], np.random.default_rng(0)
@@ -281,27 +237,28 @@ def many_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "FEW_USERS", 0)
 
 
+def searched(data: TrainingData, curve: Sequence[float], start: int) -> tuple[float, list[float]]:
+    """The value that a search takes from these places of a curve, and the values that it tries."""
+    tuning, tried = Tuning(experiment_with(), data, lambda _: None), list[float]()
+
+    def quality(settings: Any) -> Floats:
+        tried.append(settings.strength)
+        return np.array([curve[settings.strength]])
+
+    tuning.quality = quality  # type: ignore[method-assign, assignment]
+    settings: Any = ease.EaseSettings(start)
+    found = tuning.search(settings, [("strength", [*range(len(curve))])], lambda each: each)
+    return found.strength, sorted(tried)
+
+
 @pytest.mark.usefixtures("many_users")
-def test_a_climb_finds_the_peak_in_either_direction(data: TrainingData) -> None:
-    tuning = Tuning(experiment_with(), data, lambda _: None)
-    tried: list[int] = []
-
-    for start, peak, expected in ((3, 6, [3, 4, 5, 6, 7]), (5, 2, [5, 6, 4, 3, 2, 1]), (0, 0, [0, 1])):
-        tried.clear()
-        tuning.quality = lambda value, peak=peak: np.array([(tried.append(value), -abs(value - peak))[1]])  # type: ignore
-        assert tuning.climb("x", [*range(9)], start, lambda value: value) == peak
-        assert sorted(tried) == sorted(set(expected))
-
-
-@pytest.mark.usefixtures("many_users")
-def test_a_climb_steps_over_equal_values(data: TrainingData) -> None:
-    tuning = Tuning(experiment_with(), data, lambda _: None)
-    curve = [0, 3, 1, 1, 1, 1, 2, 2, 1, 9]
-    tuning.quality = lambda place: np.array([curve[place]])  # type: ignore
-    assert tuning.climb("x", [*range(10)], 3, lambda value: value) == 6
-    assert tuning.climb("x", [*range(7)], 2, lambda value: value) == 6
-    assert tuning.climb("x", [*range(2, 6)], 3, lambda value: value) == 3
-    assert tuning.climb("x", [*range(6)], 4, lambda value: value) == 1
+def test_a_search_finds_the_peak_in_either_direction_and_steps_over_equal_values(data: TrainingData) -> None:
+    rise = [0.0, 1, 2, 3, 4, 5, 6, 5, 4]
+    assert searched(data, rise, 3) == (6, [3, 4, 5, 6, 7])
+    assert searched(data, rise[::-1], 5) == (2, [1, 2, 3, 4, 5, 6])
+    plateau = [0.0, 3, 1, 1, 1, 1, 2, 2, 1, 9]
+    assert searched(data, plateau, 3)[0] == 6
+    assert searched(data, plateau[:6], 4)[0] == 1
 
 
 @pytest.mark.usefixtures("many_users")
@@ -329,20 +286,17 @@ def test_by_few_users_a_better_setting_must_be_better_beyond_chance(
     lucky, real = np.zeros((2, users))
     lucky[0], real[::2] = 1, 1
 
-    def chosen(gain: npt.NDArray[np.float64]) -> tuple[Any, ...]:
+    def chosen(gain: Floats) -> float:
         """The better value is the last one."""
         tuning = Tuning(experiment_with(), data, lambda _: None)
-        tuning.quality = lambda value: gain * float(getattr(value, "decay", value))  # type: ignore
+        tuning.quality = lambda value: gain * value.decay  # type: ignore
         same: Any = lambda value: value  # noqa: E731
-        values = [0.1, 0.2, 0.5]
-        searched = tuning.search(slist.SlistSettings(decay=0.2), [("decay", values)], same)
-        climbed, best = tuning.climb("x", values, 0.2, same), tuning.best("x", [0.2, 0.1, 0.5], same)
-        return searched.decay, climbed, best
+        return tuning.search(slist.SlistSettings(decay=0.2), [("decay", [0.1, 0.2, 0.5])], same).decay
 
-    assert chosen(lucky) == (0.2, 0.2, 0.2)
-    assert chosen(real) == (0.5, 0.5, 0.5)
+    assert chosen(lucky) == 0.2
+    assert chosen(real) == 0.5
     monkeypatch.setattr(ranking, "FEW_USERS", users)
-    assert chosen(lucky) == (0.5, 0.5, 0.5)
+    assert chosen(lucky) == 0.5
 
 
 def test_above_its_limit_a_baseline_reads_the_items_with_most_events(
@@ -428,26 +382,6 @@ def test_steps_keep_their_distance_while_parameters_are_chosen(data: TrainingDat
     assert (factor < 1).any()
 
 
-def test_borders_of_slist_keep_their_distance_while_parameters_are_chosen() -> None:
-    people = [[0, 4, 1, 2, 3, 3], *[[0, 1, 2, 3, 3, 3]] * 3]
-    fewer = fitter(data_of_people(people, 5, exclude_seen=False)).tuning(items=4).data
-    assert fewer.item_count == 4
-    past, future = slist.transitions(fewer, 2.0)
-    # The first user's borders are 0 | 1 and 1 | 2; item 4 lay between 0 and 1.
-    np.testing.assert_allclose(past[:2].toarray()[1], [math.exp(-2 / 2), 1, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(future[:2].toarray()[0], [0, 1, math.exp(-1 / 2), 0], atol=1e-6)
-
-
-def test_queries_without_a_popular_item_are_not_drawn(data: TrainingData) -> None:
-    popular = np.argsort(-data.counts(), kind="stable")[:10]
-    validation = data.parts["validation"]
-    answered = np.unique(validation.query[np.isin(validation.item, popular)])
-    assert 15 < len(answered) < len(np.unique(validation.query))
-    drawn = np.unique(fitter(data).tuning(items=10, queries=15).data.parts["validation"].query)
-    assert len(drawn) == 15
-    assert set(drawn) <= set(answered)
-
-
 def test_ease_is_the_same_by_halves_and_in_single_precision() -> None:
     count = 600
     chosen = np.random.default_rng(0).random((900, count)) < np.linspace(0.001, 0.2, count)
@@ -530,32 +464,3 @@ def test_the_latest_borders_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slist, "LARGEST_TRANSITIONS", 5)
     for found, whole in zip(slist.transitions(late_first, 1.0), every, strict=True):
         np.testing.assert_allclose(found.toarray(), whole[[0, 1, 2, 3, 5]])
-
-
-def test_without_times_borders_are_drawn_among_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    people = [[n, n, n, 0, 0] for n in range(40)]
-    without = data_of_people(people, 40, exclude_seen=False)
-    monkeypatch.setattr(slist, "LARGEST_TRANSITIONS", 20)
-    users, again = (slist.transitions(without, 1.0)[0].tocoo().col for _ in range(2))
-    assert users.tolist() == again.tolist()
-    assert slist.transitions(without, 1.0)[0].shape == (20, 40)
-    assert users.min() < 10 and users.max() >= 30
-
-
-def test_a_query_without_a_history_gets_what_is_popular_lately(data: TrainingData) -> None:
-    first = data.parts["train"].query[:1]
-    assert data.histories is not None and not len(data.histories.rows(int(first[0])))
-    late = replace(data, moments=np.full(data.query_count, 1e9))
-    weights = collaborative.ease(interaction_matrix(data), 3.0)
-    settings = ease_recent.RecentSettings(decay=0.8, days=WHOLE, power=1.0)
-    rank = rank_by(late, ease_recent.scorer(summed(late, weights, 0.8), RecentShares(late), settings))
-    assert rank(first)[0].tolist() == np.argsort(-data.counts(), kind="stable").tolist()
-
-
-def test_fewer_queries_are_drawn_with_a_seed(data: TrainingData) -> None:
-    drawn = [np.unique(fitter(data).tuning(queries=9).data.parts["validation"].query) for _ in range(2)]
-    assert len(drawn[0]) == 9
-    assert drawn[0].tolist() == drawn[1].tolist()
-    assert len(np.unique(data.parts["validation"].query)) < ranking.TUNED_QUERIES
-    whole = fitter(data).tuning().data.parts["validation"].query
-    assert whole.tolist() == data.parts["validation"].query.tolist()

@@ -16,24 +16,20 @@ which the next one is predicted. An invalid value (an unknown item, a rating tha
 filtered events, repeats, users with few events.
 """
 
-import itertools
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-import numpy as np
 import polars as pl
 
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import Side, TextFeature
 from twinspire.train.config.checks import at_least
-from twinspire.train.data.cleaning import Cast, Derived, clean, condition
+from twinspire.train.data.cleaning import Derived, clean, condition
 from twinspire.train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
 from twinspire.train.data.item_table import ItemTable
-from twinspire.train.data.layouts import Layout
 from twinspire.train.data.source import (
     BY_FILE,
     BY_TIME,
@@ -41,15 +37,14 @@ from twinspire.train.data.source import (
     POSITIVE,
     RESERVED_OF_EVENTS,
     Source,
-    SourceConfig,
     SourceContext,
     Tables,
     add_positions,
-    check_layouts,
     keep_items,
     share_of_repeats,
     sort_and_filter,
 )
+from twinspire.train.data.table_data import TableData
 
 Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
 
@@ -58,67 +53,39 @@ FEW_REPEATS = 0.05
 
 
 @dataclass(frozen=True)
-class EventsData(SourceConfig):
-    """`[data]` of kind `events`.
-
-    Tables are CSV, TSV, JSONL, Parquet, or what `layouts` describes. Paths are
-    relative to the TOML file; a file that is not there is looked for in the folder that the environment
-    variable TWINSPIRE_DATA names.
+class EventsData(TableData):
+    """`[data]` of kind `events`. Without `time`, events are in the order of the file. `TableData` has the
+    other keys.
 
     Args:
         events: path of the table of events.
         user: column of events with the user's id.
         item: column of events with the item's id.
-        time: column of events with numbers or ISO dates; without it, events are in the order of the file.
         session: column of events with an id of the visit or order that the event belongs to.
-        label: column of events with a number; without it, every event is positive.
-        positive_from: with `label`, an event is positive if its label is at least this; without it, if its
-            label is above 0.
-        weight: column of events with the event's weight in the loss.
         items: path of the table of items; if empty, items are built from the events.
-        unknown_items: what becomes of an event whose item is not in the items table: `refuse` is an error,
-            `drop` leaves the event out and counts it.
-        blank_rows: what becomes of an event without a user, an item or a time: `refuse` is an error, `drop`
-            leaves the event out and counts it.
-        item_id: the items table's column of unique ids.
         item_columns: without an items table: column of events -> rule that gives an item's one value, from
             its training events.
-        display: columns of the items that an answer shows beside an id.
         repeats: of a user's events with the same item, `keep` keeps all, and `first` those up to the first
             positive one. With `first`, items of the history are no answers in training and evaluation.
             `auto` is `first` if at most `FEW_REPEATS` of the positive events repeat an item, else `keep`,
             and prints the share.
         min_user_events: users with fewer events than this are dropped.
-        casts: column of events -> type that it is read as.
         derive: name of a new column -> how it is computed.
         filters: conditions in SQL, such as "seconds >= 30"; events for which one is not true are dropped and
             counted.
-        item_casts: column of the items table -> type that it is read as.
-        layouts: file -> how it is written, where its suffix does not say it; see `train/data/layouts.py`.
     """
 
     kind: Literal["events"]
     events: str
     user: str = "user_id"
     item: str = "item_id"
-    time: str = ""
     session: str = ""
-    label: str = ""
-    positive_from: float | None = None
-    weight: str = ""
     items: str = ""
-    unknown_items: Literal["refuse", "drop"] = "refuse"
-    blank_rows: Literal["refuse", "drop"] = "refuse"
-    item_id: str = "item_id"
     item_columns: dict[str, Rule] = field(default_factory=dict)
-    display: tuple[str, ...] = ()
     repeats: Literal["auto", "keep", "first"] = "auto"
     min_user_events: int = 2
-    casts: dict[str, Cast] = field(default_factory=dict)
     derive: dict[str, Derived] = field(default_factory=dict)
     filters: tuple[str, ...] = ()
-    item_casts: dict[str, Cast] = field(default_factory=dict)
-    layouts: dict[str, Layout] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,8 +93,6 @@ class EventsData(SourceConfig):
         for name in ("events", "user", "item"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: expected a name, got an empty one")
-        if self.positive_from is not None and not self.label:
-            raise ValueError("positive_from: goes with label, the column of numbers that it is held against")
         if self.items and self.item_columns:
             raise ValueError("item_columns: the items table has the columns of items; leave one of them out")
         if not self.items and (self.item_casts or self.unknown_items == "drop"):
@@ -201,35 +166,23 @@ class EventsSource:
         Raises:
             DataError: a value is invalid; the text names file, row and column.
         """
-        data, test_file = self.data, self.context.test_file
+        data = self.data
         self._check_names()
-        check_layouts(data.layouts, (data.events, data.items, test_file))
-        dropped: Counter[str] = Counter()
-        logs = []
-        for name in filter(None, (data.events, test_file)):
-            raw = self.context.columns_of(name, self._names(), data.layouts, "casts")
-            rows = raw.frame.height
-            if data.blank_rows == "drop":
-                required = {data.user, data.item, data.time} & {*raw.frame.columns}
-                raw = raw.without_blank(*([each] for each in required))
-            if blank := rows - raw.frame.height:
-                dropped["blank row"] += blank
-            columns, counts = clean(raw, data.casts, data.derive, data.filters)
-            logs.append(columns)
-            dropped.update(counts)
-        items, table = self._items(logs)
+        data.check_layouts(data.events, data.items)
+        required = [[name] for name in (data.user, data.item, data.time) if name and name not in data.derive]
+        raw, blank = data.read_rows(self.context, data.events, self._names(), required)
+        log, filtered = clean(raw, data.casts, data.derive, data.filters)
+        items, table = self._items(log)
         if data.item_columns:
-            logs = _numbered(logs)
-        if data.unknown_items == "drop":
-            logs, count = _of_known_items(logs, data.item, items["item_id"])
-            dropped.update({"event of an unknown item": count} if count else {})
-        events = pl.concat([self._events(log, n > 0, items, table) for n, log in enumerate(logs)])
+            log = log.with_columns(pl.int_range(log.frame.height, dtype=pl.UInt32, eager=True).alias(LOG_ROW))
+        log, unknown = data.of_known_items(log, data.item, items["item_id"], "event of an unknown item")
+        events = self._events(log, items, table)
         share = share_of_repeats(events)
         repeats = self._repeats(share)
-        events, counts = sort_and_filter(events, repeats, data.min_user_events)
-        dropped.update(counts)
+        events, left_out = sort_and_filter(events, repeats, data.min_user_events)
+        dropped = blank | filtered | unknown | left_out
         if events.filter(POSITIVE).is_empty():
-            raise DataError(f"{logs[0].path}: no positive event is left; dropped: {dict(dropped)}")
+            raise DataError(f"{log.path}: no positive event is left; dropped: {dropped}")
         if not data.items:
             items, events = keep_items(items, events, events["item_row"].unique().sort())
         pairs, history = add_positions(events)
@@ -237,7 +190,6 @@ class EventsSource:
             self.context.console.print(f"{data.events}: data.time is not set; events are in file order")
         origin = {"events_file": data.events}
         origin |= {"items_file": data.items} if data.items else {}
-        origin |= {"test_file": test_file} if test_file else {}
         order = BY_TIME if data.time else BY_FILE
         return Tables(
             items,
@@ -249,10 +201,10 @@ class EventsSource:
             order=order,
             repeats=repeats,
             share_of_repeats=share,
-            items_from_events=partial(self.items_from_events, logs) if data.item_columns else None,
+            items_from_events=partial(self.items_from_events, log) if data.item_columns else None,
         )
 
-    def items_from_events(self, logs: list[Columns], rows: pl.Series) -> tuple[pl.DataFrame, dict[str, int]]:
+    def items_from_events(self, log: Columns, rows: pl.Series) -> tuple[pl.DataFrame, dict[str, int]]:
         """The items with values from some events alone, those of training; and reason -> number of changes.
 
         Each item has one value in training and in the catalogue, so it cannot be that of the moment of each
@@ -266,12 +218,9 @@ class EventsSource:
         """
         data, item = self.data, self.context.item
         hidden = column_names({k: spec for k, spec in item.items() if not isinstance(spec, TextFeature)})
-        built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
-        every = pl.concat([each.frame for each in built]).unique("item_id", keep="first", maintain_order=True)
-        kept = [log.keep(log.frame[LOG_ROW].is_in(rows.implode())) for log in logs]
-        given = pl.concat(
-            [build_items(log, data.item, data.item_columns, data.time, absent=True).frame for log in kept]
-        )
+        every = build_items(log, data.item, data.item_columns, data.time).frame
+        kept = log.keep(log.frame[LOG_ROW].is_in(rows.implode()))
+        given = build_items(kept, data.item, data.item_columns, data.time, absent=True).frame
         joined = every.select("item_id").join(given, on="item_id", how="left", maintain_order="left")
         columns, changed = [joined["item_id"]], {}
         for name in data.item_columns:
@@ -279,8 +228,7 @@ class EventsSource:
             source = "has none" if name in hidden else "has that of its other events"
             changed[f"item without {name!r} in training events, which {source}"] = lacking
             columns.append(joined[name] if name in hidden else joined[name].fill_null(every[name]))
-        frame = pl.DataFrame(columns)
-        table = Columns(logs[0].path, frame)
+        table = Columns(log.path, pl.DataFrame(columns))
         found = self.context.items_of(table, "item_id", data.display)
         return found, {reason: count for reason, count in changed.items() if count}
 
@@ -332,18 +280,16 @@ class EventsSource:
         needed = [*roles, *cleaned, *tested, *column_names(self.context.query), *data.item_columns]
         return [name for name in dict.fromkeys(needed) if name and name not in data.derive]
 
-    def _items(self, logs: list[Columns]) -> tuple[pl.DataFrame, str]:
+    def _items(self, log: Columns) -> tuple[pl.DataFrame, str]:
         """The items, and the name of their table for error texts."""
         data = self.data
         if data.items:
             return self.context.read_items(data.item_table(), data.display)
-        # Values from the events take precedence; the test file only adds items.
-        built = [build_items(log, data.item, data.item_columns, data.time) for log in logs]
-        tables = [self.context.items_of(each, "item_id", data.display) for each in built]
-        return pl.concat(tables).unique("item_id", keep="first", maintain_order=True), data.events
+        built = build_items(log, data.item, data.item_columns, data.time)
+        return self.context.items_of(built, "item_id", data.display), data.events
 
-    def _events(self, log: Columns, tested: bool, items: pl.DataFrame, table: str) -> pl.DataFrame:
-        """The columns of one log that `train.data.source` describes, and those of query features."""
+    def _events(self, log: Columns, items: pl.DataFrame, table: str) -> pl.DataFrame:
+        """The columns of the log that `train.data.source` describes, and those of query features."""
         data = self.data
         read = features_of(log, self.context.query)
         if data.item_columns:
@@ -357,25 +303,7 @@ class EventsSource:
             log.refuse(data.time, read["time"] < 0, "a time of at least 0 (1970-01-01)")
         if data.session:
             read["session"] = log.required(data.session, "a session")
-        if self.context.test_file:
-            read["in_test_file"] = pl.repeat(tested, log.frame.height, dtype=pl.Boolean, eager=True)
         return pl.DataFrame(read)
-
-
-def _numbered(logs: list[Columns]) -> list[Columns]:
-    """The same logs with `LOG_ROW`, which differs for all events."""
-    begins = np.cumsum([0, *(log.frame.height for log in logs)])
-    numbers = [
-        pl.int_range(a, b, dtype=pl.UInt32, eager=True) for a, b in itertools.pairwise(begins.tolist())
-    ]
-    return [log.with_columns(each.alias(LOG_ROW)) for log, each in zip(logs, numbers, strict=True)]
-
-
-def _of_known_items(logs: list[Columns], item: str, known: pl.Series) -> tuple[list[Columns], int]:
-    """The events whose item is known, and the number of the others."""
-    ids = known.to_list()
-    kept = [log.keep(log.required(item, "an item id").is_in(ids)) for log in logs]
-    return kept, sum(log.frame.height for log in logs) - sum(log.frame.height for log in kept)
 
 
 def build_items(
@@ -428,13 +356,4 @@ def _one_each(table: pl.DataFrame, name: str, rule: Rule) -> pl.DataFrame:
         )
         ranked = counts.sort(["len", "__first"], descending=[True, False])
         return ranked.unique("item_id", keep="first", maintain_order=True).select("item_id", name)
-    value = pl.col(name)
-    rules = {
-        "first": value.first,
-        "last": value.last,
-        "mean": value.mean,
-        "median": value.median,
-        "min": value.min,
-        "max": value.max,
-    }
-    return present.group_by("item_id", maintain_order=True).agg(rules[rule]())
+    return present.group_by("item_id", maintain_order=True).agg(getattr(pl.col(name), rule)())

@@ -199,8 +199,6 @@ class ServiceSource:
         Raises:
             DataError: a file or a value is invalid, or the queries lack what the towers read.
         """
-        if self.context.test_file:
-            raise DataError('service: split.test_file: expected a split of the data, such as by = "time"')
         old = self.before[1].read() if self.before else None
         if old is not None and old.items_from_events is not None:
             raise DataError(f"{self.data.before}: data.items: expected a table of items, got none")

@@ -1,11 +1,13 @@
 """EASE (Steck 2019): item-item weights of a ridge regression, summed over the history.
 
-Lambda is chosen among values three times apart, then among their neighbours. One decomposition for all values
+Lambda is chosen among values three times apart, then among those between. One decomposition for all values
 would need the eigenvectors, whose computation takes as long as a dozen of the inversions of `invert`.
 
 Of a larger catalogue the items with most events are read, and all others have the score 0. Items with equal
 scores are in the order of popularity.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,8 +25,14 @@ from twinspire.train.models import collaborative
 from twinspire.train.models.collaborative import ItemWeights, ease_of_gram, gram_matrix, interaction_matrix
 
 LARGEST = 20_000  # items; the matrix grows with the square, the time of its inverse with the cube
-STRENGTHS = tuple(float(f"{each:.2g}") for each in 300 * 3.0 ** np.arange(-8, 6))
-FINER = 3**0.5
+STRENGTHS = tuple(float(f"{each:.2g}") for each in 300 * 3.0 ** np.arange(-8, 5.5, 0.5))
+
+
+@dataclass(frozen=True)
+class EaseSettings:
+    """What is chosen on validation: lambda."""
+
+    strength: float = 300.0
 
 
 def strength(fitter: BaselineFitter) -> float:
@@ -36,12 +44,11 @@ def _strength(fitter: BaselineFitter) -> float:
     tuning = fitter.tuning(TUNED_ITEMS)
     gram = gram_matrix(interaction_matrix(tuning.data))
 
-    def scorer(value: float) -> Scorer:
-        return summed(tuning.data, ease_of_gram(gram.clone(), value).numpy())
+    def scorer(settings: EaseSettings) -> Scorer:
+        return summed(tuning.data, ease_of_gram(gram.clone(), settings.strength).numpy())
 
-    best = tuning.climb("lambda", STRENGTHS, 300.0, scorer)
-    near = [best, float(f"{best * FINER:.2g}"), float(f"{best / FINER:.2g}")]
-    return tuning.best("lambda", near, scorer)
+    near = tuning.search(EaseSettings(), [("strength", STRENGTHS[::2])], scorer)
+    return tuning.search(near, [("strength", STRENGTHS)], scorer).strength
 
 
 def weights(fitter: BaselineFitter) -> ItemWeights:

@@ -34,7 +34,7 @@ def _fit(fitter: BaselineFitter) -> FittedBaseline:
 def _choose(fitter: BaselineFitter) -> float:
     tuning = fitter.tuning()
     nearest = sorted(WINDOWS, key=lambda days: abs(WINDOWS.index(days) - WINDOWS.index(USUAL)))
-    return tuning.best("days", nearest, lambda days: _scorer(tuning.data, days))
+    return tuning.best(nearest, lambda days: _scorer(tuning.data, days))
 
 
 BASELINE = Baseline("recent_popularity", "recent popularity", has_times, _fit, "histories with times")

@@ -33,7 +33,6 @@ def source(
     folder: Path,
     log: str | bytes = LOG,
     items: str = "",
-    later: str = "",
     query: dict[str, FeatureSpec] = HISTORY,
     item: dict[str, FeatureSpec] = ID,
     name: str = "log.csv",
@@ -43,10 +42,8 @@ def source(
     if items:
         (folder / "items.csv").write_text(items)
         data["items"] = "items.csv"
-    if later:
-        (folder / "later.csv").write_text(later)
     section = parse({"kind": "events", "events": name, **data}, EventsData)
-    return EventsSource(section, source_context(folder, query, item, "later.csv" if later else ""))
+    return EventsSource(section, source_context(folder, query, item))
 
 
 def read(folder: Path, log: str = LOG, items: str = "", **others: Any) -> Tables:
@@ -138,15 +135,14 @@ def test_repeats_follow_the_share_of_repeated_events(
 ) -> None:
     pairs = [f"{n // 2},{n % 2},1\n" for n in range(events)]
     log = "user_id,item_id,at\n" + "".join(pairs) + "0,1,7\n"
-    later = "user_id,item_id,at\n" + "0,1,8\n0,1,9\n"  # is not counted
-    twice = pairs[0]  # an event that the file has twice is not a repeat either
-    data = source(tmp_path, log + twice, later=later, time="at")
+    twice = pairs[0]  # an event that the file has twice is not a repeat
+    data = source(tmp_path, log + twice, time="at")
     console = Console(file=io.StringIO(), width=50)
     tables = replace(data, context=replace(data.context, console=console)).read()
     assert tables.repeats == repeats
     assert f'log.csv: data.repeats = "{repeats}": {said}' in console.file.getvalue()  # type: ignore[attr-defined]
     again = "event with an item of which the user had a positive event before"
-    assert tables.dropped.get(again, 0) == (3 if repeats == "first" else 0)
+    assert tables.dropped.get(again, 0) == (1 if repeats == "first" else 0)
 
 
 def test_up_to_the_first_click_all_impressions_of_an_item_are_kept(tmp_path: Path) -> None:
@@ -163,15 +159,13 @@ def test_up_to_the_first_click_all_impressions_of_an_item_are_kept(tmp_path: Pat
     log = "user_id,item_id,at,click\n" + "".join(f"a,{item},{at},{click}\n" for item, at, click in shown)
     labels: dict[str, Any] = {"time": "at", "label": "click", "positive_from": 1}
 
-    def kept(repeats: str, later: str = "") -> list[tuple[Any, ...]]:
-        tables = read(tmp_path, log, later=later, repeats=repeats, **labels)
+    def kept(repeats: str) -> list[tuple[Any, ...]]:
+        tables = read(tmp_path, log, repeats=repeats, **labels)
         return [each[1:] for each in rows(tables, "time", "label")]
 
     once = [each for each in shown if each != ("z", 5, 0)]  # at the same time as the click
     assert kept("keep") == once
     assert kept("first") == [each for each in once if each not in (("x", 4, 0), ("x", 7, 1))]
-    later = "user_id,item_id,at,click\na,y,9,1\na,x,9,1\n"
-    assert kept("first", later) == [*kept("first"), ("y", 9, 1)]
     assert share_of_repeats(read(tmp_path, log, repeats="keep", **labels).pairs) == 1 / 3
 
 
@@ -204,23 +198,6 @@ def test_context_session_and_weight_are_read(tmp_path: Path) -> None:
         ("a", "x", "phone", 30.0, "s1", 2.0),
         ("a", "y", None, None, "s2", 0.5),
     ]
-
-
-def test_a_test_file_is_in_no_history(tmp_path: Path) -> None:
-    later = "user_id,item_id,at\na,x,9\nb,q,0\nnew,y,1\n"
-    tables = read(tmp_path, later=later, time="at", repeats="first")
-    assert rows(tables, "in_test_file", "position") == [
-        ("a", "z", False, 0),
-        ("a", "y", False, 1),
-        ("a", "x", False, 2),
-        ("b", "y", False, 0),
-        ("b", "x", False, 1),
-        ("b", "q", True, 2),
-        ("new", "y", True, 0),
-    ]
-    assert history(tables) == ["z", "y", "x", "y", "x"]
-    assert tables.items["item_id"].to_list() == ["x", "y", "z", "q"]
-    assert tables.dropped == {"event with an item of which the user had a positive event before": 1}
 
 
 def test_a_sample_takes_whole_users_with_their_histories(tmp_path: Path) -> None:
@@ -258,53 +235,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"log": "user_id,item_id\na,x\na,v\n", "items": ITEMS},
         r"log\.csv: row 2, column 'item_id': expected the id of an item in .*items\.csv .*, got 'v'",
     ),
-    "rating is NaN": (
-        {"log": "user_id,item_id,r\na,x,4\na,y,nan\n", "label": "r", "positive_from": 3.0},
-        r"log\.csv: row 2, column 'r': expected a number, got 'nan'",
-    ),
     "negative time": (
         {"log": "user_id,item_id,at\na,x,4\na,y,-1\n", "time": "at"},
         r"log\.csv: row 2, column 'at': expected a time of at least 0 \(1970-01-01\), got '-1'",
     ),
-    "no number": (
-        {"log": "user_id,item_id,at\na,x,7\na,y,soon\n", "time": "at"},
-        r"log\.csv: row 2, column 'at': expected a number or an ISO date, got 'soon'",
-    ),
-    "no time": (
-        {"log": "user_id,item_id,at\na,x,2020-01-01\na,y,soon\n", "time": "at"},
-        r"log\.csv: row 2, column 'at': expected a number or an ISO date, got 'soon'",
-    ),
-    "no user": ({"log": "user_id,item_id\n,x\n"}, r"row 1, column 'user_id': expected a user, got null"),
-    "no item": ({"log": "user_id,item_id\na,\n"}, r"row 1, column 'item_id': expected an item id, got null"),
-    "no session": (
-        {"log": "user_id,item_id,s\na,x,1\na,y,\n", "session": "s"},
-        r"row 2, column 's': expected a session, got null",
-    ),
-    "negative weight": (
-        {"log": "user_id,item_id,w\na,x,-1\n", "weight": "w"},
-        r"row 1, column 'w': expected a number of at least 0, got '-1'",
-    ),
-    "missing column": (
-        {"time": "when"},
-        r"log\.csv: column 'when' is missing; columns present: user_id, item_id, at",
-    ),
-    "no label": (
-        {"log": "user_id,item_id,r\na,x,4\na,y,\n", "label": "r"},
-        r"row 2, column 'r': expected a number, got null",
-    ),
-    "items without ids": (
-        {"items": "sku,title\nx,Ex\n"},
-        r"items\.csv: column 'item_id' is missing; columns present: sku, title",
-    ),
-    "item twice": (
-        {"items": ITEMS + "x,Again\n"},
-        r"items\.csv: row 5, column 'item_id': .*once",
-    ),
     "only short users": ({"min_user_events": 9}, r"no positive event is left; dropped: .*fewer than 9.*: 5"),
-    "nothing positive": (
-        {"log": "user_id,item_id,r\na,x,1\na,y,1\n", "label": "r", "positive_from": 2.0},
-        r"no positive event is left",
-    ),
     "reserved": (
         {"query": {"p": CategoryFeature("category", "position")}},
         r"log\.csv: a query feature cannot read 'position': rename it",
@@ -320,10 +255,6 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
             "filters": ["user_id IS NOT NULL"],
         },
         r"log\.csv: row 4, column 'at': expected a time of at least 0",
-    ),
-    "test file": (
-        {"later": "user_id,item_id\na,\n"},
-        r"later\.csv: row 1, column 'item_id': expected an item id, got null",
     ),
 }
 

@@ -6,14 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 from rich.console import Console
 
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.toml_config import KindsIn
-from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config import read_experiment
 from twinspire.train.data import sources
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.source import SourceConfig
@@ -39,12 +39,6 @@ def test_every_module_defines_its_kind(kind: str) -> None:
     hint = get_type_hints(schema)["kind"]
     assert get_origin(hint) is Literal
     assert get_args(hint) == (kind,)
-
-
-def test_the_experiment_names_the_package_and_no_kind() -> None:
-    hint = get_type_hints(Experiment, include_extras=True)["data"]
-    assert get_origin(hint) is Annotated
-    assert KINDS in hint.__metadata__
 
 
 def test_a_new_kind_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,12 +83,6 @@ def test_another_wheel_is_refused(tmp_path: Path, console: Console) -> None:
     assert wheel(tmp_path, console, sha256=record(path).sha256) == path
 
 
-def test_a_file_that_is_no_wheel_is_named(tmp_path: Path) -> None:
-    (tmp_path / WHEEL).write_bytes(b"not found")
-    with pytest.raises(DataError, match=r"ml-100k\.item: cannot be read"):
-        read(tmp_path / WHEEL, MovielensData("movielens"))
-
-
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only folder in which pip finds packages."""

@@ -209,19 +209,6 @@ def test_events_of_users_become_pairs_with_histories(tmp_path: Path) -> None:
     assert ("lamp", "u1", 0) not in labelled  # u1 had it before, and histories have an item once
 
 
-def test_a_click_after_the_window_has_the_weight_of_an_event_without_an_answer(tmp_path: Path) -> None:
-    shop(tmp_path)
-    items = [*("lamp", "desk", "chair", "sofa")] * 5
-    answers = [Answer(f"s{n}", START + n, items[n % 4 : n % 4 + 4], user="u9") for n in range(20)]
-    clicks = [event("u9", items[n % 4 + n % 2], START + n + 1, f"s{n}") for n in range(20)]
-    late, other = (event("u7", "sofa", START + 30 * HOUR, "s0"), event("u8", "sofa", START + 30 * HOUR))
-    write_log(tmp_path / "many", answers)
-    write_events(tmp_path / "events.parquet", [*clicks, late, other])
-    pairs = opened(tmp_path, HISTORY, negatives=False, log="many", before_weight=0.0).read().pairs
-    weight = {user: pairs.filter(pl.col("group") == user)["weight"].to_list() for user in ("u7", "u8")}
-    assert weight["u7"] == weight["u8"] and len(weight["u7"]) == 1
-
-
 EXPLORED = {"propensities": [0.5] * 3, "candidate_ids": ["lamp", "desk", "chair"], "temperature": 1.0}
 
 
@@ -272,13 +259,6 @@ def test_a_data_set_says_how_much_of_test_a_ranking_alone_chose(
     left_out = [count for why, count in found.report["dropped"].items() if "a ranking alone" in why]
     assert left_out == ([240] if elsewhere else [])
     assert found.report["parts"]["test"] == (120 if elsewhere else 240)
-
-
-def test_histories_need_no_closed_answer(tmp_path: Path) -> None:
-    shop(tmp_path)
-    tables = opened(tmp_path, HISTORY, negatives=False, window_hours=1000.0, before_weight=0.0).read()
-    assert tables.pairs.height == 6
-    assert any("0 answers of never to never" in line for line in tables.origin["notes"])
 
 
 def test_without_a_positive_event_the_error_names_the_types(tmp_path: Path) -> None:
