@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,36 +77,6 @@ def test_the_versions_of_imported_libraries_count(tree: Path, monkeypatch: pytes
             fingerprint, "_version", lambda name, it=changed: "0" if name == it else version(name)
         )
         assert (code_fingerprint("twinspire.train.stage") == known) == same
-
-
-def test_the_encoding_of_the_locale_does_not_count(tree: Path) -> None:
-    (tree / "train" / "stage.py").write_text("word = 'größer'\n", encoding="utf-8")
-    code = (
-        "import sys, pathlib, twinspire.train.fingerprint as it\nit.ROOT = pathlib.Path(sys.argv[1])\n"
-        "print(it.code_fingerprint('twinspire.train.stage'))"
-    )
-    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    command = [sys.executable, "-c", code, str(tree)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.stdout.strip() == code_fingerprint("twinspire.train.stage"), done.stderr
-
-
-def test_an_installed_package_keeps_its_files_in_the_current_directory(tmp_path: Path) -> None:
-    installed, here = tmp_path / "site-packages" / "twinspire" / "train", tmp_path / "here"
-    for folder in (installed, here):
-        folder.mkdir(parents=True)
-    (installed / "__init__.py").touch()
-    shutil.copy(ROOT / "train" / "paths.py", installed)
-    code = (
-        "from twinspire.train.paths import CACHE, CONFIGS, MLRUNS\nprint(CACHE, CONFIGS, MLRUNS, sep='\\n')"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "TWINSPIRE_CACHE"}
-    environment["PYTHONPATH"] = str(installed.parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=here, env=environment
-    )
-    expected = [str(here / name) for name in (".cache", "train/configs", "mlruns")]
-    assert done.stdout.splitlines() == expected, done.stderr
 
 
 def test_another_cache_is_honoured_by_every_stage(tmp_path: Path) -> None:

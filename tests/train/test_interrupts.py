@@ -81,8 +81,7 @@ execute(run)
     assert (found, said) == (code, f"\na line of the command\n{FORCED}\n")
 
 
-@BOTH
-def test_other_code_ends_by_an_exception(number: int, code: int) -> None:
+def test_other_code_ends_by_an_exception() -> None:
     script = """
 def run():
     try:
@@ -93,20 +92,7 @@ def run():
         print("cleaned up", file=sys.stderr)
 execute(run)
 """
-    found, said = interrupted(script, number)
-    assert (found, said) == (code, f"cleaned up\n{'interrupted' if code == 130 else 'terminated'}\n")
-
-
-def test_a_thread_that_does_not_end_does_not_delay_the_end() -> None:
-    script = """
-def run():
-    threading.Thread(target=endless).start()
-    time.sleep(1000)
-execute(run)
-"""
-    found, said = interrupted(script, signal.SIGINT)
-    assert found == 130
-    assert said.startswith("interrupted\n")
+    assert interrupted(script, signal.SIGTERM) == (143, "cleaned up\nterminated\n")
 
 
 def test_a_signal_that_was_acknowledged_ends_nothing() -> None:

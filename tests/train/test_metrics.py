@@ -9,7 +9,6 @@ import pytest
 from ir_measures import RR, R, nDCG
 
 from twinspire.train.metrics import (
-    CUTOFFS,
     HEADLINE,
     MAIN_AND_RECALL,
     OF_COLD_START,
@@ -20,7 +19,6 @@ from twinspire.train.metrics import (
     Selection,
     catalogue_metrics,
     mean,
-    metric_label,
     ndcg,
     per_query,
 )
@@ -59,84 +57,11 @@ def test_ndcg_reads_all_places_that_it_is_given() -> None:
     np.testing.assert_allclose(ndcg(many, some), per_query(many, some)["ndcg_at_10"])
 
 
-@pytest.mark.parametrize("most", [1, 7])
-def test_of_many_queries_each_is_measured_by_its_own_items(most: int) -> None:
-    random = np.random.default_rng(0)
-    ranked = np.stack([random.permutation(120)[:100] for _ in range(40)])
-    for query in range(0, 40, 3):
-        ranked[query, random.integers(1, 100) :] = -1  # no more items were found
-    relevant = [random.permutation(120)[: random.integers(1, most + 1)] for _ in range(40)]
-    found = per_query(ranked, relevant)
-    for k in CUTOFFS:
-        expected = [
-            len({*row[:k].tolist()} & {*items.tolist()}) / len(items)
-            for row, items in zip(ranked, relevant, strict=True)
-        ]
-        assert found[f"recall_at_{k}"].tolist() == expected
-    for n, (row, items) in enumerate(zip(ranked.tolist(), relevant, strict=True)):
-        places = [place for place, item in enumerate(row[:10], 1) if item in items]
-        ideal = sum(1 / log2(1 + place) for place in range(1, len(items) + 1))
-        assert found["mrr_at_10"][n] == pytest.approx(1 / places[0] if places else 0)
-        assert found["ndcg_at_10"][n] == pytest.approx(sum(1 / log2(1 + place) for place in places) / ideal)
-    with pytest.raises(ValueError, match="40 rankings of 39 queries"):
-        per_query(ranked, relevant[1:])
-    with pytest.raises(ValueError, match="query 3 has no relevant items"):
-        per_query(ranked, [*relevant[:3], relevant[3][:0], *relevant[4:]])
-
-
-def test_gains_weigh_in_ndcg_alone() -> None:
-    relevant = [np.array([3, 5]), np.array([0, 2, 3]), np.array([9])]
-    gains = [np.array([4, 1]), np.array([1, 3, 2]), np.array([2])]
-    found, plain = per_query(RANKED, relevant, gains), per_query(RANKED, relevant)
-    ideal = [4 + 1 / log2(3), 3 + 2 / log2(3) + 1 / log2(4)]
-    expected = [(4 / log2(3) + 1 / log2(4)) / ideal[0], (3 + 1 / log2(6)) / ideal[1], 0]
-    np.testing.assert_allclose(found.pop("ndcg_at_10"), expected)
-    assert plain.pop("ndcg_at_10").tolist() != expected
-    for name, values in plain.items():
-        np.testing.assert_array_equal(found[name], values)
-
-
-def test_the_ideal_holds_the_ten_highest_gains() -> None:
-    gains = np.array([1, 5, 2, 1, 1, 3, 1, 1, 1, 1, 4, 1])
-    best = np.argsort(-gains, kind="stable")
-    assert per_query(best[None], [np.arange(12)], [gains])["ndcg_at_10"][0] == pytest.approx(1)
-    assert per_query(best[::-1][None], [np.arange(12)], [gains])["ndcg_at_10"][0] < 0.6
-
-
-def test_gains_of_one_are_no_gains() -> None:
-    ones = [np.ones_like(items) for items in RELEVANT]
-    for name, values in per_query(RANKED, RELEVANT).items():
-        np.testing.assert_allclose(per_query(RANKED, RELEVANT, ones)[name], values, rtol=1e-15)
-
-
-def test_cutoffs_are_honoured() -> None:
-    ranked = np.arange(200)[None]
-    places = [cutoff + n for cutoff in CUTOFFS for n in (-1, 0)]
-    for cutoff in CUTOFFS:
-        for place in places:
-            found = per_query(ranked, [np.array([place])])
-            assert found[f"recall_at_{cutoff}"][0] == (place < cutoff)
-            assert found.get(f"hr_at_{cutoff}", [place < cutoff])[0] == (place < cutoff)
-    at = {place: per_query(ranked, [np.array([place])]) for place in (0, 9, 10, 99, 100)}
-    assert [found["mrr_at_10"][0] for found in at.values()] == [1, 0.1, 0, 0, 0]
-    assert [found["ndcg_at_10"][0] > 0 for found in at.values()] == [True, True, False, False, False]
-
-
-def test_more_relevant_items_than_places_can_still_be_perfect() -> None:
-    found = per_query(np.arange(20)[None], [np.arange(15)])
-    assert found["ndcg_at_10"][0] == pytest.approx(1)
-    assert found["recall_at_10"][0] == pytest.approx(10 / 15)
-
-
-def test_nothing_found_is_zero_and_not_an_error() -> None:
-    found = per_query(np.full((1, 3), -1), [np.array([4])])
-    assert set(mean(found).values()) == {0.0}
-
-
-def test_the_mean_is_over_queries() -> None:
-    found = mean(per_query(RANKED, RELEVANT))
-    assert found["recall_at_10"] == pytest.approx((1 + 2 / 3 + 0) / 3)
-    assert found["mrr_at_10"] == pytest.approx((1 / 3 + 1 + 0) / 3)
+def test_rankings_and_answers_are_of_the_same_queries() -> None:
+    with pytest.raises(ValueError, match="3 rankings of 2 queries"):
+        per_query(RANKED, RELEVANT[1:])
+    with pytest.raises(ValueError, match="query 1 has no relevant items"):
+        per_query(RANKED, [RELEVANT[0], RELEVANT[1][:0], RELEVANT[2]])
 
 
 def test_coverage_and_popularity_by_hand() -> None:
@@ -148,11 +73,6 @@ def test_coverage_and_popularity_by_hand() -> None:
     first = catalogue_metrics(ranked, counts, k=1)
     assert first == {"coverage_at_1": pytest.approx(2 / 5), "popularity_at_1": pytest.approx(6 / 8)}
     assert catalogue_metrics(np.full((2, 3), -1), counts) == {"coverage_at_10": 0, "popularity_at_10": 0}
-
-
-def test_metrics_are_spelt_as_people_do() -> None:
-    names = ["ndcg_at_10", "mrr_at_10", "hr_at_50", "recall_at_100", "auc"]
-    assert [metric_label(name) for name in names] == ["nDCG@10", "MRR@10", "HR@50", "recall@100", "AUC"]
 
 
 def test_each_metric_of_a_ranking_has_its_name() -> None:

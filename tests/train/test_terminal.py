@@ -49,17 +49,6 @@ def test_many_rankings_have_a_row_each_that_fits_a_terminal() -> None:
     assert not any("…" in line for line in lines)
 
 
-def test_recall_at_20_is_told_of_histories() -> None:
-    at_20 = {f"{prefix}recall_at_20": 0.375 for prefix in ("", "popularity_", "itemknn_", "ease_")}
-    interval = {"recall_at_20_low": 0.25, "recall_at_20_high": 0.5}
-    lines = shown(FILMS | at_20 | interval | {"coverage_at_10": 0.5})
-    assert [line.split()[0] for line in lines[3:6]] == ["recall@10", "recall@20", "recall@100"]
-    assert lines[4].split()[1:] == ["0.3750"] * 4
-    found = "recall@20 0.2500 to 0.5000, nDCG@10 0.1250 to 0.5000"
-    assert lines[-1] == f"two-tower, 95 % intervals, 7 users drawn: {found}"
-    assert "recall@20" not in "\n".join(shown(FILMS | at_20))
-
-
 def test_the_difference_to_the_best_baseline_is_told_by_each_metric() -> None:
     differences = {
         "ease_difference_ndcg_at_10": 0.05,
@@ -82,63 +71,38 @@ def test_the_difference_to_the_best_baseline_is_told_by_each_metric() -> None:
 
 def test_known_and_new_queries_stand_side_by_side_where_queries_repeat() -> None:
     groups = ("seen", "unseen", "head", "tail", "traffic")
-    values = {"": 0.5, "popularity_": 0.25, "itemknn_": 0.125, "ease_": 0.375}
-    of_groups = {f"{group}_queries": 1000.0 + n for n, group in enumerate(groups)}
-    of_groups |= {f"{prefix}{each}_ndcg_at_10": value for prefix, value in values.items() for each in groups}
+    metrics = {**FILMS, "queries": 3000.0, **{f"{group}_queries": 1000.0 for group in groups}}
+    for prefix, value in {"": 0.5, "popularity_": 0.25, "itemknn_": 0.125, "ease_": 0.375}.items():
+        metrics |= {f"{prefix}{group}_ndcg_at_10": value for group in groups}
     for end, value in (("", 0.125), ("_low", -0.25), ("_high", 0.5)):
-        of_groups[f"ease_difference_unseen_ndcg_at_10{end}"] = value
-    console = Console(file=io.StringIO(), width=80)
-    show_fit({**RESULT, "metrics": {**FILMS, "queries": 3000.0, **of_groups}}, console)
-    lines = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    start = lines.index(["nDCG@10,", "test", "all", *groups])
-    assert lines[start + 1] == ["queries", "3,000", "1,000", "1,001", "1,002", "1,003", "1,004"]
-    assert lines[start + 2] == ["two-tower", "0.2500", *["0.5000"] * 5]
-    assert lines[start + 5] == ["EASE", "0.2000", *["0.3750"] * 5]
-    assert " ".join(lines[start + 6]) == (
-        "nDCG@10, difference to the best baseline, 95 % intervals, 7 users drawn: "
-        "unseen +0.1250 (-0.2500 to +0.5000, EASE: no difference beyond chance)"
+        metrics[f"ease_difference_unseen_ndcg_at_10{end}"] = value
+    lines = shown(metrics)
+    cells = [line.split() for line in lines]
+    assert ["queries", "3,000", *["1,000"] * 5] in cells
+    assert ["EASE", "0.2000", *["0.3750"] * 5] in cells
+    assert any(
+        "unseen +0.1250 (-0.2500 to +0.5000, EASE: no difference beyond chance)" in each for each in lines
     )
-    assert lines[start + 7][0] == "seen:"
     assert not any("seen:" in line for line in shown(FILMS))
 
 
 def test_the_cold_and_the_labelled_are_told_where_there_are_any() -> None:
-    cold: dict[str, float] = {
-        "cold_users_queries": 1200.0,
-        "cold_users_hr_at_10": 0.125,
-        "cold_users_ndcg_at_10": 0.0625,
-        "cold_queries": 7.0,
-        "cold_hr_at_50": 0.5,
-        "cold_popularity_hr_at_50": 0.25,
-        "cold_random_hr_at_50": 0.125,
-        "auc": 0.75,
-        "log_loss": 0.5,
-        "itemmean_auc": 0.625,
-        "ece": 0.0125,
-        "itemmean_log_loss": 0.5625,
-        "itemmean_auc_gain": 0.125,
-        "itemmean_log_loss_gain": 0.0625,
-        "itemmean_log_loss_gain_low": 0.03125,
-        "itemmean_log_loss_gain_high": 0.09375,
-    }
+    names = ("cold_users_hr_at_10", "cold_users_ndcg_at_10", "cold_hr_at_50", "cold_popularity_hr_at_50")
+    cold = dict.fromkeys((*names, "cold_random_hr_at_50"), 0.125)
+    cold |= {"cold_users_queries": 1200.0, "cold_queries": 7.0}
     lines = shown(FILMS | cold)
-    assert lines[-2:] == [
-        "1,200 queries without a history: HR@10 0.1250, nDCG@10 0.0625",
-        "items kept out of training, HR@50: by content 0.5000, by popularity 0.2500, at random 0.1250",
-    ]
+    assert lines[-2].startswith("1,200 queries without a history: HR@10 0.1250")
+    assert lines[-1].startswith("items kept out of training, HR@50: by content 0.1250")
+    labels = {"auc": 0.75, "log_loss": 0.5, "ece": 0.0125, "itemmean_auc": 0.625, "itemmean_auc_gain": 0.125}
+    labels |= {"itemmean_auc_gain_low": 0.03125, "itemmean_auc_gain_high": 0.25}
+    labels |= {"auc_low": 0.7, "auc_high": 0.8}
+    lines = shown(FILMS | labels)
     # Towers that predict a probability are judged by their labels, so these come first.
-    table = [line.split() for line in lines[1:4]]
-    assert table[0] == "labelled pairs AUC log loss ECE AUC gain log loss gain".split()
-    assert table[1] == "two-tower 0.7500 0.5000 0.0125".split()
-    assert table[2] == "item means 0.6250 0.5625 +0.1250 +0.0625 (+0.0312 to +0.0938)".split()
+    assert lines[2].split() == "two-tower 0.7500 0.5000 0.0125".split()
+    assert lines[3].split() == "item means 0.6250 +0.1250 (+0.0312 to +0.2500)".split()
     assert lines[4].lstrip().startswith("test, exact search")
-    of_labels = {"auc_low": 0.7, "auc_high": 0.8, "log_loss_low": 0.25, "log_loss_high": 0.75}
-    found = "AUC 0.7000 to 0.8000, log loss 0.2500 to 0.7500"
-    lines = shown(FILMS | cold | of_labels)
-    assert f"two-tower, 95 % intervals, 9 users drawn: {found}" in lines
-    assert "two-tower, 95 % intervals, 7 users drawn: nDCG@10 0.1250 to 0.5000" in lines
-    del cold["log_loss"], cold["ece"]  # of other towers the rankings come first
-    assert shown(FILMS | cold)[-2].split() == ["two-tower", "0.7500"]
+    assert "two-tower, 95 % intervals, 9 users drawn: AUC 0.7000 to 0.8000" in lines
+    assert shown(FILMS | {"auc": 0.75})[-1].split() == ["two-tower", "0.7500"]  # the rankings come first
 
 
 def test_what_was_chosen_for_a_baseline_and_the_warnings_are_told() -> None:

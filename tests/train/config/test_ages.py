@@ -33,22 +33,12 @@ def test_a_tower_that_reads_ages_has_what_it_needs() -> None:
     ("tower", "query", "said"),
     [
         (SequenceTower("sequence", recent_popularity=8), {"history": DATED, "time": TIME}, NEEDS),
-        (
-            HistoryTower("history"),
-            {"history": DATED},
-            r'query\.history\.times: needs a feature of kind "time"',
-        ),
         (ComirecTower("comirec"), {"history": DATED}, NEEDS),
         (READS, {"history": DATED}, r'query\.history\.times: needs a feature of kind "time" beside it'),
         (
             READS,
             {"history": HistoryFeature("history"), "time": TIME},
             r"tower\.ages: expected false without a history with times = true",
-        ),
-        (
-            SequenceTower("sequence"),
-            {"history": HistoryFeature("history"), "time": TIME},
-            r"tower\.recent_popularity above 0 or tower\.ages = true",
         ),
         *(
             (

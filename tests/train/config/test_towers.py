@@ -73,7 +73,6 @@ WRONG += [
     ({**SEQUENCE, name: 1.0}, f"tower.{name}: expected 0 to below 1, got 1.0")
     for name in ("dropout", "input_dropout", "query_dropout", "history_dropout")
 ]
-WRONG += []
 
 
 @pytest.mark.parametrize(("section", "said"), WRONG, ids=[said for _, said in WRONG])
@@ -100,37 +99,18 @@ def test_words_beside_the_encoder_are_read_by_pretrained_sides() -> None:
     assert both.is_hashed
     assert both.buckets is FROM_DATA
     assert [both.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES] == ["both", "both"]
-    for changed, expected in (
-        ({}, "both"),
-        ({"words_beside": True}, "both"),
-        ({"words_beside": False}, "tokens"),
-    ):
+    for changed, expected in (({}, "both"), ({"words_beside": False}, "tokens")):
         item = parse({**PRETRAINED, "query": "hashed", **changed}, TowerConfig, "tower")
         inputs = [item.with_inputs(side, {"text": TEXT})["text"].input for side in SIDES]
         assert inputs == ["code_points", expected]
         stored = item.with_english_defaults()  # a run stores what was chosen from the data
         assert parse(to_table(stored), TowerConfig, "tower") == stored
         assert (item.query_hidden, item.orders) == (0, (3,))  # at the latency of `bag`
-    assert parse(PRETRAINED, TowerConfig, "tower").query_hidden == 256
-    assert not parse(PRETRAINED, TowerConfig, "tower").words_beside
-    distilled = parse({**PRETRAINED, "query": "hashed", "item": "hashed"}, TowerConfig, "tower")
-    distilled = distilled.with_english_defaults()
-    assert not distilled.words_beside
-    assert parse(to_table(distilled), TowerConfig, "tower") == distilled
-
-
-def test_a_pretrained_tower_has_no_ngrams_to_choose() -> None:
-    tower = parse(PRETRAINED, TowerConfig, "tower")
-    assert (tower.characters, tower.buckets) == ((), 131_072)
-    assert parse(to_table(tower), TowerConfig, "tower") == tower  # as a run describes it
 
 
 def test_the_model_is_beside_the_toml() -> None:
     tower = TransformerTower("transformer", "models/mini")
     assert tower.in_folder(Path("/data")).features_folder == Path("/data/models/mini")
-    absolute = TransformerTower("transformer", "/models/mini").in_folder(Path("/data"))
-    assert absolute.features_folder == Path("/models/mini")
-    assert BagTower("bag").in_folder(Path("/data")) == BagTower("bag")
 
 
 def test_a_pretrained_tower_needs_texts_and_reads_no_history() -> None:

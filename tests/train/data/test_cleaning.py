@@ -44,19 +44,6 @@ def test_casts_come_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cast", "value", "message"),
-    [
-        ("integer", "1.5", "row 2, column 'c': expected a whole number, got '1.5'"),
-        ("number", "many", "row 2, column 'c': expected a finite number, got 'many'"),
-        ("time", "today", "row 2, column 'c': expected a number or an ISO date, got 'today'"),
-    ],
-)
-def test_a_value_that_does_not_fit_its_cast_is_named(cast: str, value: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        cleaned({"c": ["1", value]}, casts={"c": cast})
-
-
-@pytest.mark.parametrize(
     ("take", "expected"),
     [
         ("hour", ["23", "0"]),

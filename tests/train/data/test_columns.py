@@ -11,10 +11,10 @@ import pytest
 
 from tests.helpers.sources import source_context
 from twinspire.protos.errors import DataError
-from twinspire.protos.features import CategoryFeature, HistoryFeature, IdFeature
+from twinspire.protos.features import HistoryFeature, IdFeature
 from twinspire.protos.toml_config import parse
 from twinspire.train.data.cleaning import cast_columns
-from twinspire.train.data.columns import Columns, features_of
+from twinspire.train.data.columns import Columns
 from twinspire.train.data.source import Tables
 from twinspire.train.data.sources.events import EventsData, EventsSource
 
@@ -66,20 +66,14 @@ def test_a_float_that_is_no_id_is_refused() -> None:
         cast_columns(columns([1.0, 1.5]), {"at": "id"})
 
 
-@pytest.mark.parametrize("casts", ["casts", "item_casts"])
-def test_floats_as_ids_are_refused_with_the_key_of_their_casts(casts: str) -> None:
-    read = replace(columns([1.0]), casts=casts)
-    hint = re.escape(f'expected an id, got 1.0; {casts}."at" = "id" in [data] reads 1.0 as "1"')
+def test_floats_as_ids_are_refused_with_the_key_of_their_casts() -> None:
+    read = replace(columns([1.0]), casts="item_casts")
+    hint = re.escape('expected an id, got 1.0; item_casts."at" = "id" in [data] reads 1.0 as "1"')
     for kept in (read, read.keep(pl.Series([True])), read.with_columns(pl.Series("other", [1]))):
         with pytest.raises(DataError, match=f"{hint}$"):
             kept.unique_ids("at")
-    said = re.escape(f'expected a string, got 2.0; {casts}."at" = "id" in [data] reads 2.0 as "2"')
-    with pytest.raises(DataError, match=f"{said}$"):  # as a category of a query, which may be its user's id
-        features_of(replace(columns([None, 2.0]), casts=casts), {"user": CategoryFeature("category", "at")})
     with pytest.raises(DataError, match=r"expected a string, got 1\.5$"):
-        replace(columns([1.5]), casts=casts).strings("at")
-    with pytest.raises(DataError, match=r"expected an id, got 1\.0$"):
-        columns([1.0]).unique_ids("at")  # of a source without casts
+        replace(columns([1.5]), casts="casts").strings("at")
 
 
 def events(folder: Path, **data: Any) -> Tables:
@@ -91,13 +85,6 @@ def events(folder: Path, **data: Any) -> Tables:
     )
     query = {"history": HistoryFeature("history")}
     return EventsSource(section, source_context(folder, query, {"id": IdFeature("id")})).read()
-
-
-def test_sources_name_the_casts_of_each_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r'log\.parquet: .*; casts\."item_id" = "id" in \[data\]'):
-        events(tmp_path, casts={})
-    with pytest.raises(DataError, match=r'items\.parquet: .*; item_casts\."item_id" = "id" in \[data\]'):
-        events(tmp_path, item_casts={})
 
 
 def test_events_of_items_that_the_table_lacks_are_refused_or_dropped_and_counted(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from twinspire.protos.errors import DataError
 from twinspire.protos.features import TextFeature
 from twinspire.train.config import Experiment, SplitConfig, TrainingConfig
 from twinspire.train.config.losses import InBatchSoftmax
-from twinspire.train.config.towers import BagTower, DssmTower
+from twinspire.train.config.towers import BagTower
 from twinspire.train.data import dataset
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.source import Tables, collapse_spaces, contains_query, sample_groups, without_query
@@ -135,12 +135,6 @@ def test_a_setting_that_the_tables_depend_on_makes_another(
     made: Callable[..., Dataset], changed: Experiment
 ) -> None:
     assert made(changed).folder != made().folder
-
-
-def test_a_setting_that_the_tables_do_not_depend_on_makes_no_other(made: Callable[..., Dataset]) -> None:
-    longer = replace(TITLE, max_length=512)
-    other = replace(EXPERIMENT, item={"text": longer}, tower=DssmTower("dssm"))
-    assert made(other).folder == made().folder
 
 
 def test_a_changed_file_makes_another(made: Callable[..., Dataset], base: Path) -> None:

@@ -27,7 +27,7 @@ from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower, ClicksTower, SequenceTower
 from twinspire.train.data.cleaning import Derived
 from twinspire.train.data.dataset import Dataset, prepare
-from twinspire.train.data.sources.events import FEW_REPEATS, EventsData
+from twinspire.train.data.sources.events import EventsData
 from twinspire.train.data.sources.files import FilesData
 from twinspire.train.data.training_data import training_data_of
 
@@ -192,16 +192,6 @@ def test_steps_are_sessions_where_the_split_is_by_session(made: Callable[..., Da
     assert len({*seen.values()}) == len(seen)
 
 
-def test_the_hash_depends_on_the_order_of_a_users_events(made: Callable[..., Dataset], base: Path) -> None:
-    known = made().split_hash
-    log = pl.read_csv(base / "log.csv", infer_schema=False)
-    log.reverse().write_csv(base / "log.csv")
-    assert made().split_hash == known, "the order of the file is nothing where there are times"
-    swapped = pl.when(pl.col("at") == "0").then(pl.lit("8000000")).otherwise(pl.col("at"))
-    log.with_columns(swapped.alias("at")).write_csv(base / "log.csv")
-    assert made().split_hash != known
-
-
 TEXT = replace(
     EXPERIMENT,
     data=FilesData("files", "items.csv", "pairs.csv"),
@@ -238,60 +228,22 @@ def test_pairs_without_users_have_no_history(made: Callable[..., Dataset], base:
             made(replace(TEXT, split=split))
 
 
-def test_a_negative_history_needs_negative_events(made: Callable[..., Dataset], base: Path) -> None:
+def test_a_negative_history_needs_negative_events(made: Callable[..., Dataset]) -> None:
     query = {**EXPERIMENT.query, "skipped": HistoryFeature("negative_history")}
-    item: dict[str, FeatureSpec] = {"id": IdFeature("id")}
     tower = ClicksTower("clicks")
-    labelled = replace(DATA, label="clicked", positive_from=1)
-    clicks = replace(
-        EXPERIMENT, data=labelled, query=query, item=item, tower=tower, loss=tower.usual_loss, split=TIME
-    )
-    log = (base / "log.csv").read_text().splitlines()
-    for shown in (False, True):
-        rows = [f"{row},{int(not shown or n % 3 > 0)}" for n, row in enumerate(log[1:])]
-        (base / "log.csv").write_text("\n".join([f"{log[0]},clicked", *rows]))
-        if shown:
-            assert made(clicks).negatives is not None
-        else:
-            with pytest.raises(
-                DataError, match=r"query\.skipped is a negative history, but these data have no"
-            ):
-                made(clicks)
+    clicks = replace(EXPERIMENT, query=query, tower=tower, loss=tower.usual_loss, split=TIME)
     with pytest.raises(DataError, match=r"query\.skipped is a negative history, but these data have no"):
-        made(replace(clicks, data=DATA))
+        made(clicks)
 
 
-def shown(report: dict[str, Any]) -> list[str]:
-    console = Console(file=io.StringIO(), width=50)
-    show_data({"contents": [], **report}, console)
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
-
-
-def test_what_is_known_of_the_histories_is_shown_also_of_a_data_set_from_the_cache(
-    made: Callable[..., Dataset],
-) -> None:
-    for _ in range(2):
-        report = made(replace(EXPERIMENT, split=TIME)).report
-        share = report["share_of_repeats"]
-        assert share > FEW_REPEATS
-        lines = shown(report)
-        assert f"repeats: keep; {share:.1%} of the positive events repeat an item of their user" in lines
-        doubt = "are these seconds since 1970, or dates?"
-        assert f"times: 1970-01-01 00:00 to 1971-07-04 00:00 UTC; {doubt}" in lines
-        assert not any("have no history" in each for each in lines)
-
-
-@pytest.mark.parametrize("history", ["cut", "event"])
 def test_a_split_by_time_of_new_users_says_that_they_have_no_history(
-    made: Callable[..., Dataset], base: Path, history: Any
+    made: Callable[..., Dataset], base: Path
 ) -> None:
     events = [f"u{n // 5},i{n % 5},{1_000_000_000 + n},s\n" for n in range(500)]
     (base / "log.csv").write_text("user_id,item_id,at,visit\n" + "".join(events))
-    report = made(replace(EXPERIMENT, split=SplitConfig(by="time", history=history))).report
-    lines = [each for each in shown(report) if "have no history" in each]
-    if history == "cut":
-        advice = '; with [split] history = "event" each has the events before it'
-        assert f"test: 50 of 50 pairs have no history{advice}" in lines
-    else:
-        assert lines == []
-    assert "times: 2001-09-09 01:46 to 2001-09-09 01:54 UTC" in shown(report)
+    console = Console(file=io.StringIO(), width=50)
+    show_data({"contents": [], **made(replace(EXPERIMENT, split=TIME)).report}, console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    advice = '; with [split] history = "event" each has the events before it'
+    assert f"test: 50 of 50 pairs have no history{advice}" in lines
+    assert "times: 2001-09-09 01:46 to 2001-09-09 01:54 UTC" in lines

@@ -99,7 +99,6 @@ def test_other_sources_give_their_own_columns() -> None:
     "wrong",
     [
         {"fields": ("a", "a")},
-        {"fields": ("",)},
         {"fields": ("a",), "types": {"b": "number"}},
         {"fields": tuple(f"f{n}" for n in range(65))},
     ],

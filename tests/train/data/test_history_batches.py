@@ -92,16 +92,6 @@ def test_the_same_seed_gives_the_same_batches(shared: bool) -> None:
     assert [*map(sorted, pairs)] != sorted(map(sorted, pairs))  # batches are not in the order of the data
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_batches_have_about_the_requested_size(shared: bool) -> None:
-    histories = histories_of(random_people(300, 60, longest=50), 60)
-    corpus = PreparedHistories(histories, ids_of(60), 10)
-    found = HistoryBatches(pairs_of(histories), corpus, 100, shared).draw((0, 0))
-    sizes = [len(batch.pairs) for batch in found]
-    assert np.mean(sizes) == pytest.approx(100, rel=0.05)
-    assert max(sizes) <= 100 + (11 if shared else 0)  # windows are not split
-
-
 def test_windows_begin_at_another_item_each_epoch() -> None:
     histories = histories_of([list(range(20))], 20)
     corpus = PreparedHistories(histories, ids_of(20), 5)

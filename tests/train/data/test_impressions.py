@@ -99,11 +99,6 @@ def test_a_hit_of_an_explored_answer_weighs_the_inverse_of_its_propensity(tmp_pa
     assert found.report["explored"] == 0.5
 
 
-def test_request_ids_that_a_client_repeats_count_once(tmp_path: Path) -> None:
-    found = read(tmp_path, [Answer("r", START, ["a"]), Answer("r", START + 5, ["b"])], [])
-    assert found.frame["item_id"].to_list() == ["a"]
-
-
 def test_an_event_with_a_value_is_positive_from_the_bound_on(tmp_path: Path) -> None:
     events = [event("u", f"i{n}", START, "r", "rate", value) for n, value in enumerate((5.0, 2.0, None))]
     path = write_events(tmp_path / "events.parquet", [*events, event("u", "i3", START, "r", "view")])

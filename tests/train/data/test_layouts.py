@@ -12,7 +12,6 @@ from twinspire.protos.toml_config import parse
 from twinspire.train.data.layouts import Layout
 from twinspire.train.data.source import Tables
 from twinspire.train.data.sources.events import EventsData, EventsSource
-from twinspire.train.data.sources.files import FilesData, FilesSource
 from twinspire.train.data.table_files import read_table
 
 ITEM = {
@@ -53,41 +52,6 @@ def test_movielens_1m_is_read_with_names_from_the_toml(tmp_path: Path) -> None:
     assert tables.pairs.select("item_row", "label").rows() == [(0, 1.0), (1, 0.0)]
 
 
-def test_a_separator_of_the_toml_reads_pairs_without_a_header(tmp_path: Path) -> None:
-    write(tmp_path, "u.item", "7|Toy Story\n8|Up\n")
-    write(tmp_path, "u.data", "film with toys\t7\nballoons\t8\n")
-    section: Any = {
-        "kind": "files",
-        "items": "u.item",
-        "pairs": "u.data",
-        "layouts": {
-            "u.item": {"columns": ["item_id", "title"], "separator": "|"},
-            "u.data": {"columns": ["query", "item_id"], "separator": "\t"},
-        },
-    }
-    query, item = ({"text": TextFeature("text", column)} for column in ("query", "title"))
-    tables = FilesSource(parse(section, FilesData), source_context(tmp_path, query, item)).read()
-    assert tables.pairs.select("query", "item_row").rows() == [("film with toys", 0), ("balloons", 1)]
-
-
-def test_a_file_with_a_suffix_of_its_own_is_read_by_a_layout(tmp_path: Path) -> None:
-    write(tmp_path, "ml.inter", 'user_id:token\titem_id:token\tat:float\n1\t07"\t9.0\n1\t8\t881250949\n')
-    with pytest.raises(DataError, match=r'ends in .*, or a separator in \[data\.layouts\."ml\.inter"\]'):
-        events(tmp_path, {"id": IdFeature("id")}, events="ml.inter")
-    section: Any = {
-        "kind": "events",
-        "events": "ml.inter",
-        "user": "user_id:token",
-        "item": "item_id:token",
-        "time": "at:float",
-        "layouts": {"ml.inter": {"separator": "\t", "quoted": False}},
-    }
-    query, item = {"history": HistoryFeature("history")}, {"id": IdFeature("id")}
-    tables = EventsSource(parse(section, EventsData), source_context(tmp_path, query, item)).read()
-    assert tables.items["item_id"].to_list() == ['07"', "8"]
-    assert tables.pairs["time"].to_list() == [9.0, 881250949.0]
-
-
 QUOTED = 'a;b\n"x;y";"say ""hi"""\n'
 
 
@@ -104,12 +68,6 @@ def test_cells_between_separators_of_one_character_may_be_quoted(tmp_path: Path)
 
 def test_errors_name_the_file_as_the_toml_does(tmp_path: Path) -> None:
     (tmp_path / "ml").mkdir()
-    write(tmp_path, "ml/ratings.dat", "1::7\n")
-    with pytest.raises(DataError, match=r'\[data\.layouts\."ml/ratings\.dat"\] of the TOML names'):
-        events(tmp_path, {"id": ITEM["id"]}, events="ml/ratings.dat")
-    layouts = {"ml/ratings.dat": {"columns": ["user_id", "item_id"]}}
-    found = events(tmp_path, {"id": ITEM["id"]}, events="ml/ratings.dat", layouts=layouts, min_user_events=1)
-    assert found.items["item_id"].to_list() == ["7"]
     write(tmp_path, "ml/log.csv", "user_id,item_id\n1,\u00e9\n", "latin-1")
     advice = r'line 2: expected utf-8: .*; \[data\.layouts\."ml/log\.csv"\] may name another encoding$'
     with pytest.raises(DataError, match=advice):
@@ -147,11 +105,6 @@ def test_the_error_of_an_open_quote_names_the_line_where_it_opens(tmp_path: Path
         ("x.dat", None, r'a file that ends in \.dat has no header: .*layouts\."x\.dat"\] of the TOML names'),
         ("x.data", Layout(columns=("a", "b")), "must name the separator"),
         ("x.jsonl", Layout(columns=("a",)), r"ends in \.jsonl has no layout"),
-        (
-            "x.dat",
-            Layout(columns=("a",)),
-            r"row 1 \(ends on line 1\): expected 1 fields .*, got 2",
-        ),
         ("x.dat", Layout(columns=("b", "c")), "column 'a' is missing; columns present: b, c"),
     ],
 )

@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
-from sklearn.metrics import roc_auc_score
 
 from tests.helpers.stdlib import completed
 from twinspire.protos.errors import ConfigError
@@ -104,28 +103,6 @@ def built(folder: Path, rows: list[list[Any]], rule: str = "mean") -> tuple[Expe
     return experiment, prepare(experiment, folder, folder / "cache", console=Console(file=io.StringIO()))
 
 
-def standard_error(scores: Any, labels: Any, groups: Any) -> float:
-    """That of the AUC, by a bootstrap that draws whole items."""
-    draw = np.random.default_rng(0)
-    places = [np.flatnonzero(groups == each) for each in np.unique(groups)]
-    found = []
-    for _ in range(60):
-        rows = np.concatenate([places[n] for n in draw.integers(len(places), size=len(places))])
-        found.append(roc_auc_score(labels[rows], scores[rows]))
-    return float(np.std(found))
-
-
-@pytest.mark.parametrize("rule", ["mean", "most_common"])
-def test_an_items_value_says_nothing_of_the_labels_of_test(tmp_path: Path, rule: str) -> None:
-    _, dataset = built(tmp_path, coin_flips(), rule)
-    test = dataset.part("test")
-    values = dataset.items["stars"].cast(pl.Float64).fill_null(0.5).gather(test["item_row"]).to_numpy()
-    labels = test["label"].to_numpy() > 0
-    error = standard_error(values, labels, test["item_row"].to_numpy())
-    assert error < 0.04
-    assert abs(roc_auc_score(labels, values) - 0.5) <= 4 * error
-
-
 def test_values_of_items_are_those_of_their_training_events(tmp_path: Path) -> None:
     rows = coin_flips()
     rows[-1][1] = rows[-2][1] = "new"  # in test alone
@@ -191,14 +168,3 @@ def test_what_is_predicted_is_no_feature(tmp_path: Path, old: str, new: str, mes
     path.write_text(whole.replace(old, new))
     with pytest.raises(ConfigError, match=rf"coins\.toml: {message}"):
         read_experiment(path)
-
-
-def test_the_label_may_be_shown_and_filtered_by(tmp_path: Path) -> None:
-    path = tmp_path / "coins.toml"
-    whole = (
-        TOML.replace("RULE", "mean")
-        .replace("KIND", "number")
-        .replace("item_columns = {", 'display = ["title"]\nitem_columns = { liked = "mean",')
-    )
-    path.write_text(whole + '\n[filter]\nfields = ["liked"]\n')
-    read_experiment(path)

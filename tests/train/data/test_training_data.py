@@ -8,7 +8,6 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers.stdlib import experiment_at, write_toml
 from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import Pairs, Positives, training_data_of, values_of
@@ -80,17 +79,6 @@ def test_positives_and_pairs_by_query_are_those_of_a_dictionary(pairs: list[tupl
     place, found = positives.of_queries(asked)
     for n, each in enumerate(asked):
         assert found[place == n].tolist() == expected.get(each, [])
-
-
-def test_a_sample_is_seeded_and_of_its_part(stdlib: Path, tmp_path: Path) -> None:
-    experiment, data = experiment_at(write_toml(stdlib, tmp_path / "a.toml"))
-    training_data = training_data_of(data, experiment.query, experiment.item)
-    first, again, other = (training_data.sample("item", "test", 20, seed) for seed in (0, 0, 1))
-    assert first == again != other
-    tested = {training_data.items["text"][row] for row in training_data.parts["test"].item}
-    assert len(first["text"]) == 20
-    assert {*first["text"]} <= tested
-    assert len(training_data.sample("item", "test", 10_000, 0)["text"]) == len(tested)
 
 
 def test_further_answers_of_a_query_move_with_its_items() -> None:

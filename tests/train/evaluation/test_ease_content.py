@@ -1,7 +1,6 @@
 """The baseline that reads ids, contents and times of items: its contents."""
 
 import json
-import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from twinspire.protos.toml_config import to_table
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.recency import DAY
 from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.evaluation.baselines import ease, ease_recency, ease_recent
+from twinspire.train.evaluation.baselines import ease_recent
 from twinspire.train.evaluation.baselines.ease_recent import Cosines
 from twinspire.train.evaluation.ranking import Baseline, BaselineFitter
 from twinspire.train.metrics import mean, per_query
@@ -89,35 +88,10 @@ def test_cosines_read_words_and_categories(experiment: Experiment, data: Trainin
     np.testing.assert_allclose(summed, history @ found, rtol=1e-4, atol=1e-5)
 
 
-def test_it_holds_no_second_matrix_of_all_pairs_of_items(
-    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ease_recent, "_BLOCK", 32)
-    data = people_of_kinds(250)
-    choices = {"lambda of EASE": 100.0, "EASE, recency weights": ease_recency.RecencySettings()}
-    fitter = BaselineFitter(experiment, data, choices=choices)
-    ease_recent.BASELINE.fit(fitter)  # chooses, and imports scikit-learn
-    fitter = BaselineFitter(experiment, data, choices=choices)
-    ease.weights(fitter)
-    tracemalloc.start()
-    try:
-        ease_recent.BASELINE.fit(fitter)(data.parts["test"].query)
-        assert tracemalloc.get_traced_memory()[1] < data.item_count**2 * 4
-    finally:
-        tracemalloc.stop()
-
-
-@pytest.mark.parametrize(
-    "empty", [{"genres": [], "title": "!"}, {"genres": [None], "title": ""}], ids=["no words", "no texts"]
-)
 def test_items_without_words_and_categories_have_no_contents(
-    experiment: Experiment, data: TrainingData, empty: dict[str, Any]
+    experiment: Experiment, data: TrainingData
 ) -> None:
-    without = replace(data, items={**data.items, **{k: [v] * data.item_count for k, v in empty.items()}})
+    empty: dict[str, Any] = {"genres": [[None]] * data.item_count, "title": ["!"] * data.item_count}
+    without = replace(data, items={**data.items, **empty})
     settings = ease_recent.BASELINE.fit(BaselineFitter(experiment, without)).settings
     assert settings["content"] == 0
-
-
-def test_without_times_it_does_not_apply(experiment: Experiment, data: TrainingData) -> None:
-    assert ease_recent.BASELINE.applies(experiment, data)
-    assert not ease_recent.BASELINE.applies(experiment, replace(data, moments=None))

@@ -1,13 +1,10 @@
 """Exact search is exact, and encoding in blocks changes nothing."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from tests.helpers.people import data_of_people, random_people, schema_of_people
-from tests.helpers.stdlib import started, write_toml
 from twinspire.train.config.towers import SequenceTower
 from twinspire.train.evaluation.exact_search import blocks_of_like_length, encode, search
 from twinspire.train.models.prepared_inputs import PreparedInputs
@@ -25,17 +22,6 @@ def test_search_is_exact_and_best_first() -> None:
     np.testing.assert_allclose(np.take_along_axis(scores, found, axis=1), best, atol=1e-5)
     assert all(len({*rows}) == 20 for rows in found.tolist())
     assert search(queries[:2], items[:3]).shape == (2, 3)
-
-
-def test_encoding_in_blocks_is_encoding(stdlib: Path, tmp_path: Path) -> None:
-    model, _, (_, items) = started(write_toml(stdlib, tmp_path / "a.toml"))
-    tower = model.towers[1].train()
-    everything = encode(tower, items)
-    assert tower.training
-    assert everything.shape == (len(items), 64)
-    assert not everything.requires_grad
-    rows = np.array([650, 3, 3, 0])
-    torch.testing.assert_close(encode(tower, items, rows), everything[rows], rtol=0, atol=1e-6)
 
 
 def test_records_of_like_length_are_encoded_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,11 +123,6 @@ def test_what_a_run_has_chosen_is_not_chosen_again(
         baselines(experiment_with(), data, fitter=fitter(data))
 
 
-def test_without_times_nothing_recent_is_measured() -> None:
-    found = baselines(experiment_with(), data_of_people(random_people(20, ITEMS), ITEMS))
-    assert [*found] == ["popularity", "itemknn", "slist", "ease", "ease_recency"]
-
-
 def test_the_toml_says_which_baselines_run(data: TrainingData, tmp_path: Any) -> None:
     experiment = experiment_with(baselines=BaselinesConfig(run=("ease", "popularity")))
     assert [*baselines(experiment, data)] == ["popularity", "ease"]
@@ -173,16 +168,6 @@ def test_recent_shares_equal_a_loop_over_events(data: TrainingData, days: float)
         inside = (train.time < moment) & (train.time >= begin)
         counts = np.bincount(train.item[inside], minlength=ITEMS)
         np.testing.assert_allclose(found, counts / max(1, inside.sum()), atol=1e-6)
-
-
-def test_recent_shares_know_no_event_of_the_query_or_later_and_none_held_out() -> None:
-    data = timed(data_of_people([[0, 1, 2, 3], [2, 2, 2, 2]], 5), [0, 1, 2, 3, 2, 3, 4, 5])
-    found = RecentShares(data).of(np.array([0, 1, 2, 3, 7]), WHOLE)
-    assert found[0].tolist() == [0, 0, 0, 0, 0]
-    assert found[1].tolist() == [1, 0, 0, 0, 0]
-    assert found[2].tolist() == [0.5, 0.5, 0, 0, 0]  # the other's event at the same moment is no earlier one
-    assert found[3].tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0, 0])
-    assert found[4].tolist() == [0.25, 0.25, 0.5, 0, 0]  # items 2 and 3 of validation and test do not count
 
 
 def test_ease_times_recent_popularity_is_the_product(data: TrainingData) -> None:
@@ -319,10 +304,6 @@ def test_above_its_limit_a_baseline_reads_the_items_with_most_events(
     assert not scores[:, others].any()
     history = history_matrix(data, queries, 0.8)[:, popular]
     np.testing.assert_allclose(scores[:, popular], history @ expected, atol=1e-5)
-    quality = {
-        name: mean(per_query(found[name](queries), [*data.parts["test"].item[:, None]])) for name in found
-    }
-    assert quality["ease_recency"]["ndcg_at_10"] > quality["popularity"]["ndcg_at_10"]
 
 
 def people_who_repeat(count: int) -> list[list[int]]:
@@ -367,19 +348,6 @@ def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None
     assert fewer.histories.times is not None
     assert fewer.histories.times.tolist() == times[np.isin(data.histories.run, popular)].tolist()
     assert fewer.parts["train"].time is not None
-
-
-def test_steps_keep_their_distance_while_parameters_are_chosen(data: TrainingData) -> None:
-    shared = fitter(data)
-    fewer = shared.tuning(items=10).data
-    popular = np.sort(np.argsort(-data.counts(), kind="stable")[:10])
-    queries = data.parts["validation"].query
-    whole = history_matrix(data, queries, 0.5).toarray()[:, popular]
-    found = history_matrix(fewer, queries, 0.5).toarray()
-    # Of the items that are left, the last weighs 1: all weights of a query differ by one factor.
-    factor = whole.max(axis=1, keepdims=True)
-    np.testing.assert_allclose(found * factor, whole, atol=1e-6)
-    assert (factor < 1).any()
 
 
 def test_ease_is_the_same_by_halves_and_in_single_precision() -> None:

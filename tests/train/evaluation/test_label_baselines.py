@@ -9,8 +9,7 @@ import scipy.special
 
 from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
 from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.evaluation.baselines import left_out
-from twinspire.train.evaluation.label_baselines import LABEL_BASELINES, label_baselines
+from twinspire.train.evaluation.label_baselines import label_baselines
 from twinspire.train.evaluation.label_means import SMOOTHINGS, item_means, item_shares
 from twinspire.train.paths import CONFIGS
 
@@ -68,26 +67,3 @@ def test_without_histories_the_events_of_a_user_are_the_training_pairs() -> None
     means = np.array([each.sum() / (len(each) + found.settings["smoothing"]) for each in of_users])
     odds = scipy.special.logit(shares[test.item]) + found.settings["factor"] * means[test.user]
     np.testing.assert_allclose(found.predict(test), scipy.special.expit(odds), rtol=1e-9)
-
-
-def test_the_toml_says_which_baselines_of_labels_run() -> None:
-    data = data_of(np.full(ITEMS, 0.4), 5)
-    assert [*label_baselines(experiment("itemmean", "ease", "base_rate"), data)] == ["base_rate", "itemmean"]
-    assert label_baselines(experiment("ease"), data) == {}
-
-
-def test_a_baseline_of_labels_that_was_asked_for_and_does_not_apply_is_named() -> None:
-    data = data_of(np.full(ITEMS, 0.4), 5)
-    names = [each.name for each in LABEL_BASELINES]
-    histories = ["baselines.run: user_item_knn is not measured: it needs histories"]
-    assert left_out(experiment(*names), data) == histories
-    test = replace(data.parts["test"], label=None)
-    without = replace(data, parts={**data.parts, "test": test})
-    both = "positive and negative pairs in the test part"
-    assert left_out(experiment(*names), without) == [
-        f"baselines.run: {name} is not measured: it needs {both}" for name in names
-    ]
-    assert left_out(experiment(), without) == []
-    towers = experiment("itemmean", "user_item", config="movielens")
-    probability = 'towers that predict a probability: tower.kind = "clicks"'
-    assert left_out(towers, data) == [f"baselines.run: user_item is not measured: it needs {probability}"]

@@ -11,10 +11,9 @@ from tests.helpers.stdlib import experiment_at
 from twinspire.train.config import BaselinesConfig, Experiment
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation import label_neighbours
-from twinspire.train.evaluation.baselines import left_out
 from twinspire.train.evaluation.label_baselines import label_baselines
 from twinspire.train.evaluation.label_means import item_shares, user_item
-from twinspire.train.evaluation.label_neighbours import ResidualNeighbours, item_neighbours
+from twinspire.train.evaluation.label_neighbours import ResidualNeighbours
 from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 READ, TASTES = 5, 4
@@ -102,26 +101,3 @@ def test_it_is_better_than_means_where_tastes_differ(made: tuple[Experiment, Tra
     }
     assert losses["user_item_knn"] < losses["user_item"] - 0.02
     assert found["user_item_knn"].settings["events"] == "all"  # five say little of a taste
-
-
-def test_only_the_items_with_most_pairs_have_neighbours(
-    made: tuple[Experiment, TrainingData], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    experiment, data = made
-    monkeypatch.setattr(label_neighbours, "LARGEST", 10)
-    known = np.argsort(-data.counts(negative=True), kind="stable")[:10]
-    test, base = data.parts["test"], user_item(experiment.query, data)
-    found, without = item_neighbours(experiment.query, data).predict(test), base.predict(test)
-    other = ~np.isin(test.item, known)
-    np.testing.assert_allclose(found[other], without[other])
-    assert np.abs(found - without)[~other].max() > 0.01
-
-
-def test_it_is_left_out_where_queries_have_no_history(made: tuple[Experiment, TrainingData]) -> None:
-    experiment, data = made
-    named = replace(experiment, baselines=BaselinesConfig(run=("user_item_knn",)))
-    assert left_out(named, data) == []
-    query = {name: spec for name, spec in experiment.query.items() if name not in ("history", "skipped")}
-    bare = replace(named, query=query)
-    assert label_baselines(bare, data) == {}
-    assert left_out(bare, data) == ["baselines.run: user_item_knn is not measured: it needs histories"]

@@ -1,7 +1,5 @@
 """Metrics of labelled pairs agree with scikit-learn's, and intervals are paired and by user."""
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
@@ -54,35 +52,6 @@ def test_intervals_over_users_are_wider_where_pairs_of_a_user_agree() -> None:
     assert widths[0] > 2 * widths[1]
 
 
-def test_ends_are_within_the_range_of_the_figure() -> None:
-    labels, logits = drawn(8)
-    few, one = alone(labels), Clusters(np.zeros(8, np.int64), "users")
-    found = compare(labels, {"": sigmoid(9 * labels), "flat": sigmoid(logits)}, few, draws=300)
-    assert found["flat_auc_low"] >= 0 <= found["flat_log_loss_low"]
-    assert found["flat_auc_high"] <= 1 >= found["flat_auc_gain_high"]
-    nothing = compare(labels, {"": sigmoid(logits), "flat": np.full(8, 0.3)}, one, draws=300)
-    assert [nothing[f"auc_{end}"] for end in ("low", "high")] == [0, 1]
-    assert [nothing[f"flat_auc_gain_{end}"] for end in ("low", "high")] == [-1, 1]
-    assert nothing["log_loss_high"] == pytest.approx(36.04, abs=0.01)
-    assert nothing["flat_log_loss_gain_low"] == -nothing["log_loss_high"]
-
-
-def test_scores_that_are_no_probabilities_have_an_area_alone() -> None:
-    labels, logits = drawn(300)
-    found = compare(labels, {"flat": np.full(300, 0.3)}, alone(labels), logits, draws=50)
-    assert found["auc_low"] < found["auc"] < found["auc_high"]
-    assert found["flat_auc_gain_low"] > 0
-    assert {"log_loss", "ece", "flat_log_loss_gain"}.isdisjoint(found)
-    assert found["flat_log_loss"] > 0
-
-
-def test_a_model_beside_itself_gains_nothing() -> None:
-    labels, logits = drawn()
-    found = compare(labels, {"": sigmoid(logits), "same": sigmoid(logits)}, alone(labels), draws=50)
-    gains = ("same_auc_gain", "same_auc_gain_low", "same_auc_gain_high", "same_log_loss_gain_low")
-    assert [found[name] for name in gains] == [0, 0, 0, 0]
-
-
 def test_the_calibration_error_is_the_distance_of_the_shares() -> None:
     labels = np.array([True] * 30 + [False] * 70)
     assert calibration_error(labels, np.full(100, 0.5)) == pytest.approx(0.2)  # whatever the order of rows
@@ -106,22 +75,6 @@ def test_calibration_finds_what_was_distorted(scale: float, shift: float, kind: 
     restored = found.scale * distorted + found.shift
     assert calibration_error(labels, sigmoid(restored)) < 0.015
     assert found.scale == pytest.approx(1 / scale, rel=0.1)
-
-
-def test_few_pairs_are_not_calibrated() -> None:
-    labels, logits = drawn(80)
-    assert calibrate(labels, 5 * logits).kind == "none"
-
-
-def test_the_draws_are_not_all_in_memory() -> None:
-    labels, logits = drawn(20_000)
-    tracemalloc.start()
-    try:
-        compare(labels, {"": sigmoid(logits), "same": sigmoid(logits)}, alone(labels), draws=100)
-        _, most = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert most < 20 * labels.size * 8  # arrays of a number for each pair
 
 
 def test_pairs_of_a_user_are_in_one_fold_of_the_calibration() -> None:

@@ -9,8 +9,6 @@ from twinspire.protos.lexical import DEFAULT_B, DEFAULT_K1, WeightingName
 from twinspire.train.evaluation.intervals import Clusters
 from twinspire.train.evaluation.lexical_choice import (
     ALL_ANALYZERS,
-    K1,
-    B,
     LexicalSettings,
     Validation,
     chosen_settings,
@@ -42,10 +40,6 @@ def test_stems_are_chosen_for_commands_whose_queries_want_them(kind: WeightingNa
     assert chosen(*by_stem(0, 60), kind).analyzer == "characters"
 
 
-def test_a_single_query_does_not_change_the_analyzer() -> None:
-    assert chosen(*by_stem(1, 10)).analyzer == "characters"
-
-
 def by_length(long: int, short: int) -> tuple[list[str], list[str]]:
     """A long and a short item with each term, and queries that ask for `long` and `short` ones."""
     filler = " ".join(f"w{n}" for n in range(40))
@@ -65,16 +59,3 @@ def test_few_queries_leave_the_defaults() -> None:
     found = chosen(*by_length(5, 4))
     assert (found.k1, found.b) == (DEFAULT_K1, DEFAULT_B)
     assert chosen(*by_length(0, 0)) == LexicalSettings("characters")
-
-
-def test_queries_of_one_cluster_leave_the_defaults() -> None:
-    items, queries = by_length(50, 5)
-    asked = Validation(queries, [np.array([n]) for n in range(55)], Clusters(np.zeros(55, np.int64), "users"))
-    found = chosen_settings("bm25", WORDS, lambda name: CountedTerms(ALL_ANALYZERS[name], items), asked)
-    assert found == LexicalSettings("characters")
-
-
-def test_the_default_comes_first() -> None:
-    assert (K1[0], B[0]) == (DEFAULT_K1, DEFAULT_B)
-    assert [*B] == sorted(B, key=lambda each: abs(each - DEFAULT_B))
-    assert [*K1] == sorted(K1, key=lambda each: round(abs(np.log(each / DEFAULT_K1)), 9))

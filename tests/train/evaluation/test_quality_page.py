@@ -1,6 +1,5 @@
 """The page on which queries towers and baselines differ, and on how frequent items."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -59,37 +58,6 @@ def test_the_queries_on_which_both_differ_most_come_first() -> None:
     assert won.index("after 20") < won.index(">6<")
     assert ">20<" in lost
     assert page.split("<h2>")[1].count("<tr>") > 2
-
-
-def test_of_several_right_items_the_one_at_the_shown_place_is_shown() -> None:
-    known = data()
-    pairs, (_, relevant) = known.parts["test"], known.parts["test"].by_query()
-    *_, wrong, second = np.setdiff1d(np.arange(ITEMS), relevant[0]).tolist()
-    more = replace(
-        pairs,
-        query=np.append(pairs.query, pairs.query[0]),
-        item=np.append(pairs.item, second),
-        weight=np.append(pairs.weight, np.float32(1)),
-    )
-    own, other = rankings([1] * len(PEOPLE)), rankings([1] * len(PEOPLE))
-    own[0, 0], other[0] = second, wrong
-    known = replace(known, parts={**known.parts, "test": more})
-    page = quality_page(known, {"": own, "ease": other}, "films", "towers")
-    cells = re.findall(r"<td[^>]*>(.*?)</td>", page.split("<h2>")[2])
-    assert cells[1].split(";")[0] == known.item_ids[second]
-    assert cells[2:4] == ["1", "after 20"]
-
-
-def test_a_baseline_that_is_never_better_is_beaten_on_no_query() -> None:
-    same = rankings([1] * len(PEOPLE))
-    page = quality_page(data(), {"": same, "popularity": same, "dense": same[:, ::-1]}, "films", "bundle")
-    assert page.count("No query.") == 2
-    assert "dense" not in page
-
-
-def test_without_a_baseline_there_is_the_table_of_frequencies_alone() -> None:
-    page = quality_page(data(), {"": rankings([2] * len(PEOPLE))}, "films", "towers")
-    assert page.count("<h2>") == 1
 
 
 @pytest.mark.parametrize("text", HOSTILE)

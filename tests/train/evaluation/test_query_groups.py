@@ -5,7 +5,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from rich.console import Console
 
@@ -18,14 +17,10 @@ from twinspire.train.config import read_experiment
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation.baselines import baselines
-from twinspire.train.evaluation.baselines.query_popularity import QuerySettings
 from twinspire.train.evaluation.intervals import clusters_of, interval
 from twinspire.train.evaluation.query_groups import query_groups
-from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.evaluation.report import evaluate_ranking
 from twinspire.train.metrics import HEADLINE, per_query
-
-Rows = npt.NDArray[np.int64]
 
 
 def log_of(trained: list[str], tested: list[str], weight: float = 1.0) -> TrainingData:
@@ -68,11 +63,6 @@ def test_queries_are_known_or_new_and_frequent_or_rare() -> None:
     }
 
 
-def test_equally_frequent_queries_are_in_the_head_together() -> None:
-    found = groups_of(log_of([*"aabbcd"], [*"abcd"]))
-    assert (found["head"], found["tail"]) == (["a", "b"], ["c", "d"])
-
-
 def test_where_most_queries_are_equally_frequent_there_is_no_head() -> None:
     flat = groups_of(log_of([*"abcd"], [*"ae"]))
     assert set(flat) == {"seen", "unseen", "traffic"}
@@ -102,22 +92,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingData]:
     return path, training_data_of(dataset, experiment.query, experiment.item)
 
 
-def test_the_lead_of_what_was_memorised_is_of_seen_queries_alone(shop: tuple[Path, TrainingData]) -> None:
-    """A model of the clicks of training leads BM25 overall, and not by new queries."""
-    path, data = shop
-    experiment = read_experiment(path)
-    fitter = BaselineFitter(experiment, data, choices={"query popularity": QuerySettings()})  # BM25 behind
-    rank = baselines(experiment, data, fitter=fitter)
-    found = evaluate_ranking(data, "test", rank["query_popularity"], {"bm25": rank["bm25"]})
-    assert found["bm25_difference_ndcg_at_10_low"] > 0
-    assert found["bm25_difference_seen_ndcg_at_10"] > found["bm25_difference_ndcg_at_10"]
-    # Word order and punctuation are no difference here, but they are one to this baseline.
-    assert found["bm25_difference_unseen_ndcg_at_10"] == pytest.approx(0)
-    assert found["unseen_ndcg_at_10"] < found["seen_ndcg_at_10"]
-    assert found["seen_queries"] + found["unseen_queries"] == found["queries"]
-    assert found["head_queries"] + found["tail_queries"] == found["queries"]
-
-
 def test_each_group_is_measured_as_all_queries_are(shop: tuple[Path, TrainingData]) -> None:
     path, data = shop
     rank = baselines(read_experiment(path), data)
@@ -136,18 +110,3 @@ def test_each_group_is_measured_as_all_queries_are(shop: tuple[Path, TrainingDat
             lead = interval(values[metric][places], clusters[places], beside[metric][places])
             ends = [found[f"bm25_difference_{name}_{metric}_{end}"] for end in ("low", "high")]
             assert ends == pytest.approx([lead.low, lead.high])
-
-
-def test_traffic_weighs_each_query_by_its_events(shop: tuple[Path, TrainingData]) -> None:
-    _, data = shop
-
-    def rank(queries: Rows) -> Rows:
-        return np.tile(np.arange(100), (len(queries), 1))
-
-    found = evaluate_ranking(data, "test", rank)
-    queries, relevant = data.parts["test"].by_query()
-    events = np.bincount(data.parts["test"].query)[queries]
-    values = per_query(rank(queries), relevant)["ndcg_at_10"]
-    assert found["traffic_queries"] == len(data.parts["test"]) == events.sum() > len(queries)
-    assert found["traffic_ndcg_at_10"] == pytest.approx((values * events).sum() / events.sum())
-    assert found["traffic_ndcg_at_10"] != pytest.approx(found["ndcg_at_10"])

@@ -117,11 +117,6 @@ def test_dropped_packages_are_counted(tables: Tables) -> None:
     }
 
 
-def test_stanzas_keep_the_lines_of_a_field_apart() -> None:
-    found = list(debian.stanzas("A: 1\nB: x\n y\n .\n z\n\n\nA: 2\n".splitlines(keepends=True)))
-    assert found == [{"A": "1", "B": "x\ny\n.\nz"}, {"A": "2"}]
-
-
 def test_without_apt_the_message_says_what_to_use_instead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

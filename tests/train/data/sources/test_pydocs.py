@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from twinspire.train.data.docstrings import scan
-from twinspire.train.data.source import Tables, contains_query
+from twinspire.train.data.source import Tables
 from twinspire.train.data.sources import pydocs
 from twinspire.train.data.sources.pydocs import PydocsSource, split_docstring
 
@@ -105,12 +105,6 @@ def test_the_first_sentence_is_the_query_and_only_the_served_text_has_it(tables:
     assert circle["package"] == "shapes"
 
 
-def test_no_text_contains_its_query(tables: Tables) -> None:
-    for row in rows(tables).values():
-        assert not contains_query(row["text"], row["query"])
-        assert contains_query(row["full_text"], row["query"])
-
-
 def test_a_body_that_repeats_the_query_loses_it(tables: Tables) -> None:
     text = rows(tables)["shapes.measure.echo"]["text"]
     assert text == "shapes.measure.echo To is no news, and is cut out."
@@ -133,14 +127,9 @@ def test_dropped_docstrings_are_counted(tables: Tables) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["-" * 10_000 + "1", "1" + "+1" * 20_000, "if 1:\n pass\n" + "elif 1:\n pass\n" * 3000],
-    ids=["unary", "binary", "elif"],
-)
-def test_a_file_that_nests_too_deep_for_the_parser_is_skipped(tmp_path: Path, source: str) -> None:
+def test_a_file_that_nests_too_deep_for_the_parser_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "deep.py"
-    path.write_text(f"def documented():\n    'Say it.'\n{source}\n")
+    path.write_text("def documented():\n    'Say it.'\n" + "-" * 10_000 + "1\n")
     found = scan(path, "deep")
     assert found.error in ("MemoryError", "RecursionError")
     assert not found.docstrings
