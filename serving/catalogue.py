@@ -38,7 +38,14 @@ from twinspire.serving.live.config import LIVE, default_url
 from twinspire.serving.live.encoded_items import LOCK
 from twinspire.serving.live.encoding.bundle_encoders import prune
 from twinspire.serving.live.store.changes import Position
-from twinspire.serving.live.store.database import copy_file, file_of, is_missing, replace_file
+from twinspire.serving.live.store.database import (
+    CATALOGUE,
+    copy_file,
+    file_of,
+    is_missing,
+    operator_errors,
+    replace_file,
+)
 from twinspire.serving.live.store.store import Store
 
 NO_STORE = "catalogue: there is no store at this URL; a service with --catalogue makes one"
@@ -69,7 +76,9 @@ def snapshot(url: str, output: Path, after: int = 0, store_id: str = "", mark: i
             head = {"store": store.store_id, **position._asdict(), "after": first}
             file.write(json.dumps(head).encode() + b"\n")
             for each in changes:
-                file.write(json.dumps(each._asdict()).encode() + b"\n")
+                line = each._asdict()
+                del line["written_at"]
+                file.write(json.dumps(line).encode() + b"\n")
     return head
 
 
@@ -142,7 +151,7 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
     if folder.exists():
         busy = BlockingIOError()
         with suppress(BlockingIOError), exclusive_lock(folder / LOCK, busy):
-            prune(folder, keep, most=0)
+            prune(folder, keep)
     after = {path.name for path in folder.glob("*")}
     return {"answers_forgotten": forgotten, "bundles_removed": len(before - after)}
 
@@ -150,7 +159,8 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
 def _open(url: str) -> Store:
     if is_missing(url):
         raise MissingStage(NO_STORE)
-    return Store.open(url)
+    with operator_errors(url, CATALOGUE):
+        return Store.open(url)
 
 
 def _state(url: str) -> dict[str, Any]:

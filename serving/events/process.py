@@ -10,24 +10,24 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 from twinspire.protos import events_pb2 as wire
 from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.events.store import MOST_DELETED, EventStore
-from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
+from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, Requests, take_group
 from twinspire.serving.live.process.frame_socket import Channel, FrameKind
 from twinspire.serving.live.store.database import EVENTS as STORE
-from twinspire.serving.live.store.database import detail, public_text
+from twinspire.serving.live.store.database import detail, operator_errors
 from twinspire.serving.shared_state import EVENTS, SharedState
 from twinspire.serving.supervisor import Heartbeat, WorkerHandle
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1  # for which it waits for a request
-MAX_BYTES = 64 << 20  # of the requests of all workers that wait
-GROUP_EVENTS = 10_000  # events of one transaction, unless one request has more
+GROUP_EVENTS = 10_000  # events of one transaction, after which no request is added to it
 PRUNE_SECONDS = 60.0  # between two looks for events beyond the bounds
 
 # Stores what requests of one kind have, and gives the outcome of each.
@@ -55,8 +55,8 @@ class EventsProcess:
     ) -> None:
         self._config, self._shared_state = config, shared_state
         self._grace, self._heartbeat = grace, heartbeat
-        self._requests = RequestQueue(MAX_BYTES)
-        self._frames = FrameServer("events", channel, lambda kind: self._requests)
+        self._requests: Requests = SimpleQueue()
+        self._frames = FrameServer("events", channel, self._requests.put)
         self._store: EventStore | None = None
         self._entry: dict[str, Any] = {**shared_state.read(EVENTS), "pid": os.getpid(), "last_error": ""}
         self._prune_due = 0.0
@@ -74,7 +74,7 @@ class EventsProcess:
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Store the events that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
-        group = self._requests.take_group(seconds, GROUP_EVENTS)
+        group = take_group(self._requests, seconds, GROUP_EVENTS)
         for kind, store in ((FrameKind.SHOWN, self._show), (FrameKind.WRITE, self._record)):
             self._carry_out([each for each in group if each.frame.kind == kind], store)
         self._heartbeat.beat()
@@ -142,7 +142,7 @@ class EventsProcess:
 
     def _failed(self, error: TwinspireError) -> Unavailable:
         """An error of the store, as clients may read it."""
-        reason = public_text(error, self._config.url, STORE)
+        reason = str(error)
         if reason != self._entry["last_error"]:
             log.error("%s%s", error, detail(error))
         self._entry["last_error"] = reason
@@ -156,7 +156,8 @@ def initial_events_entry(config: EventsConfig) -> dict[str, Any]:
         ConfigError: the store is not one, or is damaged.
         Unavailable: the store does not answer.
     """
-    EventStore.open(config.url).close()
+    with operator_errors(config.url, STORE):
+        EventStore.open(config.url).close()
     return {"stored": 0, "commits": 0, "commit_seconds": 0.0, "last_error": ""}
 
 

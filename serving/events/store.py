@@ -178,24 +178,15 @@ class EventStore:
             return _delete(connection, ROWS, ROWS.c.arrived < end) + forgotten
 
     def delete_user(self, user: str) -> int:
-        """Delete all events of a user, about `MOST_DELETED` at once, and what the user was shown.
-
-        Returns:
-            The number of events.
+        """Delete all events of a user, and what the user was shown; returns the number of events.
 
         Raises:
-            Unavailable: the store cannot be written now; a part of the events may be deleted.
+            Unavailable: the store cannot be written now, and nothing was deleted.
         """
-        part = sa.select(ROWS.c.arrived).where(ROWS.c.user_key == user).limit(MOST_DELETED)
-        total, deleted = 0, 1
-        while deleted:
-            with self._database.writing() as connection:
-                connection.execute(_LOCK)
-                deleted = _delete(connection, ROWS, (ROWS.c.user_key == user) & ROWS.c.arrived.in_(part))
-            total += deleted
         with self._database.writing() as connection:
+            connection.execute(_LOCK)
             _delete(connection, SHOWN, SHOWN.c.user_key == user)
-        return total
+            return _delete(connection, ROWS, ROWS.c.user_key == user)
 
     def shorten_log(self) -> bool:
         """As `Database.shorten_log`."""
@@ -216,7 +207,7 @@ class EventStore:
 
     def _make(self, connection: Connection, create: bool) -> None:
         if not create and not sa.inspect(connection).has_table(META.name):
-            raise ConfigError(f"{self._database.name}: is no store of events")
+            raise ConfigError(f"{self._database.name} is missing in this database")
         TABLES.create_all(connection)  # an earlier program made fewer
         meta = connection.execute(_LOCK).one_or_none()
         if meta is None:
@@ -224,8 +215,8 @@ class EventStore:
             connection.execute(sa.insert(META), first)
         elif meta.schema_version != SCHEMA_VERSION:
             raise ConfigError(
-                f"{self._database.name}: is a store of events of version {meta.schema_version}, this program "
-                f"expects {SCHEMA_VERSION}"
+                f"{self._database.name} is of version {meta.schema_version}, this program expects "
+                f"{SCHEMA_VERSION}"
             )
 
     def _arrival(self) -> int:

@@ -9,7 +9,6 @@ whichever worker and host.
 
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -203,8 +202,7 @@ class EventTable:
             self._drop()
             if was_open and is_broken:
                 return self.rows(statement, *values, columns=columns, take=take)
-            reason = str(error) if isinstance(error, sqlite3.Error) else driver_reason(error)
-            raise Unavailable(f"{UNREADABLE}: {reason}") from None
+            raise Unavailable(f"{UNREADABLE}: {driver_reason(error)}") from None
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,11 +1,10 @@
 """What a bundle has encoded of the changes of a store: a database of SQLite that all workers of a host read.
 
 Each bundle has a folder with one file GENERATION.db. The catalogue's process of one service writes it, which
-holds the lock of the store's folder; the workers only read. Rows are added and never changed: ids count from
-1, and each row has a checksum, so a reader notices whatever a fault of the disk has changed. The table
-`state` is written in the same transaction. It says up to which sequence all changes of the store are in the
-rows, and names a position in the history of the store that no row is beyond. If the store has not been there,
-it was restored from a copy, and the rows may be of changes that it has never made.
+holds the lock of the store's folder; the workers only read. Rows are added and never changed, and their ids
+count from 1. The table `state` is written in the same transaction. It says up to which sequence all changes
+of the store are in the rows, and names a position in the history of the store that no row is beyond. If the
+store has not been there, it was restored from a copy, and the rows may be of changes that it has never made.
 
 The file holds nothing that cannot be encoded again. So a file that is damaged, or belongs to something else,
 is not repaired: another one begins, with a higher generation. The same happens when most rows are outdated;
@@ -20,9 +19,8 @@ import logging
 import os
 import sqlite3
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +33,7 @@ from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDam
 
 log = logging.getLogger(__name__)
 
-FORMAT = 4
+FORMAT = 5
 LOCK = ".lock"  # in the folder of a store; the service that uses it holds this lock
 SUFFIX, GRAPH_SUFFIX = ".db", ".graph"
 MOST_ROWS = 128  # that are read at once
@@ -45,11 +43,11 @@ KEPT_FAILURES = 10_000  # reasons why an item could not be encoded
 DAMAGED = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR  # the last: no such table
 
 TABLES = (
-    "CREATE TABLE state (content TEXT, checksum INTEGER)",
+    "CREATE TABLE state (origin TEXT, last_id INTEGER, sequence INTEGER, position INTEGER, mark INTEGER)",
     "CREATE TABLE encoded (id INTEGER PRIMARY KEY, sequence INTEGER, item_id TEXT, kind INTEGER, hit BLOB, "
-    "filter_values BLOB, vector BLOB, terms BLOB, checksum INTEGER)",
+    "filter_values BLOB, vector BLOB, terms BLOB)",
 )
-INSERT = "INSERT INTO encoded VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT = "INSERT INTO encoded VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 READ = "SELECT * FROM encoded WHERE id > ? ORDER BY id LIMIT ?"
 LATEST = "SELECT * FROM encoded WHERE id IN (SELECT max(id) FROM encoded GROUP BY item_id) ORDER BY id"
 
@@ -78,38 +76,34 @@ class EncodedState(NamedTuple):
     """The state of a file.
 
     Args:
-        origin: of its items, as text.
         last_id: of the last row, and so the number of rows.
         sequence: all changes of the store up to this one are in the rows.
         position: of the store, which no row is beyond. Its sequence is higher than `sequence` only while
             changes between them have not been added yet.
     """
 
-    origin: str
     last_id: int
     sequence: int
     position: Position
 
-    def row(self) -> tuple[str, int]:
-        """As the table has it."""
-        content = " ".join(map(str, (self.origin, self.last_id, self.sequence, *self.position)))
-        return content, zlib.crc32(content.encode())
+    def write(self, connection: sqlite3.Connection, origin: EncodedOrigin) -> None:
+        """Replace the state of a file; errors of SQLite."""
+        row = (str(origin), self.last_id, self.sequence, *self.position)
+        connection.execute("DELETE FROM state")
+        connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?)", row)
 
     @classmethod
     def read(cls, connection: sqlite3.Connection, origin: EncodedOrigin | None) -> "EncodedState":
         """The state of a file of an origin, or of any.
 
         Raises:
-            ValueError: it is missing, damaged, or of another origin.
+            ValueError: it is missing, or of another origin.
             sqlite3.Error: the file cannot be read.
         """
-        content, checksum = connection.execute("SELECT * FROM state").fetchone() or ("", -1)
-        if isinstance(content, str) and zlib.crc32(content.encode()) == checksum:
-            name, *numbers = content.rsplit(" ", 4)
-            if origin is None or str(origin) == name:
-                last_id, sequence, *position = map(int, numbers)
-                return cls(name, last_id, sequence, Position(*position))
-        raise ValueError("damaged, or of another bundle, store or format")
+        row = connection.execute("SELECT origin, last_id, sequence, position, mark FROM state").fetchone()
+        if row is None or (origin is not None and row[0] != str(origin)):
+            raise ValueError("of another bundle, store or format")
+        return cls(row[1], row[2], Position(*row[3:]))
 
 
 class EncodedItemsWriter:
@@ -187,10 +181,11 @@ class EncodedItemsWriter:
         """
         first, before = self.state.last_id + 1, self.state.sequence
         sequence = max(before, position.sequence) if is_complete else before
-        state = EncodedState(str(self._origin), self.state.last_id + len(items), sequence, position)
-        with self._removed(), _errors(self._path), _transaction(self._connection):
+        state = EncodedState(self.state.last_id + len(items), sequence, position)
+        with self._removed(), _errors(self._path), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(INSERT, _rows(items, first))
-            self._connection.execute("UPDATE state SET content = ?, checksum = ?", state.row())
+            state.write(self._connection, self._origin)
         self.state, self.cursor = state, max(self.cursor, sequence)
         for each in items:
             self._note(each)
@@ -201,7 +196,7 @@ class EncodedItemsWriter:
         Raises:
             OSError: the disk is full, or fails; the one before stays.
         """
-        self._replace((), EncodedState(str(self._origin), 0, self._origin.start, START))
+        self._replace((), EncodedState(0, self._origin.start, START))
         self._reset(self.state)
 
     def compact(self) -> None:
@@ -209,7 +204,7 @@ class EncodedItemsWriter:
 
         Raises:
             OSError: the disk is full, or fails; the one before stays.
-            EncodedItemsDamaged: a row is damaged, and the file has been removed.
+            EncodedItemsDamaged: the file is damaged, and has been removed.
         """
 
         def latest(rows: Iterable[Sequence[Any]]) -> Iterator[EncodedItem]:
@@ -234,12 +229,12 @@ class EncodedItemsWriter:
         try:
             with _errors(path), closing(_connect(draft, "rw")) as connection:
                 connection.execute("PRAGMA journal_mode = OFF")  # no process opens the draft
-                connection.execute("PRAGMA synchronous = OFF")
-                with _transaction(connection):
+                with connection:
+                    connection.execute("BEGIN")
                     for each in TABLES:
                         connection.execute(each)
                     connection.executemany(INSERT, _rows(items, 1))
-                    connection.execute("INSERT INTO state VALUES (?, ?)", state.row())
+                    state.write(connection, self._origin)
                 connection.execute("PRAGMA journal_mode = WAL")
             draft.rename(path)
         finally:
@@ -335,10 +330,8 @@ class EncodedItemsReader:
     @property
     def has_more(self) -> bool:
         """Whether `read` may return rows, or a higher sequence, now; errors as of `read`."""
-        try:  # without a context manager: this is called between two batches
+        with _errors(self._path):
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
-        except sqlite3.Error as error:
-            raise _readable(error, self._path) from error
         if version != self._data_version:
             self._data_version, self._is_behind = version, True
         return self._is_behind
@@ -365,11 +358,12 @@ class EncodedItemsReader:
             are needed to know that.
 
         Raises:
-            EncodedItemsDamaged: a row is damaged or missing.
+            EncodedItemsDamaged: the file is damaged, or a row is missing.
             OSError: the file cannot be read now.
         """
         with _errors(self._path):
-            with _transaction(self._connection, "BEGIN"):  # so the state and the rows are of one moment
+            with self._connection:
+                self._connection.execute("BEGIN")  # so the state and the rows are of one moment
                 state = self.state()
                 rows = self._connection.execute(READ, (self.last_id, MOST_ROWS)).fetchall()
             items = [_item(row, row_id) for row_id, row in enumerate(rows, self.last_id + 1)]
@@ -429,27 +423,18 @@ def _database(folder: Path, generation: int) -> Path:
 
 
 def _rows(items: Iterable[EncodedItem], first_id: int) -> Iterator[tuple[Any, ...]]:
-    return ((row_id, *each, _checksum(row_id, each)) for row_id, each in enumerate(items, first_id))
+    return ((row_id, *each) for row_id, each in enumerate(items, first_id))
 
 
 def _item(row: Sequence[Any], expected_id: int) -> EncodedItem:
     """The item of a row.
 
     Raises:
-        ValueError: it is another row, or does not match its checksum.
+        ValueError: it is another row.
     """
-    row_id, sequence, item_id, kind, hit, values, vector, terms, checksum = row
-    with suppress(TypeError, AttributeError):  # a damaged column may have another type
-        item = EncodedItem(sequence, item_id, EncodedKind(kind), hit, values, vector, terms)
-        if row_id == expected_id and _checksum(row_id, item) == checksum:
-            return item
-    raise ValueError(f"row {expected_id} is damaged")
-
-
-def _checksum(row_id: int, item: EncodedItem) -> int:
-    sequence, item_id, kind, hit, values, vector, terms = item
-    head = f"{row_id} {sequence} {kind:d} {len(hit)} {len(values)} {len(vector)} {item_id}"
-    return zlib.crc32(b"".join((hit, values, vector, terms)), zlib.crc32(head.encode()))
+    if row[0] != expected_id:
+        raise ValueError(f"row {expected_id} is missing")
+    return EncodedItem(*row[1:3], EncodedKind(row[3]), *row[4:])
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -459,29 +444,12 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-    connection.execute(begin)
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # after some errors SQLite has done it already
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
 def _errors(path: Path) -> Iterator[None]:
-    """Raises SQLite's errors, and those of damaged rows, as `_readable` makes them."""
+    """Raises SQLite's errors, and those of rows, as `EncodedItemsDamaged` or `OSError`."""
     try:
         yield
     except (sqlite3.Error, ValueError) as error:
-        raise _readable(error, path) from error
-
-
-def _readable(error: Exception, path: Path) -> EncodedItemsDamaged | OSError:
-    """What an error of SQLite or of a damaged row means for the file."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # a text not in UTF-8 has none
-    if code & 0xFF in DAMAGED:
-        return EncodedItemsDamaged(f"{path}: {error}")
-    return OSError(errno.EIO, str(error), str(path))
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # a text not in UTF-8 has none
+        if code & 0xFF in DAMAGED:
+            raise EncodedItemsDamaged(f"{path}: {error}") from error
+        raise OSError(errno.EIO, str(error), str(path)) from error

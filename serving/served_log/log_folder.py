@@ -6,7 +6,6 @@ of different days cannot be compared, and none can be computed once its salt is 
 """
 
 import hmac
-import io
 import json
 import os
 import secrets
@@ -14,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,6 @@ DIGEST_LENGTH = 32  # hexadecimal digits
 DAY_LENGTH = len("2026-12-01")
 DAY_NANOSECONDS = 86_400 * 10**9
 MICROSECOND = 1_000  # nanoseconds
-SHORT_FILTER = 1024  # bytes of a filter whose text is kept to be used again
 HOURS = "????-??-??T??"  # folders of hours
 # The service has checked the filters.
 UNBOUNDED = RequestLimits(
@@ -227,12 +224,6 @@ def to_table(rows: Sequence[Row], written: Callable[[str], str]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def warm_up() -> None:
-    """Make and write a table once: the first time pyarrow imports more, which may take a second."""
-    row = LoggedQuery(0, None, {}, 0, b"", ([], [], 1.0), ("", [])), wire.SearchResponse(explored=True)
-    pq.write_table(to_table([row], str), io.BytesIO(), compression="zstd")
-
-
 def _lists(lists: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.Array:
     """Lists of ids or scores as an array: a quarter of the time that `pa.array` takes for them."""
     offsets, values = [0], list[Any]()
@@ -243,16 +234,7 @@ def _lists(lists: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.Array:
 
 
 def _filter_text(content: bytes) -> str | None:
-    if not content:
-        return None
-    return _short_filter_text(content) if len(content) <= SHORT_FILTER else _text_of(content)
-
-
-def _text_of(content: bytes) -> str:
-    return filter_text(filter_from_wire(wire.Filter.FromString(content), UNBOUNDED))
-
-
-_short_filter_text = lru_cache(maxsize=1024)(_text_of)
+    return filter_text(filter_from_wire(wire.Filter.FromString(content), UNBOUNDED)) if content else None
 
 
 def _digest(user: str, salt: bytes) -> str:

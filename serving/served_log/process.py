@@ -22,7 +22,7 @@ from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.served_log.config import RAW, ServedLogConfig
-from twinspire.serving.served_log.log_folder import DAY_LENGTH, LogFolder, Row, hour_of, to_table, warm_up
+from twinspire.serving.served_log.log_folder import DAY_LENGTH, LogFolder, Row, hour_of, to_table
 from twinspire.serving.served_log.sampling import decoded
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
 from twinspire.serving.supervisor import WorkerHandle
@@ -78,7 +78,6 @@ class LogWriter:
         """Work until the service stops and the workers have ended."""
         os.nice(NICE)
         pa.set_cpu_count(1)
-        warm_up()
         handle.ready()
         stopped = handle.stop_event()
         while not stopped.is_set():

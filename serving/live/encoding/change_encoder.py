@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from twinspire.protos import bundle
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import InvalidInput, Unavailable
 from twinspire.protos.features import IdFeature, TextFeature
 from twinspire.protos.filter_kinds import parse_value
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.serving.live.encoded_items import EncodedItemsWriter, folder_of, origin_of
 from twinspire.serving.live.encoding.graph_builder import GraphBuilder
-from twinspire.serving.live.store.changes import Change, ChangeFeed
+from twinspire.serving.live.store.changes import Change, Position
+from twinspire.serving.live.store.store import Store
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind, packed_hit, score_parts
 
@@ -36,55 +37,56 @@ class ChangeEncoder:
 
     Args:
         folder: of the bundle.
-        feed: of the store; it says whether the store has been where the file of an earlier process ends.
+        store: whose changes are encoded; for this encoder alone.
         place: the folder of all live items.
         stop: ends `run_once` after a page of changes, and a graph that is being built; set by `close`.
 
     Attributes:
         sequence: all changes up to this one are encoded; any thread may read it.
+        start: sequence of the snapshot that the bundle was built from.
+        failures: sequence -> why the item of that change cannot be found; any thread may read it.
 
     Raises:
         BundleError: the bundle cannot be used.
-        Unavailable: the store cannot be read.
+        Unavailable: the bundle claims to have changes which the store has never made, or the store cannot be
+            read now.
         OSError: the folder cannot be written.
     """
 
     def __init__(
         self,
         folder: Path,
-        feed: ChangeFeed,
+        store: Store,
         place: Path,
         stop: threading.Event | None = None,
     ) -> None:
-        self._stop = stop or threading.Event()
-        origin = origin_of(bundle.read_manifest(folder), feed.store_id)
-        encoded = folder_of(place, origin)
+        self._store, self._stop = store, stop or threading.Event()
+        manifest = bundle.read_manifest(folder)
+        snapshot, origin = manifest.catalogue, origin_of(manifest, store.store_id)
+        if (
+            snapshot is not None
+            and snapshot.store == store.store_id
+            and store.was_at(Position(snapshot.sequence, snapshot.mark)) is False
+        ):
+            raise Unavailable(
+                f"the bundle was built from sequence {snapshot.sequence} of another history of the store; "
+                "if the store was restored from a copy, restart the service with this bundle"
+            )
+        self.start, encoded = origin.start, folder_of(place, origin)
         self.manifest = bundle.read(folder)
         self._encoder = Encoder(folder, self.manifest, 1, "item")
         self._lexical = LexicalIndex.of(folder, self.manifest)
         self._graphs = GraphBuilder(encoded, origin, self.manifest, self._stop)
-        self._writer = EncodedItemsWriter(encoded, origin, feed.was_at)
+        self._writer = EncodedItemsWriter(encoded, origin, store.was_at)
+        self.failures: Mapping[int, str] = self._writer.failures
         self.sequence = self._writer.state.sequence
 
-    @property
-    def failures(self) -> Mapping[int, str]:
-        """Sequence -> why the item of that change cannot be found; any thread may read it."""
-        return self._writer.failures
-
-    @property
-    def is_removed(self) -> bool:
-        """Whether the file was damaged, so the next `run_once` encodes all items again."""
-        return self._writer.is_removed
-
-    def run_once(
-        self, feed: ChangeFeed, progress: Callable[[], None] = lambda: None, compacts: bool = True
-    ) -> int:
+    def run_once(self, known: Position, progress: Callable[[], None] = lambda: None) -> int:
         """Encode what is missing.
 
         Args:
-            feed: the changes of the store, on this thread.
+            known: a position that the store has had; all changes up to it are encoded.
             progress: called after each page of changes.
-            compacts: whether outdated rows may be removed, which can take long.
 
         Returns:
             Number of changes that were encoded now.
@@ -95,17 +97,17 @@ class ChangeEncoder:
             EncodedItemsDamaged: the file is damaged; the next call begins another one.
         """
         count, writer = 0, self._writer
-        if self.is_removed:
+        if writer.is_removed:
             log.error("%s: its file is damaged, so all items are encoded again", writer.folder)
             writer.begin()
         self.sequence = writer.state.sequence
-        while not self._stop.is_set() and feed.position().sequence > self.sequence:
-            position, changes = feed.page(writer.cursor, PAGE)
+        while not self._stop.is_set() and known.sequence > self.sequence:
+            position, changes = self._store.page(writer.cursor, PAGE, known)
             writer.append(self._encoded(changes), position, is_complete=len(changes) < PAGE)
             self.sequence = writer.state.sequence
             count += len(changes)
             progress()
-        if compacts and writer.state.last_id > 2 * writer.items + OUTDATED:
+        if writer.state.last_id > 2 * writer.items + OUTDATED:
             writer.compact()
         self._graphs.check(writer.state.last_id, writer.live_items, writer.generation)
         return count

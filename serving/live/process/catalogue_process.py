@@ -1,9 +1,9 @@
 """The catalogue's process, one for each host: it commits the writes of all workers, and encodes their items.
 
-It takes all writes that wait and commits them in one transaction, so a flush of the disk serves many. Then
-it encodes the items for the bundles that answer, and replies: a reply says which items cannot be encoded. If
-a bundle still catches up, the reply waits for that. Reads have a thread and a connection of their
-own. If the store cannot be used, writes are refused with the reason, and searches are answered as before.
+It takes all writes that wait and commits them in one transaction, so a flush of the disk serves many. When
+their items are encoded for the bundles that answer, it replies: a reply says which items cannot be encoded.
+Reads have a thread and a connection of their own. If the store cannot be used, writes are refused with the
+reason, and searches are answered as before.
 """
 
 import json
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from twinspire.protos import catalogue_pb2 as wire
@@ -24,13 +25,14 @@ from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, Twins
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoded_items import LOCK, position_of
-from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, StoreHead, prune
-from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, RequestQueue
+from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, prune
+from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, Requests, take_group
 from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
-from twinspire.serving.live.store.changes import Position
-from twinspire.serving.live.store.database import detail, public_text
+from twinspire.serving.live.store.changes import Change, Position
+from twinspire.serving.live.store.database import CATALOGUE as STORE
+from twinspire.serving.live.store.database import detail, operator_errors
 from twinspire.serving.live.store.history import StoreRolledBack
-from twinspire.serving.live.store.store import RETRY_SECONDS, Store, StoredItem
+from twinspire.serving.live.store.store import RETRY_SECONDS, Store
 from twinspire.serving.live.store.write_checks import check_answer_size
 from twinspire.serving.live.store.write_rules import WriteRequest
 from twinspire.serving.shared_state import CATALOGUE, SharedState
@@ -40,15 +42,10 @@ from twinspire.serving.wire.converters import value_to_wire
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05  # seconds between polls for other hosts' changes, while nothing is written
-REPLY_WAIT_SECONDS = (
-    20.0  # for which a reply waits until its items are encoded; the reasons of failed items are missing then
-)
-MAX_BYTES = 64 << 20  # of the writes of all workers that wait, and of the reads
-GROUP_ITEMS = 4096  # items of one transaction, if no request has more
-GATHER_SECONDS = 0.004  # a transaction waits as long for more writes while several clients write at once
-CROWDED_SECONDS = 0.1  # several clients count as writing for as long after a write that waited for another
-COUNT_SECONDS = 1.0  # between two counts of the items, at least
-COUNT_REST = 50  # the next count follows after 50 times the duration of the last, at least
+# For which a reply waits until its items are encoded; the reasons of failed items are missing then.
+REPLY_WAIT_SECONDS = 20.0
+GROUP_ITEMS = 4096  # items of one transaction, after which no request is added to it
+COUNT_SECONDS = 1.0  # between two counts of the items
 LONGEST_ERROR = 500  # characters of an error in shared memory
 LOCK_SECONDS = 10.0  # in which a service that was killed ends, besides its time to finish requests
 
@@ -82,26 +79,21 @@ class CatalogueProcess:
     ) -> None:
         self._config, self._shared_state, self._grace = config, shared_state, grace
         self._heartbeat = heartbeat
-        self._writes, self._reads = RequestQueue(MAX_BYTES), RequestQueue(MAX_BYTES)
+        self._writes: Requests = SimpleQueue()
+        self._reads: SimpleQueue[PendingRequest | None] = SimpleQueue()  # None ends the thread that reads
         self._lock = threading.Lock()
         self._committed: list[_Committed] = []  # in the order of their sequences, without a reply yet
-        self._frames = FrameServer(
-            "catalogue", channel, lambda kind: self._writes if kind == FrameKind.WRITE else self._reads
-        )
+        self._frames = FrameServer("catalogue", channel, self._receive)
         self._store: Store | None = None
-        self._head: StoreHead | None = None
         self._encoders: BundleEncoders | None = None
         self._error = ""
         self._due = self._count_due = 0.0
-        self._counted: tuple[int, int | None] = (-1, 0)  # sequence and base for which `_counts` holds
         self._entry: dict[str, Any] = shared_state.read(CATALOGUE)
         self._dropped: str = self._entry.get("dropped", "")  # why the store is no longer used; or empty
-        # Id and position of the store when the service, or the predecessor of this process, last used it.
+        # Id and last known position of the store; at first, when this service or the process before used it.
         self._store_id: str = self._entry["store_id"]
-        self._began = Position(self._entry["sequence"], self._entry["mark"])
-        self._rolled_back: StoreRolledBack | None = None  # found by the reader, for `step`
+        self._known = Position(self._entry["sequence"], self._entry["mark"])
         self._counts = (0, 0)
-        self._crowded_until = 0.0
         self._commits = self._writes_done = 0
         self._commit_seconds = 0.0
 
@@ -114,7 +106,7 @@ class CatalogueProcess:
         self._frames.start()
         handle.ready()
         until = self._frames.work(handle, self._grace, self.step)
-        self._reads.close()
+        self._reads.put(None)
         reading.join(max(0.0, until - time.monotonic()))
         self._frames.stop()
         if self._encoders is not None:
@@ -125,18 +117,16 @@ class CatalogueProcess:
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Carry out the writes that wait; wait up to `seconds` if there are none."""
         self._heartbeat.beat()
-        group = self._writes.take_group(seconds, GROUP_ITEMS, self._gather_seconds)
-        if self._rolled_back is not None and not self._dropped:
-            self._drop(self._rolled_back)
+        group = take_group(self._writes, seconds, GROUP_ITEMS)
         if self._store is None and time.monotonic() >= self._due:
             self._open()
         outcomes: Sequence[wire.WriteResponse | TwinspireError] = []
-        if self._store is None or self._head is None or self._encoders is None:
+        if self._store is None or self._encoders is None:
             outcomes = [Unavailable(self._error)] * len(group)
         elif group:
-            outcomes = self._commit(self._store, self._head, self._encoders, group)
+            outcomes = self._commit(self._store, self._encoders, group)
         else:
-            self._follow(self._store, self._head)
+            self._follow(self._store)
         self._heartbeat.beat()
         until = time.monotonic() + REPLY_WAIT_SECONDS
         for request, outcome in zip(group, outcomes, strict=True):
@@ -146,31 +136,28 @@ class CatalogueProcess:
             else:
                 request.refuse(outcome)
         if self._encoders is not None:
-            self._encoders.follow()
-        if group and len(self._writes):  # these came before the group has had its replies
-            self._crowded_until = time.monotonic() + CROWDED_SECONDS
+            self._encoders.follow(self._known)
         self._publish()
         self._reply()
 
+    def _receive(self, request: PendingRequest) -> None:
+        (self._writes if request.frame.kind == FrameKind.WRITE else self._reads).put(request)
+
     # Writes.
 
-    def _gather_seconds(self) -> float:
-        """For which more writes are waited for; 0 for a client that waits for each reply before its next."""
-        return GATHER_SECONDS if time.monotonic() < self._crowded_until else 0.0
-
     def _commit(
-        self, store: Store, head: StoreHead, encoders: BundleEncoders, group: Sequence[PendingRequest]
+        self, store: Store, encoders: BundleEncoders, group: Sequence[PendingRequest]
     ) -> list[wire.WriteResponse | TwinspireError]:
         """Carry out a group in one transaction; if that fails in an unforeseen way, in halves.
 
         So the one at fault is refused, and neither ends this process nor keeps the others from being written.
         """
-        if refusal := _refusal(store, head, encoders):
+        if refusal := _refusal(store, self._known, encoders):
             return [refusal] * len(group)
         started = time.monotonic()
         try:
             requests: list[WriteRequest] = [pickle.loads(each.frame.payload) for each in group]
-            outcomes = store.write(requests, encoders.lowest_snapshot, head.known)
+            outcomes = store.write(requests, encoders.lowest_snapshot, self._known)
         except StoreRolledBack as error:
             self._drop(error)
             return [Unavailable(self._error)] * len(group)
@@ -181,12 +168,12 @@ class CatalogueProcess:
             if (half := len(group) // 2) > 0:
                 self._heartbeat.beat()
                 halves = group[:half], group[half:]
-                return [each for part in halves for each in self._commit(store, head, encoders, part)]
+                return [each for part in halves for each in self._commit(store, encoders, part)]
             log.exception("a write has failed, and nothing of it was written")
             return [TwinspireError("the write has failed, and nothing was written; the log says why")]
         self._error = ""
         done = [each for each in outcomes if isinstance(each, wire.WriteResponse)]
-        head.committed(store.last_write())
+        self._known = store.written
         self._commits += 1
         self._writes_done += sum(
             not result.error for each in done if not each.repeated_request for result in each.results
@@ -220,10 +207,10 @@ class CatalogueProcess:
                 each.error, each.error_text = wire.WRITE_NOT_ENCODED, why
         return answer.SerializeToString()
 
-    def _follow(self, store: Store, head: StoreHead) -> None:
+    def _follow(self, store: Store) -> None:
         """Read the store's sequence, which other hosts may have raised."""
         try:
-            head.known = store.check(head.known)
+            self._known = store.position(self._known)
             self._error = ""
         except StoreRolledBack as error:
             self._drop(error)
@@ -234,22 +221,19 @@ class CatalogueProcess:
 
     def _read(self) -> None:
         store: Store | None = None
-        while (request := self._reads.take()) is not None:
+        while (request := self._reads.get()) is not None:
             if self._dropped:
                 request.refuse(Unavailable(self._dropped))
                 continue
             try:
                 if store is None:
-                    store = Store.open(self._config.url, create=False)
+                    store = self._opened()
                 sequence, message = self._read_one(store, request.frame)
                 request.answer(sequence, message)
-            except StoreRolledBack as error:
-                self._rolled_back = error
-                request.refuse(Unavailable(public_text(error, self._config.url)))
             except InvalidInput as error:
                 request.refuse(error)
             except TwinspireError as error:
-                request.refuse(Unavailable(public_text(error, self._config.url)))
+                request.refuse(Unavailable(str(error)))
             except Exception:  # of any kind: the next one may succeed
                 log.exception("a read of the catalogue has failed")
                 request.refuse(Unavailable("the catalogue cannot be read now; the log says why"))
@@ -258,14 +242,13 @@ class CatalogueProcess:
 
     def _read_one(self, store: Store, frame: Frame) -> tuple[int, bytes]:
         arguments = json.loads(frame.payload)
-        head = self._head
-        sequence = store.check(self._began if head is None else head.known, self._store_id).sequence
+        sequence = store.position(self._known, self._store_id).sequence
         if frame.kind == FrameKind.GET:
             ids = arguments["ids"]
             response = _get_response(ids, store.get(ids), sequence)
             check_answer_size(response, arguments["bytes"])
             return sequence, response.SerializeToString()
-        changes = store.stored(arguments["after"], arguments["limit"])
+        changes = store.page(arguments["after"], arguments["limit"]).changes
         page = _changes_response(changes, sequence, store.store_id, arguments["bytes"])
         return sequence, page.SerializeToString()
 
@@ -278,34 +261,31 @@ class CatalogueProcess:
             self._error = self._dropped
             return
         try:
-            store = Store.open(self._config.url, create=False)
-            try:
-                store.check(self._began, self._store_id)
-                head = StoreHead(store)
-            except TwinspireError:
-                store.close()
-                raise
+            self._store = self._opened()
         except StoreRolledBack as error:
             self._drop(error)
-            return
         except TwinspireError as error:
             self._fail(error)
-            return
-        self._store, self._head, self._error = store, head, ""
-        self._encoders = BundleEncoders(
-            self._shared_state, head, self._opened, self._config.place, self._reply
-        )
+        else:
+            self._error = ""
+            self._encoders = BundleEncoders(
+                self._shared_state, self._store_id, self._opened, self._config.place, self._reply
+            )
 
     def _opened(self) -> Store:
-        """A connection of its own, for another thread.
+        """A connection of its own for a thread.
 
         Raises:
-            Unavailable: the store cannot be opened now.
+            StoreRolledBack: it leads to another store than before.
+            ConfigError, Unavailable: the store cannot be opened now.
         """
+        store = Store.open(self._config.url, create=False)
         try:
-            return Store.open(self._config.url, create=False)
-        except TwinspireError as error:
-            raise Unavailable(public_text(error, self._config.url)) from error
+            store.position(self._known, self._store_id)
+        except TwinspireError:
+            store.close()
+            raise
+        return store
 
     def _drop(self, error: StoreRolledBack) -> None:
         """Stop using the store until the service is restarted, also if this process is started anew.
@@ -323,23 +303,23 @@ class CatalogueProcess:
             self._encoders.close(0.0)
         if self._store is not None:
             self._store.close()
-        self._store = self._head = self._encoders = None
+        self._store = self._encoders = None
 
     def _fail(self, error: TwinspireError) -> None:
-        reason = public_text(error, self._config.url)
+        reason = str(error)
         if reason != self._error:
             log.error("%s%s", error, detail(error))
         self._error = reason
 
     def _publish(self) -> None:
         """Write the shared entry `CATALOGUE`, if something in it has changed."""
-        store, head, encoders = self._store, self._head, self._encoders
+        store, encoders = self._store, self._encoders
         entry = {**self._entry, "pid": os.getpid(), "last_error": self._error[:LONGEST_ERROR]}
-        if store is not None and head is not None and encoders is not None:
+        if store is not None and encoders is not None:
             entry |= {
                 "store_id": store.store_id,
-                "sequence": head.known.sequence,
-                "mark": head.known.mark,
+                "sequence": self._known.sequence,
+                "mark": self._known.mark,
                 "encoded": encoders.sequence or 0,
                 "bounds": asdict(store.bounds),
                 "bundles": encoders.document(),
@@ -349,13 +329,10 @@ class CatalogueProcess:
                 "commit_seconds": round(self._commit_seconds, 3),
             }
             base = encoders.lowest_snapshot
-            counted = head.known.sequence, base
-            if base is not None and counted != self._counted and time.monotonic() >= self._count_due:
-                started = time.monotonic()
+            if base is not None and time.monotonic() >= self._count_due:
                 with suppress(Unavailable):
                     self._counts = store.count(base)
-                taken = time.monotonic() - started
-                self._counted, self._count_due = counted, started + max(COUNT_SECONDS, COUNT_REST * taken)
+                self._count_due = time.monotonic() + COUNT_SECONDS
             entry["live_items"], entry["tombstones"] = self._counts
         if self._dropped:
             entry["dropped"] = self._dropped
@@ -364,10 +341,10 @@ class CatalogueProcess:
             self._shared_state.write(CATALOGUE, entry)
 
 
-def _refusal(store: Store, head: StoreHead, encoders: BundleEncoders) -> TwinspireError | None:
+def _refusal(store: Store, known: Position, encoders: BundleEncoders) -> TwinspireError | None:
     """Why no write may be carried out now; None if one may."""
     encoded, most = encoders.sequence, store.bounds.max_lag
-    if encoded is not None and (lag := head.known.sequence - encoded) > most:
+    if encoded is not None and (lag := known.sequence - encoded) > most:
         text = f"encoding is at sequence {encoded}, {lag} behind the store, at most {most}"
         return Overloaded(f"{text}; send the request again later", RETRY_SECONDS)
     if encoders.error:
@@ -393,7 +370,9 @@ def initial_catalogue_entry(
         ConfigError: the store is not one, or is damaged; or another service uses what is encoded of it.
         Unavailable: the store does not answer.
     """
-    with closing(Store.open(config.url, config.bounds, check=True)) as store:
+    with operator_errors(config.url, STORE):
+        opened = Store.open(config.url, config.bounds, check=True)
+    with closing(opened) as store:
         folder = config.place / store.store_id
         if _is_restored(store, folder, snapshot):
             store.assign_new_id()
@@ -404,7 +383,7 @@ def initial_catalogue_entry(
             )
             with suppress(ConfigError), ExitStack() as unused:  # a service may use the store that was copied
                 _reserve(folder, unused, grace)
-                prune(folder, most=0)
+                prune(folder)
         _reserve(config.place / store.store_id, held, grace)
         position = store.position()
         return {
@@ -447,7 +426,7 @@ def _is_restored(store: Store, folder: Path, snapshot: Snapshot | None) -> bool:
     return any(each is not None and store.was_at(each) is False for each in known)
 
 
-def _get_response(ids: Sequence[str], found: Mapping[str, StoredItem], sequence: int) -> wire.GetResponse:
+def _get_response(ids: Sequence[str], found: Mapping[str, Change], sequence: int) -> wire.GetResponse:
     """Items as the store holds them, one for each id."""
     response = wire.GetResponse(sequence=sequence)
     for item_id in ids:
@@ -460,7 +439,7 @@ def _get_response(ids: Sequence[str], found: Mapping[str, StoredItem], sequence:
 
 
 def _changes_response(
-    changes: Iterable[StoredItem], sequence: int, store_id: str, max_bytes: int
+    changes: Iterable[Change], sequence: int, store_id: str, max_bytes: int
 ) -> wire.ChangesResponse:
     """A part of the feed: of these changes as many as fit, and at least one if there is one."""
     response = wire.ChangesResponse(sequence=sequence, store_id=store_id)
@@ -475,11 +454,10 @@ def _changes_response(
     return response
 
 
-def _fill_state(state: wire.ItemState, stored: StoredItem) -> None:
+def _fill_state(state: wire.ItemState, change: Change) -> None:
     """Fill a message with an item as the store holds it."""
-    change = stored.change
     state.item.id = change.item_id
-    state.sequence, state.written_at = change.sequence, stored.written_at
+    state.sequence, state.written_at = change.sequence, change.written_at
     state.origin = wire.ITEM_DELETED if change.deleted else wire.ITEM_LIVE
     for name, value in change.features.items():
         if value is not None:

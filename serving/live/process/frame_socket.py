@@ -12,16 +12,15 @@ import logging
 import pickle
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
-from multiprocessing.connection import wait
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
-DATAGRAM_BYTES = 256  # received at once; a datagram that passes a socket has one byte
+ACCEPT_SECONDS = 0.1  # for which a process waits for a connection before it looks whether to stop
 
 
 class FrameKind(IntEnum):
@@ -63,7 +62,7 @@ class Channel:
         """Two connected datagram sockets, through which workers pass the sockets of their connections."""
         sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         sender.setblocking(False)
-        receiver.setblocking(False)
+        receiver.settimeout(ACCEPT_SECONDS)
         return cls(sender, receiver)
 
     def close(self) -> None:
@@ -78,35 +77,32 @@ class Channel:
             OSError: the store's process takes no connections, and too many wait.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            socket.send_fds(self._sender, [b"\0"], [theirs.fileno()])
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        with theirs:
+            try:
+                socket.send_fds(self._sender, [b"\0"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
         return ours
 
-    def accept(self, seconds: float = 0.0) -> list[socket.socket]:
-        """The connections that workers have made since the last call; waits up to `seconds` for one."""
-        found: list[socket.socket] = []
-        wait([self._receiver], seconds)
-        while True:
-            try:
-                _, descriptors, _, _ = socket.recv_fds(self._receiver, DATAGRAM_BYTES, 4)
-            except BlockingIOError:
-                return found
-            found += [socket.socket(fileno=each) for each in descriptors]
+    def accept(self) -> socket.socket:
+        """The next connection that a worker has made.
+
+        Raises:
+            TimeoutError: none was made for `ACCEPT_SECONDS`.
+        """
+        _, (descriptor,), _, _ = socket.recv_fds(self._receiver, 1, 1)
+        return socket.socket(fileno=descriptor)
 
 
 class Peer:
-    """One end of a socket, and the threads that move frames over it.
+    """One end of a connection, with a thread that reads frames and one that writes them.
 
     Args:
         name: of the threads.
         connected: the socket, which is closed when the other end is gone.
         received: called on the reading thread with each frame.
-        closed: called on the reading thread when the other end is gone; not after `close`.
+        closed: called on the reading thread when the connection has ended.
     """
 
     def __init__(
@@ -117,9 +113,7 @@ class Peer:
         closed: Callable[["Peer"], None],
     ) -> None:
         self._name, self._socket, self._received, self._closed = name, connected, received, closed
-        self._outgoing: deque[Frame] = deque()
-        self._changed = threading.Condition()
-        self._is_open = True
+        self._outgoing: SimpleQueue[Frame | None] = SimpleQueue()
 
     def start(self) -> None:
         """Start the threads.
@@ -128,62 +122,41 @@ class Peer:
             RuntimeError: no thread can be started; the socket is closed.
         """
         try:
-            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            threading.Thread(target=self._read, name=self._name, daemon=True).start()
         except RuntimeError:
             self._socket.close()
             raise
 
     def send(self, frame: Frame) -> None:
-        """Send a frame, from any thread; without effect if the socket is closed."""
-        with self._changed:
-            self._outgoing.append(frame)
-            self._changed.notify()
+        """Send a frame, from any thread; without effect if the connection has ended."""
+        self._outgoing.put(frame)
 
-    def close(self) -> bool:
-        """End the threads, which close the socket; returns whether it was open."""
-        with self._changed:
-            was_open, self._is_open = self._is_open, False
-            self._changed.notify()
+    def close(self) -> None:
+        """End the connection and its threads."""
+        self._outgoing.put(None)
         with suppress(OSError):  # the other end is gone
             self._socket.shutdown(socket.SHUT_RDWR)
-        return was_open
 
-    def _run(self) -> None:
+    def _read(self) -> None:
         """Read until the other end is gone."""
         writing = threading.Thread(target=self._write, name=self._name, daemon=True)
         try:
             writing.start()
             with self._socket.makefile("rb") as stream:
                 while True:
-                    frame = Frame(*pickle.load(stream))
-                    self._guarded(self._received, self, frame)
+                    self._received(self, pickle.load(stream))
         except (OSError, EOFError):  # the other end was killed
             pass
         except Exception:  # of any kind: bytes may be missing, so no frame after them can be read
             log.exception("%s: a connection is closed after an error", self._name)
-        is_lost = self.close()
+        self.close()
         if writing.ident is not None:  # it was started
             writing.join()
         self._socket.close()
-        if is_lost:
-            self._guarded(self._closed, self)
+        self._closed(self)
 
     def _write(self) -> None:
         with suppress(OSError):  # the other end is gone
-            try:
-                while (frame := self._next()) is not None:
-                    self._socket.sendall(pickle.dumps(tuple(frame)))
-            finally:
-                self._socket.shutdown(socket.SHUT_RDWR)  # so that the reading thread ends as well
-
-    def _next(self) -> Frame | None:
-        """The next frame to send; None when the connection is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._outgoing or not self._is_open)
-            return self._outgoing.popleft() if self._is_open else None
-
-    def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
-        try:
-            function(*arguments)
-        except Exception:
-            log.exception("%s: a frame or a connection could not be handled", self._name)
+            for frame in iter(self._outgoing.get, None):
+                self._socket.sendall(pickle.dumps(frame))
+        self.close()  # so that the reading thread ends as well

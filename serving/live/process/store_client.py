@@ -13,12 +13,11 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.errors import Overloaded, TwinspireError, Unavailable
 from twinspire.serving.engine.call import Deferred
 from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind, Peer
 
-LARGEST = 64 << 20  # bytes of a payload
-MAX_BYTES = 32 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone
+MAX_BYTES = 16 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone
 MAX_REQUESTS = 4096  # the same in number
 RETRY_SECONDS = 0.1
 NOT_KNOWN = (
@@ -55,8 +54,23 @@ class StoreClient:
         self._peer: Peer | None = None
 
     def start(self) -> None:
-        """Connect; call it after the fork."""
-        self._connect()
+        """Connect, after the fork, and again when the connection has ended."""
+        while not self._stopped.is_set():
+            try:
+                peer = Peer("store", self._channel.connect(), self._received, self._closed)
+                with self._lock:
+                    self._peer = peer
+                    for each in self._waiting.values():
+                        peer.send(each.frame)
+                peer.start()
+            except (OSError, RuntimeError):
+                # The queue of new connections is full, until the process has been started again; or no thread
+                # can be started.
+                self._stopped.wait(RETRY_SECONDS)
+                continue
+            if self._stopped.is_set():
+                peer.close()
+            return
 
     def stop(self) -> None:
         """Close the connection; requests that wait get no reply."""
@@ -78,11 +92,8 @@ class StoreClient:
             items: items or events that it writes.
 
         Raises:
-            InvalidInput: no frame may hold the payload.
             Overloaded: too many requests wait for their reply.
         """
-        if len(payload) > LARGEST:
-            raise InvalidInput("request", f"expected at most {LARGEST} bytes, got {len(payload)}")
         with self._lock:
             is_full = self._bytes > 0 and self._bytes + len(payload) > MAX_BYTES
             if is_full or len(self._waiting) >= MAX_REQUESTS:
@@ -138,28 +149,12 @@ class StoreClient:
 
     def _closed(self, peer: Peer) -> None:
         """Connect to the successor of the store's process, and repeat what may be repeated."""
+        if self._stopped.is_set():
+            return
         with self._lock:
             self._peer = None
             lost = [number for number, each in self._waiting.items() if not each.repeatable]
         for waiting in filter(None, map(self._take, lost)):
             waiting.answered(Unavailable(NOT_KNOWN))
         self._stopped.wait(RETRY_SECONDS)  # the next connection may be closed at once, too
-        self._connect()
-
-    def _connect(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                peer = Peer("store", self._channel.connect(), self._received, self._closed)
-                with self._lock:
-                    self._peer = peer
-                    for each in self._waiting.values():
-                        peer.send(each.frame)
-                peer.start()
-            except (OSError, RuntimeError):
-                # The queue of new connections is full, until the process has been started again; or no thread
-                # can be started.
-                self._stopped.wait(RETRY_SECONDS)
-                continue
-            if self._stopped.is_set():
-                peer.close()
-            return
+        self.start()

@@ -112,10 +112,8 @@ class LiveItems:
         while True:
             live = live or cls._opened(retriever, place, wanted)
             if live is not None:
-                live = live.reopened() if live.is_superseded else live
-                live.catch_up()
+                live = live.updated()
                 if live.sequence >= wanted.sequence:
-                    live.follow_graph()
                     return live
                 if live.count != last_count:
                     last_count, progress_at = live.count, time.monotonic()
@@ -202,10 +200,7 @@ class LiveItems:
 
     def reopened(self) -> "LiveItems":
         """The same bundle with the current generation, all of it applied; errors as the class."""
-        live = LiveItems(self._base, self._place, self._origin)
-        live.catch_up()
-        live.follow_graph()
-        return live
+        return LiveItems(self._base, self._place, self._origin).updated()
 
     def updated(self) -> "LiveItems":
         """The same bundle with all that is encoded; for a process with one thread; errors as the class."""

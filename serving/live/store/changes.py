@@ -1,7 +1,11 @@
-"""The feed of changes of a store of items, from which bundles are built, and items encoded."""
+"""The feed of changes of a store of items, from which bundles are built, and items encoded.
+
+The feed has the latest change of each item, in the order of their sequences: an item that changes again moves
+to its end. A reader that has applied all changes up to a sequence asks for those after it.
+"""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from twinspire.serving.retrieval.query import Value
 
@@ -15,6 +19,7 @@ class Change(NamedTuple):
         deleted: whether the last change was a delete; features and fields are then empty.
         features: feature of the item tower, or filter field -> raw value; None where it is absent.
         fields: display field -> text.
+        written_at: Unix seconds, by the clock of the host that wrote it.
     """
 
     sequence: int
@@ -22,6 +27,7 @@ class Change(NamedTuple):
     deleted: bool
     features: Mapping[str, Value | None]
     fields: Mapping[str, str]
+    written_at: float = 0.0
 
 
 class Position(NamedTuple):
@@ -55,53 +61,3 @@ class FeedPage(NamedTuple):
 
     position: Position
     changes: list[Change]
-
-
-class LastWrite(NamedTuple):
-    """What the last transaction of a `Store` has made.
-
-    Args:
-        before: where the history ended before.
-        position: where it ended then.
-        changes: all between them, lowest sequence first.
-    """
-
-    before: Position
-    position: Position
-    changes: list[Change]
-
-
-class ChangeFeed(Protocol):
-    """Gives the latest change of each item of a store, in the order of their sequences.
-
-    An item that changes again moves to the end of the feed, so a feed has one entry for each item. A reader
-    that has applied all changes up to a sequence asks for those after it.
-    """
-
-    @property
-    def store_id(self) -> str:
-        """Identifies the store; a sequence means nothing in another store."""
-
-    def position(self) -> Position:
-        """Where the history of the store ends, `START` if nothing was ever written.
-
-        Raises:
-            Unavailable: the store cannot be read now.
-        """
-
-    def was_at(self, position: Position) -> bool | None:
-        """Whether the store has been at a position; None if that is not known, as of old positions.
-
-        Args:
-            position: one with mark 0 has no known mark; only its sequence is compared.
-
-        Raises:
-            Unavailable: the store cannot be read now.
-        """
-
-    def page(self, after: int, limit: int) -> FeedPage:
-        """The changes with a higher sequence than `after`, at most `limit`.
-
-        Raises:
-            Unavailable: the store cannot be read now.
-        """

@@ -1,4 +1,7 @@
-"""The databases of stores: their URLs, connections, and the texts of their errors for clients."""
+"""The databases of stores: their URLs and connections, and errors that clients may read.
+
+The texts of the errors of a store that is open, or is opened, have no hosts, users and folders.
+"""
 
 import os
 import re
@@ -13,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from twinspire.protos.errors import ConfigError, TwinspireError, Unavailable
@@ -29,7 +32,6 @@ STATEMENT_SECONDS = 8
 IDLE_SECONDS = 15  # of a transaction between two statements
 CATALOGUE, EVENTS = "catalogue", "events"  # kinds of stores
 STORES = {CATALOGUE: "the catalogue's store", EVENTS: "the store of events"}  # as errors name them
-OPENED = {CATALOGUE: "a catalogue", EVENTS: "a store of events"}
 DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
 
 
@@ -53,12 +55,11 @@ def parsed_url(url: str, kind: str = CATALOGUE) -> URL:
         raise ConfigError(f"{kind}: expected a URL of sqlite or postgresql, got one of {name}")
     if driver not in ("", DRIVERS[name]):
         raise ConfigError(f"{kind}: expected a URL that begins with {name}://, got {name}+{driver}://")
-    if name == "sqlite" and (parsed.query or parsed.host):  # a parameter may keep the database in memory
+    in_memory = (
+        parsed.database in (None, "", ":memory:") or parsed.query or parsed.host
+    )  # a parameter may say so
+    if name == "sqlite" and in_memory:
         raise ConfigError(f"{kind}: expected a file, such as sqlite:///items.db, without host and parameters")
-    if name == "sqlite" and parsed.database in (None, "", ":memory:"):
-        raise ConfigError(
-            f"{kind}: expected a file, such as sqlite:///items.db; in-memory databases are not durable"
-        )
     return parsed.set(drivername=f"{name}+{DRIVERS[name]}")
 
 
@@ -66,10 +67,10 @@ def is_missing(url: str, kind: str = CATALOGUE) -> bool:
     """Whether the URL of a kind of store names a file of SQLite that does not exist.
 
     Raises:
-        ConfigError: as `parsed_url`; or the folder cannot be entered.
+        ConfigError: as `parsed_url`.
     """
     parsed = parsed_url(url, kind)
-    return parsed.get_backend_name() == "sqlite" and _size(Path(parsed.database or ""), kind) is None
+    return parsed.get_backend_name() == "sqlite" and not _size(parsed)
 
 
 def file_of(url: str, kind: str = CATALOGUE) -> Path:
@@ -144,18 +145,11 @@ def replace_file(path: Path, draft: Path) -> None:
     draft.replace(path)
 
 
-def _size(path: Path, kind: str) -> int | None:
-    """Bytes of a file of SQLite with a store of a kind; None if there is none.
-
-    Raises:
-        ConfigError: this cannot be known, as where the folder may not be entered.
-    """
-    try:
-        return path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no name of a file
-        return None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be opened as {OPENED[kind]}: {error.strerror}") from None
+def _size(url: URL) -> int:
+    """Bytes of a file of SQLite; 0 if there is none, or it cannot be seen."""
+    with suppress(OSError, ValueError):  # the second: no name of a file
+        return Path(url.database or "").stat().st_size
+    return 0
 
 
 class Database:
@@ -167,7 +161,7 @@ class Database:
         create: whether to make a file of SQLite if there is none.
 
     Attributes:
-        name: in errors, without a password.
+        name: in errors.
         dialect: `sqlite` or `postgresql`.
 
     Raises:
@@ -177,9 +171,9 @@ class Database:
 
     def __init__(self, url: str, kind: str, create: bool = True) -> None:
         parsed = parsed_url(url, kind)
-        self.name, self.dialect, self._kind = shown(parsed), parsed.get_backend_name(), kind
+        self.name, self.dialect, self._kind = STORES[kind], parsed.get_backend_name(), kind
         if not create and is_missing(url, kind):
-            raise Unavailable(f"{self.name}: is missing; put it back, or restart the service to begin anew")
+            raise Unavailable(f"{self.name} is missing; put it back, or restart the service to begin anew")
         self._engine = engine_of(parsed, kind)
 
     def close(self) -> None:
@@ -210,9 +204,9 @@ class Database:
                     make(connection)
         except SQLAlchemyError as error:
             self.close()
-            raised: type[TwinspireError] = ConfigError if is_damage(error) else Unavailable
-            text = f"cannot be opened as {OPENED[self._kind]}: {reason_of(error)}"
-            raise raised(f"{self.name}: {text}") from error
+            is_damage = any(text in str(error) for text in ("not a database", "malformed"))
+            raised: type[TwinspireError] = ConfigError if is_damage else Unavailable
+            raise raised(f"{self.name} cannot be opened now: {driver_reason(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -221,10 +215,10 @@ class Database:
         """Refuse a file that another program made, or that is damaged, before anything is written to it.
 
         Raises:
-            ConfigError: it is not a store's, is damaged, or is in a folder that cannot be entered.
+            ConfigError: it is not a store's, or is damaged.
             DBAPIError: it is not a database, or cannot be read.
         """
-        if not _size(Path(self._engine.url.database or ""), self._kind):
+        if not _size(self._engine.url):
             return
         # Without the listeners of `engine_of`, which would write to the file.
         plain = sa.create_engine(self._engine.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
@@ -232,13 +226,9 @@ class Database:
             application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
             tables = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one()
             if application != APPLICATION_ID and tables:
-                raise ConfigError(
-                    f"{self.name}: is a database of another program, and is left as it is; name another file"
-                )
+                raise ConfigError(f"{self.name} is a database of another program; name another file")
             if check and (found := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()) != "ok":
-                raise ConfigError(
-                    f"{self.name}: is damaged ({found}); restore a copy, or use sqlite3's .recover"
-                )
+                raise ConfigError(f"{self.name} is damaged ({found}); restore a copy, or try .recover")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -248,7 +238,7 @@ class Database:
             Unavailable: the database cannot be read now.
         """
         with self._errors("read"), self._engine.connect() as connection:
-            check_open_files(connection)
+            self._check_open_files(connection)
             yield connection
 
     def raw_connection(self) -> Any:
@@ -270,7 +260,7 @@ class Database:
             if self.dialect == "postgresql":  # SQLite's transactions are snapshots
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
-                check_open_files(connection)
+                self._check_open_files(connection)
                 yield connection
 
     @contextmanager
@@ -283,9 +273,9 @@ class Database:
         with self._errors("written"), self._engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             with connection.begin():
-                check_open_files(connection)
+                self._check_open_files(connection)
                 yield connection
-            check_open_files(connection)  # again: nothing may be acknowledged that went elsewhere
+            self._check_open_files(connection)  # again: nothing may be acknowledged that went elsewhere
 
     def shorten_log(self) -> bool:
         """Empty SQLite's log, unless another process reads the store now; returns whether none is left.
@@ -308,8 +298,16 @@ class Database:
         try:
             yield
         except SQLAlchemyError as error:
-            text = f"{STORES[self._kind]} cannot be {verb} now: {public_reason(error)}"
-            raise Unavailable(text) from error
+            raise Unavailable(f"{self.name} cannot be {verb} now: {driver_reason(error)}") from error
+
+    def _check_open_files(self, connection: Connection) -> None:
+        """Raises `Unavailable` if a file of SQLite was moved, removed or replaced since it was opened."""
+        for path, known in connection.info.get(FILES, {}).items():
+            if _file(path) != known:
+                raise Unavailable(
+                    f"{self.name} was moved, removed or replaced while it was in use, so a write to it would "
+                    "be lost; put it back, or restart the service"
+                )
 
 
 def engine_of(url: URL, kind: str = CATALOGUE) -> Engine:
@@ -377,20 +375,6 @@ def _file(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def check_open_files(connection: Connection) -> None:
-    """Make sure that a connection to SQLite writes to the files which its URL leads to.
-
-    Raises:
-        Unavailable: a file was moved, removed or replaced since it was opened, so what is written is lost.
-    """
-    for path, known in connection.info.get(FILES, {}).items():
-        if _file(path) != known:
-            raise Unavailable(
-                f"{path} was moved, removed or replaced while it was in use, so a write to it would be lost; "
-                "put it back, or restart the service"
-            )
-
-
 def _begin_sqlite(connection: Connection) -> None:
     # A write takes its lock at once: a transaction that reads first could not get it after another's commit.
     writes = connection.get_execution_options().get("writes")
@@ -411,64 +395,32 @@ def _on_postgresql(connection: Any, record: Any) -> None:
     connection.commit()
 
 
-def public_text(error: Exception, url: str, kind: str = CATALOGUE) -> str:
-    """An error of a store as clients may read it: without hosts, users and folders.
-
-    Args:
-        error: of any method of a store.
-        url: of the store.
-        kind: of the store.
-
-    Raises:
-        ConfigError: the URL is not one of a store.
-    """
-    parsed = parsed_url(url, kind)
-    name, text, store = shown(parsed), str(error), STORES[kind]
-    if isinstance(error.__cause__, SQLAlchemyError) and text.startswith(name):
-        return f"{store} cannot be opened now: {public_reason(error.__cause__)}"
-    text = text.replace(name, store)
-    if parsed.get_backend_name() == "sqlite":
-        text = text.replace(str(Path(name).absolute().parent), f"the folder of {store}")
-    return text
-
-
-def shown(url: URL) -> str:
-    """A store in errors, without its password."""
-    return (
-        url.database or "" if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
-    )
-
-
-def is_damage(error: SQLAlchemyError) -> bool:
-    """Whether the file is not a database, or not a whole one."""
-    return any(text in str(error) for text in ("not a database", "malformed"))
+@contextmanager
+def operator_errors(url: str, kind: str) -> Iterator[None]:
+    """Adds to the errors of a store what only operators may read: its URL, and the database's own words."""
+    try:
+        yield
+    except (ConfigError, Unavailable) as error:
+        shown = parsed_url(url, kind).render_as_string(hide_password=True)
+        raise type(error)(f"{shown}: {error}{detail(error)}") from error.__cause__
 
 
 def detail(error: Exception) -> str:
-    """The database's own words for an error, for the log; empty if the error's text has them already."""
-    cause = error.__cause__
-    if not isinstance(cause, SQLAlchemyError) or (reason := reason_of(cause)) in str(error):
-        return ""
-    return f" ({reason})"
-
-
-def public_reason(error: SQLAlchemyError) -> str:
-    """What went wrong, without the words of PostgreSQL, which name its host and its user."""
-    cause = error.orig if isinstance(error, DBAPIError) else None
-    if cause is None or isinstance(cause, sqlite3.Error):
-        return reason_of(error)
-    return driver_reason(cause)
-
-
-def driver_reason(error: BaseException) -> str:
-    """What went wrong, from an error of the driver of PostgreSQL, without its words."""
-    if getattr(error, "sqlstate", None) is None:
-        return "the database does not answer"
-    return " ".join(re.findall("[A-Z][a-z]*", type(error).__name__)).lower()  # such as DiskFull
-
-
-def reason_of(error: SQLAlchemyError) -> str:
-    """The database's own words, one line, without the statement, its values, and those in the table."""
-    cause: object = error.orig if isinstance(error, DBAPIError) else error
+    """The database's own words for an error, for the log, without the statement and its values."""
+    cause: object = getattr(error.__cause__, "orig", None) or error.__cause__
     words = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)  # of PostgreSQL
-    return " ".join(words.split())[:200] or type(cause).__name__
+    line = " ".join(words.split())[:200]
+    return f" ({line})" if cause is not None and line not in str(error) else ""
+
+
+def driver_reason(error: Exception) -> str:
+    """What went wrong, from an error of a driver or of SQLAlchemy.
+
+    It lacks the words of PostgreSQL, which name its host and its user.
+    """
+    cause = getattr(error, "orig", None) or error
+    if isinstance(cause, sqlite3.Error):
+        return str(cause)
+    if getattr(cause, "sqlstate", None) is None:
+        return "the database does not answer"
+    return " ".join(re.findall("[A-Z][a-z]*", type(cause).__name__)).lower()  # such as DiskFull

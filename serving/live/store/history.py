@@ -121,12 +121,8 @@ def require_same_history(connection: Connection, meta: Any, store_id: str, known
         raise StoreRolledBack("the catalogue's URL leads to another store than before; restart the service")
     position = Position(meta.sequence, meta.mark)
     if position != known and not was_at(connection, known):
-        if position.sequence < known.sequence:
-            found = f"ends at sequence {position.sequence}, and was at {known.sequence} before"
-        else:
-            found = f"has another history than before up to sequence {known.sequence}"
         raise StoreRolledBack(
-            f"the catalogue's store {found}; if it was restored from a copy, or another server has taken "
-            "over, restart the service"
+            f"the catalogue's store has another history than before up to sequence {known.sequence}; if it "
+            "was restored from a copy, or another server has taken over, restart the service"
         )
     return position

@@ -20,11 +20,10 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -32,7 +31,7 @@ from sqlalchemy.engine import Connection
 
 from twinspire.protos.catalogue_pb2 import WriteResponse
 from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
-from twinspire.serving.live.store.changes import START, Change, FeedPage, LastWrite, Position
+from twinspire.serving.live.store.changes import START, Change, FeedPage, Position
 from twinspire.serving.live.store.database import CATALOGUE, Database
 from twinspire.serving.live.store.history import (
     HISTORY,
@@ -62,7 +61,6 @@ log = logging.getLogger(__name__)
 
 PARTS = 500  # ids in one query
 KEEP_SECONDS = 24 * 3600.0  # for which the answer to a request id is kept
-KEEP_WRITES = 10_000  # later writes of items, up to which it is kept, however old
 MAX_WRITES = 10_000_000  # later writes of items, after which it is forgotten, however new
 PRUNE_EVERY = 1000  # commits
 REFRESH = "make refresh builds a bundle that holds them"
@@ -71,35 +69,22 @@ RETRY_SECONDS = 1.0
 _CONTENT = ("sequence", "deleted", "features", "fields", "written_at")
 
 
-class StoredItem(NamedTuple):
-    """An item as the store holds it.
-
-    Args:
-        change: its latest state.
-        written_at: Unix seconds, by the clock of the host that wrote it.
-    """
-
-    change: Change
-    written_at: float
-
-
 class Store:
-    """The items of one store; it is a `ChangeFeed`. For one thread, and not to be used across a fork.
+    """The items of one store. For one thread at a time, and not to be used across a fork.
 
     Made by `Store.open`.
 
     Attributes:
         store_id: identifies the store.
         bounds: as the store held them at the last commit.
+        written: where the history ended after the last `write`.
     """
 
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._database, self._clock = database, clock
-        self._name = database.name
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._commits = 0
-        self._overlay = _OverlayCount()
         self._upsert = _upsert(database.dialect)
-        self._last: tuple[Position, Position, Sequence[tuple[int, ItemWrite]]] = START, START, ()
+        self.written = START
         self.store_id = ""
         self.bounds = CatalogueBounds()
 
@@ -109,7 +94,6 @@ class Store:
         url: str,
         bounds: Mapping[str, int] | None = None,
         check: bool = False,
-        clock: Callable[[], float] = time.time,
         create: bool = True,
     ) -> "Store":
         """Open a store.
@@ -119,7 +103,6 @@ class Store:
             bounds: new values of bounds, by name, for all services that share the store; the other bounds
                 keep their values.
             check: whether to look for damage in a file of SQLite, which reads all of it.
-            clock: gives Unix seconds.
             create: whether to make a store if there is none.
 
         Raises:
@@ -128,7 +111,7 @@ class Store:
             Unavailable: the database does not answer, or there is no store and none is to be made.
             ValueError: a bound is below 1.
         """
-        store = cls(Database(url, CATALOGUE, create), clock)
+        store = cls(Database(url, CATALOGUE, create))
         store._database.prepare(lambda connection: store._make(connection, bounds or {}), check)
         return store
 
@@ -136,36 +119,34 @@ class Store:
         """Close all connections."""
         self._database.close()
 
-    def position(self) -> Position:
+    def position(self, known: Position = START, store_id: str = "") -> Position:
         """Where the history of the store ends, `START` if nothing was ever written.
 
-        Raises:
-            Unavailable: the store cannot be read now.
-        """
-        with self._database.reading() as connection:
-            return read_position(connection)
-
-    def sequence(self) -> int:
-        """The highest sequence of the store, 0 if nothing was ever written; errors as of `position`."""
-        return self.position().sequence
-
-    def check(self, known: Position, store_id: str = "") -> Position:
-        """As `position`, of a store that was at a position before.
-
         Args:
-            known: the position.
+            known: a position that the store has had.
             store_id: that the store had; by default that with which it was opened.
 
         Raises:
-            StoreRolledBack: it is another store, or its history is another one.
+            StoreRolledBack: it is another store, or was never there.
             Unavailable: the store cannot be read now.
         """
         with self._database.reading() as connection:
             meta = connection.execute(sa.select(META)).one()
             return require_same_history(connection, meta, store_id or self.store_id, known)
 
+    def sequence(self) -> int:
+        """The highest sequence of the store, 0 if nothing was ever written; errors as of `position`."""
+        return self.position().sequence
+
     def was_at(self, position: Position) -> bool | None:
-        """As `ChangeFeed.was_at`."""
+        """Whether the store has been at a position; None if that is not known, as of old positions.
+
+        Args:
+            position: one with mark 0 has no known mark; only its sequence is compared.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
         with self._database.reading() as connection:
             return was_at(connection, position)
 
@@ -186,17 +167,8 @@ class Store:
             else:
                 self.store_id = meta.store_id
 
-    def stored(self, after: int, limit: int) -> list[StoredItem]:
-        """The latest state of the items that changed after a sequence, lowest first, at most `limit`.
-
-        Raises:
-            Unavailable: the store cannot be read now.
-        """
-        with self._database.reading() as connection:
-            return [*map(_stored, connection.execute(_changed_after(after).limit(limit)))]
-
     def page(self, after: int, limit: int, known: Position = START) -> FeedPage:
-        """As `ChangeFeed.page`.
+        """The changes with a higher sequence than `after`, at most `limit`.
 
         Args:
             known: a position that the store has had.
@@ -209,9 +181,9 @@ class Store:
             meta = connection.execute(sa.select(META)).one()
             position = require_same_history(connection, meta, self.store_id, known)
             rows = connection.execute(_changed_after(after).limit(limit))
-            return FeedPage(position, [_stored(row).change for row in rows])
+            return FeedPage(position, [*map(_change, rows)])
 
-    def get(self, ids: Sequence[str]) -> dict[str, StoredItem]:
+    def get(self, ids: Sequence[str]) -> dict[str, Change]:
         """The items of these ids that the store holds, deleted ones included.
 
         Raises:
@@ -219,7 +191,7 @@ class Store:
         """
         with self._database.reading() as connection:
             rows = _by_id(connection, sa.select(ITEMS), ids)
-            return {row.id: _stored(row) for row in rows}
+            return {row.id: _change(row) for row in rows}
 
     @contextmanager
     def snapshot(self, after: int = 0) -> Iterator[tuple[Position, Iterator[Change]]]:
@@ -233,7 +205,7 @@ class Store:
         with self._database.one_state() as connection:
             position = read_position(connection)
             rows = connection.execution_options(yield_per=PARTS).execute(_changed_after(after))
-            yield position, (_stored(row).change for row in rows)
+            yield position, map(_change, rows)
 
     def compact(self) -> int:
         """Forget answers to old requests, and shorten SQLite's log; returns how many answers were forgotten.
@@ -246,7 +218,7 @@ class Store:
             Unavailable: the store cannot be written now.
         """
         with self._database.writing() as connection:
-            forgotten = _prune(connection, self._clock())
+            forgotten = _prune(connection, time.time())
         self._database.shorten_log()
         return forgotten
 
@@ -285,39 +257,29 @@ class Store:
             Unavailable: the store could not be written. Usually nothing is written then; if the connection
                 broke in the commit, that is not known.
         """
-        now = self._clock()
+        now = time.time()
         with self._database.writing() as connection:
             meta = locked_meta(connection)
-            before = position = require_same_history(connection, meta, self.store_id, known)
+            written = require_same_history(connection, meta, self.store_id, known)
             self.bounds = CatalogueBounds.of(json.loads(meta.bounds))
-            decisions = Decisions(meta.sequence, _versions(connection, requests))
-            self._overlay.begin(connection, meta.sequence, base)
+            overlay = _overlay(connection, base)
+            decisions = Decisions(meta.sequence, _versions(connection, requests), base, overlay)
             outcomes, new = self._outcomes(requests, decisions, _known_requests(connection, requests))
             self._save(connection, decisions, new, now)
             if decisions.sequence != meta.sequence:
-                position = advance(connection, decisions.sequence)
+                written = advance(connection, decisions.sequence)
             self._commits += 1
             if self._commits % PRUNE_EVERY == 1:
                 _prune(connection, now)
-        self._overlay.commit(decisions.sequence)
-        self._last = before, position, sorted(decisions.written.values(), key=itemgetter(0))
+        self.written = written
         return outcomes
-
-    def last_write(self) -> LastWrite:
-        """The last transaction of this object."""
-        before, position, written = self._last
-        changes = [
-            Change(n, each.item_id, each.deleted, json.loads(each.features), json.loads(each.fields))
-            for n, each in written
-        ]
-        return LastWrite(before, position, changes)
 
     def _outcomes(
         self, requests: Sequence[WriteRequest], decisions: Decisions, answered: dict[str, tuple[str, str]]
-    ) -> tuple[list[WriteResponse | TwinspireError], dict[str, tuple[WriteResponse, str]]]:
-        """What becomes of each request; and by request id the outcomes to remember, with their digests."""
+    ) -> tuple[list[WriteResponse | TwinspireError], list[dict[str, Any]]]:
+        """What becomes of each request; and what to remember of those with an id, as rows of `REQUESTS`."""
         outcomes: list[WriteResponse | TwinspireError] = []
-        new = {}
+        new = []
         for request in requests:
             previous = decisions.sequence
             outcome = self._outcome(request, decisions, answered)
@@ -325,8 +287,9 @@ class Store:
             if request.request_id and isinstance(outcome, WriteResponse) and not outcome.repeated_request:
                 if outcome.sequence == previous:  # so that this answer becomes old as the others do
                     decisions.sequence += 1
-                answered[request.request_id] = request.digest, answer_to_json(outcome)
-                new[request.request_id] = outcome, request.digest
+                answer = answer_to_json(outcome)
+                answered[request.request_id] = request.digest, answer
+                new.append({"id": request.request_id, "digest": request.digest, "answer": answer})
         return outcomes, new
 
     def _outcome(
@@ -340,44 +303,24 @@ class Store:
         # With the lock: all later commits, also of other hosts, come after this moment.
         if request.deadline <= time.monotonic():
             return Unavailable("the caller's deadline has passed, so nothing was written")
-        new = self._overlay.adds_row(request.items, decisions.versions)
-        more = sum(
-            is_new and _is_bounded(item, decisions) for item, is_new in zip(request.items, new, strict=True)
-        )
-        if more and self._overlay.count + more > self.bounds.max_overlay:
+        more, most = decisions.bounded_rows(request.items), self.bounds.max_overlay
+        if more and decisions.overlay + more > most:
             return Overloaded(
-                f"the bundle was built without {self._overlay.count} changes of the catalogue, and may miss "
-                f"{self.bounds.max_overlay} at most; refresh the bundle: {REFRESH}",
+                f"the bundle was built without {decisions.overlay} changes of the catalogue, and may miss "
+                f"{most} at most; refresh the bundle: {REFRESH}",
                 math.inf,
             )
-        outcome = decisions.decide(request)
-        self._overlay.count += sum(
-            is_new and not each.error for is_new, each in zip(new, outcome.results, strict=True)
-        )
-        return outcome
+        return decisions.decide(request)
 
     def _save(
-        self,
-        connection: Connection,
-        decisions: Decisions,
-        new: Mapping[str, tuple[WriteResponse, str]],
-        now: float,
+        self, connection: Connection, decisions: Decisions, new: Sequence[dict[str, Any]], now: float
     ) -> None:
         rows = [_row(sequence, item, now) for sequence, item in decisions.written.values()]
         if rows:
             connection.execute(self._upsert, rows)
         if new:
-            answers = [
-                {
-                    "id": request_id,
-                    "digest": digest,
-                    "answer": answer_to_json(outcome),
-                    "sequence": decisions.sequence,
-                    "written_at": now,
-                }
-                for request_id, (outcome, digest) in new.items()
-            ]
-            connection.execute(sa.insert(REQUESTS), answers)
+            common = {"sequence": decisions.sequence, "written_at": now}
+            connection.execute(sa.insert(REQUESTS), [each | common for each in new])
 
     def _make(self, connection: Connection, bounds: Mapping[str, int]) -> None:
         """Create missing tables, and read the store's id and bounds."""
@@ -391,17 +334,10 @@ class Store:
                 "bounds": json.dumps(asdict(CatalogueBounds())),
             }
             connection.execute(sa.insert(META), [first])
-        columns = {each["name"] for each in sa.inspect(connection).get_columns(META.name)}
-        if not {each.name for each in META.columns} <= columns:
-            raise ConfigError(
-                f"{self._name}: {META.name} is not the table of a catalogue; name another database"
-            )
         meta = locked_meta(connection)
-        if meta is None:
-            raise ConfigError(f"{self._name}: {META.name} is empty, so this is not a catalogue")
         if meta.schema_version != SCHEMA_VERSION:
             raise ConfigError(
-                f"{self._name}: is a catalogue of version {meta.schema_version}, this program expects "
+                f"{self._database.name} is of version {meta.schema_version}, this program expects "
                 f"{SCHEMA_VERSION}"
             )
         self.store_id = meta.store_id
@@ -411,36 +347,12 @@ class Store:
             connection.execute(sa.update(META).values(bounds=json.dumps(asdict(self.bounds))))
 
 
-class _OverlayCount:
-    """Counts the rows after the champion's snapshot: once with a query, and from then on write by write."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._base: int | None = None
-        self._sequence = -1
-
-    def begin(self, connection: Connection, sequence: int, base: int | None) -> None:
-        """Begin a transaction; rows are counted again if another process has written since the last one.
-
-        Args:
-            connection: of the transaction.
-            sequence: of the store.
-            base: sequence of the champion's snapshot; None if it is not known, and then nothing is counted.
-        """
-        if base is not None and (sequence, base) != (self._sequence, self._base):
-            query = sa.select(sa.func.count()).where(ITEMS.c.sequence > base)
-            self.count = int(connection.execute(query).scalar_one())
-        self._base, self._sequence = base, -1  # to be counted again, unless `commit` follows
-
-    def adds_row(self, items: Sequence[ItemWrite], versions: Mapping[str, ItemVersion]) -> list[bool]:
-        """Whether each write would add a row to the count; False while the snapshot is not known."""
-        if (base := self._base) is None:
-            return [False] * len(items)
-        return [(known := versions.get(each.item_id)) is None or known.sequence <= base for each in items]
-
-    def commit(self, sequence: int) -> None:
-        """Record that the transaction was committed at this sequence."""
-        self._sequence = sequence
+def _overlay(connection: Connection, base: int | None) -> int:
+    """The number of rows that changed after the champion's snapshot; 0 while that is not known."""
+    if base is None:
+        return 0
+    query = sa.select(sa.func.count()).where(ITEMS.c.sequence > base)
+    return int(connection.execute(query).scalar_one())
 
 
 def _changed_after(sequence: int) -> sa.Select[Any]:
@@ -457,36 +369,27 @@ def _versions(connection: Connection, requests: Sequence[WriteRequest]) -> dict[
 def _known_requests(connection: Connection, requests: Sequence[WriteRequest]) -> dict[str, tuple[str, str]]:
     """Request id -> digest and answer, of those that were carried out before."""
     ids = [request.request_id for request in requests if request.request_id]
-    found: dict[str, tuple[str, str]] = {}
-    for start in range(0, len(ids), PARTS):
-        query = sa.select(REQUESTS).where(REQUESTS.c.id.in_(ids[start : start + PARTS]))
-        found.update({row.id: (row.digest, row.answer) for row in connection.execute(query)})
-    return found
+    query = sa.select(REQUESTS.c.id, REQUESTS.c.digest, REQUESTS.c.answer)
+    return {row.id: (row.digest, row.answer) for row in _by_id(connection, query, ids)}
 
 
-def _by_id(connection: Connection, query: Any, ids: Sequence[str]) -> Iterator[Any]:
+def _by_id(connection: Connection, query: sa.Select[Any], ids: Sequence[str]) -> Iterator[Any]:
+    """The rows of a query whose first column has one of the ids."""
+    column = query.selected_columns[0]
     for start in range(0, len(ids), PARTS):
-        yield from connection.execute(query.where(ITEMS.c.id.in_(ids[start : start + PARTS])))
+        yield from connection.execute(query.where(column.in_(ids[start : start + PARTS])))
 
 
 def _prune(connection: Connection, now: float) -> int:
-    """Forget old marks, and request ids that are old by the clock and by the number of later writes.
+    """Forget old marks, and request ids that are old by the clock or by the number of later writes.
 
     Returns:
         Number of forgotten request ids.
     """
     end = sa.select(META.c.sequence).scalar_subquery()
     connection.execute(sa.delete(HISTORY).where(HISTORY.c.sequence < end - KEEP_MARKS))
-    last = connection.execute(sa.select(sa.func.max(REQUESTS.c.sequence))).scalar() or 0
-    is_old = (REQUESTS.c.written_at < now - KEEP_SECONDS) | (REQUESTS.c.sequence < last - MAX_WRITES)
-    old = sa.delete(REQUESTS).where((REQUESTS.c.sequence < last - KEEP_WRITES) & is_old)
-    return int(connection.execute(old).rowcount)
-
-
-def _is_bounded(item: ItemWrite, decisions: Decisions) -> bool:
-    """Whether `max_overlay` applies to this write; not to a delete of an item that bundle or store knows."""
-    version = decisions.versions.get(item.item_id)
-    return not (item.deleted and (item.in_bundle or version is not None))
+    is_old = (REQUESTS.c.written_at < now - KEEP_SECONDS) | (REQUESTS.c.sequence < end - MAX_WRITES)
+    return int(connection.execute(sa.delete(REQUESTS).where(is_old)).rowcount)
 
 
 def _upsert(dialect: str) -> sa.Insert:
@@ -507,6 +410,6 @@ def _row(sequence: int, item: ItemWrite, now: float) -> dict[str, Any]:
     }
 
 
-def _stored(row: Any) -> StoredItem:
+def _change(row: Any) -> Change:
     features, fields = json.loads(row.features), json.loads(row.fields)
-    return StoredItem(Change(row.sequence, row.id, row.deleted, features, fields), row.written_at)
+    return Change(row.sequence, row.id, row.deleted, features, fields, row.written_at)

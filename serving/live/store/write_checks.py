@@ -160,7 +160,10 @@ class WriteParser:
             raise InvalidInput(
                 name, f"expected a finite number, got {message.number}; leave it out where it is unknown"
             )
-        value = _raw(message, kind) if spec is None else self._feature(spec, message, kind, name)
+        if spec is not None:
+            value = self._feature(spec, message, kind, name)
+        else:
+            value = list(message.strings.values) if kind == "strings" else getattr(message, kind)
         if feature in self.filters:
             parse_value(self.filters[feature], value, name)
         return value
@@ -170,7 +173,10 @@ class WriteParser:
         if isinstance(spec, NumberFeature):
             if kind != "number":
                 raise InvalidInput(name, f"expected a number, got {_described(kind)}")
-            return _within_float32(message.number, name)
+            if abs(message.number) > LARGEST:
+                reason = f"expected a number within float32, at most {LARGEST:.4g}, got {message.number:.4g}"
+                raise InvalidInput(name, reason)
+            return message.number
         if kind == "strings" and _takes_strings(spec):
             return list(message.strings.values)
         if kind != "text" or isinstance(spec, HistoryFeature):
@@ -211,16 +217,6 @@ def _expected(message: wire.ItemWrite | wire.ItemDelete) -> int | None:
 
 def _takes_strings(spec: FeatureSpec) -> bool:
     return isinstance(spec, HistoryFeature) or (isinstance(spec, CategoryFeature) and spec.multi)
-
-
-def _within_float32(value: float, name: str) -> float:
-    if abs(value) > LARGEST:
-        raise InvalidInput(name, f"expected a number within float32, at most {LARGEST:.4g}, got {value:.4g}")
-    return value
-
-
-def _raw(message: retrieval_pb2.FeatureValue, kind: str) -> Value:
-    return list(message.strings.values) if kind == "strings" else getattr(message, kind)
 
 
 def _described(kind: str) -> str:

@@ -7,7 +7,7 @@ condition does not hold is refused, and the other items of its request are writt
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from twinspire.protos import catalogue_pb2 as wire
@@ -34,9 +34,8 @@ class CatalogueBounds:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """From the store's JSON; names of a newer program are skipped."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in document.items() if name in known})
+        """From the store's JSON."""
+        return cls(**document)
 
 
 class ItemWrite(NamedTuple):
@@ -113,6 +112,8 @@ class Decisions:
     Args:
         sequence: of the store before the transaction; `decide` raises it with each write.
         versions: of the items that its requests name, as the store holds them; `decide` updates them.
+        base: sequence of the snapshot from which the champion was built; None if it is not known.
+        overlay: number of the store's rows that changed after it; `decide` raises it with each other one.
 
     Attributes:
         written: id -> its new sequence and content, the last where an item is written twice.
@@ -120,7 +121,16 @@ class Decisions:
 
     sequence: int
     versions: dict[str, ItemVersion]
+    base: int | None = None
+    overlay: int = 0
     written: dict[str, tuple[int, ItemWrite]] = field(default_factory=dict)
+
+    def bounded_rows(self, items: Sequence[ItemWrite]) -> int:
+        """How many writes would add a row to the overlay; without deletes of what bundle or store know."""
+        return sum(
+            self._adds_row(each) and not (each.deleted and (each.in_bundle or each.item_id in self.versions))
+            for each in items
+        )
 
     def decide(self, request: WriteRequest) -> wire.WriteResponse:
         """The answer to one request; its writes are added to `written`."""
@@ -139,10 +149,15 @@ class Decisions:
             return _refused(last, wire.WRITE_EXISTS, "the item exists already")
         if not item.deleted and mode == wire.WRITE_UPDATE and not exists:
             return _refused(last, wire.WRITE_MISSING, "the item does not exist")
+        self.overlay += self._adds_row(item)
         self.sequence += 1
         self.versions[item.item_id] = ItemVersion(self.sequence, item.deleted)
         self.written[item.item_id] = self.sequence, item
         return wire.WriteResult(sequence=self.sequence)
+
+    def _adds_row(self, item: ItemWrite) -> bool:
+        version = self.versions.get(item.item_id)
+        return self.base is not None and (version is None or version.sequence <= self.base)
 
 
 def _refused(last: int, error: "wire.WriteError", why: str) -> wire.WriteResult:

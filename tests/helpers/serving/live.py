@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -10,13 +11,14 @@ from twinspire.serving.live.encoded_items import origin_of
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from twinspire.serving.live.store.changes import Change, FeedPage, Position
+from twinspire.serving.live.store.store import Store
 from twinspire.serving.retrieval.encoder import item_encoder
 from twinspire.serving.retrieval.query import Query, Value, Vectors
 from twinspire.serving.retrieval.retriever import Retriever
 
 
 class MemoryFeed:
-    """A `ChangeFeed` over a dictionary."""
+    """What an encoder reads of a `Store`, over a dictionary."""
 
     def __init__(self, store_id: str = "store") -> None:
         self.store_id = store_id
@@ -45,11 +47,13 @@ class MemoryFeed:
     def was_at(self, position: Position) -> bool:
         return position.sequence <= self._last
 
-    def changes(self, after: int, limit: int) -> list[Change]:
-        return [each for each in self._latest.values() if each.sequence > after][:limit]
+    def page(self, after: int, limit: int, known: Position) -> FeedPage:
+        changes = [each for each in self._latest.values() if each.sequence > after][:limit]
+        return FeedPage(self.position(), changes)
 
-    def page(self, after: int, limit: int) -> FeedPage:
-        return FeedPage(self.position(), self.changes(after, limit))
+    def encoder(self, folder: Path, place: Path) -> ChangeEncoder:
+        """An encoder of a bundle that reads this feed."""
+        return ChangeEncoder(folder, cast(Store, self), place)
 
 
 class LiveWorld:
@@ -59,7 +63,7 @@ class LiveWorld:
         self.folder, self.place, self.feed = folder, place, MemoryFeed()
         self.base = base or Retriever.load(folder)
         self._encode = item_encoder(folder, self.base.manifest)
-        self.encoder = ChangeEncoder(folder, self.feed, place)
+        self.encoder = self.feed.encoder(folder, place)
         self.origin = origin_of(self.base.manifest, self.feed.store_id)
         ids = self.base.built.catalogue.ids
         self.truth = dict(zip(ids, self.base.item_vectors, strict=True))  # item id -> vector (D,)
@@ -83,7 +87,7 @@ class LiveWorld:
     def sync(self) -> dict[int, str]:
         """Derive and apply what was written; returns what failed."""
         before = self.live.sequence
-        self.encoder.run_once(self.feed)
+        self.encoder.run_once(self.feed.position())
         self.live.catch_up()
         assert self.live.sequence == self.feed.sequence()
         return {sequence: why for sequence, why in self.encoder.failures.items() if sequence > before}

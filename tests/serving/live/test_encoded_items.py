@@ -9,8 +9,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.helpers.waiting import wait_until
 from twinspire.serving.live import encoded_items as module
@@ -51,10 +49,6 @@ def read_all(reader: EncodedItemsReader) -> tuple[list[EncodedItem], int]:
 
 def all_of(folder: Path) -> tuple[list[EncodedItem], int]:
     return read_all(EncodedItemsReader(folder, ORIGIN))
-
-
-def database(folder: Path) -> Path:
-    return folder / f"{latest_generation(folder)}.db"
 
 
 @pytest.fixture
@@ -108,33 +102,14 @@ def append_one_by_one(folder: Path, last: int) -> None:
         writer.append([item(n)], at(n))
 
 
-def test_a_reader_sees_the_sequence_of_the_rows_that_it_reads(
-    writer: EncodedItemsWriter, folder: Path
-) -> None:
-    writer.close()
-    reader, last, reads = EncodedItemsReader(folder, ORIGIN), 1000, 0
-    process = get_context("spawn").Process(target=append_one_by_one, args=(folder, last), daemon=True)
-    process.start()
-    read = reached = ORIGIN.start
-    while process.is_alive() or reader.has_more:
-        some, sequence = reader.read()
-        read = some[-1].sequence if some else read
-        if sequence is not None:
-            reached = sequence
-            assert reached == read
-        reads += bool(some)
-    process.join()
-    assert process.exitcode == 0
-    assert reached == last
-    assert reads > 5
-
-
 def test_a_writer_may_be_killed_at_any_time(writer: EncodedItemsWriter, folder: Path) -> None:
     writer.close()
     reader, found = EncodedItemsReader(folder, ORIGIN), list[EncodedItem]()
 
     def has_read(enough: int) -> bool:
-        found.extend(reader.read()[0])
+        some, sequence = reader.read()
+        found.extend(some)
+        assert sequence in (None, len(found))  # that of the rows which were read with it
         return len(found) >= enough
 
     for enough in (100, 300, 500):
@@ -160,36 +135,7 @@ def test_a_writer_that_is_killed_before_it_has_all_goes_on_from_there(
     assert (again.cursor, again.state.sequence, again.state.position) == (3, 1, at(5))
 
 
-@settings(max_examples=30, deadline=None)
-@given(place=st.integers(0, 10**6), value=st.integers(1, 255))
-def test_a_reader_finds_damage_anywhere_or_reads_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, place: int, value: int
-) -> None:
-    folder = tmp_path_factory.mktemp("damaged")
-    written = [item(n) for n in range(1, 100)]
-    with closing(EncodedItemsWriter(folder, ORIGIN)) as writer:
-        writer.append(written, at(99))
-    path = database(folder)
-    content = bytearray(path.read_bytes())
-    content[place % len(content)] ^= value
-    path.write_bytes(content)
-    read = list[EncodedItem]()
-    try:
-        reader = EncodedItemsReader(folder, ORIGIN)
-        while reader.has_more:
-            read += reader.read()[0]
-    except (EncodedItemsDamaged, OSError):
-        pass
-    else:
-        assert len(read) == 99
-    assert read == written[: len(read)]
-    with closing(EncodedItemsWriter(folder, ORIGIN)) as again:
-        assert again.state.last_id in (0, 99)
-        again.append(written[again.state.last_id :], at(99))
-    assert all_of(folder) == (written, 99)
-
-
-@pytest.mark.parametrize("content", [b"", b"x" * 100, b"this is not a database" * 1000])
+@pytest.mark.parametrize("content", [b"", b"this is not a database" * 1000])
 def test_a_file_that_is_no_database_is_replaced(folder: Path, content: bytes) -> None:
     folder.mkdir(parents=True)
     (folder / "5.db").write_bytes(content)
@@ -201,13 +147,10 @@ def test_a_file_that_is_no_database_is_replaced(folder: Path, content: bytes) ->
     assert not (folder / "5.db").exists()
 
 
-@pytest.mark.parametrize("change", ["DELETE FROM encoded WHERE id = 2", "UPDATE encoded SET hit = 'x'"])
-def test_rows_that_are_missing_or_have_changed_are_noticed(
-    writer: EncodedItemsWriter, folder: Path, change: str
-) -> None:
+def test_a_row_that_is_missing_is_noticed(writer: EncodedItemsWriter, folder: Path) -> None:
     writer.append([item(1), item(2)], at(2))
-    with closing(sqlite3.connect(database(folder))) as other:
-        other.execute(change)
+    with closing(sqlite3.connect(folder / f"{writer.generation}.db")) as other:
+        other.execute("DELETE FROM encoded WHERE id = 2")
         other.commit()
     with pytest.raises(EncodedItemsDamaged):
         all_of(folder)
@@ -219,8 +162,6 @@ def test_rows_that_are_missing_or_have_changed_are_noticed(
     "other",
     [
         EncodedOrigin("b" * 64, "store", 2),
-        EncodedOrigin("a" * 64, "another", 2),
-        EncodedOrigin("a" * 64, "store", 3),
         EncodedOrigin("a" * 64, "store", 2, 1),
     ],
 )
@@ -263,21 +204,6 @@ def test_the_position_outlasts_another_generation(writer: EncodedItemsWriter, fo
     assert position_of(folder.with_name("missing")) is None
 
 
-def test_a_damaged_position_is_not_known(writer: EncodedItemsWriter, folder: Path) -> None:
-    """Else a store would get another id because of a fault on one host."""
-    writer.append([item(1, "a"), item(2, "a")], at(2))
-    reader = EncodedItemsReader(folder, ORIGIN)
-    with closing(sqlite3.connect(database(folder))) as other:
-        other.execute("UPDATE state SET content = replace(content, '77', '78')")
-        other.commit()
-    assert position_of(folder) is None
-    with pytest.raises(EncodedItemsDamaged):
-        reader.state()
-    writer.close()
-    again = EncodedItemsWriter(folder, ORIGIN)
-    assert (again.state.last_id, again.state.position) == (0, START)
-
-
 def test_a_full_disk_adds_nothing_and_the_next_call_may_succeed(
     writer: EncodedItemsWriter, folder: Path
 ) -> None:
@@ -307,17 +233,6 @@ def test_a_file_that_a_reader_has_removed_is_begun_anew(writer: EncodedItemsWrit
     assert all_of(folder) == ([], 0)
 
 
-def test_a_writer_that_cannot_begin_leaves_the_items_to_others(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "TABLES", ("CREATE TABLE",))
-        with pytest.raises(EncodedItemsDamaged):
-            EncodedItemsWriter(folder, ORIGIN)
-    assert [*folder.iterdir()] == []
-    EncodedItemsWriter(folder, ORIGIN).close()
-
-
 def test_what_killed_writers_have_left_is_removed(folder: Path) -> None:
     EncodedItemsWriter(folder, ORIGIN).close()
     graph = folder / f"{latest_generation(folder)}.graph"
@@ -344,11 +259,9 @@ def test_items_that_were_not_used_for_longest_are_removed(tmp_path: Path) -> Non
             os.utime(path, (n + 1, n + 1))
     store = tmp_path / "store"
     (store / ".lock").touch()
-    prune(store, keep={origins[0].bundle_version}, most=2, older_than=float("inf"))
+    prune(store, keep={origins[0].bundle_version}, most=2)
     assert {*store.iterdir()} == {folders[0], *folders[3:], store / ".lock"}
-    prune(store, keep={origins[3].bundle_version})
-    assert {*store.iterdir()} == {folders[3], store / ".lock"}
-    prune(store, most=0)
+    prune(store)
     assert {*store.iterdir()} == {store / ".lock"}
 
 
@@ -367,23 +280,6 @@ def test_a_new_generation_has_the_latest_row_of_each_item(writer: EncodedItemsWr
     assert all_of(folder) == (expected, 40)
     writer.append([item(41)], at(41))
     assert all_of(folder) == ([*expected, item(41)], 41)
-
-
-def test_rows_that_cannot_be_copied_leave_the_file_as_it_is(
-    writer: EncodedItemsWriter, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer.append([item(n) for n in range(1, 6)], at(5))
-
-    def fails(*arguments: object) -> None:
-        raise OSError("the disk is full")
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
-        patch.setattr(module, "_item", fails)
-        writer.compact()
-    assert {each.name for each in folder.glob("*.db")} == {f"{writer.generation}.db"}
-    assert [*folder.glob(".*")] == []
-    writer.append([item(6)], at(6))
-    assert all_of(folder) == ([item(n) for n in range(1, 7)], 6)
 
 
 def test_an_item_has_the_same_vector_and_terms_or_not(writer: EncodedItemsWriter, folder: Path) -> None:
@@ -408,9 +304,8 @@ def test_a_reader_opens_a_file_that_nobody_writes(writer: EncodedItemsWriter, fo
         assert read_all(reader) == ([item(2)], 2)
 
 
-@pytest.mark.parametrize("mask", [0o077, 0o022, 0o002])
-def test_files_have_the_mode_that_the_umask_allows(tmp_path: Path, mask: int) -> None:
-    before = os.umask(mask)
+def test_files_have_the_mode_that_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o022)
     try:
         writer = EncodedItemsWriter(tmp_path / "items", ORIGIN)
         writer.append([item(1)], at(1))
@@ -418,4 +313,4 @@ def test_files_have_the_mode_that_the_umask_allows(tmp_path: Path, mask: int) ->
         os.umask(before)
     paths = [*(tmp_path / "items").glob("*.db*")]
     assert len(paths) == 3
-    assert {stat.S_IMODE(each.stat().st_mode) for each in paths} == {0o666 & ~mask}
+    assert {stat.S_IMODE(each.stat().st_mode) for each in paths} == {0o644}

@@ -1,14 +1,12 @@
 """A worker's server answers with live items, and waits for writes; what derives them runs in the test."""
 
 import json
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -25,17 +23,13 @@ from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import (
     DeadlineExceeded,
     InvalidInput,
-    Overloaded,
     Unavailable,
     UnknownItem,
 )
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.live import encoded_items
-from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
 from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search import live_items as live_bundle
-from twinspire.serving.live.search import sequence_waits as waiting
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from twinspire.serving.live.store.changes import Position
 from twinspire.serving.retrieval.query import Query
@@ -58,8 +52,8 @@ class Host:
         self.feed = MemoryFeed()
         self.folder, self.path = folder, place
         self.place = LivePlace(place, lambda: StoreState(self.feed.store_id, self.feed.sequence()))
-        self.encoder = ChangeEncoder(folder, self.feed, place)
-        self.encoder.run_once(self.feed)
+        self.encoder = self.feed.encoder(folder, place)
+        self.encoder.run_once(self.feed.position())
         self.bundle = LoadedBundle.load(folder).with_live(self.place)
         self.server = RetrievalServer(self.bundle)
 
@@ -80,7 +74,7 @@ def client(host: Host) -> Iterator[RetrievalClient]:
 
 def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None:
     sequence = host.feed.put("new", {"text": ZOO}, {"name": ZOO, "section": "zoo", "unknown": "x"})
-    later = threading.Timer(0.3, host.encoder.run_once, (host.feed,))
+    later = threading.Timer(0.3, host.encoder.run_once, (host.feed.position(),))
     later.start()
     answer = client.search(ZOO, k=1, min_sequence=sequence)
     later.join()
@@ -88,7 +82,7 @@ def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None
     assert answer.hits[0].fields == {"name": ZOO, "section": "zoo"}
     assert answer.sequence == sequence
     gone = host.feed.put("new")
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     (batch, other) = client.search_batch([ZOO, "a"], k=300, min_sequence=gone)
     assert "new" not in {hit.id for hit in (*batch.hits, *other.hits)}
     assert len(batch.hits) == len(other.hits) == 300
@@ -97,7 +91,7 @@ def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None
 
 def test_a_stream_waits_for_a_write_in_its_order(host: Host, client: RetrievalClient) -> None:
     sequence = host.feed.put("new", {"text": ZOO})
-    later = threading.Timer(0.2, host.encoder.run_once, (host.feed,))
+    later = threading.Timer(0.2, host.encoder.run_once, (host.feed.position(),))
     later.start()
     found = list(client.search_stream([ZOO, item_names(300)[7], ZOO], k=1, min_sequence=sequence))
     later.join()
@@ -124,7 +118,7 @@ def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
         calls = [stub.Search.future(one, timeout=20), stub.SearchBatch.future(batch, timeout=20)]
         wait_until(lambda: len(server._servicer.waits._waits) == 2)
         host.feed.put("new", {"text": ZOO})
-        host.encoder.run_once(host.feed)
+        host.encoder.run_once(host.feed.position())
         assert calls[0].result().hits[0].id == "new"
         assert calls[1].result().results[0].hits[0].id == "new"
         one.min_sequence = batch.min_sequence = 5
@@ -135,68 +129,15 @@ def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
                 method(request, timeout=5)
 
 
-def test_no_more_searches_wait_than_may_and_those_that_go_make_room(
-    host: Host, client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waiting, "ROOM_BYTES", 2 * waiting.CALL_BYTES + 1000)
-    waits = host.server._servicer.waits
-    with grpc.insecure_channel(host.server.address) as channel:
-        search: Any = retrieval_pb2_grpc.RetrievalStub(channel).Search
-        request = wire.SearchRequest(query={"text": "a"}, k=1, min_sequence=1)
-        calls = [search.future(request, timeout=20) for _ in range(2)]
-        wait_until(lambda: len(waits._waits) == 2)
-        with pytest.raises(grpc.RpcError, match="most of them from this client"):
-            search(request, timeout=5)
-        assert client.search("a", k=1).hits  # one that need not wait
-        calls[0].cancel()
-        wait_until(lambda: len(waits._waits) == 1)
-        calls[0] = search.future(request, timeout=20)
-        wait_until(lambda: len(waits._waits) == 2)
-        host.feed.put("new", {"text": ZOO})
-        host.encoder.run_once(host.feed)
-        assert [each.result().sequence for each in calls] == [1, 1]
-    assert not waits._waits
-
-
-@pytest.mark.exhaustive
-def test_a_wait_ends_before_a_deadline_that_is_far(
-    client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.2)
-    text = "sequence 5 was not reached in time: this worker's searches see changes up to 0$"
-    with pytest.raises(Unavailable, match=text):
-        client.search("a", min_sequence=5, timeout=60.0)
-
-
-@pytest.mark.parametrize("sequence", [200_000, 2**62, 2**64 - 1])
 def test_a_sequence_that_the_store_cannot_have_given_is_refused_at_once(
-    host: Host, client: RetrievalClient, sequence: int
+    host: Host, client: RetrievalClient
 ) -> None:
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     assert client.search("a", min_sequence=1).hits
-    text = f"min_sequence: expected a sequence that the store has given, .* known is 1, got {sequence}"
-    with pytest.raises(InvalidInput, match=text):
-        client.search("a", min_sequence=sequence, timeout=60.0)
-    with pytest.raises(InvalidInput, match=text):
-        client.search_batch(["a"], min_sequence=sequence, timeout=60.0)
-
-
-def test_a_write_that_is_stored_waits_beyond_the_bound_and_its_error_says_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(waiting, "ROOM_BYTES", 1)
-    monkeypatch.setattr(waiting, "WAIT_SECONDS", 0.0)
-    waits = waiting.SequenceWaits()
-    call: Any = SimpleNamespace(deadline=math.inf, client=SimpleNamespace(name="one"))
-    waits.add(3, call, lambda: None)  # one always may
-    with pytest.raises(Overloaded):
-        waits.add(3, call, lambda: None)
-    found: list[Callable[[], Any]] = []
-    waits.add(3, call, lambda: None, is_stored=True).when_resolved(found.append)
-    waits.release(2)
-    with pytest.raises(Unavailable, match=r"up to 2; the write is stored, and will be found later$"):
-        found[0]()
+    for sequence in (200_000, 2**64 - 1):
+        with pytest.raises(InvalidInput, match=f"min_sequence: .* known is 1, got {sequence}"):
+            client.search("a", min_sequence=sequence, timeout=60.0)
 
 
 def test_a_server_without_live_items_refuses_to_wait(server: RetrievalServer) -> None:
@@ -211,7 +152,7 @@ def test_live_items_are_queries_and_can_be_excluded(host: Host, client: Retrieva
     host.feed.put("new", {"text": ZOO})
     host.feed.put("item-007", {"text": ZOO + " ke"})
     sequence = host.feed.put("item-008")
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     answer = client.search(Query(item_id="new"), k=2, min_sequence=sequence)
     assert answer.hits[0].id == "item-007"  # the new version
     answer = client.search(Query(item_id="new"), k=2, exclude=["item-007"])
@@ -226,7 +167,7 @@ def test_an_item_that_cannot_be_encoded_hides_its_old_version_and_no_other(
     host.feed.put("new", {"text": ZOO})
     wrong = host.feed.put("item-007", {"text": 7.0})
     sequence = host.feed.put("other", {"text": ZOO})
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     assert host.encoder.failures == {wrong: "features.text: expected a string, got float"}
     answer = client.search(ZOO, k=1000, min_sequence=sequence)
     ids = {hit.id for hit in answer.hits}
@@ -241,17 +182,17 @@ def test_a_swap_waits_until_the_new_bundle_has_what_the_old_one_had(
     host.feed.put("new", {"text": ZOO})
     host.feed.put("item-007")
     folder = copy_with_snapshot(host.folder, tmp_path / "other", Snapshot("another store", 1))
-    other = ChangeEncoder(folder, host.feed, host.path)
-    other.run_once(host.feed)
+    other = host.feed.encoder(folder, host.path)
+    other.run_once(host.feed.position())
     loaded = LoadedBundle.load(folder).with_live(host.place)
     sequence = host.feed.put("item-008")
-    host.encoder.run_once(host.feed)  # the new bundle has not got this one
+    host.encoder.run_once(host.feed.position())  # the new bundle has not got this one
     assert client.search("a", min_sequence=sequence).sequence == sequence
     swapped = threading.Event()
     host.server.swap(TrafficSplit(loaded), swapped.set)
     assert not swapped.wait(0.5)
     assert client.search("a").bundle_version == host.bundle.version
-    other.run_once(host.feed)
+    other.run_once(host.feed.position())
     host.server.swap(TrafficSplit(loaded), swapped.set)
     assert swapped.wait(5)
     answer = client.search(ZOO, k=1000)
@@ -265,9 +206,9 @@ def test_a_bundle_that_was_built_from_the_store_takes_what_came_later(host: Host
     host.feed.put("new", {"text": ZOO})  # as if this was in the bundle
     sequence = host.feed.put("item-008")
     folder = copy_with_snapshot(host.folder, tmp_path / "other", Snapshot(host.feed.store_id, 1))
-    other = ChangeEncoder(folder, host.feed, host.path)
+    other = host.feed.encoder(folder, host.path)
     assert other.sequence == 1
-    other.run_once(host.feed)
+    other.run_once(host.feed.position())
     live = LoadedBundle.load(folder).with_live(host.place).live
     assert live is not None
     assert live.sequence == sequence
@@ -279,14 +220,14 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
     live = host.bundle.live
     assert live is not None
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     live.catch_up()
     retriever = host.bundle.retriever
     prepared = [retriever.prepare(Query(item_id="new")), retriever.prepare(Query(ZOO))]
     options = [retriever.search_options(5), retriever.search_options(5, ["item-007", "new"])]
     host.feed.put("new", {"text": ZOO + "zo"})
     host.feed.put("item-007", {"text": ZOO})
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     live.catch_up()
     found = retriever.find(retriever.encode_prepared(prepared), options)
     ids = [[retriever.items.item_id(row) for row in each.rows] for each in found]
@@ -303,7 +244,7 @@ def test_a_worker_changes_over_to_another_generation(host: Host, client: Retriev
     host.feed.put("item-007")
     for n in range(20):
         host.feed.put("new", {"text": f"{ZOO} {n}"}, {"name": str(n)})
-        host.encoder.run_once(host.feed)
+        host.encoder.run_once(host.feed.position())
     before = client.search(ZOO, k=300, min_sequence=21)
     assert before.hits[0].fields == {"name": "19"}
     host.encoder._writer.compact()
@@ -316,7 +257,7 @@ def test_a_worker_changes_over_to_another_generation(host: Host, client: Retriev
     assert after.sequence == 21
     assert differences([before], [after]) == []
     sequence = host.feed.put("other", {"text": ZOO})
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     assert client.search(ZOO, k=1, min_sequence=sequence).hits[0].id == "other"
     swapper.stop()
 
@@ -329,7 +270,7 @@ def test_a_swap_gives_what_it_brings_to_calls_that_follow_the_changes(host: Host
         return Frame(FrameKind.ANSWER, frame.number, last, found.SerializeToString())
 
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     bundle = LoadedBundle.load(host.folder).with_live(host.place)
     state = SharedState((CATALOGUE,))
     state.write(CATALOGUE, {})
@@ -345,7 +286,7 @@ def test_a_swap_gives_what_it_brings_to_calls_that_follow_the_changes(host: Host
             wait_until(lambda: [each.is_idle for each in server._catalogue._streams] == [True])  # type: ignore[union-attr]
             host.encoder._writer.compact()
             host.feed.put("other", {"text": ZOO})
-            host.encoder.run_once(host.feed)  # in a file that the bundle does not read
+            host.encoder.run_once(host.feed.position())  # in a file that the bundle does not read
             server.swap(TrafficSplit(bundle.reopened()))
             assert [each.sequence for each in next(stream).changes] == [2]
         worker.stop()
@@ -357,7 +298,7 @@ def _no_load(folder: Path, version: str) -> LoadedBundle:
 
 def test_a_bundle_is_opened_as_soon_as_all_of_the_store_is_encoded_for_it(host: Host) -> None:
     sequence = host.feed.put("new", {"text": ZOO})
-    later = threading.Timer(0.3, host.encoder.run_once, (host.feed,))
+    later = threading.Timer(0.3, host.encoder.run_once, (host.feed.position(),))
     later.start()
     live = LiveItems.open(Retriever.load(host.folder), host.place)
     assert live.sequence == sequence
@@ -378,48 +319,22 @@ def test_a_bundle_whose_live_items_are_not_encoded_is_not_opened(
         LiveItems.open(retriever, host.place, stop)
 
 
-def test_damaged_rows_stop_no_answers_until_they_are_encoded_again(
-    host: Host, client: RetrievalClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_items_that_cannot_be_applied_are_not_skipped(host: Host, client: RetrievalClient) -> None:
+    item = EncodedItem(2, "other", EncodedKind.ITEM, b"", b"", b"abc")  # this is no vector
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed)
-    assert client.search(ZOO, k=1, min_sequence=1).hits[0].id == "new"
-    writer = host.encoder._writer
-    host.feed.put("other", {"text": ZOO})
-    with monkeypatch.context() as patch:  # as a fault of the disk
-        patch.setattr(encoded_items, "_checksum", lambda *columns: 0)
-        writer.append(host.encoder._encoded(host.feed.changes(1, 10)), Position(2, 2))
-    for _ in range(5):
-        assert client.search(ZOO, k=1).sequence == 1
-    assert writer.is_removed
-    host.encoder.run_once(host.feed)
-    assert host.bundle.reopened().sequence == 2
-    assert not writer.is_removed
-
-
-@pytest.mark.parametrize(
-    "item",
-    [
-        EncodedItem(2, "other", EncodedKind.SAME, b"", b"", b""),  # of no earlier version
-        EncodedItem(2, "other", EncodedKind.ITEM, b"", b"", b"abc"),  # no vector
-    ],
-)
-def test_items_that_cannot_be_applied_are_not_skipped(
-    host: Host, client: RetrievalClient, item: EncodedItem
-) -> None:
-    host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     client.search(ZOO, k=1, min_sequence=1)
     host.feed.put("other", {"text": ZOO})
     host.encoder._writer.append([item], Position(2, 2))
     wait_until(lambda: host.encoder._writer.is_removed)
     host.feed.put("third", {"text": ZOO})
-    host.encoder._writer.append(host.encoder._encoded(host.feed.changes(2, 10)), Position(3, 3))
+    changes = host.feed.page(2, 10, host.feed.position()).changes
+    host.encoder._writer.append(host.encoder._encoded(changes), Position(3, 3))
     for _ in range(5):
         answer = client.search(ZOO, k=300)
         assert answer.sequence == 1
         assert not {"other", "third"} & {each.id for each in answer.hits}
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     assert not host.encoder._writer.is_removed
     live = host.bundle.reopened().live
     assert live is not None
@@ -430,7 +345,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(
 def test_splits_of_traffic_have_the_least_sequence(host: Host) -> None:
     behind = LoadedBundle.load(host.folder)
     host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed)
+    host.encoder.run_once(host.feed.position())
     ahead = replace(behind).with_live(host.place)
     assert ahead.sequence == 1
     assert TrafficSplit(ahead, behind, 0.5).sequence == 0

@@ -149,7 +149,7 @@ def test_a_service_answers_with_live_items(folder: Path, tmp_path: Path, expecte
         text = "zuzuzu xexexe vuvu"
         host.feed.put("new", {"text": text, "price": 1.0}, {"name": text})
         sequence = host.feed.put("item-050")
-        host.encoder.run_once(host.feed)
+        host.encoder.run_once(host.feed.position())
         assert client.search(QUERIES[0], min_sequence=sequence).sequence == sequence
         served = host.bundle.retriever
         own = served.searcher.vectors([served.items.rows(["new"]).pop()])[0]

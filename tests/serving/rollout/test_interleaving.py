@@ -21,7 +21,6 @@ from twinspire.serving.client import Query, RetrievalClient, where
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import UserHistories
-from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
 from twinspire.serving.live.search.live_items import LivePlace, StoreState
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.worker_metrics import SharedMetrics
@@ -261,16 +260,16 @@ def test_each_bundle_reads_the_events_of_the_user(tmp_path: Path) -> None:
 def test_an_item_that_was_just_written_or_deleted_is_so_for_both(plain: Path, tmp_path: Path) -> None:
     feed, place = MemoryFeed(), LivePlace(tmp_path, lambda: StoreState(feed.store_id, feed.sequence()))
     folders = plain, tiny_bundle(tmp_path, 250)
-    encoders = [ChangeEncoder(folder, feed, tmp_path) for folder in folders]
+    encoders = [feed.encoder(folder, tmp_path) for folder in folders]
     for each in encoders:
-        each.run_once(feed)
+        each.run_once(feed.position())
     first, second = (LoadedBundle.load(folder).with_live(place) for folder in folders)
     scene = Scene(first, second)
     try:
         feed.put("new", {"text": "zozozozo"})
         sequence = feed.put("item-007")
-        encoders[0].run_once(feed)
-        later = threading.Timer(0.3, encoders[1].run_once, (feed,))
+        encoders[0].run_once(feed.position())
+        later = threading.Timer(0.3, encoders[1].run_once, (feed.position(),))
         later.start()
         answer = scene.client.search("zozozozo", k=300, min_sequence=sequence)  # until both have applied it
         later.join()

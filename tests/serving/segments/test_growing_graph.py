@@ -1,5 +1,6 @@
 """A large overlay is searched in a graph of its own, and churn loses no item."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +108,24 @@ def test_a_damaged_graph_is_not_used(world: LiveWorld) -> None:
     assert live.segment.graph is None
     world.live = live
     assert found_first(world, [f"new-{n}" for n in range(600)]) == 1.0
+
+
+def test_a_graph_that_is_being_built_is_given_up(world: LiveWorld) -> None:
+    for n, text in enumerate(random_texts(600, 0)):
+        world.put(f"new-{n}", text)
+    world.encoder.run_once(world.feed.position())
+    world.encoder._graphs.wait()
+    folder = folder_of(world.place, world.origin)
+    (graph,) = folder.glob(f"*{GRAPH_SUFFIX}")
+    graph.unlink()
+    stop = threading.Event()
+    builder = graph_builder.GraphBuilder(
+        world.encoder._writer.folder, world.origin, world.encoder.manifest, stop
+    )
+    stop.set()
+    builder.check(600, 600, world.encoder._writer.generation)
+    builder.wait()
+    assert not graph.exists()
 
 
 def test_few_items_that_are_written_often_have_no_graph(world: LiveWorld) -> None:

@@ -74,7 +74,7 @@ def test_written_items_are_ranked_as_all_others(wide: Path, tmp_path: Path) -> N
                 texts[item_id] = " ".join(rng.choice([*vocabulary, "unknownword"], rng.integers(1, 12)))
                 world.put(item_id, texts[item_id])
         if turn == 3:  # another worker reads all of it at once
-            world.encoder.run_once(world.feed)
+            world.encoder.run_once(world.feed.position())
             world.live = world.open()
         assert not world.sync()
         for _ in range(15):

@@ -75,9 +75,8 @@ class LiveMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.world.encoder.close()
-        from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
 
-        self.world.encoder = ChangeEncoder(self.world.folder, self.world.feed, self.world.place)
+        self.world.encoder = self.world.feed.encoder(self.world.folder, self.world.place)
         self.world.live = self.world.open()
         self.sync()
 

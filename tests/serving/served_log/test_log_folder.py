@@ -1,7 +1,6 @@
 """The files of the served log: what they hold, their bounds, and the deletion of a user."""
 
 import hmac
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from tests.helpers.limited import files_limited_to
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.files.served_log import COLUMNS
 from twinspire.serving.client import where
-from twinspire.serving.served_log import log_folder
 from twinspire.serving.served_log.log_folder import DAY_NANOSECONDS, LogFolder, Row, hour_of, to_table
 from twinspire.serving.served_log.sampling import LoggedQuery
 from twinspire.serving.wire.filter_converters import filter_to_wire
@@ -139,12 +137,6 @@ def test_the_rows_of_a_user_are_deleted_on_each_day(folder: LogFolder) -> None:
         assert pq.read_table(path)["user"].to_pylist() == [folder.digest("v", day), None]
 
 
-def test_keys_that_were_written_raw_are_deleted_too(folder: LogFolder) -> None:
-    path = folder.write(to_table([row(1, "u"), row(2, "v")], str), hour_of(NOW), NOW)
-    assert folder.delete_user("u") == 1
-    assert pq.read_table(path)["user"].to_pylist() == ["v"]
-
-
 def test_a_full_disk_leaves_no_part_of_a_file(folder: LogFolder) -> None:
     folder.digest("u", hour_of(NOW)[:10])
     with files_limited_to(100), pytest.raises(OSError, match="too large"):
@@ -178,20 +170,3 @@ def test_drafts_go_with_the_next_start_or_the_next_deletion(folder: LogFolder) -
     assert (rewritten.exists(), new.exists()) == (False, True), "the service may be writing the other"
     folder.delete_drafts(of_rewritten=False)
     assert [*path.parent.iterdir()] == [path]
-
-
-def test_only_texts_of_short_filters_are_kept(folder: LogFolder) -> None:
-    long = filter_to_wire(where.color.is_in([f"color {n}" for n in range(1000)])).SerializeToString()
-    kept = log_folder._short_filter_text.cache_info().currsize
-    query, answer = row(1)
-    (text,) = to_table([(query._replace(filter=long), answer)], str)["filter"].to_pylist()
-    assert "color 999" in text
-    assert log_folder._short_filter_text.cache_info().currsize == kept
-
-
-def test_what_a_killed_process_left_is_deleted(folder: LogFolder) -> None:
-    hour = folder.root / hour_of(NOW - 3 * DAY_NANOSECONDS)
-    hour.mkdir()
-    (hour / f".1-{os.getpid()}.parquet-abcd").write_bytes(b"half")
-    folder.prune(days=30, most=10**9)
-    assert not hour.exists()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.served_log.test_log_folder import NOW, row
+from tests.serving.served_log.test_log_folder import row
 from twinspire.protos.files.served_log import SUFFIX
 from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.served_log import process
 from twinspire.serving.served_log.config import ServedLogConfig
-from twinspire.serving.served_log.log_folder import LogFolder, hour_of
+from twinspire.serving.served_log.log_folder import LogFolder
 from twinspire.serving.served_log.process import LogWriter
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
 
@@ -79,11 +79,3 @@ def test_a_fault_of_pruning_is_named_and_rows_are_written(
     assert "old files could not be deleted: date value out of range" in caplog.text
     assert state.read(SERVED_LOG)["last_error"] == "OverflowError"
     assert state.read(SERVED_LOG)["lost"] == 0
-
-
-def test_the_rows_of_a_killed_process_are_deleted_at_the_start(start: Start, tmp_path: Path) -> None:
-    draft = tmp_path / hour_of(NOW) / f".{NOW}-7{SUFFIX}-abcdabcd"
-    draft.parent.mkdir()
-    draft.write_bytes(b"rows")
-    finish(start())
-    assert not draft.exists()
