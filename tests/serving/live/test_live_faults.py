@@ -3,72 +3,23 @@
 import random
 import resource
 import signal
-import sqlite3
-import subprocess
-import sys
-import threading
 import time
-from contextlib import closing
 from pathlib import Path
 
 import grpc
 import psutil
 import pytest
 
-from tests.helpers.serving.cataloguing import FAR, ROOT, CatalogueService, catalogue_service, first, item
+from tests.helpers.serving.cataloguing import FAR, CatalogueService, catalogue_service, first, item
 from tests.helpers.waiting import wait_until
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos import catalogue_pb2_grpc
 from twinspire.protos.errors import (
-    TwinspireError,
     Unavailable,
 )
 from twinspire.serving.client import RetrievalClient
 
 pytestmark = pytest.mark.exhaustive
-
-
-def test_each_worker_and_the_catalogues_process_may_die_at_any_time(service: CatalogueService) -> None:
-    acknowledged: dict[str, int] = {}
-    refused: list[Exception] = []
-    stop = threading.Event()
-
-    def write(writer: int) -> None:
-        with service.client() as client:
-            n = 0
-            while not stop.is_set():
-                name = f"{writer}-{n}"
-                try:
-                    acknowledged[name] = client.upsert([item(name)]).sequence
-                except TwinspireError as error:
-                    refused.append(error)
-                n += 1
-
-    threads = [threading.Thread(target=write, args=[n]) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for pid in (service.store_pid, lambda: min(service.worker_pids()), service.store_pid):
-        _more(acknowledged)
-        victim = psutil.Process(pid())
-        victim.kill()
-        victim.wait(20)
-    _more(acknowledged)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert not refused  # the client sends them again, and they have ids
-    stored = service.stored()
-    assert {name: stored[name].sequence for name in acknowledged} == acknowledged
-    last = max(acknowledged.values())
-    with service.client() as client:
-        found = client.search("bavuti", k=1000, min_sequence=last).hits
-        assert len({each.id for each in found}) == min(1000, 300 + len(stored))
-
-
-def _more(acknowledged: dict[str, int]) -> None:
-    """Wait until some more writes are acknowledged."""
-    before = len(acknowledged)
-    wait_until(lambda: len(acknowledged) > before + 20)
 
 
 def test_a_request_without_an_id_gets_an_error_if_its_outcome_is_not_known(small: CatalogueService) -> None:
@@ -91,24 +42,12 @@ def test_a_request_without_an_id_gets_an_error_if_its_outcome_is_not_known(small
         assert with_id.result().sequence >= 2
 
 
-def test_a_store_that_breaks_refuses_writes_and_the_service_goes_on_answering(
+def test_a_store_that_is_damaged_or_missing_refuses_writes_and_the_service_goes_on_answering(
     small: CatalogueService,
 ) -> None:
     path = Path(small.url.removeprefix("sqlite:///"))
     with RetrievalClient(small.address, 20.0, retries=False) as client:
         client.upsert([item("a", FAR)])
-        with closing(sqlite3.connect(path)) as other:
-            other.execute("ALTER TABLE twinspire_items RENAME TO hidden")
-            other.commit()
-        for call in (lambda: client.upsert([item("b")]), lambda: client.get(["a"])):
-            with pytest.raises(Unavailable, match=r"catalogue's store cannot be .* now: no such table"):
-                call()
-        assert first(client, FAR) == "a"
-        wait_until(lambda: "no such table" in _error_of_a_write(client))
-        with closing(sqlite3.connect(path)) as other:
-            other.execute("ALTER TABLE hidden RENAME TO twinspire_items")
-            other.commit()
-        wait_until(lambda: client.info().state["catalogue"]["last_error"] == "")
         aside = path.parent / "aside"
         aside.mkdir()
         owner = psutil.Process(small.store_pid())
@@ -175,10 +114,9 @@ def test_a_full_disk_refuses_writes_and_loses_none_and_the_service_goes_on(small
             for n in range(2000):
                 acknowledged[f"n-{n}"] = client.upsert([item(f"n-{n}", long)]).sequence
         assert len(acknowledged) > 10
-        for _ in range(5):
-            with pytest.raises(Unavailable):
-                client.upsert([item("refused", long)])
-            assert first(client, FAR) == "a"
+        with pytest.raises(Unavailable):
+            client.upsert([item("refused", long)])
+        assert first(client, FAR) == "a"
         wait_until(lambda: _error_of_a_write(client, long))
         stored = small.stored()
         assert {name: stored[name].sequence for name in acknowledged} == acknowledged
@@ -225,49 +163,21 @@ def _takes(client: RetrievalClient, name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("content", [b"these are my notes\n" * 1000, None], ids=["text", "sqlite"])
-def test_a_service_does_not_begin_on_a_file_that_is_not_its_own(
-    plain: Path, tmp_path: Path, content: bytes | None
-) -> None:
-    path = tmp_path / "notes.db"
-    if content is not None:
-        path.write_bytes(content)
-    else:
-        with closing(sqlite3.connect(path)) as other:
-            other.execute("CREATE TABLE notes (text)")
-            other.commit()
-    before = path.read_bytes()
-    arguments = ["--bundle", str(plain), "--port", "0", "--catalogue", f"sqlite:///{path}"]
-    result = subprocess.run(
-        [sys.executable, "-m", "twinspire.serving", "serve", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    assert "error: " in result.stderr
-    assert "notes.db" in result.stderr
-    assert path.read_bytes() == before
-
-
-@pytest.mark.exhaustive
-@pytest.mark.timeout(1800)
 def test_nothing_acknowledged_is_lost_when_the_whole_service_is_killed(plain: Path, tmp_path: Path) -> None:
-    """16 times the process that owns the store is killed right after an acknowledgement, four times all.
+    """Eight times the process that owns the store is killed right after an acknowledgement, four times all.
 
-    The supervisor pauses twice as long after each kill of a series, and a restart of all begins a new one.
-    `make livetest` kills under load, as often as `KILLS=` says.
+    `tests/serving/load/test_livetest.py` kills it and workers under load.
     """
     generator = random.Random(1)
     acknowledged: dict[str, int] = {}
     url = f"sqlite:///{tmp_path}/items.db"
     with catalogue_service(plain, url, tmp_path / "service") as service:
-        for turn in range(20):
+        for turn in range(12):
             with service.client(60.0) as client:
                 for n in range(generator.randrange(1, 4)):
                     name = f"{turn}-{n}"
                     acknowledged[name] = client.upsert([item(name)]).sequence
-                if turn % 5 == 4:
+                if turn % 3 == 2:
                     service.stop(signal.SIGKILL)
                     service.start()
                 else:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twinspire.protos.errors import Overloaded
+from twinspire.protos.errors import Overloaded, Unavailable
+from twinspire.serving.engine.call import Deferred
+from twinspire.serving.live.search import sequence_waits
 from twinspire.serving.live.search.sequence_waits import CALL_BYTES, ROOM_BYTES, SequenceWaits
 
 MOST = ROOM_BYTES // CALL_BYTES  # calls without a message
@@ -22,7 +24,7 @@ class Waiting:
         self.waits = SequenceWaits()
         self.refused: list[str] = []
 
-    def add(self, client: str, size: int = 0, is_stored: bool = False) -> None:
+    def add(self, client: str, size: int = 0, is_stored: bool = False) -> Deferred:
         """A call of a client waits for a sequence that never comes."""
 
         def ended(outcome: Callable[[], Any]) -> None:
@@ -31,7 +33,9 @@ class Waiting:
             self.refused.append(client)
 
         call: Any = SimpleNamespace(client=SimpleNamespace(name=client), deadline=math.inf)
-        self.waits.add(7, call, lambda: None, size, is_stored).when_resolved(ended)
+        deferred = self.waits.add(7, call, lambda: None, size, is_stored)
+        deferred.when_resolved(ended)
+        return deferred
 
     @property
     def held(self) -> dict[str, int]:
@@ -60,6 +64,26 @@ def test_requests_count_with_their_bytes() -> None:
         waiting.add("flood", large)
     waiting.add("good", large)
     assert waiting.refused == ["flood"]
+
+
+def test_a_call_that_is_over_makes_room() -> None:
+    waiting = Waiting()
+    calls = [waiting.add("flood") for _ in range(MOST)]
+    calls[3].abandon()
+    waiting.add("flood")
+    assert waiting.refused == []
+
+
+def test_a_stored_write_that_has_waited_too_long_is_said_to_be_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sequence_waits, "WAIT_SECONDS", 0.0)
+    waits, found = SequenceWaits(), list[Callable[[], Any]]()
+    call: Any = SimpleNamespace(client=SimpleNamespace(name="a"), deadline=math.inf)
+    waits.add(7, call, lambda: None, is_stored=True).when_resolved(found.append)
+    waits.release(2)
+    with pytest.raises(Unavailable, match=r"up to 2; the write is stored, and will be found later$"):
+        found[0]()
 
 
 def test_writes_that_are_stored_are_never_ended() -> None:

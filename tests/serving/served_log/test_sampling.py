@@ -57,8 +57,13 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_bundle(tmp_path_factory.mktemp("hybrid"), is_hybrid=True, filters={"section": "string"})
 
 
-@pytest.mark.parametrize("options", [{}, {"filter": where.section == "section 1"}, {"exclude": ["item-001"]}])
-@pytest.mark.parametrize("query", [Query("bavuti"), Query(item_id="item-003")])
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        (Query("bavuti"), {"filter": where.section == "section 1"}),
+        (Query(item_id="item-003"), {"exclude": ["item-001"]}),
+    ],
+)
 def test_explored_hits_are_the_best_ones_in_another_order(
     hybrid: Path, query: Query, options: Mapping[str, Any]
 ) -> None:
@@ -153,15 +158,6 @@ def test_large_batches_arrive_in_several_datagrams(plain: Path) -> None:
         answers = client.search_batch(["bavuti"] * 64, k=200)
         logged = rows()
     assert sum(answer.ByteSize() for _, answer in logged) > 3 * MOST_BYTES
-    assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers]
-
-
-def test_many_small_answers_fit_a_datagram(plain: Path) -> None:
-    """A call of `sendmsg` would take 1,024 parts."""
-    item = Query(item_id="item-003")
-    with logging(plain, RequestLimits(max_batch=400)) as (client, rows):
-        answers = client.search_batch([item] * 400, k=1, min_score=2.0)
-        logged = rows()
     assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers]
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,29 +87,21 @@ def test_an_item_with_a_value_of_each_kind_is_taken() -> None:
     ("request_", "field", "reason"),
     [
         (upsert("", title="a"), "items[0].item.id", "expected an id, got a blank text"),
-        (upsert(" \t", title="a"), "items[0].item.id", "expected an id, got a blank text"),
         (upsert("a\nb", title="a"), "items[0].item.id", "expected no control characters, got U+000A"),
-        (upsert("a\x9f", title="a"), "items[0].item.id", "expected no control characters, got U+009F"),
         (upsert("ä" * 513, title="a"), "items[0].item.id", "expected at most 1024 bytes in UTF-8, got 1026"),
         (upsert(), "items[0].item.features", "expected at least one; the item tower takes price (number), "),
         (upsert(price=3), "items[0].item.features.title", "required by the bundle's item tower, but missing"),
         (upsert(title=" \n"), "items[0].item.features.title", "expected a text, got a blank one"),
-        (upsert(colour="x"), "items[0].item.features.colour", "unknown feature; the item tower takes price"),
         (upsert(titel="x"), "items[0].item.features.titel", "; did you mean title?"),
         (upsert(id="x"), "items[0].item.features.id", "unknown feature; the item tower takes price (number)"),
         (upsert(title=3), "items[0].item.features.title", "expected a text, got a number"),
-        (upsert(title=["a"]), "items[0].item.features.title", "expected a text, got strings"),
         (upsert(title=None), "items[0].item.features.title", "expected a text, a number or strings, got"),
-        (upsert(section=["a"]), "items[0].item.features.section", "expected a text, got strings"),
         (upsert(tags=3), "items[0].item.features.tags", "expected strings, got a number"),
         (upsert(price="3"), "items[0].item.features.price", "expected a number, got a text"),
         (upsert(price=math.nan), "items[0].item.features.price", "expected a finite number, got nan"),
-        (upsert(price=-math.inf), "items[0].item.features.price", "expected a finite number, got -inf"),
         (upsert(price=1e39), "items[0].item.features.price", "expected a number within float32, at most"),
         (upsert("x", {"hue": "red"}, title="a"), "items[0].item.fields.hue", "display fields are name, url"),
-        (upsert(title="x" * 2000), "items[0].item", "expected at most 2000 bytes as JSON, got 2016"),
         (upsert(title="ä" * 1500), "items[0].item", "expected at most 2000 bytes as JSON, got 3016"),
-        (upsert("x", {"url": "ä" * 999}, title="a"), "items[0].item", "expected at most 2000 bytes as JSON"),
         (wire.UpsertRequest(), "items", "expected 1 to 5 items, got 0"),
         (wire.UpsertRequest(items=[wire.ItemWrite()]), "items[0].item", "required, but missing"),
     ],
@@ -176,85 +167,31 @@ def test_the_features_of_a_canary_are_taken_too_and_the_champion_has_the_last_wo
 texts = st.one_of(
     st.text(max_size=30),
     st.text(st.characters(categories=["Cc", "Zs", "Cf"]), max_size=5),
-    st.sampled_from(["", " ", "\0", "\x7f", "x" * 3000, "ä" * 600, *FEATURES, "name", "'; DROP TABLE x; --"]),
+    st.sampled_from(["", " ", "\0", "\x7f", "x" * 3000, "ä" * 600, "id", "name"]),
 )  # fmt: skip
-numbers = st.one_of(st.floats(), st.sampled_from([1e39, -1e300, math.nan, math.inf, 0.0, -0.0, 1e-320]))
-values: st.SearchStrategy[Any] = st.one_of(texts, numbers, st.lists(texts, max_size=3), st.none())
-names = st.one_of(st.sampled_from([*FEATURES, "name", "url"]), texts)
-
-
-known: dict[str, st.SearchStrategy[Any]] = {
-    "title": texts, "price": numbers, "section": texts, "tags": st.lists(texts, max_size=3)
-}  # fmt: skip
-
-
-@st.composite
-def requests(draw: st.DrawFn) -> wire.UpsertRequest:
-    """Half of them have only names that exist, with values of their kinds, so that many are taken."""
-    modes = [wire.WRITE_UPSERT, wire.WRITE_INSERT, wire.WRITE_UPDATE]
-    is_likely = draw(st.booleans())
-    request_id = draw(st.text(max_size=2) if is_likely else texts)
-    request = wire.UpsertRequest(mode=draw(st.sampled_from(modes)), request_id=request_id)
-    for n in range(draw(st.integers(int(is_likely), 3))):
-        write = request.items.add()
-        if is_likely:
-            write.item.id = f"{draw(st.text(max_size=3))}{n}"
-            write.item.features["title"].text = f"{draw(texts)}{n}"
-            for name in draw(st.lists(st.sampled_from([*known]), max_size=2)):
-                write.item.features[name].CopyFrom(value(draw(known[name])))
-            for name in draw(st.lists(st.sampled_from(["name", "url"]), max_size=2)):
-                write.item.fields[name] = draw(texts)
-        elif draw(st.integers(0, 9)):
-            write.item.id = draw(texts)
-            for name in draw(st.lists(names, max_size=3)):
-                write.item.features[name].CopyFrom(value(draw(values)))
-            for name in draw(st.lists(names, max_size=2)):
-                write.item.fields[name] = draw(texts)
-        if draw(st.booleans()):
-            write.expected_sequence = draw(st.integers(0, 2**64 - 1))
-    return request
-
-
-def _check(request: wire.UpsertRequest) -> bool:
-    """Whether it is taken; if not, the error names a field that the request has."""
-    try:
-        taken = FORM.upsert(request, BOUNDS)
-    except InvalidInput as error:
-        root = error.field.split(".")[0].split("[")[0]
-        assert root in {field.name for field in request.DESCRIPTOR.fields}, error.field
-        assert error.reason.isprintable()
-        return False
-    assert len(taken.items) == len(request.items) >= 1
-    for item, message in zip(taken.items, request.items, strict=True):
-        assert item.item_id == message.item.id
-        features = json.loads(item.features, parse_constant=pytest.fail)
-        assert {*features} == {*message.item.features}
-        assert json.loads(item.fields) == dict(message.item.fields)
-        assert not any(each in item.item_id for each in string.whitespace.replace(" ", ""))
-    assert pickle.loads(pickle.dumps(taken)) == taken
-    return True
+values: st.SearchStrategy[Any] = st.one_of(texts, st.floats(), st.lists(texts, max_size=3), st.none())
+features = st.dictionaries(
+    st.one_of(st.sampled_from(["price", "section", "tags"]), texts), values, max_size=2
+)
+fields = st.dictionaries(st.one_of(st.sampled_from(["name", "url"]), texts), texts, max_size=2)
 
 
 @settings(max_examples=300)
-@given(requests())
-def test_random_writes_are_taken_or_refused_by_name(request_: wire.UpsertRequest) -> None:
-    _check(request_)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.timeout(600)
-def test_ten_thousand_random_writes_are_taken_or_refused_by_name() -> None:
-    taken: list[bool] = []
-
-    @settings(max_examples=2_500)
-    @given(st.lists(requests(), min_size=4, max_size=4))  # together: drawing an example takes longest
-    def check(four: list[wire.UpsertRequest]) -> None:
-        taken.extend(_check(each) for each in four)
-
-    check()
-    assert 500 < sum(taken) < len(taken) - 500
-
-
-def test_messages_of_the_wire_are_what_the_form_expects() -> None:
-    assert isinstance(wire.UpsertRequest(), Message)
-    assert {each.name for each in wire.UpsertRequest.DESCRIPTOR.fields} == {"items", "mode", "request_id"}
+@given(texts, texts, features, fields)
+def test_random_writes_are_taken_or_refused_by_name(
+    item_id: str, title: str, features: dict[str, Any], fields: dict[str, str]
+) -> None:
+    request_ = upsert(item_id, fields, **{"title": title, **features})
+    try:
+        taken = FORM.upsert(request_, BOUNDS)
+    except InvalidInput as error:
+        root = error.field.split(".")[0].split("[")[0]
+        assert root in {field.name for field in request_.DESCRIPTOR.fields}, error.field
+        assert error.reason.isprintable()
+        return
+    (item,) = taken.items
+    assert item.item_id == item_id
+    assert {*json.loads(item.features, parse_constant=pytest.fail)} == {"title", *features}
+    assert json.loads(item.fields) == fields
+    assert not any(each in item_id for each in string.whitespace.replace(" ", ""))
+    assert pickle.loads(pickle.dumps(taken)) == taken
