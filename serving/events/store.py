@@ -178,15 +178,24 @@ class EventStore:
             return _delete(connection, ROWS, ROWS.c.arrived < end) + forgotten
 
     def delete_user(self, user: str) -> int:
-        """Delete all events of a user, and what the user was shown; returns the number of events.
+        """Delete all events of a user, about `MOST_DELETED` at once, and what the user was shown.
+
+        Returns:
+            The number of events.
 
         Raises:
-            Unavailable: the store cannot be written now, and nothing was deleted.
+            Unavailable: the store cannot be written now; a part of the events may be deleted.
         """
+        part = sa.select(ROWS.c.arrived).where(ROWS.c.user_key == user).limit(MOST_DELETED)
+        total, deleted = 0, 1
+        while deleted:
+            with self._database.writing() as connection:
+                connection.execute(_LOCK)
+                deleted = _delete(connection, ROWS, (ROWS.c.user_key == user) & ROWS.c.arrived.in_(part))
+            total += deleted
         with self._database.writing() as connection:
-            connection.execute(_LOCK)
             _delete(connection, SHOWN, SHOWN.c.user_key == user)
-            return _delete(connection, ROWS, ROWS.c.user_key == user)
+        return total
 
     def shorten_log(self) -> bool:
         """As `Database.shorten_log`."""

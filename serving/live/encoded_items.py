@@ -432,9 +432,10 @@ def _item(row: Sequence[Any], expected_id: int) -> EncodedItem:
     Raises:
         ValueError: it is another row.
     """
-    if row[0] != expected_id:
+    row_id, sequence, item_id, kind, hit, values, vector, terms = row
+    if row_id != expected_id:
         raise ValueError(f"row {expected_id} is missing")
-    return EncodedItem(*row[1:3], EncodedKind(row[3]), *row[4:])
+    return EncodedItem(sequence, item_id, EncodedKind(kind), hit, values, vector, terms)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -108,15 +108,15 @@ class LiveItems:
         stop = stop or threading.Event()
         wanted = place.store()
         live: LiveItems | None = None
-        last_count, progress_at = -1, time.monotonic()
+        last_id, progress_at = -1, time.monotonic()
         while True:
             live = live or cls._opened(retriever, place, wanted)
             if live is not None:
                 live = live.updated()
                 if live.sequence >= wanted.sequence:
                     return live
-                if live.count != last_count:
-                    last_count, progress_at = live.count, time.monotonic()
+                if live._reader.last_id != last_id:
+                    last_id, progress_at = live._reader.last_id, time.monotonic()
             if stop.wait(POLL_SECONDS):
                 raise Unavailable("the service stops")
             if time.monotonic() - progress_at > STALL_SECONDS:
@@ -138,11 +138,6 @@ class LiveItems:
     def sequence(self) -> int:
         """All changes up to this sequence are searched."""
         return self.segment.sequence
-
-    @property
-    def count(self) -> int:
-        """Number of the changes that have been applied."""
-        return self._reader.last_id
 
     def advance(self) -> bool:
         """Apply the next changes, some hundred at most; returns whether there are more.

@@ -55,10 +55,8 @@ def parsed_url(url: str, kind: str = CATALOGUE) -> URL:
         raise ConfigError(f"{kind}: expected a URL of sqlite or postgresql, got one of {name}")
     if driver not in ("", DRIVERS[name]):
         raise ConfigError(f"{kind}: expected a URL that begins with {name}://, got {name}+{driver}://")
-    in_memory = (
-        parsed.database in (None, "", ":memory:") or parsed.query or parsed.host
-    )  # a parameter may say so
-    if name == "sqlite" and in_memory:
+    is_file = parsed.database not in (None, "", ":memory:") and not parsed.query and not parsed.host
+    if name == "sqlite" and not is_file:  # a parameter may keep the database in memory
         raise ConfigError(f"{kind}: expected a file, such as sqlite:///items.db, without host and parameters")
     return parsed.set(drivername=f"{name}+{DRIVERS[name]}")
 
@@ -161,7 +159,7 @@ class Database:
         create: whether to make a file of SQLite if there is none.
 
     Attributes:
-        name: in errors.
+        name: in errors, which clients may read.
         dialect: `sqlite` or `postgresql`.
 
     Raises:

@@ -52,7 +52,8 @@ def test_a_deletion_that_fails_is_logged_and_one_that_works_again_ends_the_error
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    outcomes = iter([Unavailable("the disk is full"), MOST_DELETED, OverflowError("too large"), 0])
+    faults = Unavailable("the disk is full"), OverflowError("too large")
+    outcomes: Iterator[int | Exception] = iter([faults[0], MOST_DELETED, faults[1], 0])
 
     def prune(store: EventStore, days: float, most: int, shown_hours: float) -> int:
         outcome = next(outcomes)

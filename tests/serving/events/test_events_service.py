@@ -1,5 +1,6 @@
 """A whole service that records events: real processes, real stores."""
 
+import io
 import json
 import sqlite3
 import subprocess
@@ -7,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import grpc
 import pyarrow.parquet
@@ -22,6 +25,7 @@ from twinspire.protos.events_pb2_grpc import EventsStub
 from twinspire.serving.cli.event_commands import record_file
 from twinspire.serving.client import Event, Query, RetrievalClient
 from twinspire.serving.client.events import Recorded, record_request
+from twinspire.serving.events import __main__ as events_command
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import EventTable
 from twinspire.serving.server import RetrievalServer
@@ -74,68 +78,77 @@ def test_an_event_is_in_the_history_of_its_user_at_once_for_each_worker_and_host
     assert SECRET not in service.log
 
 
-def test_the_events_of_a_user_are_listed_the_newest_first(service: CatalogueService) -> None:
-    one, other = both_workers(service)
+@pytest.fixture(scope="module")
+def shared(clicked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CatalogueService]:
+    """A service for several tests, each with users of its own."""
+    folder = tmp_path_factory.mktemp("shared")
+    with catalogue_service(clicked, f"sqlite:///{folder}/events.db", folder, store="--events") as service:
+        yield service
+        assert SECRET not in service.log
+
+
+def test_the_events_of_a_user_are_listed_the_newest_first(shared: CatalogueService) -> None:
+    one, other = both_workers(shared)
     given = [
-        Event("u", "item-1", "click", time=1000.0, request_id="r-1", position=2),
-        Event("u", "item-2", "dislike", value=-1.5, time=2000.0),
-        Event("u", "item-3", "seen", value=0.0, time=1500.0),
+        Event("listed", "item-1", "click", time=1000.0, request_id="r-1", position=2),
+        Event("listed", "item-2", "dislike", value=-1.5, time=2000.0),
+        Event("listed", "item-3", "seen", value=0.0, time=1500.0),
     ]
     with one, other:
         one.record([*given, Event("another", "item-4")])
         for client in (one, other):
-            assert client.list_events("u") == [given[1], given[2], given[0]]
-        assert one.list_events("u", limit=1) == [given[1]]
+            assert client.list_events("listed") == [given[1], given[2], given[0]]
+        assert one.list_events("listed", limit=1) == [given[1]]
         assert one.list_events("unknown") == []
-        assert one.info().state["events"] == {"stored": 4, "last_error": ""}
+        assert one.info().state["events"]["last_error"] == ""
         for user, limit, field in (("u" * 257, 1, "user"), ("u", 1001, "limit")):
             with pytest.raises(InvalidInput) as wrong:
                 one.list_events(user, limit)
             assert wrong.value.field == field
 
 
-def test_what_a_user_dislikes_or_has_had_is_left_out(small: CatalogueService) -> None:
-    with small.client() as client:
-        first = client.search(Query(user="u"), k=300)
+def test_what_a_user_dislikes_or_has_had_is_left_out(shared: CatalogueService) -> None:
+    with shared.client() as client:
+        first = client.search(Query(user="d"), k=300)
         ids = [hit.id for hit in first.hits]
         assert len(ids) == 300
         client.record(
-            [Event("u", ids[0], "dislike"), Event("u", ids[5], "click"), Event("u", ids[9], "seen")]
+            [Event("d", ids[0], "dislike"), Event("d", ids[5], "click"), Event("d", ids[9], "seen")]
         )
         client.record([Event("other", ids[3], "dislike")])
-        (answer,) = client.search_batch([Query(user="u")], k=300)
+        (answer,) = client.search_batch([Query(user="d")], k=300)
         found = {hit.id for hit in answer.hits}
         assert {*ids} - found == {ids[0]}  # a dislike counts in any case, and another type never
-        kept = client.search(Query(user="u"), k=300, exclude_history=True)
+        kept = client.search(Query(user="d"), k=300, exclude_history=True)
         assert {*ids} - {hit.id for hit in kept.hits} == {ids[0], ids[5]}
         (others,) = client.search_batch([Query(user="other")], k=300)
         assert {*ids} - {hit.id for hit in others.hits} == {ids[3]}
-        like = client.search(Query(item_id=ids[0], user="u"), k=300, exclude_history=True)
+        like = client.search(Query(item_id=ids[0], user="d"), k=300, exclude_history=True)
         assert {*ids} - {hit.id for hit in like.hits} == {ids[0], ids[5]}
-        scored = client.score(Query(user="u"), [ids[0]]).items
+        scored = client.score(Query(user="d"), [ids[0]]).items
         expected = client.score(Query(history=(ids[5],)), [ids[0]]).items
         assert scored[0][1] == pytest.approx(expected[0][1], abs=1e-4)
-        vectors = client.encode([Query(user="u"), Query(history=(ids[5],))])
+        vectors = client.encode([Query(user="d"), Query(history=(ids[5],))])
         assert vectors[0] == pytest.approx(vectors[1], abs=1e-4)
 
 
-def test_a_repeated_request_is_stored_once_by_whichever_worker(small: CatalogueService) -> None:
-    one, other = both_workers(small)
+def test_a_repeated_request_is_stored_once_by_whichever_worker(shared: CatalogueService) -> None:
+    one, other = both_workers(shared)
     with one, other:
-        events = [Event("u", "item-001"), Event("u", "item-002")]
+        events = [Event("r", "item-001"), Event("r", "item-002")]
         assert one.record(events, request_id="twice") == Recorded(2)
         assert other.record(events, request_id="twice") == Recorded(2, repeated=True)
         with pytest.raises(InvalidInput, match="request_id: another request was sent with this id"):
             other.record(events[:1], request_id="twice")
-        batches = [[Event("u", f"item-{n:03}")] * 3 for n in range(3, 8)]
+        batches = [[Event("r", f"item-{n:03}")] * 3 for n in range(3, 8)]
         requests = [record_request(each, f"base/{n}") for n, each in enumerate(batches)]
         for repeated in (False, True):
-            with grpc.insecure_channel(small.address) as channel:
+            with grpc.insecure_channel(shared.address) as channel:
                 answers = [*EventsStub(channel).RecordStream(iter(requests), timeout=20)]
             assert [(each.stored, each.repeated_request) for each in answers] == [(3, repeated)] * 5
-        assert stored(small) == 17
-        with closing(EventTable(small.url)) as table:
-            assert table.latest("u", 1)[0][0] == "item-007"
+        with closing(EventTable(shared.url)) as table:
+            found = table.latest("r", 100)
+            assert (len(found), found[0][0]) == (17, "item-007")
 
 
 @pytest.mark.parametrize(
@@ -151,9 +164,10 @@ def test_a_repeated_request_is_stored_once_by_whichever_worker(small: CatalogueS
     ],
 )
 def test_an_invalid_event_is_named_and_nothing_of_its_request_is_stored(
-    faulty: CatalogueService, event: Event, error: str
+    shared: CatalogueService, event: Event, error: str
 ) -> None:
-    with faulty.client() as client:
+    before = stored(shared)
+    with shared.client() as client:
         with pytest.raises(InvalidInput, match=error) as caught:
             client.record([Event("u", "item-001"), event])
         assert SECRET not in str(caught.value)
@@ -161,16 +175,7 @@ def test_an_invalid_event_is_named_and_nothing_of_its_request_is_stored(
             client.record([])
         with pytest.raises(InvalidInput, match=r"query.user: expected 1 to 256 bytes"):
             client.search(Query(user=""))
-    assert stored(faulty) == 0
-
-
-@pytest.fixture(scope="module")
-def faulty(clicked: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CatalogueService]:
-    """A service that gets invalid events only."""
-    folder = tmp_path_factory.mktemp("faulty")
-    with catalogue_service(clicked, f"sqlite:///{folder}/events.db", folder, store="--events") as service:
-        yield service
-        assert SECRET not in service.log
+    assert stored(shared) == before
 
 
 def test_a_service_without_events_says_how_to_have_them(server: RetrievalServer) -> None:
@@ -193,8 +198,9 @@ def test_each_answer_has_an_id_that_its_events_give_back(small: CatalogueService
         assert [each.request_id for each in stream] == ["s/0", "s/1", "s/2"]
         client.record([Event("u", chosen.hits[1].id, request_id=chosen.request_id, position=2)])
     output = Path(small.folder) / "events.parquet"
-    told = command("export", str(output), "--events", small.url)
-    assert told == {"output": str(output), "events": 1}
+    export = [sys.executable, "-m", "twinspire.serving.events", "export", str(output), "--events", small.url]
+    done = subprocess.run(export, cwd=ROOT, capture_output=True, check=True)
+    assert json.loads(done.stdout) == {"output": str(output), "events": 1}
     (row,) = pyarrow.parquet.read_table(output).to_pylist()
     assert (row["user_id"], row["request_id"], row["position"], row["value"]) == ("u", "mine", 2, None)
     assert abs(row["recorded"].timestamp() - row["time"]) < 60
@@ -202,17 +208,10 @@ def test_each_answer_has_an_id_that_its_events_give_back(small: CatalogueService
     assert told == {"users": 2, "events_deleted": 1, "log_emptied": True}
 
 
-def run(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run `python -m twinspire.serving.events`."""
-    command = [sys.executable, "-m", "twinspire.serving.events", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, input=given, check=False)
-
-
 def command(*arguments: str, given: bytes = b"") -> Any:
-    """What `python -m twinspire.serving.events` prints."""
-    done = run(*arguments, given=given)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    """What `python -m twinspire.serving.events` prints; errors are raised."""
+    with mock.patch.object(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(given))):
+        return events_command._run(events_command._parser().parse_args(arguments))
 
 
 def test_users_are_deleted_by_lines_of_which_each_is_checked_first(tmp_path: Path) -> None:
@@ -225,25 +224,24 @@ def test_users_are_deleted_by_lines_of_which_each_is_checked_first(tmp_path: Pat
         (b"a\n" + b"x" * 257, "line 2 of standard input: expected 1 to 256 bytes"),
         (b"a\r\n", "line 1 of standard input: expected lines that end with LF alone"),
     ):
-        done = run("delete", "a", "-", "--events", url, given=given)
-        assert (done.returncode, done.stdout) == (1, b"")
-        assert error in done.stderr.decode()
-    refused = run("delete", "a", "", "--events", url)
-    assert "USER 2: expected 1 to 256 bytes" in refused.stderr.decode()
+        with pytest.raises(InvalidInput, match=error):
+            command("delete", "a", "-", "--events", url, given=given)
+    with pytest.raises(InvalidInput, match="USER 2: expected 1 to 256 bytes"):
+        command("delete", "a", "", "--events", url)
     told = command("delete", "-", "d", "--events", url, given="\nb\u2028c\n".encode())
     assert told == {"users": 2, "events_deleted": 2, "log_emptied": True}
     assert command("delete", "-", "--events", url)["users"] == 0
     assert command("delete", "a", "--events", url)["events_deleted"] == 1
 
 
-def test_a_table_of_events_is_recorded_once(small: CatalogueService, tmp_path: Path) -> None:
+def test_a_table_of_events_is_recorded_once(shared: CatalogueService, tmp_path: Path) -> None:
     table = tmp_path / "clicks.csv"
     table.write_text(
         "user_id,item_id,type,value,time,position,request_id\n"
-        "u,item-001,click,,2026-01-02T03:04:05,,\n"
-        "u,item-002,rated,4.5,1767323046,3,r7\n"
+        "t,item-001,click,,2026-01-02T03:04:05,,\n"
+        "t,item-002,rated,4.5,1767323046,3,r7\n"
     )
-    with small.client() as client:
+    with shared.client() as client:
         document, _ = record_file(client, table)
         assert (document["events"], document["stored_before"]) == (2, 0)
         document, _ = record_file(client, table)
@@ -254,9 +252,8 @@ def test_a_table_of_events_is_recorded_once(small: CatalogueService, tmp_path: P
         table.write_text(f"user_id,item_id,type\nu,item-001,click\nv,item-002,{'x' * 65}\n")
         with pytest.raises(DataError, match=r"row 2: type: expected 1 to 64 bytes"):
             record_file(client, table)
-    assert stored(small) == 2
-    with closing(EventTable(small.url)) as events:
-        assert events.latest("u", 2) == [
+    with closing(EventTable(shared.url)) as events:
+        assert events.latest("t", 9) == [
             ("item-002", 1767323046.0, "rated", 4.5),
             ("item-001", 1767323045.0, "click", None),
         ]

@@ -101,8 +101,11 @@ def test_no_error_shows_a_user(store: EventStore, url: str, monkeypatch: pytest.
     assert len(rows(url, "a-secret")) == 1
 
 
-def test_a_deleted_user_leaves_no_row_and_in_sqlite_no_byte(store: EventStore, url: str) -> None:
+def test_a_deleted_user_leaves_no_row_and_in_sqlite_no_byte(
+    store: EventStore, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = "a-key-that-must-go"
+    monkeypatch.setattr(stores, "MOST_DELETED", 20)
     store.record([clicks(secret, *map(str, range(50)), request_id="one"), clicks("other", "a")])
     assert store.delete_user(secret) == 50
     assert store.delete_user(secret) == 0

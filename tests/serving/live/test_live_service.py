@@ -140,13 +140,13 @@ def test_a_service_that_stops_ends_what_is_followed_and_waits_for_writes(small: 
     assert {*results} <= {each.sequence for each in stored.values()}
 
 
-def test_a_restarted_service_has_all_items_from_the_start(service: CatalogueService) -> None:
-    with service.client() as client:
+def test_a_restarted_service_has_all_items_from_the_start(small: CatalogueService) -> None:
+    with small.client() as client:
         sequence = client.upsert([item(f"new-{n}", f"{FAR} {n}") for n in range(200)]).sequence
         sequence = client.delete(["item-001", "new-0"]).sequence
-    assert service.stop() == 0
-    service.start()
-    with service.client() as client:
+    assert small.stop() == 0
+    small.start()
+    with small.client() as client:
         answer = client.search(FAR, k=500)  # the first that it answers
         ids = {each.id for each in answer.hits}
         assert answer.sequence == sequence

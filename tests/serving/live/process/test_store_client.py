@@ -5,7 +5,6 @@ import pickle
 import queue
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -156,22 +155,3 @@ def test_errors_are_the_same_on_the_other_side(
         asking.ask(b"")
         found = asking.reply()
     assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
-
-
-def test_a_worker_connects_again_when_a_thread_can_be_started(
-    channel: Channel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(channels, "RETRY_SECONDS", 0.01)
-    start, failed = threading.Thread.start, threading.Event()
-
-    def refuse_once(thread: threading.Thread) -> None:
-        if thread.name == "store" and not failed.is_set():
-            failed.set()
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse_once)
-    with closing(Answering(channel, echo)), closing(Asking(channel)) as asking:
-        asking.ask(b"x")
-        assert asking.payload() == b"x"
-    assert failed.is_set()
