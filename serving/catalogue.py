@@ -37,15 +37,8 @@ from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.live.config import LIVE, default_url
 from twinspire.serving.live.encoded_items import LOCK
 from twinspire.serving.live.encoding.bundle_encoders import prune
+from twinspire.serving.live.store import database
 from twinspire.serving.live.store.changes import Position
-from twinspire.serving.live.store.database import (
-    CATALOGUE,
-    copy_file,
-    file_of,
-    is_missing,
-    operator_errors,
-    replace_file,
-)
 from twinspire.serving.live.store.store import Store
 
 NO_STORE = "catalogue: there is no store at this URL; a service with --catalogue makes one"
@@ -93,10 +86,10 @@ def backup(url: str, output: Path) -> dict[str, Any]:
             the store's own.
         MissingStage: there is no store.
     """
-    path = file_of(url)
-    if is_missing(url):
+    path = database.file_of(url)
+    if database.is_missing(url):
         raise MissingStage(NO_STORE)
-    return dict(zip(("store", "sequence"), copy_file(path, output), strict=True))
+    return dict(zip(("store", "sequence"), database.copy_file(path, output), strict=True))
 
 
 def restore(url: str, copy: Path | None) -> dict[str, Any]:
@@ -116,16 +109,16 @@ def restore(url: str, copy: Path | None) -> dict[str, Any]:
         with closing(_open(url)) as store:
             store.assign_new_id()
         return _state(url)
-    path = file_of(url)
+    path = database.file_of(url)
     if not copy.is_file():
         raise MissingStage(f"{copy}: there is no copy of a store here; `backup` makes one")
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / path.name
-        copy_file(copy, draft)
+        database.copy_file(copy, draft)
         with closing(Store.open(f"sqlite:///{draft}", check=True)) as store:
             store.assign_new_id()
-        replace_file(path, draft)
+        database.replace_file(path, draft)
     return _state(url)
 
 
@@ -157,9 +150,9 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
 
 
 def _open(url: str) -> Store:
-    if is_missing(url):
+    if database.is_missing(url):
         raise MissingStage(NO_STORE)
-    with operator_errors(url, CATALOGUE):
+    with database.operator_errors(url, database.CATALOGUE):
         return Store.open(url)
 
 
@@ -209,7 +202,7 @@ def main() -> None:
     given = _parser().parse_args()
     is_optional = given.command in ("snapshot", "compact") and not given.catalogue
     try:
-        none = is_optional and is_missing(default_url())
+        none = is_optional and database.is_missing(default_url())
         found = None if none else given.run(given.catalogue or default_url(), given)
     except (TwinspireError, OSError) as error:
         sys.exit(f"error: {error}")

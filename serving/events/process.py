@@ -30,8 +30,7 @@ POLL_SECONDS = 0.1  # for which it waits for a request
 GROUP_EVENTS = 10_000  # events of one transaction, after which no request is added to it
 PRUNE_SECONDS = 60.0  # between two looks for events beyond the bounds
 
-# Stores what requests of one kind have, and gives the outcome of each.
-Store = Callable[[Sequence[bytes]], Sequence[wire.RecordResponse | TwinspireError]]
+Outcomes = Sequence[wire.RecordResponse | TwinspireError]  # one of each request
 
 
 class EventsProcess:
@@ -83,11 +82,13 @@ class EventsProcess:
         if self._entry != self._shared_state.read(EVENTS):
             self._shared_state.write(EVENTS, self._entry)
 
-    def _carry_out(self, requests: Sequence[PendingRequest], store: Store) -> None:
+    def _carry_out(
+        self, requests: Sequence[PendingRequest], store: Callable[[Sequence[bytes]], Outcomes]
+    ) -> None:
         """Store what requests of one kind have in one transaction, and reply."""
         if not requests:
             return
-        outcomes: Sequence[wire.RecordResponse | TwinspireError]
+        outcomes: Outcomes
         try:
             outcomes = store([each.frame.payload for each in requests])
             self._entry["last_error"] = ""

@@ -1,6 +1,7 @@
 """Encodes live items for bundles: those that answer, and those to come; for the catalogue's process.
 
-Each bundle has a thread and a connection to the store of its own, so it delays neither writes nor others.
+The thread that commits encodes what it has written. A bundle that has more to encode, such as a new one, does
+so on a thread of its own, and so it delays neither writes nor other bundles.
 """
 
 import logging
@@ -14,7 +15,7 @@ from typing import Any
 
 from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.serving.live.encoded_items import SUFFIX
-from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.encoding.change_encoder import PAGE, ChangeEncoder
 from twinspire.serving.live.store.changes import START, Position
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.shared_state import NEXT, SHADOW_TARGET, TARGET, SharedState
@@ -28,7 +29,7 @@ KEPT = 8  # bundles of one store whose encoded items are kept: those of bundles 
 
 
 class _BundleEncoder:
-    """Keeps the encoded items of one bundle up to date, on a thread of its own.
+    """Keeps the encoded items of one bundle up to date, on a thread of its own if there is much to do.
 
     Args:
         folder: of the bundle.
@@ -52,6 +53,7 @@ class _BundleEncoder:
         self._folder, self._open_store, self._place = folder, open_store, place
         self._done, self._before = done, before
         self._known = START
+        self._lock = threading.Lock()  # of the store and the encoder
         self._store: Store | None = None
         self.encoder: ChangeEncoder | None = None  # until the bundle has been opened
         self._stop = threading.Event()
@@ -59,10 +61,20 @@ class _BundleEncoder:
         self.thread.start()
 
     def encode(self, known: Position) -> None:
-        """Have what is missing encoded, up to a position of the store."""
-        if known != self._known:
-            self._known = known
+        """Encode what is missing, up to a position of the store: now if that is little, or on the thread."""
+        if known == self._known:
+            return
+        self._known, encoder = known, self.encoder
+        is_little = encoder is not None and not self.error and known.sequence - encoder.sequence <= PAGE
+        if encoder is None or not is_little or not self._lock.acquire(blocking=False):
             self._wake.set()
+            return
+        try:
+            self._run_timed(encoder.encode)
+        except Exception as error:  # of any kind: the thread tries again
+            self._fail(error)
+        finally:
+            self._lock.release()
 
     def close(self) -> threading.Thread:
         """Stop as soon as the current work has ended; returns the thread."""
@@ -77,7 +89,12 @@ class _BundleEncoder:
         while not self._stop.is_set():
             self._wake.clear()
             try:
-                self._encode()
+                with self._lock:
+                    if self._store is None:
+                        self._store = self._open_store()
+                    if self.encoder is None:
+                        self.encoder = ChangeEncoder(self._folder, self._store, self._place, self._stop)
+                    self._run_timed(self.encoder.run_once)
             except Exception as error:  # of any kind: other bundles and writes go on
                 self._fail(error)
                 pause = RETRY_SECONDS if self.encoder else min(MAX_SECONDS, 2 * pause)
@@ -90,14 +107,9 @@ class _BundleEncoder:
         if self._store is not None:
             self._store.close()
 
-    def _encode(self) -> None:
-        if self._store is None:
-            self._store = self._open_store()
-        if self.encoder is None:
-            self.encoder = ChangeEncoder(self._folder, self._store, self._place, self._stop)
+    def _run_timed(self, encode: Callable[[Position, Callable[[], None]], int]) -> None:
         started = time.monotonic()
-        count = self.encoder.run_once(self._known, self._done)
-        if count:
+        if count := encode(self._known, self._done):
             self.items += count
             self.seconds += time.monotonic() - started
 

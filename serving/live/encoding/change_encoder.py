@@ -82,7 +82,7 @@ class ChangeEncoder:
         self.sequence = self._writer.state.sequence
 
     def run_once(self, known: Position, progress: Callable[[], None] = lambda: None) -> int:
-        """Encode what is missing.
+        """Encode what is missing, and do what can take long: replace a damaged file, remove outdated rows.
 
         Args:
             known: a position that the store has had; all changes up to it are encoded.
@@ -96,10 +96,19 @@ class ChangeEncoder:
             OSError: the rows cannot be written; what was not written is encoded at the next call.
             EncodedItemsDamaged: the file is damaged; the next call begins another one.
         """
-        count, writer = 0, self._writer
+        writer = self._writer
         if writer.is_removed:
             log.error("%s: its file is damaged, so all items are encoded again", writer.folder)
             writer.begin()
+        count = self.encode(known, progress)
+        if writer.state.last_id > 2 * writer.items + OUTDATED:
+            writer.compact()
+        self._graphs.check(writer.state.last_id, writer.live_items, writer.generation)
+        return count
+
+    def encode(self, known: Position, progress: Callable[[], None]) -> int:
+        """Encode what is missing; as `run_once`."""
+        count, writer = 0, self._writer
         self.sequence = writer.state.sequence
         while not self._stop.is_set() and known.sequence > self.sequence:
             position, changes = self._store.page(writer.cursor, PAGE, known)
@@ -107,9 +116,6 @@ class ChangeEncoder:
             self.sequence = writer.state.sequence
             count += len(changes)
             progress()
-        if writer.state.last_id > 2 * writer.items + OUTDATED:
-            writer.compact()
-        self._graphs.check(writer.state.last_id, writer.live_items, writer.generation)
         return count
 
     def close(self) -> None:

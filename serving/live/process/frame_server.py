@@ -65,7 +65,8 @@ class FrameServer:
     """
 
     def __init__(self, name: str, channel: Channel, received: Callable[[PendingRequest], None]) -> None:
-        self._name, self._channel, self._received = name, channel, received
+        self._name, self._channel = name, channel
+        self._received = lambda peer, frame: received(PendingRequest(peer, frame))
         self._peers: set[Peer] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._accept, name=name, daemon=True)
@@ -101,7 +102,7 @@ class FrameServer:
     def _accept(self) -> None:
         while not self._stopped.is_set():
             try:
-                peer = Peer(self._name, self._channel.accept(), self._take, self._peers.discard)
+                peer = Peer(self._name, self._channel.accept(), self._received, self._peers.discard)
                 self._peers.add(peer)
                 try:
                     peer.start()
@@ -113,6 +114,3 @@ class FrameServer:
             except Exception:  # of any kind, such as too many threads or open files
                 log.exception("%s: a connection could not be accepted", self._name)
                 self._stopped.wait(ACCEPT_SECONDS)
-
-    def _take(self, peer: Peer, frame: Frame) -> None:
-        self._received(PendingRequest(peer, frame))

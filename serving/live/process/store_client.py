@@ -64,8 +64,7 @@ class StoreClient:
                         peer.send(each.frame)
                 peer.start()
             except (OSError, RuntimeError):
-                # The queue of new connections is full, until the process has been started again; or no thread
-                # can be started.
+                # Too many connections wait until the process has been started again, or threads run.
                 self._stopped.wait(RETRY_SECONDS)
                 continue
             if self._stopped.is_set():

@@ -51,7 +51,6 @@ from twinspire.serving.live.store.write_rules import (
     CatalogueBounds,
     Decisions,
     ItemVersion,
-    ItemWrite,
     WriteRequest,
     answer_to_json,
     repeated_answer,
@@ -66,6 +65,10 @@ PRUNE_EVERY = 1000  # commits
 REFRESH = "make refresh builds a bundle that holds them"
 RETRY_SECONDS = 1.0
 
+# Made once: making a statement takes longer than running it.
+_META = sa.select(META)
+_CHANGED = sa.select(ITEMS).where(ITEMS.c.sequence > sa.bindparam("after")).order_by(ITEMS.c.sequence)
+_PAGE = _CHANGED.limit(sa.bindparam("limit"))
 _CONTENT = ("sequence", "deleted", "features", "fields", "written_at")
 
 
@@ -131,7 +134,7 @@ class Store:
             Unavailable: the store cannot be read now.
         """
         with self._database.reading() as connection:
-            meta = connection.execute(sa.select(META)).one()
+            meta = connection.execute(_META).one()
             return require_same_history(connection, meta, store_id or self.store_id, known)
 
     def sequence(self) -> int:
@@ -178,9 +181,9 @@ class Store:
             Unavailable: the store cannot be read now.
         """
         with self._database.one_state() as connection:
-            meta = connection.execute(sa.select(META)).one()
+            meta = connection.execute(_META).one()
             position = require_same_history(connection, meta, self.store_id, known)
-            rows = connection.execute(_changed_after(after).limit(limit))
+            rows = connection.execute(_PAGE, {"after": after, "limit": limit})
             return FeedPage(position, [*map(_change, rows)])
 
     def get(self, ids: Sequence[str]) -> dict[str, Change]:
@@ -204,7 +207,7 @@ class Store:
         """
         with self._database.one_state() as connection:
             position = read_position(connection)
-            rows = connection.execution_options(yield_per=PARTS).execute(_changed_after(after))
+            rows = connection.execution_options(yield_per=PARTS).execute(_CHANGED, {"after": after})
             yield position, map(_change, rows)
 
     def compact(self) -> int:
@@ -315,7 +318,17 @@ class Store:
     def _save(
         self, connection: Connection, decisions: Decisions, new: Sequence[dict[str, Any]], now: float
     ) -> None:
-        rows = [_row(sequence, item, now) for sequence, item in decisions.written.values()]
+        rows = [
+            {
+                "id": item.item_id,
+                "sequence": sequence,
+                "deleted": item.deleted,
+                "features": item.features,
+                "fields": item.fields,
+                "written_at": now,
+            }
+            for sequence, item in decisions.written.values()
+        ]
         if rows:
             connection.execute(self._upsert, rows)
         if new:
@@ -355,11 +368,6 @@ def _overlay(connection: Connection, base: int | None) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def _changed_after(sequence: int) -> sa.Select[Any]:
-    """The rows that changed after a sequence, lowest first."""
-    return sa.select(ITEMS).where(ITEMS.c.sequence > sequence).order_by(ITEMS.c.sequence)
-
-
 def _versions(connection: Connection, requests: Sequence[WriteRequest]) -> dict[str, ItemVersion]:
     ids = {item.item_id for request in requests for item in request.items}
     query = sa.select(ITEMS.c.id, ITEMS.c.sequence, ITEMS.c.deleted)
@@ -397,17 +405,6 @@ def _upsert(dialect: str) -> sa.Insert:
     statement = sqlite.insert(ITEMS) if dialect == "sqlite" else postgresql.insert(ITEMS)
     changed = {name: statement.excluded[name] for name in _CONTENT}
     return statement.on_conflict_do_update(index_elements=["id"], set_=changed)
-
-
-def _row(sequence: int, item: ItemWrite, now: float) -> dict[str, Any]:
-    return {
-        "id": item.item_id,
-        "sequence": sequence,
-        "deleted": item.deleted,
-        "features": item.features,
-        "fields": item.fields,
-        "written_at": now,
-    }
 
 
 def _change(row: Any) -> Change:
