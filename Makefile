@@ -141,8 +141,7 @@ $(COMPILED): | $(STAMP)
 
 doctor: $(IMPORTS) ## what this machine lacks, and what to do about it, also before setup
 	@$(if $(wildcard $(STAMP)),,$(new_enough))
-	$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m twinspire.serving.doctor --port $(PORT) --metrics-port $(METRICS_PORT) \
-	  $(FLAGS) $(if $(JSON),--json > "$(JSON)")
+	$(if $(wildcard $(STAMP)),$(PY),$(PYTHON)) -m twinspire.serving.doctor $(FLAGS) $(if $(JSON),--json > "$(JSON)")
 
 data: setup ## read, check and split the data set of CONFIG; TABLES=folder also writes it as plain tables
 	@$(call run,twinspire.train data,--config $(CONFIG) $(if $(REFRESH),--refresh) $(if $(TABLES),--tables "$(TABLES)"))

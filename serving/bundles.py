@@ -12,13 +12,11 @@ from pathlib import Path
 from twinspire.protos import bundle, names
 from twinspire.protos.cli import CommandParser
 from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
-from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache, last_served
+from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache
 from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.registry_process import RegistryProcess
 
 log = logging.getLogger(__name__)
-
-__all__ = ["BUNDLES", "download", "first", "newest"]
 
 
 def newest(path: Path = BUNDLES) -> Path:
@@ -84,26 +82,16 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False, workers:
             validate_bundle(found, item_tower, ready=cache.ready(found), copies=workers)
         return found, registered.version
     except Exception as error:  # of any kind: a damaged bundle may raise anything
-        return _served_last(cache, model, error)
-
-
-def _served_last(cache: BundleCache, model: str, error: Exception) -> tuple[Path, str]:
-    """As `first`, after an error.
-
-    Raises:
-        BundleError, MissingStage, Unavailable: the error, if no bundle was served before.
-    """
-    foreseen = isinstance(error, TwinspireError)
-    text = str(error) if foreseen else f"{model}: {type(error).__name__}: {error}"
-    try:
-        found, version = last_served(cache, model)
-    except TwinspireError:
-        if foreseen:
-            raise error from None
-        raise Unavailable(text) from error
-    cause = None if foreseen else error
-    log.warning("%s; starting with version %s, which was served last", text, version, exc_info=cause)
-    return found, version
+        is_foreseen = isinstance(error, TwinspireError)
+        text = str(error) if is_foreseen else f"{model}: {type(error).__name__}: {error}"
+        last = cache.last_served(model)
+        if last is None and is_foreseen:
+            raise
+        if last is None:
+            raise Unavailable(text) from error
+        cause = None if is_foreseen else error
+        log.warning("%s; starting with version %s, which was served last", text, last[1], exc_info=cause)
+        return last
 
 
 def main() -> None:

@@ -38,7 +38,6 @@ class ServiceConfig:
     port: int = 0
     port_file: Path | None = option(None, "write the port here once requests are answered", flags.output_file)
     workers: int = 1
-    threads: int = option(1, "threads of the query tower in one call")
     grace: float = option(10.0, "seconds for running requests to finish", flags.seconds)
     worker_timeout: float = option(
         30.0, "seconds without a heartbeat after which a process is replaced; 0: never", flags.seconds_or_none

@@ -15,29 +15,17 @@ CELL_BYTES = 8
 
 
 class DatagramChannel:
-    """The socket, and for each worker counts of what could not be sent. Call `create` before the fork."""
+    """The socket, and for each worker slot counts of what could not be sent. Make it before the fork."""
 
-    def __init__(self, sender: socket.socket, receiver: socket.socket, memory: mmap.mmap) -> None:
-        self._sender, self._receiver = sender, receiver
-        cells = memoryview(memory).cast("Q")
+    def __init__(self, workers: int) -> None:
+        # In a connected pair only the sender's buffer limits what is queued, not a number of datagrams.
+        self._sender, self._receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        self._sender.setblocking(False)
+        self._receiver.setblocking(False)
+        cells = memoryview(mmap.mmap(-1, 2 * workers * CELL_BYTES)).cast("Q")
         self._dropped: memoryview[int] = cells[::2]
         self._failed: memoryview[int] = cells[1::2]
-
-    @classmethod
-    def create(cls, workers: int) -> "DatagramChannel":
-        """A channel for a number of worker slots.
-
-        Raises:
-            ValueError: `workers` is below 1.
-        """
-        if workers < 1:
-            raise ValueError(f"workers: expected at least 1, got {workers}")
-        # In a connected pair only the sender's buffer limits what is queued, not a number of datagrams.
-        sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        sender.setblocking(False)
-        receiver.setblocking(False)
-        return cls(sender, receiver, mmap.mmap(-1, 2 * workers * CELL_BYTES))
 
     @cached_property
     def _buffer(self) -> memoryview:

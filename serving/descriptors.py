@@ -29,10 +29,6 @@ def fitting(connections: int, others: int, flag: str) -> int:
     log.warning(
         "%s is %d and not %d, because this process may open only %d descriptors; raise the hard limit with "
         "`ulimit -Hn %d`, or LimitNOFILE in the service's unit",
-        flag,
-        found,
-        connections,
-        most,
-        connections + others,
+        *(flag, found, connections, most, connections + others),
     )
     return found

@@ -1,34 +1,27 @@
 """Checks whether a machine can set up, train and serve: `make doctor`, `python -m twinspire.serving doctor`.
 
-It runs before `make setup` too, so importing it takes the standard library alone.
+It runs before `make setup` too, so importing it takes the standard library alone. `serve` itself reports a
+port that is in use, and a limit on open files that is too low.
 """
 
-import errno
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import re
-import resource
 import shutil
-import socket
 import sys
 import sysconfig
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from twinspire.protos.cli import Console, add_command, command_line, execute, print_result
 from twinspire.protos.errors import MissingStage
-from twinspire.serving import flag_types as flags
-from twinspire.serving.address import listen_error
-from twinspire.serving.engine.limits import OTHER_FILES, WorkerLimits
 
-OLDEST, NEWEST = (3, 11), (3, 13)  # Pythons that the tests run on; of the newest, those of serving
+OLDEST = (3, 11)
 COMPILED = "hnswlib"  # built from source by `make setup`
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 CACHE, MLRUNS = Path(".cache"), Path("mlruns")
@@ -39,18 +32,10 @@ INSTALL_COMPILER = (
     "Debian, Ubuntu: apt-get install g++ python3-dev; Fedora: dnf install gcc-c++ python3-devel; "
 )
 INSTALL_COMPILER += "macOS: xcode-select --install"
+OK, WARNING, PROBLEM = "ok", "warning", "problem"  # states of a finding; a problem has to be solved
 
 
-class FindingState(StrEnum):
-    """How good or bad a finding is."""
-
-    OK = "ok"
-    WARNING = "warning"  # it works, but could be better
-    PROBLEM = "problem"  # something does not work until it is mended
-
-
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """The result of one check.
 
     Args:
@@ -60,15 +45,13 @@ class Finding:
         todo: what to do; empty if nothing is to be done.
     """
 
-    state: FindingState
+    state: str
     check: str
     found: str
     todo: str = ""
 
 
-ok = partial(Finding, FindingState.OK)  # nothing is to be done
-warning = partial(Finding, FindingState.WARNING)
-problem = partial(Finding, FindingState.PROBLEM)
+ok, warning, problem = (partial(Finding, state) for state in (OK, WARNING, PROBLEM))
 
 
 class PlainConsole:
@@ -80,22 +63,8 @@ class PlainConsole:
 
 
 def add_doctor(commands: Any) -> ArgumentParser:
-    """Add `doctor` to a command line.
-
-    Args:
-        commands: of the command line, as `add_subparsers` returns them.
-    """
-    command = add_command(commands, "doctor", "Check this machine, and say what to do.", doctor)
-    add = command.add_argument
-    add(
-        "--host",
-        type=flags.host,
-        default="127.0.0.1",
-        help="address that the service is to listen on (%(default)s)",
-    )
-    add("--port", type=flags.port, default=50051, help="port of the service (%(default)s)")
-    add("--metrics-port", type=flags.port, default=9464, help="port of /metrics (%(default)s)")
-    return command
+    """Add `doctor` to the commands of a command line."""
+    return add_command(commands, "doctor", "Check this machine, and say what to do.", doctor)
 
 
 def doctor(arguments: Namespace) -> None:
@@ -104,24 +73,21 @@ def doctor(arguments: Namespace) -> None:
     Raises:
         MissingStage: something has to be done; it has been printed.
     """
-    found = list(findings(arguments))
-    problems = sum(each.state is FindingState.PROBLEM for each in found)
-    document = {"ok": not problems, "checks": [asdict(each) for each in found]}
+    found = list(findings())
+    problems = sum(each.state == PROBLEM for each in found)
+    document = {"ok": not problems, "checks": [each._asdict() for each in found]}
     print_result((document, lambda console: _show(found, console)), arguments.json, PlainConsole)
     if problems:
         raise MissingStage(f"{problems} of {len(found)} checks found a problem")
 
 
-def findings(arguments: Namespace) -> Iterator[Finding]:
+def findings() -> Iterator[Finding]:
     """What each check finds, in the order in which a newcomer meets them."""
     yield python()
     yield compiler()
     yield packages(REQUIREMENTS, sys.prefix != sys.base_prefix)
     yield disk(Path(os.environ.get("TWINSPIRE_CACHE") or CACHE), "name another folder: TWINSPIRE_CACHE=...")
     yield disk(MLRUNS, "name another store: MLFLOW_TRACKING_URI=...")
-    yield port("the service", arguments.host, arguments.port, "PORT")
-    yield port("/metrics", "127.0.0.1", arguments.metrics_port, "METRICS_PORT")
-    yield descriptors(WorkerLimits.connections + OTHER_FILES)
 
 
 def python() -> Finding:
@@ -131,8 +97,6 @@ def python() -> Finding:
         return problem("python", found, "needs 3.11 or newer: make setup PYTHON=python3.12")
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         return problem("python", f"{found} cannot make environments", "apt-get install python3-venv")
-    if sys.version_info[:2] > NEWEST:
-        return warning("python", f"{found}, newer than the tests run on", "PYTHON=python3.13 is tested")
     return ok("python", found)
 
 
@@ -192,42 +156,6 @@ def disk(folder: Path, otherwise: str) -> Finding:
     if free < LOW_FREE_BYTES:
         return warning("disk", found, "`make setup` and large data sets need 5 GiB; `make clean` makes room")
     return ok("disk", found)
-
-
-def port(name: str, host: str, number: int, variable: str) -> Finding:
-    """Whether a port is free.
-
-    Args:
-        name: of the program that is to listen there.
-        variable: of make, by which another port is chosen.
-    """
-    check = f"port {number}"
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind((host, number))
-    except (OSError, UnicodeError) as error:
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            todo = f"right if your service runs; for another one name a free port: {variable}=..."
-            return warning(check, f"for {name}: {listen_error(error)}", todo)
-        todo = f"name an address of this machine: --host; or a port above 1023: {variable}=..."
-        return problem(check, f"for {name}: {host}: {listen_error(error)}", todo)
-    return ok(check, f"for {name}: free")
-
-
-def descriptors(needed: int) -> Finding:
-    """The hard limit on open files of a process, to which the service raises its soft limit.
-
-    Args:
-        needed: descriptors that a worker may need, for its connections and other files.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most == resource.RLIM_INFINITY:
-        return ok("descriptors", "no limit")
-    if most >= needed:
-        return ok("descriptors", f"{most:,} a process")
-    todo = f"ulimit -Hn {needed} before the service starts, or LimitNOFILE={needed} in its unit"
-    return warning("descriptors", f"{most:,} a process; a worker may need {needed:,}", todo)
 
 
 def _version(name: str) -> str | None:

@@ -19,7 +19,7 @@ from twinspire.serving.address import client_of_peer
 T = TypeVar("T")
 
 RIVALS_NS = 1_000_000_000  # after the last change of calling client, how long there are rivals
-MAX_IDLE = 4096  # clients, and connections, that are remembered without work
+MAX_IDLE = 4096  # clients that are remembered without work
 
 
 class Client:
@@ -62,7 +62,6 @@ class Clients:
         self._last, self._rivals_until = NOBODY, 0  # the client of the last call; nanoseconds
         self._by_name: dict[str, Client] = {}
         self._most = MAX_IDLE  # names at which some are forgotten
-        self._by_connection: dict[bytes, Client] = {}
 
     def of(self, connection: bytes, token_name: str | None) -> Client:
         """The client that makes a call.
@@ -73,14 +72,7 @@ class Clients:
         """
         if token_name is not None:
             return self.named(token_name)
-        client = self._by_connection.get(connection)
-        if client is None:
-            name = client_of_peer(connection.decode("ascii", "replace"))
-            client = self.named(name)
-            if len(self._by_connection) >= MAX_IDLE:
-                self._by_connection.clear()
-            self._by_connection[connection] = client
-        return client
+        return self.named(client_of_peer(connection.decode("ascii", "replace")))
 
     def named(self, name: str) -> Client:
         """The client with a name."""
@@ -135,7 +127,6 @@ class Clients:
             kept += sorted(idle, key=lambda each: -each.used)[: MAX_IDLE // 2]
             self._by_name = {each.name: each for each in kept}
             self._most = max(MAX_IDLE, 2 * len(kept))  # copying is rare
-            self._by_connection.clear()
         client = self._by_name[name] = Client(name)
         return client
 

@@ -25,19 +25,9 @@ def bounded_count(most: int, least: int = 1) -> Callable[[str], int]:
     return parse
 
 
-def bounded_seconds(most: float, or_none: bool = False, shortest: float = 0.0) -> Callable[[str], float]:
-    """A type of seconds above 0.
-
-    Args:
-        most: the largest number of seconds that it accepts.
-        or_none: whether it accepts 0, too, which stands for no limit.
-        shortest: the smallest number of seconds above 0 that it accepts.
-    """
-    least = f"0, or {shortest:g} or more" if or_none else "above 0"
-    return _number(
-        f"seconds, {least} and at most {most:g}",
-        lambda value: (0 < value <= most and value >= shortest) or (or_none and value == 0),
-    )
+def bounded_seconds(most: float) -> Callable[[str], float]:
+    """A type of seconds above 0, and at most `most`."""
+    return _number(f"seconds, above 0 and at most {most:g}", lambda value: 0 < value <= most)
 
 
 def number_up_to(most: float) -> Callable[[str], float]:
@@ -96,7 +86,9 @@ sequence = bounded_count(2**63 - 1, least=0)
 port = bounded_count(65_535, least=0)
 share = positive(1.0)
 seconds = bounded_seconds(3600.0)
-seconds_or_none = bounded_seconds(3600.0, or_none=True, shortest=1.0)
+seconds_or_none = _number(
+    "seconds, 0, or 1 or more and at most 3600", lambda value: value == 0 or 1 <= value <= 3600
+)
 
 
 def option(

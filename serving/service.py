@@ -11,14 +11,14 @@ import logging
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twinspire.protos import bundle
 from twinspire.protos.bundle import write_file
-from twinspire.protos.errors import ConfigError, Unavailable
+from twinspire.protos.errors import ConfigError
 from twinspire.serving import heap
 from twinspire.serving.address import is_loopback, join
 from twinspire.serving.config import ServiceConfig
@@ -46,7 +46,7 @@ from twinspire.serving.security.tls import ServerTls, check_exposure
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.served_log.config import ServedLogConfig, reserve
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.service_manager import ServiceManager
+from twinspire.serving.service_manager import notify
 from twinspire.serving.service_status import ServiceStatus
 from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.shadow.process import Shadow
@@ -74,7 +74,7 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
             name, version and size of the first bundle.
 
     SIGHUP is ignored: files of tokens and certificates are read again when they change. If systemd has
-    started this process, the service notifies systemd when it is ready and stops, and pings its watchdog.
+    started this process, the service notifies systemd when it is ready, and pings its watchdog.
 
     Raises:
         BundleError: the bundle cannot be used.
@@ -85,11 +85,8 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
     """
     if config.port_file:
         config.port_file.unlink(missing_ok=True)
-    manager = ServiceManager.from_environment()
     heap.use_one_arena()
     access = _access(config)
-    if config.metrics_port is not None:
-        _check_free(config.metrics_host, config.metrics_port)
     if config.trace_endpoint:
         prepare(config.trace_endpoint, config.trace_ratio)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -102,7 +99,6 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
         ]
         metrics = service.metrics_process()
         processes = [*workers, *service.processes]
-        status = f"serving {service.manifest.name} at {join(config.host, port)}"
         if config.metrics_port is not None:
             processes.append(metrics)
 
@@ -111,7 +107,7 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
             if config.port_file:
                 write_file(config.port_file, f"{port}\n".encode())
             log.info("serving at %s with %d workers", address, config.workers)
-            manager.ready(status)
+            notify("READY=1", f"STATUS=serving {manifest.name} at {address}")
             ready(
                 {
                     "address": address,
@@ -133,19 +129,11 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
                 service.shared.hung(workers.index(process))
 
         def tick() -> None:
-            manager.ping_watchdog()
+            notify("WATCHDOG=1")
             access.publish(service.shared_state)
 
         access.publish(service.shared_state)
-        supervisor = Supervisor(
-            processes,
-            config.grace,
-            died,
-            config.worker_timeout,
-            hung,
-            tick=tick,
-            stopping=lambda: manager.stopping("finishing the requests in flight"),
-        )
+        supervisor = Supervisor(processes, config.grace, died, config.worker_timeout, hung, tick)
         try:
             supervisor.run(started)
         finally:
@@ -178,7 +166,7 @@ class _Service:
         self.shared = SharedMetrics(config.workers)
         self.shared_state = SharedState((*ENTRIES, *map(worker_name, range(config.workers))))
         first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
-        self.shared_state.write(TARGET, Target(1, first).entry())
+        self.shared_state.write(TARGET, asdict(Target(1, first)))
         self.processes: list[ProcessSpec] = []  # beside the workers
         self._channel: DatagramChannel | None = None
         self._catalogue: StoreChannel | None = None
@@ -195,7 +183,7 @@ class _Service:
             follow = follower(config.follow, self.shared_state, config.workers, config.item_tower)
             self.processes.append(ProcessSpec("follower", follow))
             if config.follow.shadow:
-                self._channel = DatagramChannel.create(config.workers)
+                self._channel = DatagramChannel(config.workers)
                 alias, limits = config.follow.shadow, config.limits
                 shadow = Shadow(self._channel, self.shared_state, alias, limits, self._live)
                 self.processes.append(ProcessSpec("shadow", shadow.run))
@@ -211,32 +199,30 @@ class _Service:
         entry = initial_catalogue_entry(config, self.manifest.catalogue, self._held, self._config.grace)
         self.shared_state.write(CATALOGUE, entry)
         self._live = LivePlace(config.place, self._store_state)
-        self._catalogue = channel = StoreChannel.create()
-        heartbeat, grace = Heartbeat(), self._config.grace
-
-        def run(handle: WorkerHandle) -> None:
-            CatalogueProcess(config, channel, self.shared_state, grace, heartbeat).run(handle)
-
-        self.processes.append(ProcessSpec("catalogue", run, heartbeat.count, PATIENCE_SECONDS))
+        self._catalogue = self._add_store("catalogue", partial(CatalogueProcess, config))
 
     def _add_events(self, config: EventsConfig) -> None:
         """Add the process that stores events."""
         from twinspire.serving.events.process import EventsProcess, initial_events_entry
 
         self.shared_state.write(EVENTS, initial_events_entry(config))
-        self._events = channel = StoreChannel.create()
-        heartbeat, grace = Heartbeat(), self._config.grace
+        self._events = self._add_store("events", partial(EventsProcess, config))
+
+    def _add_store(self, name: str, make: Callable[..., Any]) -> StoreChannel:
+        """Add the process of a store; returns the channel to it."""
+        channel, heartbeat, grace = StoreChannel.create(), Heartbeat(), self._config.grace
 
         def run(handle: WorkerHandle) -> None:
-            EventsProcess(config, channel, self.shared_state, grace, heartbeat).run(handle)
+            make(channel, self.shared_state, grace, heartbeat).run(handle)
 
-        self.processes.append(ProcessSpec("events", run, heartbeat.count, PATIENCE_SECONDS))
+        self.processes.append(ProcessSpec(name, run, heartbeat.count, PATIENCE_SECONDS))
+        return channel
 
     def _add_log(self, config: ServedLogConfig) -> None:
         """Add the process of the served log."""
         self._log_folder = reserve(config.folder)  # until the last process has ended
         self.shared_state.write(SERVED_LOG, {"rows": 0, "lost": 0, "bytes": 0, "last_error": ""})
-        self._log_channel = channel = DatagramChannel.create(self._config.workers)
+        self._log_channel = channel = DatagramChannel(self._config.workers)
 
         def run(handle: WorkerHandle) -> None:
             from twinspire.serving.served_log.process import LogWriter  # which needs pyarrow
@@ -256,7 +242,10 @@ class _Service:
             own = self._own_bundle()
             split = TrafficSplit(own) if own else load_split({"champion": target["champion"]}, self._load)
             follow, endpoint = config.follow, config.trace_endpoint
-            mirror = self._mirror(slot)
+            mirror = None
+            if self._channel and follow:
+                share, most = follow.shadow_share, config.limits.max_exclude
+                mirror = TrafficMirror(self._channel, self.shared_state, slot, share, most)
             tracing = Tracing(endpoint, config.trace_ratio, slot) if endpoint else None
             catalogue, events = (
                 StoreClient(channel) if channel else None for channel in (self._catalogue, self._events)
@@ -312,7 +301,7 @@ class _Service:
         config, status = self._config, self._status
 
         def run(handle: WorkerHandle) -> None:
-            status.champion_facts()  # reads and keeps them, because the bundle's folder may be removed later
+            list(status.champion_readings())  # keeps them, because the bundle's folder may be removed later
             port = int(process.report or config.metrics_port or 0)
             with serve_metrics(
                 self.shared, config.metrics_host, port, status.metrics, status.processes
@@ -323,49 +312,26 @@ class _Service:
         process = ProcessSpec("metrics", run)
         return process
 
-    def _mirror(self, slot: int) -> TrafficMirror | None:
-        """What takes a share of a worker's searches for the shadow, if there is one."""
-        if self._channel is None or self._config.follow is None:
-            return None
-        share, most = self._config.follow.shadow_share, self._config.limits.max_exclude
-        return TrafficMirror(self._channel, self.shared_state, slot, share, most)
-
     def _own_bundle(self) -> LoadedBundle | None:
         """The bundle that was loaded before the fork, made ready for this worker; None if there is none.
 
-        Each worker has encoder threads and live items of its own.
+        Each worker has live items of its own.
         """
-        config, loaded = self._config, self._shared_bundle
-        if loaded and config.threads > 1:  # the threads of a session do not survive a fork
-            loaded.retriever.open_encoder(config.folder, config.threads)
+        loaded = self._shared_bundle
         return loaded.with_live(self._live) if loaded and self._live else loaded
 
     def _load(self, folder: Path, model_version: str) -> LoadedBundle:
         config = self._config
-        if config.follow is None:  # before the fork, so with one thread: `_own_bundle` opens the others
-            return LoadedBundle.load(folder, 1, config.item_tower, model_version)
+        if config.follow is None:
+            return LoadedBundle.load(folder, config.item_tower, model_version)
         ready = BundleCache(config.follow.cache).ready(folder)
-        loaded = LoadedBundle.load(folder, config.threads, config.item_tower, model_version, ready)
+        loaded = LoadedBundle.load(folder, config.item_tower, model_version, ready)
         return loaded.with_live(self._live) if self._live else loaded
 
     def _store_state(self) -> StoreState:
         """The state of the store of live items, from the entry that the catalogue's process writes."""
         entry = self.shared_state.read(CATALOGUE)
         return StoreState(entry["store_id"], entry["sequence"])
-
-
-def _check_free(host: str, port: int) -> None:
-    """Refuse an address of the metrics that is in use, before a bundle is loaded.
-
-    Raises:
-        Unavailable: it cannot be listened on.
-    """
-    try:
-        with reserved(host, port):
-            pass
-    except Unavailable as error:
-        free = "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)"
-        raise Unavailable(f"{error}; does another service serve metrics there? {free}") from None
 
 
 def _access(config: ServiceConfig) -> Access:

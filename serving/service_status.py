@@ -5,9 +5,8 @@ The values come from the processes' entries in shared memory, and from the worke
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
@@ -21,7 +20,7 @@ from twinspire.serving.observability.metrics import Reading
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
 from twinspire.serving.rollout.loaded_bundle import CANARY, CHAMPION
 from twinspire.serving.rollout.target import Target
-from twinspire.serving.shadow.report import shadow_readings, shadow_state
+from twinspire.serving.shadow.report import fields_of, shadow_readings, shadow_state
 from twinspire.serving.shared_state import (
     ACCESS,
     CATALOGUE,
@@ -75,39 +74,6 @@ READINGS = {
 }
 
 
-@dataclass(frozen=True)
-class BundleFacts:
-    """The values that metrics show of the bundle that is served.
-
-    Args:
-        written: when its manifest was written to this disk, in Unix seconds: at the end of the export, or
-            when the bundle was downloaded.
-        items: number of items in its index.
-        index_bytes: size of its index and its vectors.
-    """
-
-    name: str
-    version: str
-    written: float
-    items: int
-    index_bytes: int
-
-    @classmethod
-    def of(cls, manifest: Manifest, folder: Path) -> Self:
-        """The values of the bundle in a folder; raises OSError if it is gone."""
-        served = manifest.served_files()
-        size = sum(served[name].size for name in {*manifest.index_files(), VECTORS} & served.keys())
-        written = (folder / MANIFEST).stat().st_mtime
-        return cls(manifest.name, manifest.bundle_version, written, manifest.count, size)
-
-    def readings(self) -> Iterator[Reading]:
-        """The metrics."""
-        yield metrics.BUNDLE, [([self.name, self.version], 1.0)]
-        yield metrics.BUNDLE_AGE, [([], max(0.0, time.time() - self.written))]
-        yield metrics.INDEX_ITEMS, [([], self.items)]
-        yield metrics.INDEX_BYTES, [([], self.index_bytes)]
-
-
 class ServiceStatus:
     """Reports the bundles of a service, how an alias is followed, the shadow, and the access files.
 
@@ -129,13 +95,12 @@ class ServiceStatus:
         self._shared_state = shared_state
         self._shared = shared
         self._channel, self._log_channel, self._log = channel, log_channel, log
-        self._facts: BundleFacts | None = None  # of the champion at the last scrape
+        self._champion: Manifest | None = None  # at the last scrape
+        self._written = 0.0
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` in `Info` that describe bundles."""
-        following = self._shared_state.read(FOLLOWING)
-        known = {field.name for field in wire.Following.DESCRIPTOR.fields}
-        shown = {name: value for name, value in following.items() if name in known}
+        shown = fields_of(wire.Following, self._shared_state.read(FOLLOWING))
         return {
             "bundles": [wire.ServedBundle(**each) for each in self._bundles()],
             "following": wire.Following(**shown) if shown else None,
@@ -147,8 +112,7 @@ class ServiceStatus:
 
     def metrics(self) -> Iterator[Reading]:
         """The metrics with `Source.SCRAPE`, except those of processes."""
-        if facts := self.champion_facts():
-            yield from facts.readings()
+        yield from self.champion_readings()
         shares = []
         for each in self._bundles():
             labels = [each["role"], each["bundle_version"][:12], each["model_version"]]
@@ -176,28 +140,24 @@ class ServiceStatus:
 
     def processes(self) -> dict[str, int]:
         """Name -> process id of the follower, the shadow and the processes of stores, if they run."""
-        found = {}
-        for name, entry in PROCESSES.items():
-            if entry in self._shared_state.names and (pid := self._shared_state.read(entry).get("pid")):
-                found[name] = pid
-        return found
+        pids = {name: self._shared_state.read(entry).get("pid") for name, entry in PROCESSES.items()}
+        return {name: pid for name, pid in pids.items() if pid}
 
-    def champion_facts(self) -> BundleFacts | None:
-        """The values that metrics show of the champion.
+    def champion_readings(self) -> Iterator[Reading]:
+        """The metrics of the champion's manifest; none if its folder was removed before they were read.
 
-        They are read from the bundle's folder once, and kept until the champion changes.
-
-        Returns:
-            None if the folder was removed before they were read.
+        The manifest is read once, and kept until the champion changes.
         """
         champion = Target.of(self._shared_state.read(TARGET)).champion
-        if self._facts is None or self._facts.version != champion.bundle_version:
-            folder = Path(champion.folder)
+        manifest = self._champion
+        if manifest is None or manifest.bundle_version != champion.bundle_version:
+            path = Path(champion.folder) / MANIFEST
             try:
-                self._facts = BundleFacts.of(bundle.read_manifest(folder), folder)
+                manifest, self._written = bundle.read_manifest(path.parent), path.stat().st_mtime
             except (BundleError, OSError):
-                return None
-        return self._facts
+                return
+            self._champion = manifest
+        yield from bundle_readings(manifest, self._written)
 
     def _shadow(self) -> wire.Shadow | None:
         if self._channel is None:
@@ -205,9 +165,8 @@ class ServiceStatus:
         return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._channel.dropped))
 
     def _events(self) -> wire.RecordedEvents | None:
-        if EVENTS not in self._shared_state.names or not (entry := self._shared_state.read(EVENTS)):
-            return None
-        return wire.RecordedEvents(stored=entry["stored"], last_error=entry["last_error"])
+        entry = self._shared_state.read(EVENTS)
+        return wire.RecordedEvents(**fields_of(wire.RecordedEvents, entry)) if entry else None
 
     def _served_log(self) -> wire.ServedLog | None:
         if self._log_channel is None:
@@ -221,11 +180,8 @@ class ServiceStatus:
         )
 
     def _catalogue(self) -> wire.LiveCatalogue | None:
-        if CATALOGUE not in self._shared_state.names or not (entry := self._shared_state.read(CATALOGUE)):
-            return None
-        known = {field.name for field in wire.LiveCatalogue.DESCRIPTOR.fields} - {"bounds"}
-        shown = {name: value for name, value in entry.items() if name in known}
-        return wire.LiveCatalogue(bounds=wire.CatalogueBounds(**entry["bounds"]), **shown)
+        entry = self._shared_state.read(CATALOGUE)
+        return wire.LiveCatalogue(**fields_of(wire.LiveCatalogue, entry)) if entry else None
 
     def _bundles(self) -> list[dict[str, Any]]:
         """The fields of `ServedBundle` of the champion, and of the canary if there is one."""
@@ -250,6 +206,21 @@ class ServiceStatus:
                     }
                 )
         return found
+
+
+def bundle_readings(manifest: Manifest, written: float) -> Iterator[Reading]:
+    """The metrics of a bundle.
+
+    Args:
+        written: when its manifest was written to this disk, in Unix seconds: at the end of the export, or
+            when the bundle was downloaded.
+    """
+    served = manifest.served_files()
+    size = sum(served[name].size for name in {*manifest.index_files(), VECTORS} & served.keys())
+    yield metrics.BUNDLE, [([manifest.name, manifest.bundle_version], 1.0)]
+    yield metrics.BUNDLE_AGE, [([], max(0.0, time.time() - written))]
+    yield metrics.INDEX_ITEMS, [([], manifest.count)]
+    yield metrics.INDEX_BYTES, [([], size)]
 
 
 def catalogue_readings(entry: Mapping[str, Any], rows: Sequence[Sequence[float]]) -> Iterator[Reading]:

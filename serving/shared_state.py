@@ -40,7 +40,10 @@ def worker_name(slot: int) -> str:
 
 
 class SharedState:
-    """Entries by name, at first empty. Make it before forking the processes that share it."""
+    """Entries by name, at first empty. Make it before forking the processes that share it.
+
+    Methods raise KeyError if there is no entry of the name that they get.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._memory = mmap.mmap(-1, len(names) * SLOT)
@@ -53,18 +56,13 @@ class SharedState:
         return tuple(self._starts)
 
     def version(self, name: str) -> int:
-        """The number of times that an entry has been written; while it stays the same, so does the entry.
-
-        Raises:
-            KeyError: there is no entry of that name.
-        """
+        """The number of times that an entry has been written; while it stays the same, so does the entry."""
         return int(self._versions[self._starts[name] // 8])
 
     def write(self, name: str, entry: Mapping[str, Any]) -> None:
         """Replace an entry. Only one process may write an entry at a time.
 
         Raises:
-            KeyError: there is no entry of that name.
             ValueError: the entry is larger than a page.
         """
         content = json.dumps(entry).encode()
@@ -77,11 +75,7 @@ class SharedState:
         self._versions[self._starts[name] // 8] = version
 
     def read(self, name: str) -> dict[str, Any]:
-        """The entry of that name; empty if it has not been written yet.
-
-        Raises:
-            KeyError: there is no entry of that name.
-        """
+        """The entry of that name; empty if it has not been written yet."""
         while version := self.version(name):
             page = self._page(name, version)
             (length,) = HEAD.unpack_from(self._memory, page)

@@ -154,7 +154,6 @@ class Supervisor:
         timeout: seconds without a heartbeat after which a process is killed and restarted; 0: never.
         hung: called with a process that is killed for that.
         tick: called every second, or more often.
-        stopping: called when a signal to stop has come, before the processes are told to stop.
     """
 
     def __init__(
@@ -165,12 +164,10 @@ class Supervisor:
         timeout: float = 0.0,
         hung: Callable[[ProcessSpec], None] = lambda process: None,
         tick: Callable[[], None] = lambda: None,
-        stopping: Callable[[], None] = lambda: None,
     ) -> None:
         self._processes = list(processes)
         self._grace = grace_seconds
         self._died, self._hung, self._tick = died, hung, tick
-        self._stopping = stopping
         self._timeout = timeout
         self._tick_seconds = min(TICK_SECONDS, timeout / 4) if timeout else TICK_SECONDS
         self._ticked = 0.0
@@ -274,7 +271,6 @@ class Supervisor:
 
     def _on_stop(self) -> None:
         log.info("stopping; requests in flight have %g s", self._grace)
-        _guarded(self._stopping)
 
     def _watch(self) -> None:
         """Restart processes that die or hang, until a signal to stop comes."""
@@ -312,7 +308,10 @@ class Supervisor:
         for process in self._processes:
             if self._timeout and process.pid and process.heartbeat is not None:
                 self._check_heartbeat(process, process.heartbeat())
-        _guarded(self._tick)
+        try:
+            self._tick()
+        except Exception:
+            log.exception("the supervisor goes on after an error")
 
     def _check_heartbeat(self, process: ProcessSpec, beat: float) -> None:
         if beat != process.beat:
@@ -373,14 +372,6 @@ def _postpone(process: ProcessSpec) -> None:
     is_soon = now - process.started < SHORT_LIFE_SECONDS
     process.pause = min(MAX_PAUSE_SECONDS, max(0.1, process.pause * 2)) if is_soon else 0.0
     process.due = now + process.pause
-
-
-def _guarded(function: Callable[[], None]) -> None:
-    """Call a function; an error is logged and does not end the supervisor."""
-    try:
-        function()
-    except Exception:
-        log.exception("the supervisor goes on after an error")
 
 
 def _is_readable(descriptor: int, seconds: float) -> bool:

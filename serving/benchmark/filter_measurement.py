@@ -10,7 +10,7 @@ query's nearest items, so that a search in the graph meets few items that pass.
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +36,6 @@ RANDOM, ANTI_CORRELATED = "random", "anti_correlated"
 QUERIES = 100  # of each bucket
 TOLERANCE = 1.5  # a filter may pass this many times more or fewer items than the bucket's share
 NEAR = 100  # nearest items that an anti-correlated filter avoids
-ATTEMPTS = 20
 MAX_STRINGS = 500  # of a field, drawn at random where it has more
 KEPT_BYTES = 8 << 30  # all filters of a bucket are kept; a service keeps those that it is asked for most
 
@@ -70,20 +69,13 @@ class FilterWorkload:
             near: rows of a query's nearest items, few of which pass the filter; None for a filter that knows
                 no query.
         """
-        if near is not None:
-            nearest = BitMap(near.tolist())
-            nodes = [self._in(name, selectivity, nearest) for name in self._strings]
-            nodes += [self._range(name, selectivity, near) for name in self._ordered]
-            found = [each for node in nodes if (each := self._fitting(node, selectivity))]
-            return min(found, key=lambda each: len(rows_of(each).passing & nearest), default=None)
-        makers: list[Callable[[float], Filter | None]] = [self._random_in] * len(self._strings)
-        makers += [self._random_range] * len(self._ordered)
-        makers += [self._random_pair] if len(self._strings) + len(self._ordered) > 1 else []
-        for _ in range(ATTEMPTS):
-            node = self._random.choice(makers)(selectivity) if makers else None
-            if compiled := self._fitting(node, selectivity):
-                return compiled
-        return None
+        nearest = None if near is None else BitMap(near.tolist())
+        nodes = [self._in(name, selectivity, nearest) for name in self._strings]
+        nodes += [self._range(name, selectivity, near) for name in self._ordered]
+        found = [each for node in nodes if (each := self._fitting(node, selectivity))]
+        if nearest is None:
+            return self._random.choice(found) if found else None
+        return min(found, key=lambda each: len(rows_of(each).passing & nearest), default=None)
 
     def _fitting(self, node: Filter | None, selectivity: float) -> CompiledFilter | None:
         """The filter, if there is one and its selectivity is near enough."""
@@ -92,19 +84,6 @@ class FilterWorkload:
         compiled = self._filters.compile(node)
         share = share_of(rows_of(compiled)) / selectivity
         return compiled if 1 / TOLERANCE <= share <= TOLERANCE else None
-
-    def _random_in(self, selectivity: float) -> Filter | None:
-        return self._in(self._random.choice([*self._strings]), selectivity)
-
-    def _random_range(self, selectivity: float) -> Filter | None:
-        return self._range(self._random.choice([*self._ordered]), selectivity)
-
-    def _random_pair(self, selectivity: float) -> Filter | None:
-        """Two conditions, each of the root of the selectivity."""
-        each = math.sqrt(selectivity)
-        one = self._random_in(each) if self._strings else self._random_range(each)
-        other = self._random_range(each) if self._ordered else self._random_in(each)
-        return None if one is None or other is None else one & other
 
     def _in(self, name: str, selectivity: float, nearest: BitMap | None = None) -> Filter | None:
         """Strings of about the selectivity: at random, or those that the fewest `nearest` rows have."""

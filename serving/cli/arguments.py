@@ -22,8 +22,6 @@ from twinspire.serving.security.tls import TlsFiles
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.wire.converters import RequestLimits
 
-AN_ALIAS = "an alias, such as --model models:/pydocs@champion,"
-
 
 def add_source(parser: ArgumentParser) -> None:
     """Flags that name the bundle to serve."""
@@ -51,7 +49,6 @@ def add_serve(parser: ArgumentParser) -> None:
     )
     group = parser.add_argument_group("rollout, if --model is an alias")
     flags.add_options(group, FollowConfig)
-    group.add_argument("--no-follow", action="store_true", help="keep the version that the alias names now")
     _add_catalogue(parser.add_argument_group("live items"))
     _add_events(parser.add_argument_group("events"))
     _add_served_log(parser.add_argument_group("served log"))
@@ -117,14 +114,13 @@ def _follow(arguments: Namespace) -> FollowConfig | None:
     Raises:
         UsageError: a flag needs another flag that is not given.
     """
-    is_alias = "@" in (arguments.model or "")
-    if arguments.no_follow and not is_alias:
-        raise UsageError(f"--no-follow goes with {AN_ALIAS}")
-    if is_alias and not arguments.no_follow:
+    if "@" in (arguments.model or ""):
         return FollowConfig(arguments.model, **flags.chosen(arguments, FollowConfig))
     for each in flags.options_of(FollowConfig):
         if getattr(arguments, each.name) is not None:
-            raise UsageError(f"{flags.flag(each.name)} goes with {AN_ALIAS} that is followed")
+            raise UsageError(
+                f"{flags.flag(each.name)} goes with an alias, such as --model models:/pydocs@champion"
+            )
     return None
 
 

@@ -64,7 +64,7 @@ def run(folder: Path, console: Console) -> dict[str, Any]:
     Raises:
         BundleError: the bundle cannot be used.
     """
-    bundle = LoadedBundle.load(folder, 1, False)
+    bundle = LoadedBundle.load(folder)
     manifest = bundle.manifest
     catalogue = None if manifest.is_remote else Catalogue(folder, manifest)
     histories = any(isinstance(spec, HistoryFeature) for spec in manifest.schema.query.values())

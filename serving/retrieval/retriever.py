@@ -157,14 +157,6 @@ class Retriever:
         growing = self._growing
         return self.built.count if growing is None else growing.item_count
 
-    def open_encoder(self, folder: Path, threads: int) -> None:
-        """Open the query tower again in this process, because its threads do not survive a fork.
-
-        Raises:
-            BundleDamaged: as `load`.
-        """
-        self._query_encoder.tower = Encoder(folder, self.manifest, threads)
-
     def search(
         self,
         queries: Sequence[Query],

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
 from twinspire.serving.rollout.bundle_cache import BundleCache
-from twinspire.serving.rollout.registry import ModelRegistry, Registered
+from twinspire.serving.rollout.registry import Registered
+from twinspire.serving.rollout.registry_process import RegistryProcess
 from twinspire.serving.rollout.target import BundleRef, Clock, bundle_at
 
 log = logging.getLogger(__name__)
@@ -42,14 +43,13 @@ class Deployment(NamedTuple):
         current: gives the bundle that is deployed.
         install: deploys a bundle, or None to remove it; the second argument is the seconds that it took to
             load. Raises Unavailable if that fails, and then the bundle before is deployed.
-        elsewhere: gives the version of a bundle that is deployed elsewhere and so is not needed here.
-        optional: there may be no bundle.
+        champion: of a deployment that there need not be, gives the version of the champion's bundle, beside
+            which it is not deployed; None for the champion.
     """
 
     current: Callable[[], BundleRef | None]
     install: Callable[[BundleRef | None, float], None]
-    elsewhere: Callable[[], str]
-    optional: bool
+    champion: Callable[[], str] | None = None
 
 
 class AliasTracker:
@@ -59,7 +59,6 @@ class AliasTracker:
         model: the alias, such as `models:/pydocs@champion`.
         validate: validates a bundle.
         poll_seconds: before a version that was refused is tried again, for the first time.
-        before: the state that an earlier process left.
         changed: called when the state has changed.
     """
 
@@ -67,17 +66,16 @@ class AliasTracker:
         self,
         model: str,
         deployment: Deployment,
-        registry: ModelRegistry,
+        registry: RegistryProcess,
         cache: BundleCache,
         validate: Validate,
         clock: Clock,
         poll_seconds: float,
-        before: Mapping[str, Any],
         changed: Callable[[], None],
     ) -> None:
         self.model = model
         self.deployment = deployment
-        self.state = {"model": model, **{name: before.get(name, value) for name, value in STATE.items()}}
+        self.state = {"model": model, **STATE}
         self.unanswered = 0  # polls in a row that the registry did not answer
         self._registry, self._cache, self._validate, self._clock = registry, cache, validate, clock
         self._poll_seconds, self._changed = poll_seconds, changed
@@ -95,7 +93,7 @@ class AliasTracker:
         try:
             named = self._registry.resolve(self.model)
         except MissingStage as error:
-            self.unanswered = 0 if self.deployment.optional else self.unanswered + 1
+            self.unanswered = 0 if self.deployment.champion else self.unanswered + 1
             self._remove(str(error))
             return False
         except Exception as error:  # of any kind: the deployed bundle stays
@@ -103,7 +101,7 @@ class AliasTracker:
             self._fail(_text(error), self.unanswered, error)
             return False
         self.unanswered = 0
-        if self.deployment.optional and named.bundle_version == self.deployment.elsewhere():
+        if self.deployment.champion and named.bundle_version == self.deployment.champion():
             self._remove("")
         elif self._is_deployed(named):
             self._succeed()
@@ -112,8 +110,8 @@ class AliasTracker:
         return False
 
     def _remove(self, error: str) -> None:
-        """The alias names no version, or one that is deployed elsewhere."""
-        if not self.deployment.optional:
+        """The alias names no version, or the champion's."""
+        if not self.deployment.champion:
             self._show("", "", "")
             self._fail(error, self.unanswered)
             return
@@ -159,7 +157,7 @@ class AliasTracker:
         self.state["last_swap"] = self._clock.time()
         log.info("%s: now version %s, bundle %s", self.model, named.version, version[:12])
         self._succeed()
-        self._remember(new)
+        self.remember(new)
         return False
 
     def _has_moved(self, named: Registered) -> bool:
@@ -191,7 +189,7 @@ class AliasTracker:
         self.state.update(last_error="", failures=0)
         self._show("", "", "")
 
-    def _remember(self, new: BundleRef) -> None:
+    def remember(self, new: BundleRef) -> None:
         """Record the bundle in the cache, so that the service can start with it without the registry."""
         try:
             self._cache.point(self.model, new.bundle_version, new.model_version)

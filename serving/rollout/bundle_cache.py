@@ -17,26 +17,26 @@ A bundle is renamed to its place when all of it has been verified. Only the file
 kept; a service's cache keeps those alone that a service reads (`Manifest.served_files`).
 
 The text of a registry's tag names a folder only if it is a bundle version. The cache removes a folder only if
-the folder is its own child, has the name of a bundle's folder, and has one of the two marks. So a bundle that
-was exported here is never removed: if it is damaged, it stays, and the error names it. Caches of older
-versions, which set only the second mark, stay usable.
+it has the mark `.fetched`, or that of a follower. So a bundle that was exported here is never removed: if it
+is damaged, it stays, and the error names it.
 """
 
 import json
 import logging
 import os
-import stat
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from twinspire.protos import bundle, names
 from twinspire.protos.documents import parse_json
-from twinspire.protos.errors import BundleDamaged, BundleError, Unavailable
+from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
 from twinspire.protos.files import atomic_directory
 from twinspire.protos.files.draft_file import sync
-from twinspire.serving.rollout.registry import ModelRegistry, Registered
+from twinspire.serving.rollout.registry import Registered
+from twinspire.serving.rollout.registry_process import RegistryProcess
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +44,15 @@ log = logging.getLogger(__name__)
 BUNDLES = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "bundles"
 
 FETCHED = ".fetched"  # no manifest can list a file of this name
-SPARE = 2  # unused downloads that are kept, so that a rollback needs no download
+SPARE = 3  # unused downloads that are kept, so that a rollback needs no download
 
 
 @dataclass(frozen=True)
 class Pointer:
-    """The bundle that an alias served last, and the version before it."""
+    """The bundle that an alias served last."""
 
     bundle_version: str
     model_version: str
-    previous: str = ""
 
 
 class BundleCache:
@@ -104,7 +103,7 @@ class BundleCache:
         atomic_directory.remove(folder)
         return None
 
-    def take(self, registered: Registered, registry: ModelRegistry) -> Path:
+    def take(self, registered: Registered, registry: RegistryProcess) -> Path:
         """The folder of a registered version's bundle, verified; downloads it if needed.
 
         Args:
@@ -138,11 +137,18 @@ class BundleCache:
         """The bundle that an alias such as `models:/pydocs@champion` served last; None if unknown."""
         try:
             table = parse_json(self._pointer_path(model).read_bytes())
-            pointer = Pointer(**table)
-            names.bundle_version(pointer.bundle_version)
-            return pointer if all(isinstance(each, str) for each in table.values()) else None
-        except (OSError, ValueError, TypeError):
+            names.bundle_version(table["bundle_version"])
+            return Pointer(table["bundle_version"], str(table["model_version"]))
+        except (OSError, ValueError, TypeError, KeyError):
             return None
+
+    def last_served(self, model: str) -> tuple[Path, str] | None:
+        """The bundle that an alias served last, and its version in the registry; None if it is gone."""
+        pointer = self.pointer(model)
+        with suppress(TwinspireError, OSError):
+            if pointer and (folder := self.find(pointer.bundle_version)):
+                return folder, pointer.model_version
+        return None
 
     def point(self, model: str, bundle_version: str, model_version: str) -> None:
         """Record the bundle that an alias serves.
@@ -150,13 +156,10 @@ class BundleCache:
         Raises:
             Unavailable: it cannot be written; the record is unchanged.
         """
-        old = self.pointer(model)
-        if old and (old.bundle_version, old.model_version) == (bundle_version, model_version):
+        new = Pointer(bundle_version, model_version)
+        if self.pointer(model) == new:
             return
-        previous = ""
-        if old:
-            previous = old.previous if old.bundle_version == bundle_version else old.bundle_version
-        content = json.dumps(asdict(Pointer(bundle_version, model_version, previous)), indent=2)
+        content = json.dumps(asdict(new), indent=2)
         try:
             bundle.write_file(self._pointer_path(model), f"{content}\n".encode())
         except OSError as error:
@@ -221,20 +224,14 @@ class BundleCache:
 
     def _is_own(self, folder: Path) -> bool:
         """Whether a cache has downloaded the folder, so that it may be removed."""
-        try:
-            is_folder = stat.S_ISDIR(folder.lstat().st_mode)
-            marked = (self._marks / folder.name).exists() or stat.S_ISREG((folder / FETCHED).lstat().st_mode)
-        except OSError:
-            return False
-        return is_folder and marked and folder.parent == self.folder and names.is_bundle_folder(folder.name)
+        return not folder.is_symlink() and (folder / FETCHED).is_file()
 
     def _pointed(self) -> set[str]:
         """The bundle versions that the pointers of all aliases name."""
         found = set()
         for path in self._notes.glob("*.json"):
             try:
-                table = parse_json(path.read_bytes())
-                found |= {str(table["bundle_version"]), str(table["previous"])}
+                found.add(str(parse_json(path.read_bytes())["bundle_version"]))
             except (OSError, ValueError, TypeError, KeyError):
                 continue
         return found
@@ -254,19 +251,3 @@ def _listed_files(found: Path, manifest: bundle.Manifest, files: Collection[str]
         sync(target)
     (folder / FETCHED).touch()
     return folder
-
-
-def last_served(cache: BundleCache, model: str) -> tuple[Path, str]:
-    """The bundle that an alias served last, and its version in the registry.
-
-    Raises:
-        Unavailable: it is gone, or there was none.
-    """
-    pointer = cache.pointer(model)
-    try:
-        folder = cache.find(pointer.bundle_version) if pointer else None
-    except OSError as error:
-        raise Unavailable(f"{cache.folder}: {error.strerror or error}") from None
-    if pointer is None or folder is None:
-        raise Unavailable(f"{model}: nothing that was served before is in {cache.folder}")
-    return folder, pointer.model_version

@@ -39,7 +39,7 @@ def load_split(target: Mapping[str, Any], load: Load, current: TrafficSplit | No
     """The bundles of a target, loaded.
 
     Args:
-        target: an entry as `Target.entry` makes it.
+        target: an entry that holds a `Target`.
         load: loads a bundle.
         current: bundles that are loaded already; a bundle that the target names is not loaded again.
 
@@ -84,7 +84,6 @@ class HotSwapper:
         self._load, self._swap = load, swap
         self._ready: tuple[int, TrafficSplit] | None = None  # the next bundles, with their target's serial
         self._failed, self._error = 0, ""
-        self._versions = (0, 0)  # of the two entries, when they were last read
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="swapper", daemon=True)
         self._publish()
@@ -99,11 +98,8 @@ class HotSwapper:
 
     def _run(self) -> None:
         while not self._stopped.wait(POLL_SECONDS):
-            versions = self._shared_state.version(TARGET), self._shared_state.version(NEXT)
-            if versions != self._versions:
-                self._versions = versions
-                self._change(self._shared_state.read(TARGET))
-                self._prepare(self._shared_state.read(NEXT))
+            self._change(self._shared_state.read(TARGET))
+            self._prepare(self._shared_state.read(NEXT))
             try:
                 self._follow_live_items()
             except Exception as error:  # of any kind: the worker goes on with what it has

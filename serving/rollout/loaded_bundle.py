@@ -5,7 +5,7 @@ vector, its items and its version belong together, whatever is swapped meanwhile
 """
 
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -45,7 +45,6 @@ class LoadedBundle:
     def load(
         cls,
         folder: Path,
-        threads: int = 1,
         item_tower: bool = False,
         model_version: str = "",
         ready: Path | None = None,
@@ -53,7 +52,6 @@ class LoadedBundle:
         """Load a bundle, verify it and warm it up.
 
         Args:
-            threads: of the query tower in one call.
             item_tower: load the item tower too.
             model_version: in the registry.
             ready: where a shared catalogue may have been written.
@@ -61,7 +59,7 @@ class LoadedBundle:
         Raises:
             BundleError: it is damaged, or was written by another version of this program.
         """
-        retriever = Retriever.load(folder, threads, partial(open_catalogue, ready) if ready else Catalogue)
+        retriever = Retriever.load(folder, 1, partial(open_catalogue, ready) if ready else Catalogue)
         tower = item_encoder(folder, retriever.manifest) if item_tower else None
         return cls.of(retriever, tower, model_version)
 
@@ -127,13 +125,6 @@ class TrafficSplit:
     champion: LoadedBundle
     canary: LoadedBundle | None = None
     share: float = 0.0
-    _salt: int = field(init=False, repr=False, default=0)
-    _below: int = field(init=False, repr=False, default=0)
-
-    def __post_init__(self) -> None:
-        if self.canary is not None:  # each canary gets other keys
-            object.__setattr__(self, "_salt", zlib.crc32(self.canary.version.encode()))
-            object.__setattr__(self, "_below", round(self.share * PARTS))
 
     def choose(self, key: bytes) -> LoadedBundle:
         """The bundle that answers a request: always the same one for a key, until the canary changes.
@@ -141,9 +132,10 @@ class TrafficSplit:
         Args:
             key: of the request, such as a user's id.
         """
-        if self.canary is not None and zlib.crc32(key, self._salt) % PARTS < self._below:
-            return self.canary
-        return self.champion
+        if self.canary is None:
+            return self.champion
+        salt = zlib.crc32(self.canary.version.encode())  # each canary gets other keys
+        return self.canary if zlib.crc32(key, salt) % PARTS < round(self.share * PARTS) else self.champion
 
     @property
     def sequence(self) -> int:

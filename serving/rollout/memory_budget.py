@@ -42,22 +42,13 @@ def prefer_for_oom_kill() -> None:
 
 def available(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
     """Bytes that this process may still allocate, by the machine and its control groups (version 2)."""
-    left = [int(psutil.virtual_memory().available)]
-    for folder in _own_groups(groups, membership):
+    left, inner = [int(psutil.virtual_memory().available)], ""
+    with suppress(OSError):
+        rows = membership.read_text().splitlines()
+        inner = next((row.removeprefix("0::/") for row in rows if row.startswith("0::")), "")
+    for folder in (groups / inner, *(groups / inner).parents):  # in a container only `groups` is there
         with suppress(OSError, ValueError):  # no limit is the word `max`
             most, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
-            rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            droppable = {name: int(count) for name, count in rows}.get("inactive_file", 0)
-            left.append(max(0, most - used + droppable))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            left.append(max(0, most - used + int(stat.get("inactive_file", 0))))
     return min(left)
-
-
-def _own_groups(groups: Path, membership: Path) -> Iterator[Path]:
-    """The control group of this process, and those around it; in a container only the top one is there."""
-    with suppress(OSError):
-        for line in membership.read_text().splitlines():
-            if line.startswith("0::"):
-                inner = groups / line.removeprefix("0::").strip("/")
-                around = (inner, *inner.parents)
-                yield from around[: around.index(groups)]
-    yield groups

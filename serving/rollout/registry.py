@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from twinspire.protos import names
 from twinspire.protos.cli import gc_paused
@@ -28,7 +28,8 @@ MODEL = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version
 NUMBER = re.compile(r"[0-9]{1,18}")
 SQLITE = "sqlite:///"
 MAX_ERROR_LENGTH = 300  # characters of an error of MLflow
-# MLflow, or Alembic for it, imports these if they are installed; the registry's client works without them.
+# MLflow, or Alembic for it, imports these if they are installed. Without them the registry's client starts in
+# two thirds of the time, and takes 70 MB less memory.
 NOT_NEEDED = ("pandas", "polars", "pygments")
 
 
@@ -61,54 +62,35 @@ class Registered(NamedTuple):
             raise BundleDamaged(f"{self.uri}: tag {BUNDLE_VERSION}: {error}") from None
 
 
-class ModelRegistry(Protocol):
-    """The registry as the service uses it. All methods raise Unavailable if it does not answer."""
+def resolve(model: str) -> Registered:
+    """The version that `models:/name@alias` or `models:/name/3` names; MLflow may block for minutes.
 
-    def resolve(self, model: str) -> Registered:
-        """The version that `models:/name@alias` or `models:/name/3` names.
+    Raises:
+        MissingStage: there is none.
+        Unavailable: the registry does not answer.
+    """
+    parts = MODEL.fullmatch(model)
+    if parts is None:
+        raise MissingStage(
+            f"{model}: not in the registry, whose models are called models:/name@alias or models:/name/3"
+        )
+    with _asking(model) as client:
+        if parts["alias"]:
+            found = client.get_model_version_by_alias(parts["name"], parts["alias"])
+        else:
+            found = client.get_model_version(parts["name"], parts["version"])
+        number = str(found.version)
+        if not NUMBER.fullmatch(number):
+            raise Unavailable(f"{model}: the registry answers with a version that is no number")
+        return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION, ""))
 
-        Raises:
-            MissingStage: there is none.
-        """
 
-    def download(self, registered: Registered, draft: Path) -> None:
-        """Copy all files of a version into a folder.
+def download(registered: Registered, draft: Path) -> None:
+    """Copy all files of a version into a folder; errors as of `resolve`."""
+    with _asking(registered.uri, "it cannot be downloaded"):
+        import mlflow
 
-        Args:
-            registered: the version.
-            draft: the folder.
-
-        Raises:
-            MissingStage: there is no such version.
-        """
-
-
-class MlflowRegistry:
-    """The registry, by MLflow in this process. MLflow may block for minutes; see `RegistryProcess`."""
-
-    def resolve(self, model: str) -> Registered:
-        """As `ModelRegistry` says."""
-        parts = MODEL.fullmatch(model)
-        if parts is None:
-            raise MissingStage(
-                f"{model}: not in the registry, whose models are called models:/name@alias or models:/name/3"
-            )
-        with _asking(model) as client:
-            if parts["alias"]:
-                found = client.get_model_version_by_alias(parts["name"], parts["alias"])
-            else:
-                found = client.get_model_version(parts["name"], parts["version"])
-            number = str(found.version)
-            if not NUMBER.fullmatch(number):
-                raise Unavailable(f"{model}: the registry answers with a version that is no number")
-            return Registered(parts["name"], number, found.tags.get(BUNDLE_VERSION, ""))
-
-    def download(self, registered: Registered, draft: Path) -> None:
-        """As `ModelRegistry` says."""
-        with _asking(registered.uri, "it cannot be downloaded"):
-            import mlflow
-
-            mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(draft))
+        mlflow.artifacts.download_artifacts(artifact_uri=registered.uri, dst_path=str(draft))
 
 
 def store_uri() -> str:
@@ -188,19 +170,10 @@ def _asking(what: str, failure: str = "the registry does not answer") -> Iterato
         raise Unavailable(f"{what}: {failure}: {cleaned(str(error))}") from None
 
 
-def block_unneeded_imports() -> None:
-    """Make imports of `NOT_NEEDED` fail in this process until it ends.
-
-    For a process that uses MLflow only as the registry's client: it then starts in two thirds of the time,
-    and takes 70 MB less memory.
-    """
-    for name in NOT_NEEDED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: Python refuses to import it
-
-
 def answer_calls(connection: Connection) -> None:
     """Answer the calls of a `RegistryProcess`, until it ends."""
-    block_unneeded_imports()
+    for name in NOT_NEEDED:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None: Python refuses to import it
     calls: queue.Queue[tuple[Any, ...]] = queue.Queue()
 
     def listen() -> None:
@@ -210,15 +183,14 @@ def answer_calls(connection: Connection) -> None:
         os._exit(0)  # the caller has ended, even if a call is still running
 
     threading.Thread(target=listen, daemon=True).start()
-    registry = MlflowRegistry()
     while True:
-        connection.send(_answer(registry, *calls.get()))
+        connection.send(_answer(*calls.get()))
 
 
-def _answer(registry: ModelRegistry, method: str, *arguments: Any) -> Any:
-    """What a method of the registry returns, or the error that it raises."""
+def _answer(call: str, *arguments: Any) -> Any:
+    """What `resolve` or `download` returns, or the error that it raises."""
     try:
-        return getattr(registry, method)(*arguments)
+        return {"resolve": resolve, "download": download}[call](*arguments)
     except TwinspireError as error:
         return error
     except Exception as error:  # returned to the caller, because the log of this process is not kept

@@ -36,29 +36,21 @@ HTTP = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-MISSING = (0,)  # result of `_store_identity` if there is no such file
 
 
 class RegistryProcess:
-    """A `Registry` whose calls have timeouts. For one thread.
+    """The registry, by calls that have timeouts. For one thread.
 
     Args:
         stop: ends a running call with Unavailable.
-        timeout: seconds that a call may take, or a download without progress.
-        start_timeout: the same for the first call.
+        timeout: seconds that a call but the first may take, or a download without progress.
     """
 
-    def __init__(
-        self,
-        stop: threading.Event | None = None,
-        timeout: float = TIMEOUT_SECONDS,
-        start_timeout: float = START_TIMEOUT_SECONDS,
-    ) -> None:
-        self._stop = stop
-        self._timeout, self._start_timeout = timeout, start_timeout
+    def __init__(self, stop: threading.Event | None = None, timeout: float = TIMEOUT_SECONDS) -> None:
+        self._stop, self._timeout = stop, timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None  # to the process
-        self._store: tuple[int, ...] = ()
+        self._store = 0
         self._fresh = True
 
     def __enter__(self) -> Self:
@@ -77,12 +69,12 @@ class RegistryProcess:
         self._process = self._connection = None
 
     def resolve(self, model: str) -> Registered:
-        """As `Registry` says."""
+        """The version that an alias or a number names; errors as of `registry.resolve`."""
         found: Registered = self._ask("resolve", model)
         return found
 
     def download(self, registered: Registered, draft: Path) -> None:
-        """As `Registry` says."""
+        """Copy all files of a version into a folder; errors as of `registry.resolve`."""
         self._ask("download", registered, draft.absolute(), progress=lambda: _size(draft))
 
     def _ask(self, call: str, *arguments: Any, progress: Callable[[], int] = lambda: 0) -> Any:
@@ -112,8 +104,8 @@ class RegistryProcess:
 
     def _running(self) -> Connection:
         """The connection to the process, which is started anew if it has ended or its file was replaced."""
-        store = _store_identity()
-        replaced = store not in (MISSING, self._store)
+        store = _store_inode()
+        replaced = store not in (0, self._store)
         if self._process and (replaced or self._process.poll() is not None):
             self.close()  # the process would go on reading a file that has been replaced
         if self._connection is None:
@@ -137,7 +129,7 @@ class RegistryProcess:
         Raises:
             Unavailable: it takes too long, or the service stops.
         """
-        timeout = self._start_timeout if self._fresh else self._timeout
+        timeout = START_TIMEOUT_SECONDS if self._fresh else self._timeout
         until, seen = time.monotonic() + timeout, progress()
         while not connection.poll(POLL_SECONDS):
             if self._stop is not None and self._stop.is_set():
@@ -148,17 +140,12 @@ class RegistryProcess:
                 raise Unavailable(f"the registry did not answer within {timeout:g} s")
 
 
-def _store_identity() -> tuple[int, ...]:
-    """Device and inode of the registry's file; empty if the registry is not a file."""
-    try:
-        uri = store_uri()
-        path = store_file(uri)
-        if path is None:
-            return ()
-        found = path.stat()
-        return found.st_dev, found.st_ino
-    except (MissingStage, OSError):
-        return MISSING
+def _store_inode() -> int:
+    """The inode of the registry's file; 0 if the file is missing, or the registry is no file."""
+    with suppress(MissingStage, OSError):
+        if path := store_file(store_uri()):
+            return path.stat().st_ino
+    return 0
 
 
 def _size(folder: Path) -> int:

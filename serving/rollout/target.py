@@ -1,12 +1,13 @@
 """Which bundles all workers shall serve: the follower announces them, and waits until all workers do."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
+
+from psutil import pid_exists
 
 from twinspire.protos.errors import Unavailable
 from twinspire.serving.shared_state import NEXT, TARGET, WORKER, SharedState
@@ -24,17 +25,20 @@ class BundleRef:
 
     Args:
         model_version: in the registry.
+        share: of the requests, 0 to 1, that it answers as a canary.
     """
 
     folder: str
     bundle_version: str
     model_version: str
+    share: float = 0.0
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Self | None:
+    def of(cls, entry: Mapping[str, Any] | None) -> Self | None:
         """From an entry in shared memory; None if it names no bundle."""
-        names = ("folder", "bundle_version", "model_version")
-        return cls(*(entry[name] for name in names)) if entry.get("folder") else None
+        if not entry:
+            return None
+        return cls(**{each.name: entry[each.name] for each in fields(cls) if each.name in entry})
 
 
 @dataclass(frozen=True)
@@ -44,25 +48,18 @@ class Target:
     Args:
         serial: grows by one with every change.
         champion, canary: the bundles.
-        share: of the requests that the canary answers, 0 to 1.
     """
 
     serial: int
     champion: BundleRef
     canary: BundleRef | None = None
-    share: float = 0.0
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Self:
         """From the entry `TARGET` in shared memory."""
-        champion, canary = BundleRef.of(entry["champion"]), entry["canary"]
+        champion = BundleRef.of(entry["champion"])
         assert champion is not None
-        return cls(entry["serial"], champion, BundleRef.of(canary or {}), (canary or {}).get("share", 0.0))
-
-    def entry(self) -> dict[str, Any]:
-        """The entry `TARGET` in shared memory."""
-        canary = asdict(self.canary) | {"share": self.share} if self.canary else None
-        return {"serial": self.serial, "champion": asdict(self.champion), "canary": canary}
+        return cls(entry["serial"], champion, BundleRef.of(entry["canary"]))
 
 
 class Clock:
@@ -88,17 +85,6 @@ class Clock:
         return self.stop.wait(seconds)
 
 
-def is_alive(pid: int) -> bool:
-    """Whether there is a process of this id."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 class Workers:
     """Tells the workers what to serve, by shared memory; for the follower alone.
 
@@ -107,7 +93,7 @@ class Workers:
     """
 
     def __init__(
-        self, shared_state: SharedState, clock: Clock, alive: Callable[[int], bool] = is_alive
+        self, shared_state: SharedState, clock: Clock, alive: Callable[[int], bool] = pid_exists
     ) -> None:
         self._shared_state, self._clock, self._alive = shared_state, clock, alive
         self._names = [name for name in shared_state.names if name.startswith(WORKER)]
@@ -117,15 +103,13 @@ class Workers:
         """The current target."""
         return Target.of(self._shared_state.read(TARGET))
 
-    def change(
-        self, champion: BundleRef, canary: BundleRef | None, share: float = 0.0, load_s: float = 0.0
-    ) -> None:
+    def change(self, champion: BundleRef, canary: BundleRef | None, load_s: float) -> None:
         """Have all workers serve these bundles: they change over when each of them has loaded them.
 
         One group of workers loads at a time, so that the other workers answer undisturbed.
 
         Args:
-            champion, canary, share: as in `Target`.
+            champion, canary: as in `Target`.
             load_s: seconds that the validation took to load the new bundle.
 
         Raises:
@@ -134,7 +118,7 @@ class Workers:
         """
         before = self.target
         serial = 1 + max(before.serial, self._shared_state.read(NEXT).get("serial", 0))  # never used before
-        after = Target(serial, champion, canary, share if canary else 0.0)
+        after = asdict(Target(serial, champion, canary))
         names = self._living()
         if not names:
             raise Unavailable("no worker runs that could load it; the supervisor starts them again")
@@ -142,14 +126,13 @@ class Workers:
         try:
             for start in range(0, len(names), group):
                 named = names[: start + group]  # `names[:start]` have loaded it
-                self._shared_state.write(NEXT, {**after.entry(), "who": named})
-                self._wait("ready", serial, named[start:], FACTOR * load_s, RESTART_SECONDS)
-            self._shared_state.write(TARGET, after.entry())
-            self._wait("serial", serial, names, FACTOR * load_s, RESTART_SECONDS)
+                self._shared_state.write(NEXT, {**after, "who": named})
+                self._wait("ready", serial, named[start:], FACTOR * load_s)
+            self._shared_state.write(TARGET, after)
+            self._wait("serial", serial, names, FACTOR * load_s)
         except Unavailable:
             if self.target.serial == serial:
-                back = Target(serial + 1, before.champion, before.canary, before.share)
-                self._shared_state.write(TARGET, back.entry())
+                self._shared_state.write(TARGET, asdict(replace(before, serial=serial + 1)))
             raise
         finally:
             self._shared_state.write(NEXT, {"serial": serial})
@@ -160,26 +143,17 @@ class Workers:
         if coming.get("champion"):
             self._shared_state.write(NEXT, {"serial": coming["serial"]})
 
-    def settle(self) -> None:
-        """Wait until every worker serves the target.
-
-        Raises:
-            Unavailable: a worker could not load a bundle, or took too long.
-        """
-        self._wait("serial", self.target.serial, self._names, 0.0, TIMEOUT_SECONDS)
-
     def _living(self) -> list[str]:
         """The names of the workers whose process exists."""
         entries = {name: self._shared_state.read(name) for name in self._names}
         return [name for name, entry in entries.items() if entry and self._alive(entry["pid"])]
 
-    def _wait(self, key: str, serial: int, names: list[str], extra: float, missing: float) -> None:
+    def _wait(self, key: str, serial: int, names: list[str], extra: float) -> None:
         """Wait until workers' entries have this serial, or a later one, under `key` or `serial`.
 
         Args:
             key: `ready` or `serial`.
             extra: seconds beside the usual timeouts.
-            missing: seconds that a worker's process may be missing.
 
         Raises:
             Unavailable: a worker has failed, is missing, or takes too long; or the service stops.
@@ -197,7 +171,7 @@ class Workers:
                 waiting = True
                 if entry and self._alive(entry["pid"]):
                     missing_since[name] = now
-                elif now - missing_since[name] > missing + extra:
+                elif now - missing_since[name] > RESTART_SECONDS + extra:
                     raise Unavailable(f"{name} died and did not come back with it")
             if not waiting:
                 return

@@ -37,16 +37,11 @@ class TrafficMirror:
     ) -> None:
         self._channel, self._shared_state, self._slot, self._share = channel, shared_state, slot, share
         self._most = most
-        self._version, self._is_wanted = 0, False  # of the shadow's target, when it was last read
 
     def samples(self) -> bool:
         """Whether the next search is taken."""
-        if random() >= self._share:  # `random` is seeded again in every fork
-            return False
-        version = self._shared_state.version(SHADOW_TARGET)
-        if version != self._version:
-            self._version, self._is_wanted = version, bool(self._shared_state.read(SHADOW_TARGET))
-        return self._is_wanted
+        # `random` is seeded again in every fork.
+        return random() < self._share and bool(self._shared_state.read(SHADOW_TARGET))
 
     def sending(self, request: wire.SearchRequest, answer: Callable[[Job], bytes]) -> Callable[[Job], bytes]:
         """`answer`, after which the request and its response are sent to the shadow."""

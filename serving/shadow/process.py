@@ -2,7 +2,7 @@
 
 The entry `SHADOW_TARGET` in shared memory names the challenger's bundle, and `TARGET` the champion's. Answers
 of any other bundle, such as one that is being swapped out, are not compared. The sums belong to one pair of
-bundles. They are kept in the entry `SHADOW`, so that a restarted shadow continues from them.
+bundles, and begin anew in a restarted shadow.
 """
 
 import gc
@@ -71,14 +71,8 @@ class Shadow:
         handle.ready()
         _lower_priority()
         self._stopped = handle.stop_event()
-        self.resume()
         while not self._stopped.is_set():
             self.step()
-        self._publish()
-
-    def resume(self) -> None:
-        """Continue from the entry of an earlier process, if there was one."""
-        self._sums = PairSums.of(self._shared_state.read(SHADOW))
 
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Read the shared state, then compare queued searches; wait up to `seconds` if there are none."""
@@ -103,10 +97,8 @@ class Shadow:
             if wanted:
                 self._load(wanted)
         if version != self._sums.bundle_version:
-            while self._channel.receive(
-                BATCH
-            ):  # sent for the challenger before, or while this one was loaded
-                pass
+            while self._channel.receive(BATCH):
+                pass  # sent for the challenger before, or while this one was loaded
             self._sums = PairSums(version, dropped_before=self._channel.dropped)
 
     def _load(self, wanted: Mapping[str, Any]) -> None:

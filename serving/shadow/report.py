@@ -1,8 +1,8 @@
 """The sums of the shadow's comparisons, and what `Info` and a scrape show of them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.observability import metrics
@@ -45,11 +45,6 @@ class PairSums:
     shift: float = 0.0
     shifts: int = 0
 
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Self:
-        """From the shadow's entry, to go on where an earlier process has ended."""
-        return cls(**{each.name: entry[each.name] for each in fields(cls) if each.name in entry})
-
     def add(self, champion: wire.SearchResponse, challenger: wire.SearchResponse) -> None:
         """Add a search that both bundles have answered."""
         self.queries += 1
@@ -71,6 +66,11 @@ class PairSums:
         self.errors += 1
 
 
+def fields_of(message: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an entry in shared memory that are fields of a message."""
+    return {name: entry[name] for name in message.DESCRIPTOR.fields_by_name if name in entry}
+
+
 def shadow_state(entry: Mapping[str, Any], dropped: int) -> dict[str, Any]:
     """The fields of `retrieval.v1.Shadow` in `Info`.
 
@@ -78,12 +78,12 @@ def shadow_state(entry: Mapping[str, Any], dropped: int) -> dict[str, Any]:
         entry: the shadow's entry in shared memory; empty if the process has not written one yet.
         dropped: by all workers, since the service started.
     """
-    sums = PairSums.of({"dropped_before": dropped, **entry})
-    names = [field.name for field in wire.Shadow.DESCRIPTOR.fields]
-    return {name: entry[name] for name in names if name in entry} | {
-        "overlap_at_10": sums.overlap / max(1, sums.overlaps),
-        "score_shift": sums.shift / max(1, sums.shifts),
-        "dropped": max(0, dropped - sums.dropped_before),
+    if not entry:
+        return {}
+    return fields_of(wire.Shadow, entry) | {
+        "overlap_at_10": entry["overlap"] / max(1, entry["overlaps"]),
+        "score_shift": entry["shift"] / max(1, entry["shifts"]),
+        "dropped": max(0, dropped - entry["dropped_before"]),
     }
 
 

@@ -2,9 +2,7 @@
 
 import json
 import os
-import resource
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -15,7 +13,7 @@ import pytest
 from tests.serving.conftest import ROOT
 from twinspire.serving import doctor
 from twinspire.serving.__main__ import main
-from twinspire.serving.doctor import Finding, FindingState
+from twinspire.serving.doctor import Finding
 
 Capture = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -31,8 +29,6 @@ def shown(finding: Finding, state: str, *parts: str) -> bool:
 
 def test_python(monkeypatch: Patch) -> None:
     assert shown(doctor.python(), "ok", f"{sys.version_info.major}.{sys.version_info.minor}.")
-    monkeypatch.setattr(doctor, "NEWEST", (3, 10))
-    assert shown(doctor.python(), "warning", "newer than the tests run on")
     monkeypatch.setattr(doctor, "OLDEST", (9, 0))
     assert shown(doctor.python(), "problem", "3.11 or newer", "PYTHON=")
     monkeypatch.setattr(doctor, "OLDEST", (3, 11))
@@ -97,63 +93,32 @@ def test_disk(tmp_path: Path, monkeypatch: Patch) -> None:
     )
 
 
-def test_descriptors(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
-    assert shown(doctor.descriptors(2000), "ok", "4,096 a process")
-    assert shown(doctor.descriptors(9000), "warning", "4,096", "ulimit -Hn 9000", "LimitNOFILE=9000")
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
-    assert shown(doctor.descriptors(9000), "ok", "no limit")
-
-
-def test_ports() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as busy:
-        number = busy.getsockname()[1]
-        found = doctor.port("the service", "127.0.0.1", number, "PORT")
-        assert shown(found, "warning", "Address already in use", "PORT=...")
-    assert shown(doctor.port("the service", "127.0.0.1", number, "PORT"), "ok", "free")
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", ".."])
-def test_a_host_that_is_not_of_this_machine_is_a_problem(host: str) -> None:
-    found = doctor.port("the service", host, 0, "PORT")
-    assert shown(found, "problem", f"for the service: {host}: ", "name an address of this machine")
-
-
 def test_the_exit_status_and_the_document(capsys: Capture, tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(doctor, "MIN_FREE_BYTES", 0)
     requirements = tmp_path / "requirements.txt"
     monkeypatch.setattr(doctor, "REQUIREMENTS", requirements)
-    flags = ["doctor", "--port", "0", "--metrics-port", "0"]
-    assert main([*flags, "--json"]) == 0, capsys.readouterr()
+    assert main(["doctor", "--json"]) == 0, capsys.readouterr()
     document = json.loads(capsys.readouterr().out)
     assert document["ok"]
     checks = [each["check"].partition(" ")[0] for each in document["checks"]]
-    assert checks == ["python", "compiler", "packages", "disk", "disk", "port", "port", "descriptors"]
+    assert checks == ["python", "compiler", "packages", "disk", "disk"]
     requirements.write_text("no-such-package==1\n")
-    assert main([*flags, "--json"]) == 1
+    assert main(["doctor", "--json"]) == 1
     output, said = capsys.readouterr()
     assert not json.loads(output)["ok"]
-    assert said.startswith("error: 1 of 8 ")
-    assert main(flags) == 1
+    assert said.startswith("error: 1 of 5 ")
+    assert main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith("problem  packages"))
     assert lines[at + 1].split() == ["->", "make", "setup"]
 
 
-def test_misuse(capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["doctor", "--port", "70000"])
-    assert ended.value.code == 2
-    assert capsys.readouterr().out == ""
-
-
 def test_it_runs_before_anything_is_installed(tmp_path: Path) -> None:
     """With the standard library alone, as `make doctor` runs it before `make setup`."""
-    flags = ["--port", "0", "--metrics-port", "0", "--json"]
-    command = [sys.executable, "-S", "-m", "twinspire.serving.doctor", *flags]  # -S: without site-packages
+    command = [sys.executable, "-S", "-m", "twinspire.serving.doctor", "--json"]  # -S: without site-packages
     done = subprocess.run(command, cwd=ROOT / ".import", capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     checks = {each["check"]: each for each in json.loads(done.stdout)["checks"]}
-    assert checks["packages"]["state"] == FindingState.WARNING
+    assert checks["packages"]["state"] == "warning"
     assert checks["packages"]["todo"] == "make setup, which make demo runs, too"
-    assert checks["python"]["state"] in (FindingState.OK, FindingState.WARNING)
+    assert checks["python"]["state"] in ("ok", "warning")

@@ -14,6 +14,7 @@ from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, Follower
 from twinspire.serving.rollout.registry import Registered
+from twinspire.serving.rollout.registry_process import RegistryProcess
 from twinspire.serving.rollout.target import Clock, Workers, bundle_at
 from twinspire.serving.shared_state import SharedState
 
@@ -21,10 +22,11 @@ CHAMPION, CHALLENGER = "models:/tiny@champion", "models:/tiny@challenger"
 NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow")
 
 
-class Shelf:
+class Shelf(RegistryProcess):
     """A registry in memory, whose versions are bundles in folders."""
 
     def __init__(self, *folders: Path) -> None:
+        super().__init__()
         self.folders = {str(n): folder for n, folder in enumerate(folders, 1)}
         self._versions: dict[Path, str] = {}  # of bundles; no test changes one that was read
         self.aliases: dict[str, str] = {CHAMPION: "1"}

@@ -43,19 +43,12 @@ class Scene:
     """Shared state, a channel with one worker, and a shadow that works when it is told to."""
 
     def __init__(self, place: LivePlace | None = None) -> None:
-        self._place = place
-        self.channel = DatagramChannel.create(workers=1)
+        self.channel = DatagramChannel(workers=1)
         self.shared_state = SharedState(("target", "shadow target", "shadow"))
         self.mirror = TrafficMirror(self.channel, self.shared_state, 0, share=1.0, most=1000)
-        self.shadow = self.another()
-        self._serial = 0
-
-    def another(self) -> Shadow:
-        """A shadow that begins, as its process does."""
         model = "models:/tiny@challenger"
-        shadow = Shadow(self.channel, self.shared_state, model, RequestLimits(), self._place)
-        shadow.resume()
-        return shadow
+        self.shadow = Shadow(self.channel, self.shared_state, model, RequestLimits(), place)
+        self._serial = 0
 
     def serve(self, version: str) -> None:
         """Another champion is to be swapped in."""

@@ -15,7 +15,7 @@ from twinspire.serving.rollout.hot_swap import HotSwapper
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_status import ServiceStatus
-from twinspire.serving.shared_state import NEXT, TARGET, SharedState
+from twinspire.serving.shared_state import ENTRIES, NEXT, TARGET, SharedState
 
 WORKER = "worker 0"
 
@@ -25,7 +25,7 @@ class Swapping:
 
     def __init__(self, bundles: tuple[Path, Path]) -> None:
         self.bundles = {str(n + 1): folder for n, folder in enumerate(bundles)}
-        self.shared_state = SharedState((TARGET, NEXT, "following", WORKER))
+        self.shared_state = SharedState((*ENTRIES, WORKER))
         self.metrics = SharedMetrics(1)
         self.status = ServiceStatus(self.shared_state, self.metrics)
         first = LoadedBundle.load(bundles[0], item_tower=True, model_version="1")

@@ -21,8 +21,8 @@ from tests.load.plan import Plan, missed
 from tests.load.report import machine_text, progress
 from twinspire.protos import bundle
 from twinspire.protos.cli import Result, UsageError
-from twinspire.serving import bundles
 from twinspire.serving.live.store.store import Store
+from twinspire.serving.rollout.bundle_cache import BUNDLES
 
 # Usual durations, for the progress bar.
 OPERATION_SECONDS, ROUND_SECONDS, SWAP_SECONDS = 0.004, 25.0, 90.0
@@ -42,7 +42,7 @@ def run(arguments: Namespace) -> Result:
     folders: Sequence[Path] = (tested_folder(arguments),)
     parts = arguments.only
     if {"history", "swap"} & {*parts}:
-        folders = pair(arguments.bundle or bundles.BUNDLES, arguments.other)
+        folders = pair(arguments.bundle or BUNDLES, arguments.other)
     ItemMaker(bundle.read_manifest(folders[0]))  # or says that the bundle cannot be tested
     if "history" in parts and arguments.catalogue:
         _expect_empty(arguments.catalogue)

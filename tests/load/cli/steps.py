@@ -16,6 +16,7 @@ from twinspire.protos.errors import DataError
 from twinspire.serving import bundles
 from twinspire.serving.cli import tables
 from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.rollout.bundle_cache import BUNDLES
 
 
 def tested_folder(arguments: Namespace) -> Path:
@@ -24,7 +25,7 @@ def tested_folder(arguments: Namespace) -> Path:
     Raises:
         MissingStage: there is none.
     """
-    return bundles.newest(arguments.bundle or bundles.BUNDLES)
+    return bundles.newest(arguments.bundle or BUNDLES)
 
 
 def run_rounds(

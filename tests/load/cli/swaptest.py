@@ -30,6 +30,7 @@ from twinspire.serving import bundles
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.rollout.bundle_cache import BUNDLES
 
 K = 10
 READY_SECONDS = 120.0  # longest wait for the service's first request to the registry
@@ -64,7 +65,7 @@ def run(arguments: Namespace) -> Result:
         MissingStage: there are no two bundles.
         Unavailable: the service does not start, or does not load a bundle.
     """
-    folders = pair(arguments.bundle or bundles.BUNDLES, arguments.other)
+    folders = pair(arguments.bundle or BUNDLES, arguments.other)
     manifests = [bundle.read(each) for each in folders]
     queries = query_generator.of_bundle(manifests[0], seed=0)
     names = [each.bundle_version for each in manifests]

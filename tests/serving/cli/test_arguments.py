@@ -14,7 +14,6 @@ from twinspire.serving.live.config import default_url
     ("arguments", "expected"),
     [
         (["serve", "--host", "\udcff"], "--host: expected a name or an address"),
-        (["doctor", "--host", "\udcff"], "--host: expected a name or an address"),
         (["gateway", "--host", "\udcff"], "--host: expected a name or an address"),
         (["serve", "--port-file", "{folder}"], "--port-file: expected a file in a folder, got"),
         (["gateway", "--port-file", "{folder}/file/none/port"], "--port-file: expected a file in a folder,"),

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from tests.serving.conftest import ROOT
 from twinspire.protos import bundle, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import Unavailable
+from twinspire.serving.observability import metrics
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.service_status import BundleFacts
+from twinspire.serving.service_status import bundle_readings
 
 
 @pytest.fixture
@@ -114,10 +116,13 @@ def shared() -> SharedMetrics:
     return SharedMetrics(workers=1)
 
 
-def test_all_names_are_ours_and_all_figures_are_there_from_the_start(shared: SharedMetrics) -> None:
+def test_all_names_are_ours_and_all_figures_are_there_from_the_start(
+    plain: Path, shared: SharedMetrics
+) -> None:
     shared.worker(0)
-    facts = BundleFacts("pydocs", "3f2a", time.time() - 60, 300, 4096)
-    with serve_metrics(shared, collect=facts.readings) as port:
+    manifest = bundle.read(plain)
+    facts = partial(bundle_readings, manifest, time.time() - 60)
+    with serve_metrics(shared, collect=facts) as port:
         scrape = Scrape(port)
     scrape.check_histograms()
     assert all(family.name.startswith("twinspire_") for family in scrape.families)
@@ -125,9 +130,10 @@ def test_all_names_are_ours_and_all_figures_are_there_from_the_start(shared: Sha
     for method in ("Search", "SearchBatch", "SearchStream", "Encode", "Info"):
         assert scrape.get("requests_total", method=method, code="INTERNAL") == 0
     assert scrape.get("refused_total", reason="no_room") == 0
-    assert scrape.get("bundle_info", name="pydocs", version="3f2a") == 1
+    assert scrape.get("bundle_info", name=manifest.name, version=manifest.bundle_version) == 1
     assert 60 <= scrape["bundle_age_seconds"] < 90
-    assert (scrape["index_items"], scrape["index_bytes"]) == (300, 4096)
+    sizes = [(plain / name).stat().st_size for name in (bundle.LINKS, bundle.VECTORS)]
+    assert (scrape["index_items"], scrape["index_bytes"]) == (300, sum(sizes))
 
 
 def test_methods_beside_the_service_show_once_they_are_called(shared: SharedMetrics) -> None:
@@ -139,10 +145,10 @@ def test_methods_beside_the_service_show_once_they_are_called(shared: SharedMetr
         assert Scrape(port).get("requests_total", method="Upsert", code="OK") == 1
 
 
-def test_a_scraper_may_ask_for_openmetrics(shared: SharedMetrics) -> None:
+def test_a_scraper_may_ask_for_openmetrics(plain: Path, shared: SharedMetrics) -> None:
     shared.worker(0).waited(1, 1000)
-    facts = BundleFacts('a "name"\n', "3f2a", time.time(), 300, 4096)
-    with serve_metrics(shared, collect=facts.readings) as port:
+    manifest = replace(bundle.read(plain), name='a "name"\n', bundle_version="3f2a")
+    with serve_metrics(shared, collect=partial(bundle_readings, manifest, time.time())) as port:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=accept)
         with urllib.request.urlopen(request, timeout=10) as response:
@@ -154,20 +160,11 @@ def test_a_scraper_may_ask_for_openmetrics(shared: SharedMetrics) -> None:
     assert families["twinspire_bundle_info"].samples[0].labels == {"name": 'a "name"\n', "version": "3f2a"}
 
 
-def test_the_facts_of_a_bundle_are_those_of_its_files(plain: Path, shared: SharedMetrics) -> None:
-    manifest = bundle.read(plain)
-    facts = BundleFacts.of(manifest, plain)
-    assert (facts.name, facts.version, facts.items) == (manifest.name, manifest.bundle_version, 300)
-    sizes = [(plain / name).stat().st_size for name in (bundle.LINKS, bundle.VECTORS)]
-    assert facts.index_bytes == sum(sizes)
-    assert 0 <= time.time() - facts.written < 3600
-
-
-def test_the_facts_of_a_bundle_do_not_need_a_file_of_its_index(plain: Path) -> None:
+def test_the_size_of_a_remote_index_is_that_of_the_vectors(plain: Path) -> None:
     manifest = bundle.read(plain)
     remote = replace(manifest.index, exact=False, kind="remote")
-    facts = BundleFacts.of(replace(manifest, index=remote), plain)
-    assert facts.index_bytes == (plain / bundle.VECTORS).stat().st_size
+    found = dict(bundle_readings(replace(manifest, index=remote), time.time()))
+    assert found[metrics.INDEX_BYTES] == [([], (plain / bundle.VECTORS).stat().st_size)]
 
 
 def test_the_figures_of_this_process_are_the_systems(shared: SharedMetrics) -> None:

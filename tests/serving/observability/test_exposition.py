@@ -1,17 +1,18 @@
 """The whole text of a scrape, byte for byte, but for what differs between two runs."""
 
 import re
-import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from twinspire.protos.bundle import VECTORS, FileRecord, read_manifest
 from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.worker_metrics import SharedMetrics
-from twinspire.serving.service_status import BundleFacts, ServiceStatus, catalogue_readings
-from twinspire.serving.shared_state import SharedState
+from twinspire.serving.service_status import ServiceStatus, catalogue_readings
+from twinspire.serving.shared_state import ENTRIES, SharedState
 
 EXPECTED = Path(__file__).with_name("exposition.txt")
 OLD, NEW, THIRD = "0a1b2c3d4e5f" + "0" * 52, "5f4e3d2c1b0a" + "0" * 52, "123456789abc" + "0" * 52
@@ -53,7 +54,7 @@ def count(shared: SharedMetrics) -> None:
 
 def shared_state() -> SharedState:
     """The entries of a service that follows an alias, with a canary and a shadow."""
-    made = SharedState(("target", "following", "shadow", "access"))
+    made = SharedState(ENTRIES)
     old = {"folder": "gone", "bundle_version": OLD, "model_version": "3"}
     canary = {"folder": "gone", "bundle_version": NEW, "model_version": "4", "share": 0.25}
     made.write("target", {"serial": 2, "champion": old, "canary": canary})
@@ -66,12 +67,13 @@ def shared_state() -> SharedState:
     return made
 
 
-def scrape() -> str:
+def scrape(folder: Path) -> str:
     """The text of a scrape after the session, with unstable values masked."""
     shared = SharedMetrics(workers=2)
-    channel = DatagramChannel.create(workers=2)
+    channel = DatagramChannel(workers=2)
     status = ServiceStatus(shared_state(), shared, channel)
-    status._facts = BundleFacts("pydocs", OLD, time.time() - 60, 300, 4096)
+    files = {VECTORS: FileRecord("0" * 64, 4096)}
+    status._champion = replace(read_manifest(folder), name="pydocs", bundle_version=OLD, files=files)
     count(shared)
     with serve_metrics(shared, collect=status.metrics) as port:
         url = f"http://127.0.0.1:{port}/metrics"
@@ -81,8 +83,8 @@ def scrape() -> str:
     return UNSTABLE.sub(r"\1 *", text)
 
 
-def test_a_scrape_has_the_names_the_order_and_the_values_that_dashboards_were_made_for() -> None:
-    assert scrape() == EXPECTED.read_text()
+def test_a_scrape_has_the_names_the_order_and_the_values_that_dashboards_were_made_for(plain: Path) -> None:
+    assert scrape(plain) == EXPECTED.read_text()
 
 
 def test_the_lag_of_each_worker_that_runs_is_told() -> None:

@@ -15,7 +15,7 @@ from tests.serving.conftest import ROOT
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, Unavailable
 from twinspire.protos.files import atomic_directory
-from twinspire.serving.rollout.bundle_cache import SPARE, BundleCache, last_served
+from twinspire.serving.rollout.bundle_cache import SPARE, BundleCache
 from twinspire.serving.rollout.registry import Registered
 
 FILES = (*bundle.REQUIRED, bundle.MANIFEST, "reports/quality.json")
@@ -228,30 +228,28 @@ def test_drafts_of_one_process_do_not_meet(tmp_path: Path) -> None:
     assert visible(tmp_path) == []
 
 
-def test_a_pointer_is_remembered_with_the_one_before(tmp_path: Path) -> None:
+def test_a_pointer_is_remembered(tmp_path: Path) -> None:
     cache = BundleCache(tmp_path)
     assert cache.pointer(CHAMPION) is None
     for version in ("a" * 64, "b" * 64, "b" * 64):
         cache.point(CHAMPION, version, "1")
     found = cache.pointer(CHAMPION)
-    assert found and (found.bundle_version[0], found.previous[0]) == ("b", "a")
+    assert found and found.bundle_version[0] == "b"
     assert cache.pointer("models:/tiny@challenger") is None
     (path,) = (tmp_path / ".served").glob("*.json")
-    for content in (b"", b"[]", b'{"bundle_version": 1, "model_version": 2}', b"\xff"):
+    for content in (b"", b"[]", b"{}", b'{"bundle_version": 1, "model_version": 2}', b"\xff"):
         path.write_bytes(content)
         assert cache.pointer(CHAMPION) is None
 
 
 def test_what_was_served_last_is_found_where_it_is_whole(shelf: Shelf, tmp_path: Path) -> None:
     cache = BundleCache(tmp_path)
-    with pytest.raises(Unavailable, match="nothing that was served before"):
-        last_served(cache, CHAMPION)
+    assert cache.last_served(CHAMPION) is None
     folder = cache.take(registered(shelf, "2"), shelf)
     cache.point(CHAMPION, version_of(shelf), "2")
-    assert last_served(cache, CHAMPION) == (folder, "2")
+    assert cache.last_served(CHAMPION) == (folder, "2")
     (folder / bundle.LINKS).write_bytes(b"")
-    with pytest.raises(Unavailable, match="nothing that was served before"):
-        last_served(cache, CHAMPION)
+    assert cache.last_served(CHAMPION) is None
 
 
 def test_only_old_downloads_are_removed(shelf: Shelf, folders: list[Path], tmp_path: Path) -> None:
@@ -259,16 +257,16 @@ def test_only_old_downloads_are_removed(shelf: Shelf, folders: list[Path], tmp_p
     taken_by_hand = BundleCache(tmp_path).take(registered(shelf, "1"), shelf)
     cache = BundleCache(tmp_path, owns=True)
     downloads = [cache.take(registered(shelf, version), shelf) for version in "23456"]
-    assert len(downloads) == SPARE + 3
+    assert len(downloads) == SPARE + 2
     for n, folder in enumerate(downloads):
         os.utime(tmp_path / ".served" / "downloaded" / folder.name, (n, n))
     cache.point("models:/other@champion", version_of(shelf), "6")
     needed = [bundle.read_manifest(downloads[0]).bundle_version]
-    # The first is needed, the last is pointed at, and of the three between the newest two may stay.
-    assert cache.prune(needed) == [downloads[1].name]
-    kept = [own, taken_by_hand, downloads[0], *downloads[2:]]
+    assert cache.prune(needed) == []  # the first is needed, the last is pointed at, three are kept
+    assert cache.prune([]) == [downloads[0].name]
+    kept = [own, taken_by_hand, *downloads[1:]]
     assert sorted(path.name for path in tmp_path.glob("[!.]*")) == sorted(each.name for each in kept)
-    assert cache.prune(needed) == []
+    assert cache.prune([]) == []
 
 
 def test_a_catalogue_that_is_ready_goes_with_its_bundle(
@@ -289,8 +287,8 @@ def test_a_catalogue_that_is_ready_goes_with_its_bundle(
         (place / "file").touch()
     dead.with_name(f"{dead.name}{atomic_directory.LOCK}").touch()
     with atomic_directory.draft(places[0].parent) as draft:
-        assert cache.prune([]) == [downloads[1].name, downloads[0].name]
-        kept = sorted([own.name, downloads[2].name, downloads[3].name])
+        assert cache.prune([]) == [downloads[0].name]
+        kept = sorted([own.name, *(each.name for each in downloads[1:])])
         assert visible(places[0].parent) == sorted(
             [*kept, draft.name, f"{draft.name}{atomic_directory.LOCK}"]
         )

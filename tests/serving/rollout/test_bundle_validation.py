@@ -144,22 +144,19 @@ def test_a_bundle_that_is_altered_on_the_disk_is_refused(plain: Path, tmp_path: 
 
 
 def test_a_process_that_is_killed_is_a_refusal() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
-    code = bundle_validation._await(process, 60, None)
-    assert (
-        bundle_validation._reason(code, "", 60)
-        == "the validation was ended by SIGKILL, most likely out of memory"
-    )
-    process = subprocess.Popen([sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"])
-    assert (
-        bundle_validation._reason(bundle_validation._await(process, 60, None), "", 60)
-        == "the validation was ended by SIGSEGV"
-    )
+    for number, reason in ((9, "SIGKILL, most likely out of memory"), (11, "SIGSEGV")):
+        process = started(f"import os; os.kill(os.getpid(), {number})")
+        code, _, _ = bundle_validation._await(process, 60, None)
+        assert bundle_validation._reason(code, "", 60) == f"the validation was ended by {reason}"
+
+
+def started(code: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def test_a_trial_that_does_not_end_is_ended(plain: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    assert bundle_validation._await(process, 0.2, None) is None
+    process = started("import time; time.sleep(600)")
+    assert bundle_validation._await(process, 0.2, None)[0] is None
     assert process.returncode == -9
     stop = threading.Event()
     stop.set()

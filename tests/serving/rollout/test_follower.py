@@ -3,13 +3,10 @@
 import logging
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.helpers.serving.following import CHAMPION, Scene, newer_schema
-from twinspire.protos.errors import Unavailable
-from twinspire.serving.rollout.target import Workers
 
 
 def test_nothing_happens_while_the_alias_stays(scene: Scene) -> None:
@@ -32,13 +29,14 @@ def test_a_move_of_the_alias_is_a_swap(scene: Scene) -> None:
         "folder": str(scene.folder / scene.version("2")[:12]),
         "bundle_version": scene.version("2"),
         "model_version": "2",
+        "share": 0.0,
     }
     assert scene.tried == [(scene.version("2"), 2)]
     assert scene.crew.serves == [scene.version("2")] * 2
     assert (scene.note["swaps"], scene.note["refused"], scene.note["candidate"]) == (1, 0, "")
     assert scene.note["last_swap"] > 0
     pointer = scene.cache.pointer(CHAMPION)
-    assert pointer and (pointer.bundle_version, pointer.previous) == (scene.version("2"), scene.version("1"))
+    assert pointer and pointer.bundle_version == scene.version("2")
     scene.shelf.aliases[CHAMPION] = "1"
     scene.step()
     assert (scene.champion, scene.target["serial"], scene.note["swaps"]) == ("1", 3, 2)
@@ -111,15 +109,12 @@ def test_a_bundle_of_a_newer_schema_is_refused(scene: Scene, tmp_path: Path) -> 
     assert (scene.champion, scene.note["candidate_stage"]) == ("1", "refused")
 
 
-def test_a_registry_that_is_down_is_asked_ever_later_and_told_once(
-    scene: Scene, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_registry_that_is_down_is_told_once(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     scene.step()
     scene.shelf.down = "connection refused"
     with caplog.at_level(logging.INFO):
-        delays = [scene.step() for _ in range(6)]
-        for delay, expected in zip(delays, [20, 40, 60, 60, 60, 60], strict=True):
-            assert 0.9 * expected <= delay <= 1.1 * expected
+        for _ in range(6):
+            assert 9 <= scene.step() <= 11
         assert (scene.note["failures"], scene.note["last_error"]) == (6, "connection refused")
         assert len(caplog.records) == 1
         scene.shelf.down = "timed out"
@@ -134,7 +129,7 @@ def test_a_registry_that_is_down_is_asked_ever_later_and_told_once(
 
 def test_an_alias_that_is_gone_changes_nothing_but_is_told(scene: Scene) -> None:
     del scene.shelf.aliases[CHAMPION]
-    assert scene.step() > 11
+    scene.step()
     assert (scene.champion, scene.target["serial"], scene.note["failures"]) == ("1", 1, 1)
     assert scene.note["last_error"] == f"{CHAMPION}: not in the registry"
     scene.shelf.aliases[CHAMPION] = "1"
@@ -212,7 +207,7 @@ def test_an_error_does_not_show_where_the_cache_is(scene: Scene, monkeypatch: py
         scene.step()
 
 
-def test_a_follower_that_is_started_again_goes_on_from_the_board(scene: Scene) -> None:
+def test_a_follower_that_is_started_again_keeps_what_is_served(scene: Scene) -> None:
     scene.shelf.aliases[CHAMPION] = "2"
     scene.step()
     scene.shelf.down = "gone"
@@ -222,36 +217,6 @@ def test_a_follower_that_is_started_again_goes_on_from_the_board(scene: Scene) -
     scene.shelf.down = ""
     scene.step()
     assert (scene.champion, scene.target["serial"], len(scene.tried)) == ("2", 2, tried)
-    assert scene.note["swaps"] == 1
-
-
-def killed_while_the_workers_took_it(scene: Scene) -> None:
-    """The follower has told them of version 2, and no more."""
-    folder = scene.cache.take(registered(scene, "2"), scene.shelf)
-    champion = {"folder": str(folder), "bundle_version": scene.version("2"), "model_version": "2"}
-    scene.shared_state.write("target", {"serial": 2, "champion": champion, "canary": None})
-
-
-def registered(scene: Scene, version: str) -> Any:
-    scene.shelf.aliases[CHAMPION] = version
-    return scene.shelf.resolve(CHAMPION)
-
-
-def test_a_swap_that_a_killed_follower_left_is_brought_to_its_end(scene: Scene) -> None:
-    killed_while_the_workers_took_it(scene)
-    scene.start()
-    pointer = scene.cache.pointer(CHAMPION)
-    assert pointer and pointer.model_version == "2"
-    assert (scene.champion, scene.target["serial"]) == ("2", 2)
-
-
-def test_or_taken_back_where_a_worker_could_not_take_it(scene: Scene) -> None:
-    scene.crew.cannot[scene.version("2")] = "no memory"
-    killed_while_the_workers_took_it(scene)
-    scene.crew.obey()
-    scene.start()
-    assert (scene.champion, scene.target["serial"]) == ("1", 3)
-    assert scene.crew.serves == [scene.version("1")] * 2
 
 
 def test_workers_load_one_after_the_other_and_change_together(scene: Scene) -> None:
@@ -300,13 +265,6 @@ def test_a_stop_is_no_failure_of_the_version(scene: Scene) -> None:
     assert scene.note["refused"] == 0
 
 
-def test_workers_that_never_come_up_are_told(scene: Scene) -> None:
-    scene.crew.dead = {0, 1}
-    scene.clock.meanwhile.clear()
-    with pytest.raises(Unavailable, match=r"worker 0 died|not every worker"):
-        Workers(scene.shared_state, scene.clock, scene.crew.alive).settle()
-
-
 @pytest.mark.parametrize("error", [RecursionError("too deep"), KeyError("x"), OverflowError(), MemoryError()])
 def test_an_unforeseen_error_of_a_bundle_is_a_refusal_that_is_tried_again_ever_later(
     scene: Scene, error: Exception, caplog: pytest.LogCaptureFixture
@@ -327,10 +285,9 @@ def test_an_unforeseen_error_of_a_bundle_is_a_refusal_that_is_tried_again_ever_l
     assert (scene.champion, scene.note["last_error"]) == ("2", "")
 
 
-def test_an_unforeseen_error_of_the_registry_is_asked_for_ever_later(scene: Scene) -> None:
+def test_an_unforeseen_error_of_the_registry_changes_nothing(scene: Scene) -> None:
     scene.shelf.broken = RecursionError("too deep")
-    delays = [scene.step() for _ in range(4)]
-    assert delays[-1] > 2 * delays[0]
+    scene.step()
     assert scene.champion == "1"
     assert scene.note["last_error"] == "RecursionError: too deep"
     scene.shelf.broken = None

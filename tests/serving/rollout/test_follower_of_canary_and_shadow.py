@@ -3,8 +3,6 @@
 from typing import Any
 
 from tests.helpers.serving.following import CHALLENGER, CHAMPION
-from twinspire.serving.rollout.registry import Registered
-from twinspire.serving.rollout.target import bundle_at
 
 
 def test_a_canary_answers_a_share(make: Any) -> None:
@@ -59,20 +57,6 @@ def test_a_champion_goes_on_beside_its_canary_when_another_is_refused(make: Any)
     scene.step()
     assert (scene.champion, scene.target["canary"]["model_version"]) == ("1", "2")
     assert scene.target["canary"]["share"] == 0.5
-
-
-def test_a_canary_keeps_its_share_when_a_change_of_a_killed_follower_is_undone(make: Any) -> None:
-    scene = make(canary=CHALLENGER, canary_share=0.25)
-    scene.shelf.aliases[CHALLENGER] = "2"
-    scene.step()
-    scene.crew.cannot[scene.version("3")] = "no memory"
-    folder = scene.cache.take(Registered("tiny", "3", scene.version("3")), scene.shelf)
-    champion = vars(bundle_at(folder, scene.version("3"), "3"))
-    scene.shared_state.write("target", {**scene.target, "serial": 3, "champion": champion})
-    scene.crew.obey()
-    scene.start()
-    assert (scene.champion, scene.target["canary"]["model_version"]) == ("1", "2")
-    assert scene.target["canary"]["share"] == 0.25
 
 
 def test_a_shadow_gets_a_target_of_its_own(make: Any) -> None:

@@ -25,7 +25,7 @@ from twinspire.serving.pyfunc_model import BundleModel
 from twinspire.serving.retrieval.answer import Answer, FusionMode
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.rollout.registry import MlflowRegistry, Registered, _answer
+from twinspire.serving.rollout import registry as rollout_registry
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -88,12 +88,12 @@ def model(registry: str) -> Any:
         return mlflow.pyfunc.load_model("models:/tiny@champion")
 
 
-def test_any_error_of_the_registry_is_an_answer() -> None:
-    class Broken(MlflowRegistry):
-        def resolve(self, model: str) -> Registered:
-            raise TypeError(f"{model} is not subscriptable")
+def test_any_error_of_the_registry_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(model: str) -> None:
+        raise TypeError(f"{model} is not subscriptable")
 
-    answer = _answer(Broken(), "resolve", "models:/a@b")
+    monkeypatch.setattr(rollout_registry, "resolve", broken)
+    answer = rollout_registry._answer("resolve", "models:/a@b")
     assert isinstance(answer, Unavailable)
     assert str(answer) == "the registry failed: TypeError('models:/a@b is not subscriptable')"
 

@@ -31,7 +31,7 @@ def start(tmp_path: Path, state: SharedState, monkeypatch: pytest.MonkeyPatch) -
     """Makes the process's object, for which each datagram is one row, and which is not due to write."""
     config = ServedLogConfig(tmp_path, served_log_flush_seconds=3600.0)
     monkeypatch.setattr(process, "decoded", lambda _: [row(1)])
-    with closing(DatagramChannel.create(1)) as channel:
+    with closing(DatagramChannel(1)) as channel:
 
         def made() -> LogWriter:
             channel.send(0, [b"a row"])

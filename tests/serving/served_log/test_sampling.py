@@ -26,7 +26,7 @@ from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, Log
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_status import ServiceStatus
 from twinspire.serving.shadow.mirror import TrafficMirror, received
-from twinspire.serving.shared_state import SERVED_LOG, TARGET, SharedState
+from twinspire.serving.shared_state import ENTRIES, SERVED_LOG, TARGET, SharedState
 from twinspire.serving.wire.converters import RequestLimits
 
 Rows = list[tuple[LoggedQuery, wire.SearchResponse]]
@@ -38,7 +38,7 @@ def logging(
 ) -> Iterator[tuple[RetrievalClient, Callable[[], Rows]]]:
     """A client of a server with a log, and what takes the rows that have arrived."""
     config = ServedLogConfig(Path(), served_log_share=1.0, **options)
-    with closing(DatagramChannel.create(1)) as channel:
+    with closing(DatagramChannel(1)) as channel:
 
         def rows() -> Rows:
             found: Rows = []
@@ -136,7 +136,7 @@ def test_min_score_holds_for_what_is_explored(plain: Path) -> None:
 
 def test_no_explored_answer_goes_to_a_shadow(plain: Path) -> None:
     config = ServedLogConfig(Path(), served_log_share=1.0, explore_share=0.5)
-    with closing(DatagramChannel.create(1)) as channel, closing(DatagramChannel.create(1)) as shadow:
+    with closing(DatagramChannel(1)) as channel, closing(DatagramChannel(1)) as shadow:
         state = SharedState(("shadow target",))
         state.write("shadow target", {"bundle_version": "x"})
         server = RetrievalServer(
@@ -172,14 +172,14 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
         add(sampler, job, place, *rest)
 
     monkeypatch.setattr(AnswerSampler, "add", failing)
-    with closing(DatagramChannel.create(2)) as channel:
+    with closing(DatagramChannel(2)) as channel:
         config = ServedLogConfig(Path(), served_log_share=1.0)
         server = RetrievalServer(Retriever.load(plain), served_log=config, log_channel=channel, slot=0)
         with server, RetrievalClient(server.address) as client:
             answers = client.search_batch(["bavuti"] * 5, k=1)
             assert channel.wait(5.0)
             logged = [*chain.from_iterable(map(decoded, channel.receive(9)))]
-        state = SharedState((TARGET, SERVED_LOG))
+        state = SharedState(ENTRIES)
         champion = {"folder": "gone", "bundle_version": "a", "model_version": ""}
         state.write(TARGET, {"serial": 1, "champion": champion, "canary": None})
         state.write(SERVED_LOG, {"rows": 0, "lost": 4, "bytes": 0, "last_error": "full"})

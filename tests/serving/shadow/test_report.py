@@ -1,6 +1,5 @@
 """Two answers beside each other, the sums of many, and what Info and /metrics show of them."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -76,11 +75,6 @@ def test_scores_of_another_kind_are_not_compared() -> None:
     theirs = answer({"a": 0.5}, basis=POPULAR)
     assert compared(theirs, answer({"a": 0.75})).shifts == 0
     assert compared(theirs, answer({"a": 0.75}, basis=POPULAR)).shift == 0.25
-
-
-def test_sums_go_on_from_an_entry() -> None:
-    sums = PairSums(VERSION, "a", 5, 7, 1, 2, 0.5, 3, 0.25, 2)
-    assert PairSums.of(json.loads(json.dumps(entry_of(sums)))) == sums
 
 
 def test_info_gets_every_field_of_its_message() -> None:
