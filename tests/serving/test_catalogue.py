@@ -157,18 +157,6 @@ def test_a_damaged_store_is_set_aside_with_its_log(url: str, tmp_path: Path, dam
         assert [*store.get(["a", "b"])] == ["a"]
 
 
-def test_a_backup_has_the_mode_of_the_store_and_does_not_replace_it(url: str, tmp_path: Path) -> None:
-    write(url, ItemWrite("a"))
-    path = tmp_path / "items.db"
-    path.chmod(0o600)
-    backup(url, tmp_path / "copy.db")
-    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
-    (tmp_path / "link.db").symlink_to(path)
-    for each in (path, tmp_path / "link.db"):
-        with pytest.raises(ConfigError, match="is the store itself; name another file"):
-            backup(url, each)
-
-
 def test_a_copy_that_is_none_takes_nothings_place(url: str, tmp_path: Path) -> None:
     write(url, ItemWrite("a"))
     before = (tmp_path / "items.db").read_bytes()

@@ -85,18 +85,6 @@ def test_a_client_with_a_line_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) 
     assert clients.of(b"ipv4:192.0.2.1:2", None) is not kept
 
 
-def test_clients_are_forgotten_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forgetting copies the names, so it must not happen at each new one, whatever they have used."""
-    monkeypatch.setattr(fair_queue, "MAX_IDLE", 100)
-    clients, copies = Clients(), 0
-    for n in range(1000):
-        before = clients._by_name
-        clients.of(b"", str(n)).used = n + 1.0
-        copies += clients._by_name is not before
-    assert 1 <= copies <= 20
-    assert clients.of(b"", "999").used == 1000.0
-
-
 @settings(deadline=None)
 @given(
     costs=st.lists(st.floats(1e-5, 1.0), min_size=2, max_size=20),

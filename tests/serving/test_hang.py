@@ -113,11 +113,3 @@ def test_a_process_that_has_not_started_yet_may_take_longer_than_the_timeout(tmp
         assert starts() == 1
     with supervised(tmp_path, timeout=0.2, heartbeat=1.0):
         wait_until(lambda: starts() >= 4, 60)
-
-
-@pytest.mark.quiet
-def test_a_timeout_of_0_replaces_no_process(tmp_path: Path) -> None:
-    with supervised(tmp_path, timeout=0.0, heartbeat=1.0):
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 1, 60)
-        time.sleep(0.5)
-        assert len(list(tmp_path.iterdir())) == 1

@@ -19,7 +19,6 @@ from tests.helpers.serving.fuzzed_messages import HEALTH, SEARCH
 from tests.helpers.serving.gateways import gateway
 from tests.helpers.serving.raw import Raw, head
 from tests.helpers.waiting import wait_until
-from twinspire.protos.errors import Unavailable
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.client.security import Security
 from twinspire.serving.server import RetrievalServer
@@ -158,11 +157,3 @@ def test_a_header_block_without_end_is_cut_off(start_haproxy: Start) -> None:
         assert raw.closed
     with RetrievalClient(address, timeout=20) as other:
         assert len(other.search(QUERY, k=5).hits) == 5
-
-
-def test_calls_end_with_unavailable_where_the_service_is_down(start_haproxy: Start) -> None:
-    with socket.socket() as nothing:
-        nothing.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        address = start_haproxy(service=f"127.0.0.1:{nothing.getsockname()[1]}")
-        with RetrievalClient(address, timeout=20, retries=False) as through, pytest.raises(Unavailable):
-            through.search(QUERY)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.serving.conftest import ROOT
 from tests.serving.hostile import report
-from tests.serving.hostile.run import GROUPS, Plan
+from tests.serving.hostile.run import GROUPS
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
@@ -50,32 +50,6 @@ def test_a_short_attack_gives_all_figures_and_names_what_missed_its_bound(
     assert missed == report.missed(figures)
     assert done.returncode == (1 if missed else 0)
     assert "rss_peak_ratio" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("chosen", "rounds"),
-    [
-        ({}, ["service", "gateway"]),
-        ({"at_once": True}, ["all"]),
-        ({"one_core": True}, [*GROUPS][:-1]),
-        ({"one_core": True, "only": ["pings", "gateway"]}, ["floods", "gateway"]),
-        ({"only": ["kills"]}, ["kills"]),
-    ],
-    ids=str,
-)
-def test_attackers_come_in_rounds(chosen: dict[str, Any], rounds: list[str]) -> None:
-    found = Plan(Path("bundle"), **chosen).rounds()
-    assert [*found] == rounds
-    if not chosen.get("only"):
-        assert [each for attackers in found.values() for each in attackers] == [
-            attacker for group in GROUPS.values() for attacker in group
-        ]
-
-
-def test_one_attacker_can_be_chosen_and_an_unknown_one_is_refused() -> None:
-    done = attack("--only", "floods,nothing")
-    assert done.returncode == 2
-    assert "got 'nothing'" in done.stderr
 
 
 @pytest.mark.parametrize(

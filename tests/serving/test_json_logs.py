@@ -104,16 +104,3 @@ def test_every_line_of_a_gateways_life_is_json() -> None:
     assert process.returncode == 0
     (shown,) = [each for each in read(log) if each.get("request_id") == "mine-1"]
     assert shown["message"].startswith("GET /healthz 200 in ")
-
-
-@pytest.mark.parametrize("command", [["serve"], ["gateway", "--port", "x"], ["no-such-command"]])
-def test_wrong_arguments_are_told_in_json(command: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "twinspire.serving", *command, "--no-such-flag"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert read(done.stderr)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import pytest
 
 from tests.helpers.answers import hits_of
@@ -24,15 +23,13 @@ from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
 from twinspire.protos.vector_databases import milvus_collection
-from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name, search_params
-from twinspire.protos.vector_databases.milvus_collection import CollectionItems
+from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.filters.expression import Filter, where
+from twinspire.serving.filters.expression import Filter
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.bundle_validation import validate_bundle
-from twinspire.serving.segments.remote import RemoteSegment
 from twinspire.train.paths import ROOT
 
 pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.timeout(300)]
@@ -107,26 +104,6 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
     assert [
         text for n, version, hits in load.answers if (text := difference(expected[version][n], hits))
     ] == []
-
-
-@pytest.mark.parametrize("filter", [None, where.price < 20.0, where.section == "section 1"])
-def test_an_exact_search_compares_all_that_pass(folder: Path, near: Retriever, filter: Filter | None) -> None:
-    far, queries = Retriever.load(folder), [Query(name) for name in NAMES[:70]]  # more than one search takes
-    collection = RemoteSegment.load(far.manifest).collection
-    expression = "" if filter is None else collection.expression(filter)
-    found = collection.search(near.encode(queries).vectors, 10, expression, is_exact=True)
-    for answer, hits in zip(near.search(queries, 10, filter=filter), found, strict=True):
-        assert difference(hits_of(answer), [(item.item_id, score) for item, score in hits]) == ""
-
-
-def test_a_search_of_few_items_misses_none(server: RunningMilvus) -> None:
-    vectors = np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)
-    items = CollectionItems([], [*map(str, range(1000))], {}, [])
-    client, name = MilvusServer.from_environment().connect(), milvus_collection.draft_name("index")
-    milvus_collection.fill(client, name, vectors, INDEX, items)
-    (found,) = client.search(name, data=[vectors[0]], limit=1000, search_params=search_params(INDEX, 1000))
-    client.drop_collection(name)
-    assert len(found) == 1000
 
 
 def test_a_missing_collection_and_one_of_other_items_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """SIGTERM: no new request is taken, the one in flight is finished, the process ends with 0."""
 
-import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -93,18 +92,6 @@ def make_serve(plain: Path, tmp_path: Path) -> Iterator[Made]:
         yield made
 
 
-def test_an_idle_service_of_make_stops_cleanly_when_its_process_group_is_stopped(
-    make_serve: Made, tmp_path: Path
-) -> None:
-    process, _ = make_serve
-    (supervisor,) = psutil.Process(process.pid).children()
-    os.killpg(process.pid, signal.SIGTERM)
-    _, log = process.communicate(timeout=20)
-    assert not supervisor.is_running()
-    assert not (tmp_path / "port").exists()
-    assert not [word for word in ("killed", "died", "Traceback") if word in log]
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_process_group_of_make_finishes_what_is_in_flight(
     make_serve: Made, number: signal.Signals
@@ -131,39 +118,6 @@ def test_a_signal_to_the_process_group_of_make_finishes_what_is_in_flight(
     assert repeated == (number is signal.SIGTERM)  # make sends no SIGINT on
     assert "killed" not in log
     assert "Traceback" not in log
-
-
-@pytest.mark.parametrize("first", ["make", "workers"])
-def test_the_control_group_kill_of_systemd_loses_no_request_that_was_accepted(
-    make_serve: Made, first: str
-) -> None:
-    """With `KillMode=control-group` each process of the unit gets SIGTERM and SIGCONT, in any order."""
-    process, address = make_serve
-    streams, later = 32, 5  # calls that were accepted before the signal, and queries of each after it
-    queries: list[queue.SimpleQueue[str | None]] = [queue.SimpleQueue() for _ in range(streams)]
-    with ExitStack() as stack:
-        clients = [stack.enter_context(RetrievalClient(address)) for _ in range(8)]
-        calls = [
-            clients[n % len(clients)].search_stream(iter(each.get, None), k=1)
-            for n, each in enumerate(queries)
-        ]
-        for each, call in zip(queries, calls, strict=True):
-            each.put("before")
-            assert len(next(call).hits) == 1
-        unit = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for each in unit if first == "make" else reversed(unit):
-            for number in (signal.SIGTERM, signal.SIGCONT):
-                with suppress(psutil.NoSuchProcess):
-                    each.send_signal(number)
-        log_until(process, "stopping; requests in flight have")
-        for waiting in queries:
-            for n in range(later):
-                waiting.put(f"in flight {n}")
-            waiting.put(None)
-        assert [[len(answer.hits) for answer in call] for call in calls] == [[1] * later] * streams
-    _, log = process.communicate(timeout=20)
-    assert "Traceback" not in log
-    assert "killed" not in log
 
 
 def test_a_signal_more_than_a_second_after_the_first_ends_the_wait(start_server: Start) -> None:
@@ -206,10 +160,3 @@ def test_a_signal_during_the_start_stops_what_is_ready_and_kills_the_rest(
     assert "does not stop" not in log
     assert "Traceback" not in log
     assert not any(child.is_running() for child in children)
-
-
-def test_ctrl_c_ends_an_idle_server_at_once(start_server: Start) -> None:
-    process, _ = start_server()
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=5)
-    assert process.returncode == 0

@@ -113,36 +113,12 @@ def test_metrics_on_any_free_port_keep_it_when_their_process_is_restarted(start_
     assert wait_until(scraped)["twinspire_worker_up['0']"] == 1
 
 
-def test_one_signal_stops_everybody(start_server: Start) -> None:
-    process, address = start_server("--workers", "2", "--metrics-port", "0")
-    everybody = psutil.Process(process.pid).children()
-    assert len(everybody) == 3
-    with RetrievalClient(address) as client:
-        client.search("bavuti")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
-    assert not any(psutil.pid_exists(child.pid) for child in everybody)
-
-
 def test_nobody_outlives_a_killed_supervisor(start_server: Start) -> None:
     process, _ = start_server("--workers", "2")
     everybody = psutil.Process(process.pid).children()
     assert len(everybody) == 2
     process.kill()
     wait_until(lambda: not any(child.is_running() for child in everybody), 20)
-
-
-def test_a_worker_that_is_started_again_inherits_no_descriptor_of_the_others(start_server: Start) -> None:
-    process, address = start_server("--workers", "2")
-    pids = workers(process, address)
-    # Connections that `workers` has closed may still be open in one of them.
-    wait_until(lambda: len({psutil.Process(pid).num_fds() for pid in pids}) == 1, 10)
-    before = sorted(psutil.Process(pid).num_fds() for pid in pids)
-    os.kill(min(pids), signal.SIGKILL)
-    wait_until(lambda: min(pids) not in _children(process), 30)
-    wait_until(lambda: len(_children(process)) == 2, 30)
-    now = workers(process, address)
-    wait_until(lambda: sorted(psutil.Process(pid).num_fds() for pid in now) == before, 10)
 
 
 def test_workers_share_the_memory_of_the_bundle(start_server: Start) -> None:
@@ -165,19 +141,6 @@ def test_one_that_keeps_dying_is_given_pauses(tmp_path: Path) -> None:
         wait_until(lambda: len([*tmp_path.iterdir()]) >= 5, 60)
     starts = sorted(int(each.name) for each in tmp_path.iterdir())
     assert starts[4] - starts[0] >= (0.1 + 0.2 + 0.4 + 0.8) * 1e9  # between the first five
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="the system has no real-time signals")
-def test_a_process_that_a_signal_without_a_name_ends_is_restarted(tmp_path: Path) -> None:
-    with supervised(tmp_path) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        (victim,) = _children(process)
-        os.kill(victim, signal.SIGRTMIN + 6)
-        wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
-        process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=10)
-    assert f"signal {signal.SIGRTMIN + 6}" in log
 
 
 @pytest.mark.parametrize("function", ["fork", "pipe"])
@@ -211,22 +174,6 @@ def test_a_restart_that_the_system_refuses_is_tried_again(tmp_path: Path, functi
     assert log.count(f"process cannot be started: [Errno {errno.EAGAIN}]") == 3
     restarted = max(int(each.name) for each in tmp_path.iterdir())
     assert restarted - killed >= (0.1 + 0.2 + 0.4) * 1e9  # between the attempts
-    assert "Traceback" not in log
-
-
-def test_a_process_is_restarted_although_the_supervisors_output_is_closed(tmp_path: Path) -> None:
-    with supervised(tmp_path, unflushed=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.stdout.close()
-        (victim,) = _children(process)
-        os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
-        log = process.stderr.read()
-    assert "stdout cannot be flushed: Broken pipe" in log
     assert "Traceback" not in log
 
 

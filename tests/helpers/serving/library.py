@@ -65,10 +65,6 @@ class Library:
         """Let an alias name a version."""
         self.client.set_registered_model_alias(NAME, alias, version)
 
-    def unpoint(self, alias: str = "champion") -> None:
-        """Delete an alias."""
-        self.client.delete_registered_model_alias(NAME, alias)
-
 
 @contextmanager
 def library_of(folder: Path, empty_store: Path, folders: Sequence[Path]) -> Iterator[Library]:

@@ -33,7 +33,6 @@ class Options:
         crashes: whether the process kills itself as soon as it is ready.
         failing: name of a function of `os` that fails at its next calls once the process is ready.
         failures: number of these calls.
-        unflushed: whether some output of the supervisor is in its buffer once the process is ready.
         slow_seconds: in which a second process starts, if not 0. Then the first one says `started` when it
             is ready, and `stopped` at its end.
         without_timed_wait: whether `signal` lacks `sigtimedwait`, as on macOS.
@@ -44,7 +43,6 @@ class Options:
     crashes: bool = False
     failing: str = ""
     failures: int = 0
-    unflushed: bool = False
     slow_seconds: float = 0.0
     without_timed_wait: bool = False
 
@@ -104,8 +102,6 @@ def main(folder: str, given: str) -> None:
 
     def ready() -> None:
         _say("ready")
-        if options.unflushed:
-            sys.stdout.write("more")
         if options.failing:
             _let_fail(options.failing, options.failures)
 

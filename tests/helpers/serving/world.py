@@ -60,9 +60,9 @@ class World:
         shutil.rmtree(self.service.cache / self.bundles[other].name, ignore_errors=True)
         return other
 
-    def bad(self, change: Callable[[Path], None], **fields: Any) -> str:
-        """A new version: the first bundle with a change that its manifest knows of."""
-        return self.versions.add_bundle(reseal(self.bundles["1"], self.made, change, **fields))
+    def bad(self, **fields: Any) -> str:
+        """A new version: the first bundle with other fields in its manifest."""
+        return self.versions.add_bundle(reseal(self.bundles["1"], self.made, lambda folder: None, **fields))
 
 
 def check(world: World, name: str, inject: Callable[[World], Heal], expected: str) -> None:

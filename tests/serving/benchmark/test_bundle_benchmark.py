@@ -133,14 +133,6 @@ def test_what_is_popular_answers_without_an_index(watched: Path, tmp_path: Path)
         recall(retriever, retriever.built, 5)
 
 
-def test_bundles_that_take_other_features_are_asked_their_own(
-    plain: Path, watched: Path, tmp_path: Path
-) -> None:
-    done = run(measuring(challenger=watched, champion=plain), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["latency"]["retriever"].keys() == {"challenger", "champion"}
-
-
 def test_loading_is_timed_in_a_new_process(plain: Path, tmp_path: Path) -> None:
     done = run({"task": "load", "bundle": str(plain), "threads": 1}, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -156,16 +148,6 @@ def test_a_tower_that_does_not_load_is_told(plain: Path, tmp_path: Path) -> None
     failed = json.loads(done.stdout)["failed"]
     assert (failed["bundle"], failed["step"]) == ("challenger", "loading")
     assert failed["error"].startswith(f"BundleDamaged: {broken / bundle.QUERY_TOWER}")
-
-
-def test_an_altered_file_is_told(plain: Path, tmp_path: Path) -> None:
-    altered = tiny_bundle(tmp_path)
-    with (altered / bundle.VECTORS).open("ab") as file:
-        file.write(b"\0")
-    done = run(measuring(champion=altered, challenger=plain), tmp_path)
-    failed = json.loads(done.stdout)["failed"]
-    assert failed["bundle"] == "champion"
-    assert bundle.VECTORS in failed["error"]
 
 
 def test_who_killed_the_process_can_be_read_from_its_last_step(plain: Path, tmp_path: Path) -> None:
@@ -211,12 +193,6 @@ def test_a_tower_that_fails_on_a_record_is_told(tmp_path: Path) -> None:
     done = run({"task": "encode", "bundle": str(narrow), "arrays": str(tmp_path)}, tmp_path)
     failed = json.loads(done.stdout)["failed"]
     assert (failed["bundle"], failed["step"]) == ("query", "encoding records")
-
-
-def test_a_request_that_makes_no_sense_is_told(tmp_path: Path) -> None:
-    done = run({"task": "guess"}, tmp_path)
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["failed"]["error"] == "KeyError: 'guess'"
 
 
 def test_all_take_turns_with_the_same_queries() -> None:

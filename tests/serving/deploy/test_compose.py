@@ -1,6 +1,5 @@
 """Image and compose file: there is no Docker here, so what they name is held against what it names."""
 
-import errno
 import fnmatch
 import json
 import os
@@ -126,33 +125,11 @@ def test_no_port_is_published_beyond_this_machine_and_every_folder_exists() -> N
         assert not service["image"].endswith(":latest")
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("serving", "Unavailable: 127.0.0.1:1: not serving after 4 s"),
-        ("gateway", f"URLError: <urlopen error [Errno {errno.ECONNREFUSED}] Connection refused>"),
-        ("mlflow", f"URLError: <urlopen error [Errno {errno.ECONNREFUSED}] Connection refused>"),
-    ],
-)
-def test_the_health_checks_fail_where_nothing_answers(name: str, said: str) -> None:
-    failed = _run(_health_check(name))
-    assert failed.returncode == 1
-    assert said in failed.stderr.splitlines()[-1]
-
-
 def test_the_health_checks_pass_on_a_service_and_its_gateway(server: RetrievalServer) -> None:
     with gateway(server.address) as running:
         for name, address in (("serving", server.address), ("gateway", f"127.0.0.1:{running.port}")):
             passed = _run(_health_check(name, address))
             assert passed.returncode == 0, passed.stderr
-
-
-def test_the_health_check_of_the_gateway_fails_where_its_service_is_gone() -> None:
-    with gateway("127.0.0.1:1") as running:
-        failed = _run(_health_check("gateway", f"127.0.0.1:{running.port}"))
-    assert failed.returncode == 1
-    assert "HTTPError: HTTP Error 503" in failed.stderr.splitlines()[-1]
 
 
 def _run(code: str) -> "subprocess.CompletedProcess[str]":

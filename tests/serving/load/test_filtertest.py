@@ -9,22 +9,19 @@ import numpy as np
 import pytest
 
 from tests.helpers.serving.shown import shown
-from tests.helpers.tiny import FILTERS, build_links, tiny_bundle, watched_bundle
+from tests.helpers.tiny import FILTERS, build_links, tiny_bundle
 from tests.load import filter_times
 from tests.load.__main__ import main
 from tests.load.cli import filtertest
 from tests.load.cli.filtertest import failures
 from tests.serving.cli.test_commands import Capture
-from tests.serving.load.commands import document, failure
+from tests.serving.load.commands import document
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.nearest import search
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import Effort
-from twinspire.serving.benchmark import filter_measurement
 from twinspire.serving.benchmark.filter_measurement import SELECTIVITIES
-from twinspire.serving.retrieval.query import Query
-from twinspire.serving.retrieval.retriever import Retriever
 
 ITEMS = 8000  # enough for the planner to search the graph where half of them pass
 QUERIES = 20
@@ -118,19 +115,3 @@ def test_what_a_bucket_misses_is_said() -> None:
     assert failures([whole], 0.95) == [
         "10.0% random: recall 0.9000, 95 % interval up to 0.9400, expected 0.95"
     ]
-
-
-def test_what_cannot_be_tested_is_said(capsys: Capture, plain: Path) -> None:
-    assert "has no filter fields" in failure(capsys, "filtertest", "--bundle", str(plain))
-
-
-def test_items_of_histories_count_as_answers_in_recall_and_completeness(tmp_path: Path) -> None:
-    dataset = {"kind": "tiny", "items": 300, "repeats": "first"}
-    retriever = Retriever.load(watched_bundle(tmp_path, dataset=dataset, filters=FILTERS))
-    assert retriever.manifest.excludes_history
-    near = [hit.id for hit in retriever.search([Query(history=("item-001",))], k=50)[0].hits]
-    made = filter_measurement.buckets(retriever, retriever.built, [Query(history=tuple(near))])
-    found = [filter_measurement.measure_quality(retriever, retriever.built, bucket, 10) for bucket in made]
-    assert len(found) > 3
-    assert {min(each["recall"]) for each in found} == {1.0}
-    assert not any(each["incomplete"] or each["wrong"] for each in found)

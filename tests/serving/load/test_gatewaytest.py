@@ -29,8 +29,3 @@ def test_it_measures_all_servers(plain: Path, capsys: pytest.CaptureFixture[str]
     assert found["targets_missed"] == []  # no figure has a bound
     text = shown(show, found)
     assert all(f"{found[f'{kind}_c1_rps']:,.0f}" in text for kind in KINDS)
-
-
-def test_a_bundle_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gatewaytest", "--bundle", str(tmp_path)]) == 1
-    assert "holds no bundle" in capsys.readouterr().err

@@ -5,29 +5,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.commands_here import run_here
 from tests.helpers.mlflow_servers import postgres, without_postgres
 from tests.helpers.serving.shown import shown
-from tests.helpers.tiny import tiny_bundle, watched_bundle
-from tests.load.__main__ import main
+from tests.helpers.tiny import tiny_bundle
 from tests.load.live import report
-from tests.load.live.items import ItemMaker
 from tests.load.live.load_run import of_plan
 from tests.load.live.swap_run import SwapOptions
 from tests.load.live.swap_run import run as run_swap
 from tests.load.plan import Plan
 from tests.serving.conftest import ROOT
-from twinspire.protos.bundle import read_manifest
-from twinspire.protos.errors import MissingStage
-from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(400)]
 
@@ -130,33 +122,3 @@ def test_wrong_answers_fail_the_test() -> None:
     found = report.joined({"history": {"deleted_seen": 2}, "swap": {"deleted_in_answers": 1, "mixed": 3}})
     assert report.faults(found) == ("3 deleted items in answers, 3 answers in swaps that mix two bundles")
     assert report.faults({**found, "deleted_seen": 0, "swap_mixed": 0}) == ""
-
-
-def test_what_cannot_be_tested_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    def misuse(*arguments: str) -> str:
-        """The error of a live test that does not run."""
-        done = run_here(main, "livetest", *arguments)
-        assert done.returncode in (1, 2)
-        return done.stderr
-
-    bundle = ("--bundle", str(folders[0]))
-    two = (*bundle, "--other", str(folders[1]))
-    assert "--services" in misuse(*two, "--services", "2")
-    assert "the same bundle" in misuse(*bundle, "--other", str(folders[0]))
-    assert "some of history" in misuse(*two, "--only", "everything")
-    url = f"sqlite:///{tmp_path}/items.db"
-    with closing(Store.open(url)) as store:
-        store.write([WriteRequest([ItemWrite("a", features="{}")])])
-    assert "expected an empty store" in misuse(*two, "--only", "history", "--catalogue", url)
-
-
-def test_bundles_whose_items_are_no_texts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingStage, match="texts"):
-        ItemMaker(read_manifest(watched_bundle(tmp_path)))
-
-
-def test_texts_differ(folders: tuple[Path, Path]) -> None:
-    maker = ItemMaker(read_manifest(folders[0]))
-    texts = [maker.text() for _ in range(5000)]
-    assert len(set(texts)) == 5000
-    assert ItemMaker(read_manifest(folders[0])).text() == texts[0]

@@ -1,9 +1,6 @@
 """The parts of `make looptest` beside the rounds: what they report, and how they compute it."""
 
-from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -39,22 +36,6 @@ def test_clicks_are_those_of_the_answers_of_the_bundle(watched: Path, judges: li
     assert clicks.chances(clicks.vectors) == pytest.approx(np.tile(expected, (len(judges), 1)))
 
 
-def test_the_champion_is_worse_by_the_gain(watched: Path, judges: list[Judge]) -> None:
-    clicks = interleaving.Clicks(watched, judges)
-    vectors = interleaving.worse(clicks, 0)
-    gain = clicks.mean(clicks.vectors) / clicks.mean(vectors) - 1
-    assert interleaving.GAIN <= gain < 4 * interleaving.GAIN
-    assert 0 < (vectors != clicks.vectors).any(axis=1).sum() < len(vectors) / 2
-
-
-def test_an_ab_test_needs_as_many_events_as_the_formula_says() -> None:
-    """Of visitors who search once each, a click is a coin: variance .25, mean .5."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interleaving, "SEARCHING_ON", 0.0)
-        found = interleaving.ab_events(np.full((3, 1), 0.5), 0)
-    assert found == pytest.approx(4 * 2.487**2 * 0.25 / 0.05**2 / 0.5, rel=0.03)
-
-
 def test_figures_are_held_against_their_targets() -> None:
     kills = {"lost": 1, "twice": 0, "events_per_s": 480}
     found = {"changed_after_ms": {"p99": 12}, "events_per_s": 4000, "search": {"ratio": 1.1}, "kills": kills}
@@ -62,17 +43,6 @@ def test_figures_are_held_against_their_targets() -> None:
     report |= looptest.log({"rps": {"ratios": [0.9, 0.96, 1]}, "p99_us": {"ratios": [1, 1.2, 1.3]}})
     assert (report["log_rps_share"], report["log_p99_ratio"]) == (0.96, 1.2)
     assert missed(looptest.TARGETS, report) == ["acknowledged_lost", "events_per_s", "log_p99_ratio"]
-
-
-def test_a_part_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looptest, "coverage", lambda clicks, draws: Counter[tuple[str, str]]())
-    arguments: Any = SimpleNamespace(only=("intervals",), seed=0, visits=3)
-    report, show = looptest.run(arguments)
-    assert report["interval_coverage_of_100"] == 0
-    assert report["targets_missed"] == ["interval_coverage_of_100"]
-    console = Console(record=True, width=120)
-    show(console)
-    assert "off-policy intervals that hold the truth" in console.export_text()
 
 
 @pytest.mark.exhaustive

@@ -6,23 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import grpc
 import pytest
 
 from tests.helpers import query_generator
-from tests.load import reference, rounds
-from tests.load.load import LoadResult, closed_loop
-from tests.load.measure_load import LoadTest
+from tests.load import reference
+from tests.load.load import closed_loop
 from tests.load.open_loop import OfferedLoad, Segment, arrivals, open_loop
-from tests.load.plan import MEASUREMENTS, LoadPlan
-from tests.load.services import Cores, Service
 from tests.load.workload import Workload, expected_answers
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
-from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
@@ -70,14 +64,6 @@ def test_a_closed_loop_counts_and_compares(server: RetrievalServer, expected: Wo
     assert expected.different == 0
 
 
-def test_batches_are_compared_too(server: RetrievalServer, expected: Workload) -> None:
-    measured = closed_loop(server.address, expected.batches(32), 2, 0.3, 0.0)
-    assert measured.errors == {}
-    assert measured.qps == pytest.approx(32 * measured.rps)
-    assert expected.checked >= 32
-    assert (expected.different, expected.first) == (0, "")
-
-
 def test_another_answer_is_noticed(server: RetrievalServer, retriever: Retriever, asked: list[Query]) -> None:
     hits = expected_answers(retriever, asked, K)
     wrong = [[*each[:-1], ("item-unknown", each[-1][1] - 0.1)] for each in hits]
@@ -89,18 +75,6 @@ def test_another_answer_is_noticed(server: RetrievalServer, retriever: Retriever
         assert re.fullmatch(
             r"query \d+: place 5: item-\d+ with score [\d.]+, expected item-unknown with .*", compared.first
         )
-
-
-def test_a_score_that_is_off_by_more_than_the_tolerance_is_noticed(
-    server: RetrievalServer, retriever: Retriever, asked: list[Query]
-) -> None:
-    hits = expected_answers(retriever, asked, K)
-    for off, noticed in ((0.8, False), (1.2, True)):
-        shifted = [[(item, score + off * SCORE_TOLERANCE) for item, score in each] for each in hits]
-        compared = Workload(asked, K, shifted)
-        closed_loop(server.address, compared.searches(), 1, 0.1, 0.0)
-        assert (compared.different > 0) is noticed, compared.first
-        assert compared.checked > 0
 
 
 @pytest.mark.parametrize("bundle", ["plain", "watched"])
@@ -115,17 +89,6 @@ def test_the_naive_server_answers_as_ours(bundle: str, request: pytest.FixtureRe
     assert measured.errors == {}
     assert compared.checked > 4
     assert (compared.different, compared.first) == (0, "")
-
-
-def test_the_noop_server_answers_as_much_as_ours(plain: Path, retriever: Retriever) -> None:
-    server, port = reference.start("noop", plain)
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        request = wire.SearchRequest(query={"text": "a"})
-        answer = retrieval_pb2_grpc.RetrievalStub(channel).Search(request, timeout=10)
-    server.stop(None).wait()
-    assert len(answer.hits) == 10
-    assert answer.hits[0].fields
-    assert answer.bundle_version == retriever.manifest.bundle_version
 
 
 def test_arrivals_are_as_many_as_they_should_be_and_seeded() -> None:
@@ -152,16 +115,6 @@ def test_an_open_loop_offers_what_it_should(server: RetrievalServer, expected: W
     assert expected.different == 0
 
 
-def test_what_clients_have_not_sent_when_they_leave_is_given_up(slow: str) -> None:
-    requests = Workload([Query(text="a")], K, None).searches()
-    segments = (Segment(1000, 0.3, leaves=True), Segment(10, 1.0))
-    flood, calm = open_loop(slow, requests, OfferedLoad(segments, 20.0, connections=1))
-    assert flood.given_up > 100
-    assert flood.codes.total() + flood.given_up == flood.offered
-    assert set(flood.codes) == {"OK"}  # what has been sent is answered
-    assert (calm.given_up, calm.codes.total()) == (0, calm.offered)
-
-
 def test_latency_counts_from_when_a_request_should_have_been_sent(slow: str) -> None:
     requests = Workload([Query(text="a")], K, None).searches()
     offer = OfferedLoad((Segment(150, 0.3),), deadline=20.0, connections=2)
@@ -175,16 +128,6 @@ def test_latency_counts_from_when_a_request_should_have_been_sent(slow: str) -> 
     assert min(closed.latencies) < 0.5
 
 
-def test_what_is_too_late_is_no_success(slow: str) -> None:
-    requests = Workload([Query(text="a")], K, None).searches()
-    offer = OfferedLoad((Segment(200, 0.5),), deadline=0.2, connections=2)
-    (measured,) = open_loop(slow, requests, offer)
-    assert measured.codes.total() == measured.offered
-    assert set(measured.errors) == {"DEADLINE_EXCEEDED"}
-    assert measured.codes["OK"] > 0
-    assert all(latency <= 0.2 for latency in measured.latencies)
-
-
 def test_a_request_waits_where_the_server_allows_no_more() -> None:
     server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_concurrent_streams", 1)])
     retrieval_pb2_grpc.add_RetrievalServicer_to_server(Slow(), server)
@@ -196,50 +139,3 @@ def test_a_request_waits_where_the_server_allows_no_more() -> None:
     server.stop(None).wait()
     assert set(measured.codes) == {"OK", "DEADLINE_EXCEEDED"}
     assert measured.codes.total() == measured.offered
-
-
-def test_closed_loops_follow_the_seed_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds: list[int] = []
-
-    def closed_loop(*arguments: Any) -> LoadResult:
-        seeds.append(arguments[-1])
-        return LoadResult(1.0)
-
-    monkeypatch.setattr(rounds, "closed_loop", closed_loop)
-    for seed in (0, 7):
-        plan = LoadPlan(Path("bundle"), rounds=2, seed=seed)
-        test = LoadTest(plan, Workload([Query(text="a")], K, None), Cores(), lambda text: None, lambda: None)
-        test.servers["search"] = cast(Service, SimpleNamespace(name="search", address="none"))
-        chosen = [each for each in MEASUREMENTS if each.key in ("search_c1", "search_batch32")]
-        test.measure(chosen)
-    assert seeds == [0, 0, 1, 1, 7, 7, 8, 8]
-
-
-def test_queries_are_many_and_different(retriever: Retriever, watched: Path) -> None:
-    made = query_generator.of_bundle(retriever.manifest, seed=0)
-    assert len(made) == len({query.text for query in made}) > 10 * len(retriever.manifest.examples)
-    assert made == query_generator.of_bundle(retriever.manifest, seed=0)
-    assert made != query_generator.of_bundle(retriever.manifest, seed=1)
-    histories = query_generator.of_bundle(Retriever.load(watched).manifest, seed=0)
-    assert all(query.history and query.text is None for query in histories)
-    assert len({(query.history, str(query.features)) for query in histories}) == len(histories) >= 4
-
-
-def test_examples_may_lack_features() -> None:
-    examples: list[dict[str, Any]] = [
-        {"text": "one two three four", "country": "A"},
-        {"history": ["a", "b", "c", "d"]},
-        {"country": "B"},  # neither text nor history
-    ]
-    made = query_generator.generate(examples, ["history"], ["text"], seed=0)
-    assert any(query.text for query in made) and any(query.history for query in made)
-    assert all(query.text or query.history for query in made)
-    assert {query.features.get("country") for query in made} == {None, "A"}
-    dated: list[dict[str, Any]] = [
-        {"history": [["a", 1.0], ["b", 2.0]], "time": 9.0},
-        {"history": [["c", None], ["d", 4.0]]},
-    ]
-    for query in query_generator.generate(dated, ["history"], [], seed=0):
-        assert "history" not in query.features and len(query.history_times) == len(query.history) > 0
-    plain = query_generator.generate([{"country": "A"}, {"age": 3}, {"country": "B"}], [], [], seed=0)
-    assert {str(query.features) for query in plain} == {"{'country': 'A'}", "{'age': 3}", "{'country': 'B'}"}

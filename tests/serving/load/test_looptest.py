@@ -5,28 +5,14 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.load.loop.viewers import CLICK, ELSEWHERE, NOISE, Judge, Viewers, ndcg
+from tests.load.loop.viewers import CLICK, ELSEWHERE, NOISE, Viewers
 from twinspire.serving.retrieval.answer import Hit
 
 
 def hits(*names: str) -> list[Hit]:
     return [Hit(name, 1 - n / 10, {}) for n, name in enumerate(names)]
-
-
-@pytest.mark.parametrize(
-    ("names", "relevant", "expected"),
-    [
-        ("ab", "ab", 1.0),
-        ("ba", "a", 1 / np.log2(3)),
-        ("xy", "a", 0.0),
-        ("ax", "abc", 1 / (1 + 1 / np.log2(3) + 0.5)),
-    ],
-)
-def test_ndcg(names: str, relevant: str, expected: float) -> None:
-    assert ndcg(hits(*names), frozenset(relevant)) == pytest.approx(expected)
 
 
 def test_viewers_click_what_they_like_at_positions_that_they_look_at() -> None:
@@ -42,16 +28,3 @@ def test_viewers_click_what_they_like_at_positions_that_they_look_at() -> None:
     elsewhere = [event for event in events if not event.request_id]
     assert len(elsewhere) / visits == pytest.approx(ELSEWHERE, abs=0.03)
     assert {event.item_id for event in elsewhere} == {"a", "b"}
-
-
-def test_quality_is_a_figure_for_each_judge() -> None:
-    def search_batch(queries: list[Any], **_: Any) -> list[Any]:
-        return [SimpleNamespace(hits=hits(*query.history[::-1])) for query in queries]
-
-    judges = [
-        Judge(("a", "b"), frozenset("b")),
-        Judge(("a", "b"), frozenset("a")),
-        Judge(("a",), frozenset("z")),
-    ]
-    client: Any = SimpleNamespace(search_batch=search_batch)
-    assert Viewers({}, judges).quality(client) == pytest.approx([1.0, 1 / np.log2(3), 0.0])

@@ -68,7 +68,3 @@ def test_the_tolerance_grows_with_scores_above_1() -> None:
     assert difference(expected, [("a", 40.0 + 30 * SCORE_TOLERANCE), ("b", 3.0)]) == ""
     assert difference(expected, [("a", 40.0 + 50 * SCORE_TOLERANCE), ("b", 3.0)])
     assert difference([("a", -1.0), ("b", -40.0)], [("a", -1.0), ("b", -40.0 - 30 * SCORE_TOLERANCE)]) == ""
-
-
-def test_two_empty_answers_are_the_same() -> None:
-    assert difference([], []) == ""

@@ -1,38 +1,24 @@
 """The swap test: it counts what fails and what is mixed, and a short one runs from the command on."""
 
 import json
-import socket
 import subprocess
 import sys
-import threading
-import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.helpers.scores import Hits, difference
+from tests.helpers.scores import Hits
 from tests.helpers.serving import http2
-from tests.helpers.serving.http2 import ConnectionPool
 from tests.helpers.serving.shown import shown
-from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.tiny import tiny_bundle
 from tests.load import measure_swap
-from tests.load.cli.swaptest import pair
-from tests.load.measure_swap import MIXED, Swap, SwapClients, SwapRun, Versions, expecting
+from tests.load.measure_swap import MIXED, Swap, SwapRun, Versions, expecting
 from tests.load.plan import missed
-from tests.load.workload import Workload, expected_answers
-from tests.serving.cli.test_commands import Capture
 from tests.serving.conftest import ROOT
-from tests.serving.load.commands import failure, misuse
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos.errors import Unavailable
-from twinspire.serving.retrieval.query import Query
-from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.server import RetrievalServer
-from twinspire.serving.wire.converters import RequestLimits
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
@@ -80,101 +66,6 @@ def test_each_answer_is_of_one_bundle_or_mixed() -> None:
     assert versions.first.startswith("query 0: bundle bbbbbbbbbbbb with [('one', 0.")
 
 
-def test_what_a_server_answers_is_recognised(folders: tuple[Path, Path]) -> None:
-    """And where the bundles are taken for each other, each answer is mixed."""
-    retriever = Retriever.load(folders[0])
-    asked = [Query(name) for name in item_names(40)]
-    answers = [expected_answers(each, asked, 10) for each in (retriever, Retriever.load(folders[1]))]
-    telling = [n for n in range(40) if difference(answers[0][n], answers[1][n])]
-    assert len(telling) > 20
-    asked = [asked[n] for n in telling]
-    own, other = ([each[n] for n in telling] for each in answers)
-    names = [bundle.read_manifest(each).bundle_version for each in folders]
-    requests = Workload(asked, 10, None).searches()
-    for expected, right in (([own, other], True), ([other, own], False)):
-        versions = Versions(names, [*map(expecting, expected)])
-        clients = SwapClients(requests, versions, 3)
-        with RetrievalServer(retriever) as server:
-            seen = drive(server.address, clients, answers=400)
-        assert not seen.failed
-        if right:
-            assert (versions.mixed, set(seen.versions), set(clients.latest)) == (0, {0}, {0})
-            assert len(seen.ends) == seen.requests
-        else:
-            assert (versions.mixed, len(seen.ends)) == (seen.requests, 0)
-
-
-def drive(address: str, clients: SwapClients, answers: int) -> SwapRun:
-    """Ask until so many calls have ended."""
-    with ConnectionPool(address, len(clients.latest), clients.finished) as clients.pool:
-        until = time.monotonic() + 30
-        while clients.run.requests < answers:
-            assert time.monotonic() < until, clients.failures()
-            clients.poll(0.05)
-        clients.stop()
-    return clients.run
-
-
-def test_what_fails_is_counted(retriever: Retriever) -> None:
-    asked = [Query("a" * 50)]
-    versions = Versions([FIRST, SECOND], [expecting([[]])] * 2)
-    clients = SwapClients(Workload(asked, 10, None).searches(), versions, 2)
-    with RetrievalServer(retriever, RequestLimits(max_text_length=20)) as server:
-        seen = drive(server.address, clients, answers=10)
-    assert seen.failed.total() == seen.requests >= 10
-    assert clients.failures().startswith(f"{seen.requests} x INVALID_ARGUMENT: query.text")
-    assert not seen.ends
-
-
-def test_a_connection_that_breaks_is_a_failure_and_is_made_anew() -> None:
-    asked = [Query(name) for name in item_names(10)]
-    versions = Versions([FIRST, SECOND], [expecting([[]] * 10)] * 2)
-    clients = SwapClients(Workload(asked, 10, None).searches(), versions, 2)
-    sent = threading.Event()
-
-    def break_once_sent() -> None:  # a server that takes requests and answers none
-        with ExitStack() as open_sockets:
-            for _ in range(2):
-                peer = open_sockets.enter_context(listener.accept()[0])
-                peer.sendall(http2.settings([]))
-            sent.wait(30)
-            listener.close()  # first, so that no new connection waits in its queue
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=break_once_sent, daemon=True)
-        thread.start()
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-        with ConnectionPool(address, 2, clients.finished) as clients.pool:
-            clients.poll(0.05)
-            sent.set()
-            thread.join(30)
-            until = time.monotonic() + 30
-            while not any("cannot connect" in text for text in clients.run.failed):
-                assert time.monotonic() < until, clients.failures()
-                clients.poll(0.05)
-            clients.stop()
-    broken = sum(count for text, count in clients.run.failed.items() if text.startswith("UNAVAILABLE"))
-    assert broken == clients.run.requests == 2
-
-
-def test_a_service_that_does_not_come_back_ends_the_test(
-    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.load.measure_swap.SILENCE_SECONDS", 0.3)
-    clients = SwapClients(
-        Workload([Query("a")], 10, None).searches(), Versions([FIRST], [expecting([[]])]), 2
-    )
-    with (
-        RetrievalServer(retriever) as server,
-        ConnectionPool(server.address, 2, clients.finished) as clients.pool,
-    ):
-        clients.poll(0.05)
-        server.stop(0.0)
-        with pytest.raises(Unavailable, match=r"has not answered for 0\.3 s: .* x "):
-            while True:
-                clients.poll(0.05)
-
-
 def test_a_request_that_overlaps_a_window_is_during() -> None:
     done = SwapRun([Swap(1, 10.0, 11.0), Swap(0, 20.0, 20.5)], start=2.0, stop=30.0)
     for end, latency, version in (
@@ -199,44 +90,6 @@ def test_a_request_that_overlaps_a_window_is_during() -> None:
     seconds = measure_swap.swap_figures(done)
     assert (seconds["swap_seconds_median"], seconds["swap_seconds_max"]) == (0.4, 0.8)  # 0.8 and 0
     assert (seconds["window_seconds_median"], seconds["window_seconds_max"]) == (0.75, 1.0)
-
-
-def test_without_requests_there_is_no_ratio() -> None:
-    figures = measure_swap.latency_figures(SwapRun(stop=1.0))
-    assert (figures["p99_ratio"], figures["p99_during_ms"]) == (None, None)
-    assert missed(
-        measure_swap.TARGETS, {"failed": 0, "mixed": 1, "p99_ratio": None, "memory_ratio": 1.1}
-    ) == [
-        "mixed",
-        "p99_ratio",
-    ]
-
-
-def test_a_second_bundle_is_found_beside_the_first(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    parent = folders[0].parent
-    assert {*pair(parent, None)} == {*folders}
-    assert pair(folders[0], None) == folders
-    assert pair(folders[1], folders[0]) == (folders[1], folders[0])
-    first = tiny_bundle(tmp_path, 20)
-    tiny_bundle(tmp_path, 30, name="another")
-    with pytest.raises(Exception, match=r"holds one bundle of tiny; for a second train again, .* --other"):
-        pair(first, None)
-
-
-def test_misuse_is_told_apart(capsys: Capture, folders: tuple[Path, Path], tmp_path: Path) -> None:
-    first = str(folders[0])
-    assert "--other: is the same bundle" in misuse(capsys, "swaptest", "--bundle", first, "--other", first)
-    assert "from 1 to 256, got '257'" in misuse(capsys, "swaptest", "--clients", "257")
-    assert "from 1 to 1000, got '0'" in misuse(capsys, "swaptest", "--swaps", "0")
-    assert "holds no bundle" in failure(capsys, "swaptest", "--bundle", str(tmp_path))
-
-
-def test_bundles_that_answer_alike_cannot_be_told_apart(capsys: Capture, tmp_path: Path) -> None:
-    for report in ("{}\n", "{} \n"):
-        tiny_bundle(tmp_path, 50, report=report)
-    assert "both bundles give the same answers to all queries" in failure(
-        capsys, "swaptest", "--bundle", str(tmp_path)
-    )
 
 
 @pytest.fixture(scope="module")

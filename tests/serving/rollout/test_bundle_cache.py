@@ -194,40 +194,6 @@ def test_a_process_that_is_killed_in_the_middle_of_a_download_leaves_no_bundle(
     assert visible(tmp_path) == [shelf.folders["1"].name]
 
 
-HANGING = """
-import sys, time
-from pathlib import Path
-from twinspire.protos.files import atomic_directory
-with atomic_directory.draft(Path(sys.argv[1])) as draft:
-    (draft / "half").write_text("half")
-    print(draft, flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_draft_goes_with_its_process_and_not_before(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", HANGING, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
-        assert process.stdout is not None
-        draft = Path(process.stdout.readline().strip())
-        assert atomic_directory.remove_abandoned(tmp_path) == 0
-        assert (draft / "half").read_text() == "half"
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert draft.is_dir()
-    assert atomic_directory.remove_abandoned(tmp_path) == 1
-    assert visible(tmp_path) == []
-
-
-def test_drafts_of_one_process_do_not_meet(tmp_path: Path) -> None:
-    with atomic_directory.draft(tmp_path) as one, atomic_directory.draft(tmp_path) as other:
-        assert one != other
-        assert atomic_directory.remove_abandoned(tmp_path) == 0
-    assert visible(tmp_path) == []
-
-
 def test_a_pointer_is_remembered(tmp_path: Path) -> None:
     cache = BundleCache(tmp_path)
     assert cache.pointer(CHAMPION) is None

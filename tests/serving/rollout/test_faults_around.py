@@ -11,8 +11,6 @@ import resource
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,9 @@ import psutil
 import pytest
 
 from tests.helpers.serving.faulty import ALIAS, NAME, Service
-from tests.helpers.serving.world import Heal, World, alive, check, put_back, truncate
+from tests.helpers.serving.world import Heal, World, alive, check, put_back
 from tests.helpers.waiting import wait_until
-from tests.serving.conftest import ROOT
-from twinspire.protos import bundle
-from twinspire.protos.bundle import LINKS, VECTORS
+from twinspire.protos.bundle import VECTORS
 from twinspire.serving.client import RetrievalClient
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
@@ -80,19 +76,6 @@ def test_an_alias_that_is_deleted(world: World) -> None:
     check(world, "the alias deleted", inject, "not in the registry")
 
 
-def test_an_alias_of_a_version_that_is_deleted(world: World) -> None:
-    def inject(world: World) -> Heal:
-        coming = world.other
-        gone = world.versions.add_bundle(world.bundles[coming])
-        # An alias that names no version can be made in the store alone: MLflow's interface takes both away.
-        world.versions.client.delete_model_version(NAME, gone)
-        with sqlite3.connect(world.registry.database) as store:
-            store.execute("UPDATE registered_model_aliases SET version = ? WHERE name = ?", (gone, NAME))
-        return lambda: world.versions.point(coming)
-
-    check(world, "the alias names a deleted version", inject, "not in the registry")
-
-
 def test_artefacts_that_are_gone(world: World) -> None:
     def inject(world: World) -> Heal:
         coming = world.other
@@ -138,23 +121,6 @@ def test_a_disk_that_is_full(world: World) -> None:
     check(world, "the disk of the cache is full", inject, expected)
 
 
-def test_a_cache_that_is_no_folder(world: World) -> None:
-    def inject(world: World) -> Heal:
-        coming, cache = world.other, world.service.cache
-        aside = cache.with_name("aside")
-        cache.rename(aside)
-        cache.write_text("in the way")
-        world.versions.point(coming)
-
-        def heal() -> None:
-            cache.unlink()
-            aside.rename(cache)
-
-        return heal
-
-    check(world, "a file where the cache was", inject, "File exists")
-
-
 def test_a_download_that_is_killed(world: World) -> None:
     """The process that downloads is killed while it does, and so is the follower."""
     for name, victim in (
@@ -174,64 +140,6 @@ def test_a_download_that_is_killed(world: World) -> None:
 
         check(world, name, inject, "")
         assert list(world.service.cache.glob(".download-*")) == []
-
-
-def test_a_promotion_that_is_taken_back_during_its_download(world: World) -> None:
-    """The version is not deployed when its download, which has hung for a while, ends."""
-    service, champion, coming = world.service, world.service.served(), world.other
-    files, began, before = world.versions.files(coming) / VECTORS, len(service.log()), service.following()
-    whole = files.read_bytes()
-    files.write_bytes(whole + bytes(128 << 20))  # it takes a while, and would be refused
-    try:
-        for _ in range(5):  # a download may end before its process is suspended
-            world.versions.point(coming)
-            wait_until(lambda: list(service.cache.glob(".download-*/**/*")))
-            oldest = min(
-                service.processes("twinspire.serving.rollout.registry"), key=psutil.Process.create_time
-            )
-            oldest.suspend()
-            world.versions.point(champion)
-            if list(service.cache.glob(".download-*/**/*")):
-                break
-            oldest.resume()
-            wait_until(lambda: not service.following()["candidate"], 30)
-            before, began = service.following(), len(service.log())  # what this attempt did does not count
-        else:
-            pytest.fail("each download ended before its process was suspended")
-        oldest.resume()
-        wait_until(lambda: not service.following()["candidate"], 30, lambda: service.log(began))
-    finally:
-        put_back(files, whole)
-    assert (service.served(), service.following()["swaps"]) == (champion, before["swaps"])
-    assert list(service.cache.glob(".download-*")) == []
-    assert world.asker.errors == []
-
-
-def test_a_damaged_copy_in_the_cache_is_fetched_again(world: World) -> None:
-    coming, service = world.other, world.service
-    copy = service.cache / world.bundles[coming].name
-    shutil.copytree(world.bundles[coming], copy)
-    truncate(copy / LINKS)
-    began = len(service.log())
-    world.versions.point(coming)
-    wait_until(lambda: service.served() == coming, 30, lambda: service.log(began))
-    assert bundle.read(copy)
-    assert f"{LINKS}: " in service.log(began)
-    assert world.asker.errors == []
-
-
-def test_two_promotions_at_once_end_with_what_the_registry_says(world: World) -> None:
-    service, began = world.service, len(world.service.log())
-    code = (
-        "import sys, mlflow; mlflow.set_tracking_uri(sys.argv[1]); client = mlflow.MlflowClient()\n"
-        f"for n in range(20): client.set_registered_model_alias('{NAME}', '{ALIAS}', sys.argv[2])"
-    )
-    command = [sys.executable, "-c", code, world.registry.uri]
-    both = [subprocess.Popen([*command, version], cwd=ROOT, stderr=subprocess.DEVNULL) for version in "12"]
-    assert [each.wait(60) for each in both] == [0, 0]
-    final = world.versions.client.get_model_version_by_alias(NAME, ALIAS).version
-    wait_until(lambda: service.served() == final, 30, lambda: service.log(began))
-    assert world.asker.errors == []
 
 
 def test_a_start_without_the_registry(world: World, tmp_path: Path) -> None:

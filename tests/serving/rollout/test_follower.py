@@ -79,17 +79,6 @@ def test_a_version_that_fails_its_trial_is_refused_and_tried_again_ever_later(
     assert (scene.champion, scene.note["last_error"], scene.note["failures"]) == ("3", "", 0)
 
 
-def test_a_version_that_gets_well_is_taken(scene: Scene) -> None:
-    scene.shelf.aliases[CHAMPION] = "2"
-    scene.bad[scene.version("2")] = "too large for the memory"
-    scene.step()
-    assert scene.champion == "1"
-    scene.bad.clear()
-    scene.step()
-    scene.step()
-    assert (scene.champion, scene.note["last_error"], scene.note["candidate_stage"]) == ("2", "", "")
-
-
 def test_a_refused_version_is_forgotten_when_the_alias_goes_back(scene: Scene) -> None:
     scene.shelf.aliases[CHAMPION] = "2"
     scene.bad[scene.version("2")] = "bad"
@@ -176,13 +165,6 @@ def test_a_worker_that_a_bundle_kills_is_saved_from_it(scene: Scene) -> None:
     assert "worker 0 died and did not come back with it" in scene.note["last_error"]
 
 
-def test_a_worker_that_was_dead_before_is_not_waited_for(scene: Scene) -> None:
-    scene.crew.dead = {1}
-    scene.shelf.aliases[CHAMPION] = "2"
-    scene.step()
-    assert (scene.champion, scene.target["serial"]) == ("2", 2)
-
-
 def test_a_worker_that_hangs_is_not_waited_for_forever(scene: Scene) -> None:
     scene.clock.meanwhile.clear()  # nobody obeys
     scene.shelf.aliases[CHAMPION] = "2"
@@ -241,20 +223,6 @@ def test_what_a_killed_follower_had_made_ready_is_let_go(scene: Scene) -> None:
     scene.shelf.aliases[CHAMPION] = "2"
     scene.step()
     assert (scene.champion, scene.target["serial"]) == ("2", 3)
-
-
-def test_a_clock_that_is_set_back_delays_nothing(scene: Scene) -> None:
-    scene.step()
-    scene.clock.shown -= 1e6
-    scene.shelf.aliases[CHAMPION] = "2"
-    scene.bad[scene.version("2")] = "bad"
-    scene.step()
-    scene.clock.shown -= 1e6
-    scene.bad.clear()
-    assert scene.step() < 12
-    assert scene.step() < 12
-    assert scene.champion == "2"
-    assert scene.note["last_check"] < scene.note["next_check"] <= scene.clock.shown + 1
 
 
 def test_a_stop_is_no_failure_of_the_version(scene: Scene) -> None:

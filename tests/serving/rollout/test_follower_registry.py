@@ -1,26 +1,21 @@
 """The follower on a real registry, in its real processes, while one thing after the other goes wrong."""
 
-import os
-import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.helpers.serving.following import newer_schema
-from tests.helpers.serving.library import NAME, Library, Service, library_of, service
+from tests.helpers.serving.library import NAME, Library, library_of
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.conftest import ROOT
 from twinspire.protos import bundle
-from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
+from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.serving import bundles
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, validator
@@ -63,26 +58,6 @@ def test_the_registry_tells_versions_and_gives_bundles(
     assert registry.resolve(f"models:/{NAME}/2").version == "2"
     folder = BundleCache(tmp_path).take(registry.resolve(CHAMPION), registry)
     assert bundle.read(folder).bundle_version == version
-
-
-@pytest.mark.parametrize("model", [CHALLENGER, "models:/nobody@champion", f"models:/{NAME}/99", "nonsense"])
-def test_what_is_not_there_is_missing(registry: RegistryProcess, model: str) -> None:
-    with pytest.raises(MissingStage, match=f"{model}: not in the registry"):
-        registry.resolve(model)
-
-
-def test_a_version_without_its_files_cannot_be_downloaded(
-    registry: RegistryProcess, library: Library, tmp_path: Path
-) -> None:
-    wanted = registry.resolve(f"models:/{NAME}/4")
-    kept = library.file("4", "").parent
-    kept.rename(kept.with_name("moved"))
-    try:
-        with pytest.raises(BundleDamaged, match=f"models:/{NAME}/4: holds 0 bundles"):
-            BundleCache(tmp_path).take(wanted, registry)
-    finally:
-        kept.with_name("moved").rename(kept)
-    assert list(tmp_path.iterdir()) == []
 
 
 def registry_processes() -> list[psutil.Process]:
@@ -183,121 +158,6 @@ def test_a_bundle_that_is_too_large_for_all_workers_is_refused(folders: list[Pat
     with pytest.raises(Unavailable, match="takes more memory than the 0 MiB that the machine leaves"):
         attempt(folders[0], 1 << 40)
     assert validator(FollowConfig(CHAMPION), False, threading.Event())(folders[0], 2) > 0
-
-
-@pytest.fixture(scope="module")
-def running(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that follows both aliases; its folder is its cache."""
-    folder = tmp_path_factory.mktemp("service")
-    follow = {"model": CHAMPION, "poll": 0.2, "cache": str(folder / "cache"), "canary": CHALLENGER}
-    with service(folder, **follow) as running:
-        yield running
-    assert "Traceback" not in (folder / "log").read_text()
-
-
-@pytest.fixture
-def served(running: Service, library: Library) -> Service:
-    """The service, which serves the second version to everybody's content, without a canary."""
-    library.unpoint("challenger")
-    library.point("2")
-    running.until(lambda notes: not notes["target"]["canary"])
-    running.champion("2")
-    return running
-
-
-def still_serves(notes: Any, version: str = "2") -> bool:
-    """It serves what it served before, and tells that there is something wrong."""
-    following = notes["following"]
-    return bool(notes["target"]["champion"]["model_version"] == version and following["failures"] > 0)
-
-
-def test_a_move_of_the_alias_reaches_every_worker(
-    served: Service, library: Library, folders: list[Path]
-) -> None:
-    before = served.read()
-    library.point("1")
-    notes = served.champion("1")
-    assert notes["target"]["champion"]["bundle_version"] == bundle.read(folders[0]).bundle_version
-    assert notes["target"]["serial"] == before["target"]["serial"] + 1
-    assert notes["following"]["swaps"] == before["following"]["swaps"] + 1
-
-
-def test_a_download_that_is_damaged_is_refused_until_it_is_whole(served: Service, library: Library) -> None:
-    path = library.file("3", bundle.VECTORS)
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    library.point("3")
-    assert still_serves(served.fails("version 3 is refused: models:/tiny/3: vectors.npy: sha256 is"))
-    path.write_bytes(content)
-    served.champion("3")
-
-
-def test_a_bundle_that_does_not_answer_its_examples_is_refused(
-    served: Service, library: Library, folders: list[Path]
-) -> None:
-    library.point("5")
-    notes = served.fails(f"version 5 is refused: {folders[4].name}: ")
-    assert still_serves(notes)
-    assert "unknown feature" in notes["following"]["last_error"]
-    assert (notes["following"]["candidate"], notes["following"]["candidate_stage"]) == ("5", "refused")
-
-
-def test_a_bundle_of_a_newer_schema_is_refused(
-    served: Service, library: Library, folders: list[Path], tmp_path: Path
-) -> None:
-    library.point(library.add(newer_schema(folders[3], tmp_path)))
-    assert still_serves(served.fails("schema version 5, expected 3 to 4"))
-
-
-def test_a_registry_that_goes_and_comes_back_is_no_reason_to_stop(served: Service, library: Library) -> None:
-    with away(library):
-        assert still_serves(served.fails("there is no registry at"))
-        assert not library.database.exists()  # nor does asking for it make one
-    served.champion("2")
-
-
-def test_a_database_that_is_locked_is_waited_for(served: Service, library: Library) -> None:
-    with closing(sqlite3.connect(library.database, isolation_level=None)) as database:
-        database.execute("BEGIN EXCLUSIVE")
-        assert still_serves(served.fails("its database is locked"))
-        database.execute("ROLLBACK")
-    served.champion("2")
-
-
-def test_an_alias_or_a_version_that_is_deleted_leaves_what_is_served(
-    served: Service, library: Library, folders: list[Path]
-) -> None:
-    library.unpoint()
-    assert still_serves(served.fails("not in the registry"))
-    doomed = library.add(folders[3])
-    library.point("2")
-    served.champion("2")
-    library.point(doomed)
-    library.client.delete_model_version(NAME, doomed)
-    served.fails("not in the registry")
-    assert served.read()["target"]["champion"]["model_version"] in ("2", doomed)  # if it was that quick
-
-
-def test_a_canary_comes_and_goes_and_a_bad_one_stays_away(served: Service, library: Library) -> None:
-    library.point("4", "challenger")
-    served.until(lambda notes: (notes["target"]["canary"] or {}).get("model_version") == "4")
-    library.point("5", "challenger")
-    notes = served.until(lambda notes: "version 5" in notes["following"]["canary"]["last_error"])
-    assert notes["target"]["canary"]["model_version"] == "4"
-    assert notes["following"]["last_error"] == ""
-    library.unpoint("challenger")
-    served.until(lambda notes: not notes["target"]["canary"])
-
-
-def test_a_follower_that_is_killed_goes_on_where_it_was(served: Service, library: Library) -> None:
-    before = served.read()
-    (victim,) = before["followers"]
-    os.kill(victim, signal.SIGKILL)
-    notes = served.until(lambda notes: len(notes["followers"]) == 1 and notes["followers"] != [victim])
-    assert notes["target"] == before["target"]
-    library.point("1")
-    after = served.champion("1")
-    assert after["target"]["serial"] == before["target"]["serial"] + 1
 
 
 def test_a_service_starts_with_what_it_served_last(

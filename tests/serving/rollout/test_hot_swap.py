@@ -254,22 +254,3 @@ def test_what_each_bundle_answered_is_counted_by_its_version(
     assert scrape.get("bundle_request_seconds_count", version=bundles[0].name) == 3
     labels = {"role": "champion", "version": bundles[1].name, "model_version": "2"}
     assert scrape.get("bundle_share", **labels) == 1
-
-
-def test_the_version_that_was_not_shown_for_longest_gives_way() -> None:
-    shared = SharedMetrics(1)
-    mine = shared.worker(0)
-    versions = [f"{n}" * 64 for n in range(1, 7)]
-    for shown in versions:
-        mine.shows([versions[0], shown])
-        mine.versioned(layout.version_cell(shown), "OK", 0.001)
-        mine.versioned(layout.version_cell("f" * 64), "OK", 0.001)  # which is not shown
-    counted = sum_by_version(shared.read())
-    assert set(counted) == {version[:12] for version in (versions[0], *versions[3:])}
-    assert all(row[layout.VERSION_REQUESTS["OK"]] == 1 for row in counted.values())
-    again = shared.worker(0)  # the next worker of the slot
-    again.shows([versions[5]])
-    again.versioned(layout.version_cell(versions[5]), "OK", 0.001)
-    assert sum_by_version(shared.read())[versions[5][:12]][layout.VERSION_REQUESTS["OK"]] == 2
-    with pytest.raises(ValueError, match="expected at most 4 versions, got 6"):
-        again.shows(versions)

@@ -14,11 +14,9 @@ import pytest
 from tests.helpers.serving.live import MemoryFeed
 from tests.helpers.tiny import filter_values, item_names, tiny_bundle, watched_bundle
 from tests.helpers.waiting import wait_until
-from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos.errors import ConfigError, Unavailable
+from twinspire.protos.errors import ConfigError
 from twinspire.protos.events_pb2 import Event, RecordRequest
 from twinspire.serving.client import Query, RetrievalClient, where
-from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import UserHistories
 from twinspire.serving.live.search.live_items import LivePlace, StoreState
@@ -29,7 +27,6 @@ from twinspire.serving.rollout import interleaving
 from twinspire.serving.rollout.interleaving import team_draft
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.wire.status import ClientGone, Code
 
 FILTERS: Any = {"section": "string", "price": "number"}
 TEXTS = item_names(30)
@@ -149,18 +146,6 @@ def test_an_error_of_the_challenger_leaves_the_champions_answer(
     assert caplog.text.count("fails in interleaved searches") == 1
 
 
-def test_a_client_that_has_gone_is_no_failure_of_the_challenger(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def go(*_: Any) -> None:
-        raise ClientGone(Code.DEADLINE_EXCEEDED, "search")
-
-    monkeypatch.setattr(scene.bundles[1].retriever, "find", go)
-    scene.client.search(TEXTS[0], k=5)
-    assert scene.counts(both=0, champion=1)
-    assert "fails in interleaved searches" not in caplog.text
-
-
 def test_an_answer_whose_hits_are_too_large_together_is_counted_as_the_champions(scene: Scene) -> None:
     scene.server._servicer._interleaver._most = 1
     scene.client.search(TEXTS[0], k=5)
@@ -170,29 +155,6 @@ def test_an_answer_whose_hits_are_too_large_together_is_counted_as_the_champions
     scene.client.search(TEXTS[0], k=5)
     assert scene.counts(both=1, champion=1)
     assert scene.client.info().state["interleaving"] == {"share": 1.0, "answers": 1, "alone": 1}
-
-
-def test_the_sequence_is_that_which_both_bundles_have_applied(scene: Scene) -> None:
-    interleaver: Any = scene.server._servicer._interleaver
-    merge = interleaver.hits
-
-    def hits(job: Any, *bundles: LoadedBundle) -> Any:
-        job.sequence, job.rival.sequence = 7, 5
-        return merge(job, *bundles)
-
-    interleaver.hits = hits
-    assert scene.client.search(TEXTS[0], k=5).sequence == 5
-
-
-def test_items_of_the_challenger_alone_are_items_shown() -> None:
-    kept = ShownItems(cast(Any, None), 3600, cast(Any, None), cast(Any, None))
-    kept._is_sending = True  # so that what is added waits
-    make = kept.adding([wire.Query(user="u")], lambda job: b"")
-    retriever = SimpleNamespace(items=SimpleNamespace(item_id=str))
-    for mixed in (InterleavedHits(["x"], "0" * 64, [None]), None):
-        found = SimpleNamespace(rows=[], interleaved=mixed)
-        make(cast(Any, SimpleNamespace(retriever=retriever, found=[found])))
-    assert kept._waiting == [("u", ["x"])]
 
 
 def test_what_is_no_search_for_a_few_items_is_the_champions(scene: Scene) -> None:
@@ -311,20 +273,6 @@ def test_items_that_both_want_or_only_one_has_count_for_neither(first: str, seco
         assert [(first, second)[each.team][each.place] for each in picks] == [*max(first, second, key=len)]
 
 
-def test_long_lists_are_drafted_in_linear_time() -> None:
-    looked_at = 0
-
-    class Item(str):
-        def __hash__(self) -> int:
-            nonlocal looked_at
-            looked_at += 1
-            return super().__hash__()
-
-    ids = [Item(n) for n in range(500)]
-    assert len(team_draft(ids, ids[::-1], 500)) == 500
-    assert looked_at < 10 * 500
-
-
 def test_a_user_who_clicks_at_random_prefers_neither_team() -> None:
     rng = random.Random(1)
     at: dict[int, list[int]] = {}
@@ -338,16 +286,3 @@ def test_a_user_who_clicks_at_random_prefers_neither_team() -> None:
     for position, teams in at.items():
         share = sum(teams) / len(teams)
         assert abs(share - 0.5) < 4 * 0.5 / len(teams) ** 0.5, position
-
-
-def test_the_challenger_is_asked_again_after_a_failure(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    challenger = scene.bundles[1]
-    with monkeypatch.context() as broken:
-        broken.setattr(challenger.retriever, "prepare", _unavailable)
-        scene.client.search(TEXTS[0], k=5)
-    scene.client.search(TEXTS[0], k=5)
-    assert scene.counts(both=1, champion=1)
-
-
-def _unavailable(*_: Any) -> None:
-    raise Unavailable("away")

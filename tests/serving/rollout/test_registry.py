@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
+from tests.helpers.tiny import FILTERS, tiny_bundle
 from tests.serving.conftest import ROOT
 from twinspire.protos import bundle
-from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
+from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.serving import bundles
 from twinspire.serving.filters.expression import where
@@ -203,21 +203,6 @@ def test_the_model_takes_histories(registry: str, watched: Path) -> None:
         model.predict([{"history": [1, 2]}])
 
 
-@pytest.mark.parametrize("repeats", ["first", "keep"])
-def test_without_a_wish_the_model_leaves_out_histories_as_the_service_does(
-    tmp_path: Path, repeats: str
-) -> None:
-    folder = watched_bundle(tmp_path, dataset={"kind": "tiny", "items": 300, "repeats": repeats})
-    model = BundleModel()
-    model.load_context(SimpleNamespace(artifacts={"bundle": str(folder)}))
-    retriever = Retriever.load(folder)
-    history = [hit.id for hit in retriever.search([Query(history=("item-001",))], k=3)[0].hits]
-    (found,) = model.predict(None, [{"history": history}], {"k": 300})
-    (expected,) = retriever.search([Query(history=tuple(history))], 300, exclude_history=repeats == "first")
-    assert found == documents(expected)
-    assert len(found) == 300 - 3 * (repeats == "first")
-
-
 def test_the_model_ranks_by_the_scores_that_are_asked_for(registry: str, tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path, is_hybrid=True)
     context = SimpleNamespace(artifacts={"bundle": str(folder)})
@@ -263,18 +248,3 @@ def test_the_model_refuses_by_name(model: Any) -> None:
     queries: list[Any] = [{"text": "a"}] * 70 + [{"text": "a", "colour": "red"}]
     with pytest.raises(MlflowException, match=r"queries\[70\]\.features\.colour: unknown feature"):
         model.predict(queries)
-
-
-def test_a_registered_bundle_that_was_altered_is_refused(registry: str, tmp_path: Path) -> None:
-    import mlflow
-
-    store = Path(mlflow.artifacts.download_artifacts("models:/tiny@champion"))
-    (path,) = store.rglob(bundle.ITEMS)
-    content = path.read_bytes()
-    path.write_bytes(content + b" ")
-    try:
-        with pytest.raises(BundleDamaged, match=bundle.ITEMS):
-            bundles.download("models:/tiny@champion", tmp_path)
-        assert list(tmp_path.iterdir()) == []
-    finally:
-        path.write_bytes(content)

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from tests.helpers.serving.following import CHALLENGER, CHAMPION, Scene
-from twinspire.protos.errors import Unavailable
 
 STEPS = ["during_download", "during_validation"]
 
@@ -69,14 +68,6 @@ def test_a_canary_whose_alias_is_deleted_is_not_deployed(make: Any) -> None:
     assert (scene.target["canary"], scene.note["canary"]["last_error"]) == (None, "")
 
 
-@pytest.mark.parametrize("error", [Unavailable("no answer"), RuntimeError("it broke")])
-def test_a_registry_that_fails_meanwhile_ends_no_deployment(scene: Scene, error: Exception) -> None:
-    scene.shelf.aliases[CHAMPION] = "2"
-    on(scene, "during_validation", lambda: setattr(scene.shelf, "broken", error))
-    scene.step()
-    assert scene.champion == "2"
-
-
 def test_a_version_whose_alias_is_deleted_meanwhile_is_not_deployed(scene: Scene) -> None:
     scene.shelf.aliases[CHAMPION] = "2"
     on(scene, "during_validation", lambda: scene.shelf.aliases.pop(CHAMPION))
@@ -84,10 +75,3 @@ def test_a_version_whose_alias_is_deleted_meanwhile_is_not_deployed(scene: Scene
     scene.step()
     assert scene.champion == "1"
     assert "not in the registry" in scene.note["last_error"]
-
-
-def test_a_tag_that_changes_meanwhile_is_no_move(scene: Scene) -> None:
-    scene.shelf.aliases[CHAMPION] = "2"
-    on(scene, "during_download", lambda: setattr(scene.shelf, "tags", False))
-    scene.step()
-    assert scene.champion == "2"

@@ -90,17 +90,6 @@ def test_what_is_too_large_is_dropped_and_the_next_is_not(channel: DatagramChann
     assert channel.dropped == 1
 
 
-def test_the_largest_that_fits_arrives_whole(channel: DatagramChannel) -> None:
-    mirror, fits, too_large = mirror_of(channel), 0, 8 << 20
-    while too_large - fits > 1:
-        size = (fits + too_large) // 2
-        mirror.send(EMPTY, bytes(size))
-        arrived = [len(response) for _, response in receive(channel, 2)]
-        assert arrived in ([], [size])
-        fits, too_large = (size, too_large) if arrived else (fits, size)
-    assert fits > 100_000
-
-
 def test_a_shadow_that_has_gone_harms_nobody() -> None:
     channel = DatagramChannel(workers=1)
     mirror = mirror_of(channel)

@@ -102,22 +102,6 @@ def test_histories_are_left_out_as_the_champion_leaves_them_out(tmp_path: Path) 
     assert [each.id for each in usual] == [each.id for each in left] != [each.id for each in kept]
 
 
-def test_another_bundle_is_measured_as_its_answers_differ(
-    scene: Scene, champion: Champion, smaller: Path
-) -> None:
-    scene.challenge(smaller, version_of(smaller))
-    scene.shadow.step(0)
-    scene.offer(champion, *asked(*TEXTS, k=20))
-    note = scene.note()
-    own, overlaps = Retriever.load(smaller), []
-    for text in TEXTS:
-        mine, theirs = (each.search([Query(text=text)], 20)[0] for each in (own, champion.retriever))
-        both = {hit.id for hit in mine.hits[:10]} & {hit.id for hit in theirs.hits[:10]}
-        overlaps.append(len(both) / 10)
-    assert note["overlap"] == pytest.approx(sum(overlaps))
-    assert 0 < note["overlap"] < note["overlaps"] == len(TEXTS)
-
-
 def test_a_query_that_the_challenger_cannot_take_harms_no_other(
     scene: Scene, champion: Champion, smaller: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,17 +115,6 @@ def test_a_query_that_the_challenger_cannot_take_harms_no_other(
     assert note["last_error"] == ""
     told = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(told) == 1  # of the two that its tower does not bear; the client's own error is none
-
-
-def test_an_answer_without_an_item_is_counted(scene: Scene, champion: Champion, equal: Path) -> None:
-    begin(scene, equal)
-    everything = wire.SearchRequest(
-        query=wire.Query(text="bavuti"), exclude=champion.retriever.built.catalogue.ids
-    )
-    scene.offer(champion, everything, *asked("bavuti"))
-    note = scene.note()
-    assert (note["queries"], note["errors"], note["empty"]) == (2, 0, 1)
-    assert (note["overlap"], note["overlaps"]) == (1.0, 1)
 
 
 def test_answers_of_two_champions_are_not_mixed(
@@ -219,11 +192,6 @@ def test_a_target_that_cannot_be_loaded_is_told_and_tried_again_with_the_next(
     assert scene.note()["last_error"] == ""
     scene.offer(champion, *asked("bavuti"))
     assert scene.note()["queries"] == 1
-
-
-def test_a_target_is_the_bundle_that_it_says(scene: Scene, equal: Path) -> None:
-    scene.challenge(equal, "f" * 64)
-    assert "expected ffffffffffff" in scene.note()["last_error"]
 
 
 def test_live_items_that_cannot_be_opened_again_leave_the_shadow_with_what_it_has(
