@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import cached_property
 
 BUFFER = 1 << 20  # bytes of the socket's buffer; Linux doubles it, if its limit allows
-CELL_BYTES = 8
 
 
 class DatagramChannel:
@@ -23,7 +22,7 @@ class DatagramChannel:
         self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self._sender.setblocking(False)
         self._receiver.setblocking(False)
-        cells = memoryview(mmap.mmap(-1, 2 * workers * CELL_BYTES)).cast("Q")
+        cells = memoryview(mmap.mmap(-1, 2 * workers * 8)).cast("Q")
         self._dropped: memoryview[int] = cells[::2]
         self._failed: memoryview[int] = cells[1::2]
 

@@ -86,9 +86,7 @@ sequence = bounded_count(2**63 - 1, least=0)
 port = bounded_count(65_535, least=0)
 share = positive(1.0)
 seconds = bounded_seconds(3600.0)
-seconds_or_none = _number(
-    "seconds, 0, or 1 or more and at most 3600", lambda value: value == 0 or 1 <= value <= 3600
-)
+seconds_or_none = _number("seconds, 0 or from 1 to 3600", lambda value: value == 0 or 1 <= value <= 3600)
 
 
 def option(

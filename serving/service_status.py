@@ -20,7 +20,7 @@ from twinspire.serving.observability.metrics import Reading
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
 from twinspire.serving.rollout.loaded_bundle import CANARY, CHAMPION
 from twinspire.serving.rollout.target import Target
-from twinspire.serving.shadow.report import fields_of, shadow_readings, shadow_state
+from twinspire.serving.shadow.report import shadow_readings, shadow_state
 from twinspire.serving.shared_state import (
     ACCESS,
     CATALOGUE,
@@ -30,6 +30,7 @@ from twinspire.serving.shared_state import (
     SHADOW,
     TARGET,
     SharedState,
+    fields_of,
 )
 
 # Name of a process -> name of its entry in shared memory, which holds the process id.
@@ -95,19 +96,17 @@ class ServiceStatus:
         self._shared_state = shared_state
         self._shared = shared
         self._channel, self._log_channel, self._log = channel, log_channel, log
-        self._champion: Manifest | None = None  # at the last scrape
-        self._written = 0.0
+        self._facts: tuple[str, str, int, int, float] | None = None  # of the champion, for `bundle_readings`
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` in `Info` that describe bundles."""
-        shown = fields_of(wire.Following, self._shared_state.read(FOLLOWING))
         return {
             "bundles": [wire.ServedBundle(**each) for each in self._bundles()],
-            "following": wire.Following(**shown) if shown else None,
+            "following": self._message(wire.Following, FOLLOWING),
             "shadow": self._shadow(),
-            "catalogue": self._catalogue(),
+            "catalogue": self._message(wire.LiveCatalogue, CATALOGUE),
             "served_log": self._served_log(),
-            "events": self._events(),
+            "events": self._message(wire.RecordedEvents, EVENTS),
         }
 
     def metrics(self) -> Iterator[Reading]:
@@ -144,44 +143,37 @@ class ServiceStatus:
         return {name: pid for name, pid in pids.items() if pid}
 
     def champion_readings(self) -> Iterator[Reading]:
-        """The metrics of the champion's manifest; none if its folder was removed before they were read.
+        """The metrics of the champion; none if its folder was removed before its manifest was read.
 
-        The manifest is read once, and kept until the champion changes.
+        The manifest is read once for each champion.
         """
         champion = Target.of(self._shared_state.read(TARGET)).champion
-        manifest = self._champion
-        if manifest is None or manifest.bundle_version != champion.bundle_version:
+        if self._facts is None or self._facts[1] != champion.bundle_version:
             path = Path(champion.folder) / MANIFEST
             try:
-                manifest, self._written = bundle.read_manifest(path.parent), path.stat().st_mtime
+                manifest, written = bundle.read_manifest(path.parent), path.stat().st_mtime
             except (BundleError, OSError):
                 return
-            self._champion = manifest
-        yield from bundle_readings(manifest, self._written)
+            size = index_bytes(manifest)
+            self._facts = manifest.name, manifest.bundle_version, manifest.count, size, written
+        yield from bundle_readings(*self._facts)
 
     def _shadow(self) -> wire.Shadow | None:
         if self._channel is None:
             return None
         return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._channel.dropped))
 
-    def _events(self) -> wire.RecordedEvents | None:
-        entry = self._shared_state.read(EVENTS)
-        return wire.RecordedEvents(**fields_of(wire.RecordedEvents, entry)) if entry else None
+    def _message(self, kind: Any, name: str) -> Any:
+        """A message with the fields of an entry; None if there is no entry."""
+        entry = self._shared_state.read(name)
+        return kind(**fields_of(kind, entry)) if entry else None
 
     def _served_log(self) -> wire.ServedLog | None:
         if self._log_channel is None:
             return None
         entry, channel = self._shared_state.read(SERVED_LOG), self._log_channel
-        return wire.ServedLog(
-            rows=entry["rows"],
-            dropped=entry["lost"] + channel.dropped + channel.failed,
-            bytes=entry["bytes"],
-            last_error=entry["last_error"],
-        )
-
-    def _catalogue(self) -> wire.LiveCatalogue | None:
-        entry = self._shared_state.read(CATALOGUE)
-        return wire.LiveCatalogue(**fields_of(wire.LiveCatalogue, entry)) if entry else None
+        dropped = entry["lost"] + channel.dropped + channel.failed
+        return wire.ServedLog(**fields_of(wire.ServedLog, entry) | {"dropped": dropped})
 
     def _bundles(self) -> list[dict[str, Any]]:
         """The fields of `ServedBundle` of the champion, and of the canary if there is one."""
@@ -208,18 +200,24 @@ class ServiceStatus:
         return found
 
 
-def bundle_readings(manifest: Manifest, written: float) -> Iterator[Reading]:
+def index_bytes(manifest: Manifest) -> int:
+    """Size of the files of an index and of its vectors, if they are here."""
+    served = manifest.served_files()
+    return sum(served[name].size for name in {*manifest.index_files(), VECTORS} & served.keys())
+
+
+def bundle_readings(name: str, version: str, items: int, size: int, written: float) -> Iterator[Reading]:
     """The metrics of a bundle.
 
     Args:
+        items: number of items in its index.
+        size: of its index and its vectors, in bytes.
         written: when its manifest was written to this disk, in Unix seconds: at the end of the export, or
             when the bundle was downloaded.
     """
-    served = manifest.served_files()
-    size = sum(served[name].size for name in {*manifest.index_files(), VECTORS} & served.keys())
-    yield metrics.BUNDLE, [([manifest.name, manifest.bundle_version], 1.0)]
+    yield metrics.BUNDLE, [([name, version], 1.0)]
     yield metrics.BUNDLE_AGE, [([], max(0.0, time.time() - written))]
-    yield metrics.INDEX_ITEMS, [([], manifest.count)]
+    yield metrics.INDEX_ITEMS, [([], items)]
     yield metrics.INDEX_BYTES, [([], size)]
 
 

@@ -39,6 +39,11 @@ def worker_name(slot: int) -> str:
     return f"{WORKER}{slot}"
 
 
+def fields_of(message: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an entry that are fields of a message of protobuf."""
+    return {name: entry[name] for name in message.DESCRIPTOR.fields_by_name if name in entry}
+
+
 class SharedState:
     """Entries by name, at first empty. Make it before forking the processes that share it.
 

@@ -251,7 +251,7 @@ class Supervisor:
         for n, process in enumerate(self._processes):
             while not _is_readable(process.ready, min(POLL_SECONDS, until - time.monotonic())):
                 if _wait_for_signal(STOP, 0.0) is not None:
-                    self._on_stop()
+                    log.info("stopping; requests in flight have %g s", self._grace)
                     self._kill_starting(self._processes[n:])
                     return False
                 if time.monotonic() >= until:
@@ -269,9 +269,6 @@ class Supervisor:
                 log.info("%s has not started yet; killed", process.name)
                 os.kill(process.pid, signal.SIGKILL)
 
-    def _on_stop(self) -> None:
-        log.info("stopping; requests in flight have %g s", self._grace)
-
     def _watch(self) -> None:
         """Restart processes that die or hang, until a signal to stop comes."""
         self._ticked = time.monotonic()
@@ -280,7 +277,7 @@ class Supervisor:
             wake = min([self._ticked + self._tick_seconds, *due])
             caught = _wait_for_signal((*STOP, signal.SIGCHLD), wake - time.monotonic())
             if caught in STOP:
-                self._on_stop()
+                log.info("stopping; requests in flight have %g s", self._grace)
                 return
             self._reap()
             if time.monotonic() >= self._ticked + self._tick_seconds:

@@ -59,6 +59,7 @@ class AliasTracker:
         model: the alias, such as `models:/pydocs@champion`.
         validate: validates a bundle.
         poll_seconds: before a version that was refused is tried again, for the first time.
+        before: the state that an earlier process left.
         changed: called when the state has changed.
     """
 
@@ -71,11 +72,12 @@ class AliasTracker:
         validate: Validate,
         clock: Clock,
         poll_seconds: float,
+        before: Mapping[str, Any],
         changed: Callable[[], None],
     ) -> None:
         self.model = model
         self.deployment = deployment
-        self.state = {"model": model, **STATE}
+        self.state = {**STATE, **before, "model": model}
         self.unanswered = 0  # polls in a row that the registry did not answer
         self._registry, self._cache, self._validate, self._clock = registry, cache, validate, clock
         self._poll_seconds, self._changed = poll_seconds, changed

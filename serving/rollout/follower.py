@@ -148,20 +148,22 @@ class Follower:
     ) -> None:
         self._config, self._shared_state, self._cache, self._clock = config, shared_state, cache, clock
         self._workers = workers
+        before = shared_state.read(FOLLOWING)
 
-        def track(model: str, deployment: Deployment, processes: int) -> AliasTracker:
+        def track(model: str, deployment: Deployment, processes: int, role: str = "") -> AliasTracker:
             def attempt(folder: Path) -> float:
                 return validate(folder, processes)
 
-            parts = registry, cache, attempt, clock, config.poll, self._publish
+            entry = before.get(role, {}) if role else before
+            parts = registry, cache, attempt, clock, config.poll, entry, self._publish
             return AliasTracker(model, deployment, *parts)
 
         self._champion = track(config.model, self._champion_deployment(), copies)
         self._others: dict[str, AliasTracker] = {}
         if config.canary:
-            self._others["canary"] = track(config.canary, self._canary_deployment(), copies)
+            self._others["canary"] = track(config.canary, self._canary_deployment(), copies, "canary")
         if config.shadow:
-            self._others["shadow"] = track(config.shadow, self._shadow_deployment(), 1)
+            self._others["shadow"] = track(config.shadow, self._shadow_deployment(), 1, "shadow")
 
     def begin(self) -> None:
         """Have workers drop what an earlier process made them load ahead, and record the first champion."""

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -189,8 +189,9 @@ def answer_calls(connection: Connection) -> None:
 
 def _answer(call: str, *arguments: Any) -> Any:
     """What `resolve` or `download` returns, or the error that it raises."""
+    calls: dict[str, Callable[..., Any]] = {"resolve": resolve, "download": download}
     try:
-        return {"resolve": resolve, "download": download}[call](*arguments)
+        return calls[call](*arguments)
     except TwinspireError as error:
         return error
     except Exception as error:  # returned to the caller, because the log of this process is not kept

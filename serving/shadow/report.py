@@ -7,6 +7,7 @@ from typing import Any
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.observability import metrics
 from twinspire.serving.observability.metrics import Reading
+from twinspire.serving.shared_state import fields_of
 
 TOP = 10
 COUNTERS = {
@@ -64,11 +65,6 @@ class PairSums:
         """Add a search that the challenger could not answer."""
         self.queries += 1
         self.errors += 1
-
-
-def fields_of(message: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of an entry in shared memory that are fields of a message."""
-    return {name: entry[name] for name in message.DESCRIPTOR.fields_by_name if name in entry}
 
 
 def shadow_state(entry: Mapping[str, Any], dropped: int) -> dict[str, Any]:

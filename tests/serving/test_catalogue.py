@@ -197,17 +197,10 @@ def test_the_command_prints_json_or_an_error(url: str, tmp_path: Path) -> None:
 
     done = run("snapshot", str(tmp_path / "a"), "--catalogue", url)
     assert (done.returncode, json.loads(done.stdout)["sequence"]) == (0, 1)
-    for arguments in (("snapshot", str(tmp_path / "a")), ("compact",)):
-        assert run(*arguments).stdout == "null\n"  # the service has made no store here
+    assert run("compact").stdout == "null\n"  # the service has made no store here
     copy = str(tmp_path / "copy.db")
-    done = run("backup", copy)
-    assert (done.returncode, done.stderr.partition(";")[0]) == (
-        1,
-        "error: catalogue: there is no store at this URL",
-    )
     assert run("backup", copy, "--catalogue", url).returncode == 0
-    for flags in (["--catalogue", f"sqlite:///{tmp_path}/gone/items.db"], []):
-        assert json.loads(run("restore", copy, *flags).stdout)["sequence"] == 1
+    assert json.loads(run("restore", copy).stdout)["sequence"] == 1
     assert (tmp_path / "cache" / "live" / "items.db").exists()
     done = run("compact", "--catalogue", f"sqlite:///{tmp_path}/none.db")
     assert done.returncode == 1

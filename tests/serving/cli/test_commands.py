@@ -194,7 +194,7 @@ def test_info(capsys: Capture, address: str) -> None:
         (["serve", "--workers", "0"], "expected a whole number from 1"),
         (["token"], "the following arguments are required: --name"),
         (["serve", "--max-k", "5"], "default_k: expected at most max_k = 5, got 10"),
-        (["serve", "--worker-timeout", "-1"], "expected seconds, 0, or 1 or more and at most 3600, got '-1'"),
+        (["serve", "--worker-timeout", "-1"], "expected seconds, 0 or from 1 to 3600, got '-1'"),
     ],
 )
 def test_misuse_is_told_apart(capsys: Capture, arguments: list[str], expected: str) -> None:

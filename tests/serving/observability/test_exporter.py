@@ -23,12 +23,11 @@ from tests.serving.conftest import ROOT
 from twinspire.protos import bundle, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import Unavailable
-from twinspire.serving.observability import metrics
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.service_status import bundle_readings
+from twinspire.serving.service_status import bundle_readings, index_bytes
 
 
 @pytest.fixture
@@ -116,12 +115,9 @@ def shared() -> SharedMetrics:
     return SharedMetrics(workers=1)
 
 
-def test_all_names_are_ours_and_all_figures_are_there_from_the_start(
-    plain: Path, shared: SharedMetrics
-) -> None:
+def test_all_names_are_ours_and_all_figures_are_there_from_the_start(shared: SharedMetrics) -> None:
     shared.worker(0)
-    manifest = bundle.read(plain)
-    facts = partial(bundle_readings, manifest, time.time() - 60)
+    facts = partial(bundle_readings, "pydocs", "3f2a", 300, 4096, time.time() - 60)
     with serve_metrics(shared, collect=facts) as port:
         scrape = Scrape(port)
     scrape.check_histograms()
@@ -130,10 +126,9 @@ def test_all_names_are_ours_and_all_figures_are_there_from_the_start(
     for method in ("Search", "SearchBatch", "SearchStream", "Encode", "Info"):
         assert scrape.get("requests_total", method=method, code="INTERNAL") == 0
     assert scrape.get("refused_total", reason="no_room") == 0
-    assert scrape.get("bundle_info", name=manifest.name, version=manifest.bundle_version) == 1
+    assert scrape.get("bundle_info", name="pydocs", version="3f2a") == 1
     assert 60 <= scrape["bundle_age_seconds"] < 90
-    sizes = [(plain / name).stat().st_size for name in (bundle.LINKS, bundle.VECTORS)]
-    assert (scrape["index_items"], scrape["index_bytes"]) == (300, sum(sizes))
+    assert (scrape["index_items"], scrape["index_bytes"]) == (300, 4096)
 
 
 def test_methods_beside_the_service_show_once_they_are_called(shared: SharedMetrics) -> None:
@@ -145,10 +140,10 @@ def test_methods_beside_the_service_show_once_they_are_called(shared: SharedMetr
         assert Scrape(port).get("requests_total", method="Upsert", code="OK") == 1
 
 
-def test_a_scraper_may_ask_for_openmetrics(plain: Path, shared: SharedMetrics) -> None:
+def test_a_scraper_may_ask_for_openmetrics(shared: SharedMetrics) -> None:
     shared.worker(0).waited(1, 1000)
-    manifest = bundle.read(plain)
-    with serve_metrics(shared, collect=partial(bundle_readings, manifest, time.time())) as port:
+    facts = partial(bundle_readings, 'a "name"\n', "3f2a", 300, 4096, time.time())
+    with serve_metrics(shared, collect=facts) as port:
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=accept)
         with urllib.request.urlopen(request, timeout=10) as response:
@@ -157,17 +152,15 @@ def test_a_scraper_may_ask_for_openmetrics(plain: Path, shared: SharedMetrics) -
     parsed = openmetrics.text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
     families = {family.name: family for family in parsed}
     assert families["twinspire_stage_seconds"].type == "histogram"
-    assert families["twinspire_bundle_info"].samples[0].labels == {
-        "name": manifest.name,
-        "version": manifest.bundle_version,
-    }
+    assert families["twinspire_bundle_info"].samples[0].labels == {"name": 'a "name"\n', "version": "3f2a"}
 
 
-def test_the_size_of_a_remote_index_is_that_of_the_vectors(plain: Path) -> None:
+def test_the_size_of_an_index_is_that_of_its_files(plain: Path) -> None:
     manifest = bundle.read(plain)
+    sizes = [(plain / name).stat().st_size for name in (bundle.LINKS, bundle.VECTORS)]
+    assert index_bytes(manifest) == sum(sizes)
     remote = replace(manifest.index, exact=False, kind="remote")
-    found = dict(bundle_readings(replace(manifest, index=remote), time.time()))
-    assert found[metrics.INDEX_BYTES] == [([], (plain / bundle.VECTORS).stat().st_size)]
+    assert index_bytes(replace(manifest, index=remote)) == sizes[1]
 
 
 def test_the_figures_of_this_process_are_the_systems(shared: SharedMetrics) -> None:

@@ -18,7 +18,6 @@ from tests.helpers.altered import altered, swell
 from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import build_links, item_names, tiny_bundle
-from tests.helpers.tiny_towers import FULL, TinyTower
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, Unavailable
 from twinspire.protos.vector_databases.milvus import URI
@@ -71,11 +70,10 @@ def test_a_server_of_the_index_that_is_down_is_no_fault_of_the_bundle(
 
 def test_a_graph_that_ends_in_the_middle_is_refused_whatever_it_does(plain: Path, tmp_path: Path) -> None:
     content = (plain / bundle.LINKS).read_bytes()
-    for n, cut in enumerate((content[: len(content) // 2], content[:96] + b"\xff" * 5000)):
-        broken = reseal(plain, tmp_path / str(n), _writes(bundle.LINKS, cut))
-        with pytest.raises(BundleDamaged, match=broken.name) as caught:
-            bundle_validation.validate_bundle(broken)
-        assert str(tmp_path) not in str(caught.value)
+    broken = reseal(plain, tmp_path, _writes(bundle.LINKS, content[:96] + b"\xff" * 5000))
+    with pytest.raises(BundleDamaged, match=broken.name) as caught:
+        bundle_validation.validate_bundle(broken)
+    assert str(tmp_path) not in str(caught.value)
 
 
 def _writes(name: str, content: bytes) -> Callable[[Path], None]:
@@ -105,11 +103,6 @@ def test_examples_beyond_those_of_the_warm_up_are_asked_too(tmp_path: Path) -> N
     bad = tiny_bundle(tmp_path, examples=(*good, {"colour": "red"}))
     with pytest.raises(BundleDamaged, match=r"answering its own examples failed: .*unknown feature"):
         bundle_validation.validate_bundle(bad)
-
-
-def test_another_name_and_other_features_are_no_fault(tmp_path: Path) -> None:
-    other = tiny_bundle(tmp_path, query_tower=TinyTower(FULL), name="other")
-    assert bundle_validation.validate_bundle(other) > 0
 
 
 def test_a_process_that_is_killed_is_a_refusal() -> None:
@@ -180,7 +173,7 @@ def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
     assert memory_budget.available(groups, membership) == 0
 
 
-@pytest.mark.parametrize("length", [0.0, 0.5, np.nan])
+@pytest.mark.parametrize("length", [0.0, 0.5])
 def test_vectors_that_are_zero_or_not_of_unit_length_are_refused(
     plain: Path, tmp_path: Path, length: float
 ) -> None:
@@ -193,7 +186,7 @@ def test_vectors_that_are_zero_or_not_of_unit_length_are_refused(
 
     broken = reseal(plain, tmp_path, scale)
     expected = "all vectors are zero" if length == 0 else "row 0 has length "
-    with pytest.raises(BundleDamaged, match=expected if np.isfinite(length) else r"vectors|length nan"):
+    with pytest.raises(BundleDamaged, match=expected):
         bundle_validation.validate_bundle(broken)
 
 

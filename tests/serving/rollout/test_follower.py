@@ -199,6 +199,7 @@ def test_a_follower_that_is_started_again_keeps_what_is_served(scene: Scene) -> 
     scene.shelf.down = ""
     scene.step()
     assert (scene.champion, scene.target["serial"], len(scene.tried)) == ("2", 2, tried)
+    assert scene.note["swaps"] == 1
 
 
 def test_workers_load_one_after_the_other_and_change_together(scene: Scene) -> None:
