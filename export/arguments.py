@@ -2,14 +2,10 @@
 
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from twinspire.export.release.release_records import REASON_LENGTH
-
-FLAGS = {
-    "promote": {"--force": "promote even if gates fail; requires --reason"},
-    "prune": {"--dry-run": "only tell which collections they are"},
-}
 
 
 def add_options(name: str, command: ArgumentParser) -> None:
@@ -26,9 +22,11 @@ def add_options(name: str, command: ArgumentParser) -> None:
             required=True,
             help="table of items, in a format of the experiment",
         )
-        add("--output", type=npy_path, required=True, help="the .npy file to write")
-    for flag, text in FLAGS.get(name, {}).items():
-        add(flag, action="store_true", help=text)
+        add("--output", type=partial(path_with, ".npy"), required=True, help="the .npy file to write")
+    if name == "promote":
+        add("--force", action="store_true", help="promote even if gates fail; requires --reason")
+    if name == "prune":
+        add("--dry-run", action="store_true", help="only tell which collections they are")
     if name in ("refresh", "retrain", "catalogue"):
         store = "store of live items (default: that of the service)"
         add("--catalogue", default="", metavar="URL", help=store)
@@ -36,7 +34,8 @@ def add_options(name: str, command: ArgumentParser) -> None:
         table = "table in place of the champion's items, in a format that the experiment may read"
         add("--items", type=Path, help=table)
     if name == "catalogue":
-        add("--output", type=Path, required=True, help="table to write: Parquet, CSV, TSV or JSONL")
+        file = partial(path_with, ".parquet")
+        add("--output", type=file, required=True, help="the .parquet file to write")
     _add_release_options(name, command)
 
 
@@ -64,15 +63,15 @@ def _add_release_options(name: str, command: ArgumentParser) -> None:
         add("--reason", type=reason, default="", help="reason, for the audit log")
 
 
-def npy_path(text: str) -> Path:
+def path_with(suffix: str, text: str) -> Path:
     """An output path; the suffix is checked to protect the items' file from a mix-up of arguments.
 
     Raises:
-        ArgumentTypeError: it does not end in `.npy`.
+        ArgumentTypeError: it does not end so.
     """
     path = Path(text)
-    if path.suffix != ".npy":
-        raise ArgumentTypeError(f"expected a name that ends in .npy, got {text!r}")
+    if path.suffix != suffix:
+        raise ArgumentTypeError(f"expected a name that ends in {suffix}, got {text!r}")
     return path
 
 

@@ -231,7 +231,7 @@ class _BundleBuilder:
                 self.experiment, self.data, model, rows, self.console, tried, self.fitter
             )
             products = quality.inner_products(self.data, model, self.console)
-            beside = {} if products is None else quality.of_label_baselines(self._metrics_of_run())
+            beside = {} if products is None else quality.of_label_baselines(metrics_of(self.run))
             metrics = quality.evaluate(
                 self.experiment, self.data, model, self.score, self.console, answers, products, beside
             )
@@ -240,18 +240,9 @@ class _BundleBuilder:
         per_query.save(per_query.measure(self.data, answers[""]), folder)
         losses = pair_losses.measure(self.data, products, self.score)
         if losses is not None:
-            pair_losses.save(losses, folder)
+            per_query.save(losses, folder, per_query.PAIRS)
         texts = self.dataset.report["evaluated_text"]
         self.reports["quality"] = metrics | {"evaluated_text": texts, WARNINGS: warnings_of(self.run)}
-
-    def _metrics_of_run(self) -> Mapping[str, Any]:
-        """All metrics of the run; none, and a line that says so, if a version that stored none trained it."""
-        try:
-            return metrics_of(self.run)
-        except MissingStage as error:
-            text = f"the bundle has no baselines of labels beside it: {error}"
-            self.console.print(text, highlight=False, markup=False)
-            return {}
 
     def _write_lexical(self, choice: Choice, catalogue: Any, folder: Path) -> HybridRanking | None:
         """Write the lexical index over the items as served, if there is to be one; returns their ranking."""

@@ -123,10 +123,12 @@ def _measured(metrics: Mapping[str, Any], before: str = "") -> dict[str, str]:
     return {each: label for each, label in sides.items() if f"{before}{each}ndcg_at_10" in metrics}
 
 
-def show_latency(report: dict[str, Any], console: Console) -> None:
-    """Print p50 of ONNX Runtime and torch by batch size."""
-    figures = report["metrics"]
-    budget = f"{report['threads']} thread{'s' if report['threads'] != 1 else ''}"
+def show_bench(result: dict[str, Any], console: Console) -> None:
+    """Print the latency of the towers, of the retriever and of loading, and what makes them uncertain."""
+    from twinspire.protos.system.timing import p99_remark
+
+    figures = result["metrics"]
+    budget = f"{result['threads']} thread{'s' if result['threads'] != 1 else ''}"
     table = Table(f"p50, microseconds, {budget}", "as served", "torch eager", "ratio", box=None)
     for side in ("query", "item"):
         torch, ratio = ("", "") if side == "query" else ("item_tower_", "item_")
@@ -138,17 +140,10 @@ def show_latency(report: dict[str, Any], console: Console) -> None:
                 f"{figures[f'{ratio}torch_over_onnx_b{batch}']:.1f}",
             )
     console.print(table)
-    machine = report["machine"]
+    machine = result["machine"]
     console.print(f"on {machine['processor']}, {machine['cores']} cores", highlight=False)
-
-
-def show_bench(result: dict[str, Any], console: Console) -> None:
-    """Print the latency of the towers, of the retriever and of loading, and what makes them uncertain."""
-    from twinspire.protos.system.timing import p99_remark
-
-    show_latency(result, console)
     for name, text in BENCH_LINES.items():
-        value, (low, high) = result["metrics"][name], result["intervals"][name]
+        value, (low, high) = figures[name], result["intervals"][name]
         digits = 2 if name.endswith("_s") else 0
         line = f"{text}: {value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
         console.print(line, highlight=False)

@@ -8,8 +8,7 @@ from typing import Any
 import mlflow
 import numpy as np
 
-from twinspire.export.benchmark.estimate import percentile
-from twinspire.export.benchmark.figures import Figures
+from twinspire.export.benchmark.figures import Figures, percentile
 from twinspire.export.benchmark.isolated_process import ask_of_bundle
 from twinspire.export.benchmark.towers import measure_towers, tower_forms
 from twinspire.export.bundles import find_bundle
@@ -92,5 +91,5 @@ def _measure_retriever(folder: Path, experiment: Experiment, figures: Figures) -
     values = {name: taken[each] for name, each in RETRIEVER.items()}
     values |= {name: [load[name] for load in loads] for name in LOADING}
     for name, each in values.items():
-        figures.add(name, percentile(np.array(each)[:, None], 50, seed=0))
+        figures.add(name, percentile(np.array(each)[:, None], 50))
     return {"k": K, "queries": taken["queries"], "loads": loads}

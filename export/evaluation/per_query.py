@@ -1,16 +1,15 @@
-"""Metrics of every test query, stored in the bundle.
+"""Metrics of every test query, or of every labelled test pair, stored in the bundle.
 
-Gates compare two bundles query by query, for which means are not enough. A query is identified by a digest of
-its values and of its relevant items, so two files are compared only on the queries that both have. With each
-query goes its cluster (`train/evaluation/intervals.py`), of which intervals draw.
+Gates compare two bundles row by row, for which means are not enough. A query is identified by a digest of its
+values and of its relevant items, so two files are compared only on the rows that both have. With each row
+goes its cluster (`train/evaluation/intervals.py`), of which intervals draw.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,34 +20,48 @@ from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.intervals import Clusters, clusters_of
 from twinspire.train.metrics import per_query
 
-FILE = "per_query.npz"
-QUERIES, CLUSTERS, UNIT = "queries", "clusters", "unit"
-
 Digests = npt.NDArray[np.uint64]
-Values = npt.NDArray[np.float32]
+
+
+class RowFile(NamedTuple):
+    """A file of metrics: its name in the reports of a bundle, what its rows are, and what it holds."""
+
+    name: str
+    rows: str
+    content: str
+
+
+QUERIES = RowFile("per_query.npz", "queries", "metrics of single queries")
+PAIRS = RowFile("pair_losses.npz", "pairs", "log loss of single pairs")
 
 
 @dataclass(frozen=True)
-class PerQuery:
-    """The metrics of each query, in the order of the queries' digests.
+class RowMetrics:
+    """The metrics of each query, or of each pair, in the order of their digests.
 
     Args:
-        queries: uint64 (Q,), digests.
-        metrics: metric name -> float32 (Q,).
-        clusters: of the queries.
+        rows: uint64 (R,), digests.
+        metrics: metric name -> float32 (R,); of pairs also `is_positive`, bool (R,).
+        clusters: of the rows.
     """
 
-    queries: Digests
-    metrics: dict[str, Values]
+    rows: Digests
+    metrics: dict[str, npt.NDArray[Any]]
     clusters: Clusters
 
-    def of_queries(self, rows: npt.NDArray[np.int64]) -> "PerQuery":
-        """The metrics of some of the queries."""
+    def some(self, rows: npt.NDArray[np.int64]) -> "RowMetrics":
+        """The metrics of some of the rows."""
         metrics = {name: values[rows] for name, values in self.metrics.items()}
-        return PerQuery(self.queries[rows], metrics, self.clusters[rows])
+        return RowMetrics(self.rows[rows], metrics, self.clusters[rows])
+
+    def means(self) -> dict[str, float]:
+        """The means of the metrics that are a number for every row."""
+        numbers = {name: values for name, values in self.metrics.items() if values.dtype.kind == "f"}
+        finite = {name: values for name, values in numbers.items() if np.isfinite(values).all()}
+        return {name: float(values.mean(dtype=np.float64)) for name, values in finite.items() if len(values)}
 
 
-def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
+def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> RowMetrics:
     """Compute the metrics of each test query.
 
     Args:
@@ -59,13 +72,13 @@ def measure(data: TrainingData, ranked: npt.NDArray[np.int64]) -> PerQuery:
     order = np.argsort(digests, kind="stable")
     found = per_query(ranked, relevant)
     values = {name: each.astype(np.float32) for name, each in found.items()}
-    return PerQuery(digests, values, clusters_of(data, "test")).of_queries(order)
+    return RowMetrics(digests, values, clusters_of(data, "test")).some(order)
 
 
-def common(one: PerQuery, other: PerQuery) -> tuple[PerQuery, PerQuery]:
-    """Both, restricted to the queries that both have."""
-    _, *rows = np.intersect1d(one.queries, other.queries, return_indices=True)
-    return one.of_queries(rows[0]), other.of_queries(rows[1])
+def common(one: RowMetrics, other: RowMetrics) -> tuple[RowMetrics, RowMetrics]:
+    """Both, restricted to the rows that both have."""
+    _, *rows = np.intersect1d(one.rows, other.rows, return_indices=True)
+    return one.some(rows[0]), other.some(rows[1])
 
 
 def digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> int:
@@ -81,67 +94,32 @@ def digest(data: TrainingData, row: int, relevant: npt.NDArray[np.int64]) -> int
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def save(found: PerQuery, folder: Path) -> None:
+def save(found: RowMetrics, folder: Path, file: RowFile = QUERIES) -> None:
     """Write the metrics into the reports of a bundle, without pickle."""
-    write_rows(folder, FILE, (QUERIES, found.queries), found.metrics, found.clusters)
+    arrays: dict[str, Any] = {file.rows: found.rows, **found.metrics, "clusters": found.clusters.of}
+    arrays["unit"] = np.array(found.clusters.unit)
+    np.savez_compressed(folder / bundle.REPORTS / file.name, allow_pickle=False, **arrays)
 
 
-def write_rows(
-    folder: Path, file: str, rows: tuple[str, Digests], values: Mapping[str, Any], clusters: Clusters
-) -> None:
-    """Write digests with their name, values of each and clusters into the reports of a bundle."""
-    arrays: dict[str, Any] = {rows[0]: rows[1], **values, CLUSTERS: clusters.of}
-    arrays[UNIT] = np.array(clusters.unit)
-    np.savez_compressed(folder / bundle.REPORTS / file, allow_pickle=False, **arrays)
-
-
-def read_rows(
-    folder: Path, file: str, what: str, rows: str, kinds: Mapping[str, type]
-) -> tuple[Digests, dict[str, Any], Clusters] | None:
-    """What `write_rows` has written; None if the bundle has no such file.
-
-    Args:
-        what: the content, for the error.
-        rows: the name of the digests.
-        kinds: the types of values that are required; others are float32.
-
-    Raises:
-        BundleDamaged: the file is not what `write_rows` writes.
-    """
-    path = folder / bundle.REPORTS / file
-    arrays = _arrays(folder, file, what, (rows, *kinds, CLUSTERS, UNIT))
-    if arrays is None:
-        return None
-    unit, shape = arrays.pop(UNIT), (arrays[rows].size,)
-    for name, values in arrays.items():
-        kind = np.dtype({rows: np.uint64, CLUSTERS: np.int64, **kinds}.get(name, np.float32))
-        if values.dtype != kind or values.shape != shape:
-            expected = f"{kind} {shape}"
-            raise BundleDamaged(f"{path}: {name}: expected {expected}, got {values.dtype} {values.shape}")
-    if unit.dtype.kind != "U":
-        raise BundleDamaged(f"{path}: {UNIT}: expected a text, got {unit.dtype}")
-    clusters = Clusters.by(arrays.pop(CLUSTERS), shape[0], str(unit))
-    return arrays.pop(rows), arrays, clusters
-
-
-def _arrays(folder: Path, file: str, what: str, required: Collection[str]) -> dict[str, Any] | None:
-    name = f"{bundle.REPORTS}/{file}"
-    if name not in bundle.read_manifest(folder).files:
-        return None
-    try:
-        with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as archive:
-            return {each: archive[each] for each in {*archive.files, *required}}
-    except BundleDamaged:
-        raise
-    except Exception as error:  # NumPy's and those of damaged archives share no other base
-        raise BundleDamaged(f"{folder / name}: not the {what}: {error}") from None
-
-
-def load(folder: Path) -> PerQuery | None:
+def load(folder: Path, file: RowFile = QUERIES) -> RowMetrics | None:
     """Read the metrics from the reports of a bundle; None if it has none.
 
     Raises:
         BundleDamaged: the file is not what `save` writes.
     """
-    found = read_rows(folder, FILE, "metrics of queries", QUERIES, {})
-    return None if found is None else PerQuery(*found)
+    name = f"{bundle.REPORTS}/{file.name}"
+    if name not in bundle.read_manifest(folder).files:
+        return None
+    try:
+        with bundle.open_file(folder, name) as opened, np.load(opened, allow_pickle=False) as archive:
+            arrays = {each: archive[each] for each in archive.files}
+        rows, groups, unit = arrays.pop(file.rows), arrays.pop("clusters"), str(arrays.pop("unit"))
+        if "losses" in arrays:  # in bundles of earlier versions
+            arrays["log_loss"] = arrays.pop("losses")
+        if {each.shape for each in (groups, *arrays.values())} != {rows.shape}:
+            raise ValueError(f"expected as many values of each metric as {file.rows}")
+        return RowMetrics(rows, arrays, Clusters.by(groups, len(rows), unit))
+    except BundleDamaged:
+        raise
+    except Exception as error:  # NumPy's and those of damaged archives share no other base
+        raise BundleDamaged(f"{folder / name}: not the {file.content}: {error}") from None

@@ -52,7 +52,6 @@ K = max(CUTOFFS)
 FIRST = 10  # items in a typical request
 SEARCHED = "searched"  # how the vectors were searched; bundles of before do not say it: through a graph
 REFITTED = "refitted"  # whether the towers have learned from the validation pairs, too
-SINGLE = "single queries"  # what the intervals of older bundles draw, which do not say it
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,8 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
     lead = lead_over_best(metrics, metric)
     if lead is None:
         return f"{label} {model:.3f}, {LABELS[best]} {baseline:.3f}, without an interval of the difference"
-    figures = lead.text(_drawn(metrics, metric))
+    drawn = metrics.get(DRAWN, "single queries")
+    figures = lead.text(str(metrics.get(DRAWN_PAIRS, drawn) if metric in OF_LABELS else drawn))
     if lead.is_better:
         return f"better than {LABELS[best]} at {label}: {model:.3f} against {baseline:.3f}, {figures}"
     if lead.is_worse:
@@ -264,12 +264,6 @@ def lead_over_best(metrics: Mapping[str, Any], metric: str) -> Interval | None:
     """By how much the model is better than the best baseline; None without a baseline or its interval."""
     best = _best_baseline(metrics, metric)
     return _lead(metrics, best, metric) if best else None
-
-
-def _drawn(metrics: Mapping[str, Any], metric: str) -> str:
-    """What the interval of a metric draws; the bundles of before name the clusters of queries alone."""
-    drawn = metrics.get(DRAWN, SINGLE)
-    return str(metrics.get(DRAWN_PAIRS, drawn) if metric in OF_LABELS else drawn)
 
 
 def _lead(metrics: Mapping[str, Any], baseline: str, metric: str) -> Interval | None:

@@ -7,8 +7,6 @@ the champion's, and w_1:k the product up to k:
 
     list           sum_i w_1:K r_i / sum_i w_1:K, r_i all clicks of an answer (self-normalised IPS;
                    Swaminathan and Joachims 2015). Holds for any users; varies most.
-    item_position  the same at each position, with probabilities of the item at that position alone (Li et al.
-                   2018). Holds if a click depends on item and position only.
     cascade_dr     doubly robust under the cascade model, in which a click depends on the items up to it
                    (Kiyohara et al. 2022), each weight normalised by its mean:
                    sum_k w_1:k (r_k - Q_k) + w_1:k-1 E[Q_k]. Q is linear, fitted backwards by weighted least
@@ -25,11 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.export.judging.plackett_luce import Floats, Places, at_position, next_item
 from twinspire.export.judging.served_answers import Click, Record, user_numbers
 from twinspire.protos.errors import InvalidInput
 from twinspire.train.evaluation.intervals import Clusters
 
+Floats = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 LEAST_SAMPLE = 1000.0  # effective records; below, intervals do not hold what they say
 LARGEST_GAP = 0.1  # of a mean weight to 1, its expectation where every list of the challenger was possible
@@ -104,6 +103,27 @@ class Explored:
         return np.where(drawn >= 0, found, 1.0)
 
 
+def next_item(logits: Floats, drawn: Places, position: int) -> Floats:
+    """The probability of each candidate at a position, given the items before it, (R, M).
+
+    The next item is drawn with a probability in proportion to exp(logit), of the items that are left
+    (Plackett 1975; Luce 1959).
+
+    Args:
+        logits: (R, M); -infinity for no candidate.
+        drawn: (R, K), the candidate at each position; -1 for none.
+        position: from 0.
+    """
+    left = logits.copy()
+    for before in range(position):
+        rows = np.flatnonzero(drawn[:, before] >= 0)
+        left[rows, drawn[rows, before]] = -np.inf
+    best = left.max(axis=1, keepdims=True)
+    weights = np.exp(left - np.where(np.isfinite(best), best, 0.0))
+    total = weights.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(weights, total, out=np.zeros_like(weights), where=total > 0))
+
+
 class Terms(NamedTuple):
     """An estimate as a sum of ratios of sums: sum_t (sum_i numerators[i, t] / sum_i weights[i, t]).
 
@@ -141,8 +161,7 @@ def estimate(explored: Explored) -> dict[str, Any]:
         two are None, or empty.
     """
     clusters = Clusters.by(explored.users, len(explored.users), "users")
-    terms = {"list": _list(explored), "item_position": _item_position(explored)}
-    terms["cascade_dr"] = _cascade(explored)
+    terms = {"list": _list(explored), "cascade_dr": _cascade(explored)}
     clicks = explored.rewards.sum(axis=1, keepdims=True)
     own, largest = Terms(clicks, np.ones_like(clicks)), float(explored.drawn.shape[1])
     draws: dict[str, list[Floats]] = {name: [] for name in ("champion", *terms)}
@@ -205,13 +224,6 @@ def _by_user(values: Floats, users: Places) -> Floats:
 def _list(explored: Explored) -> Terms:
     weights = (explored.conditional(explored.challenger) / explored.propensities).prod(axis=1, keepdims=True)
     return Terms(weights * explored.rewards.sum(axis=1, keepdims=True), weights)
-
-
-def _item_position(explored: Explored) -> Terms:
-    logits = explored.challenger, explored.champion
-    challenger, champion = (at_position(each, explored.drawn) for each in logits)
-    weights = challenger / champion
-    return Terms(weights * explored.rewards, weights)
 
 
 def _cascade(explored: Explored) -> Terms:

@@ -10,14 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
-from twinspire.export.refresh.refresh import RefreshRequest, RefreshResult
+from twinspire.export.refresh.refresh import RefreshResult
 from twinspire.export.refresh.refresh import refresh as run
 from twinspire.export.refresh.table import catalogue_table, store_changes, write_table
 from twinspire.export.terminal import show_record
 from twinspire.protos import bundle
 from twinspire.train.config import read_experiment
 from twinspire.train.data.dataset import Dataset, prepare
-from twinspire.train.data.source import source_config
 from twinspire.train.progress import PROGRESS
 from twinspire.train.training.tracking import connect
 
@@ -32,9 +31,8 @@ def refresh(arguments: Namespace) -> dict[str, Any]:
     def data() -> Dataset:
         return prepare(experiment, arguments.config.parent, console=PROGRESS)
 
-    table = source_config(experiment.data).item_table()
-    request = RefreshRequest(experiment, data, arguments.catalogue, arguments.items, table)
-    return document(experiment.name, run(request, PROGRESS))
+    done = run(experiment, data, PROGRESS, arguments.catalogue, arguments.items)
+    return document(experiment.name, done)
 
 
 def catalogue(arguments: Namespace) -> dict[str, Any]:

@@ -5,8 +5,8 @@ encoded. The store has the last word: a delete removes an item that the table ho
 written replaces the row of the table.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from twinspire.export.refresh.sources import ItemChange, SnapshotState, TableIte
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.documents import parse_json
-from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput
+from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.protos.features import IdFeature
 from twinspire.protos.filter_kinds import Parsed, parse_value
 from twinspire.protos.filters import column_values, read_filters
@@ -50,21 +50,15 @@ class Champion:
         Raises:
             BundleDamaged: a file is not what the manifest says.
         """
-        path = folder / bundle.ITEMS
-        try:
-            table = parse_json(path.read_bytes())
-            ids, popularity = table["ids"], table["popularity"]
-            fields = {name: table["fields"][name] for name in manifest.display_fields}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise BundleDamaged(f"{path}: expected JSON with ids, popularity and fields: {error}") from None
-        if {len(ids), len(popularity), *map(len, fields.values())} != {manifest.count}:
-            raise BundleDamaged(f"{path}: expected {manifest.count} items")
+        table = parse_json((folder / bundle.ITEMS).read_bytes())
+        fields = {name: table["fields"][name] for name in manifest.display_fields}
         digests = read_digests(folder, manifest)
         if digests is None:
             digests = np.zeros((manifest.count, SIZE), np.uint8)
         columns = read_filters(folder, manifest)
         filters = {name: column_values(column, manifest.count) for name, column in columns.items()}
-        return cls(folder, manifest, ItemColumns(ids, popularity, fields, digests, manifest.filters, filters))
+        stored = table["ids"], table["popularity"], fields, digests, manifest.filters, filters
+        return cls(folder, manifest, ItemColumns(*stored))
 
 
 @dataclass(frozen=True)
@@ -76,23 +70,18 @@ class Merged:
         origin: int64 (N,), row of the champion's vector, or `FRESH`.
         fresh: feature of the item tower -> raw values of the items to encode, in their order.
         failed: id -> why the item tower cannot encode it; such items are left out, as the service does.
-        added: ids that the champion does not have.
+        new: number of items that the champion does not have.
         updated: items that keep their vector, but have other display fields or filter values.
-        deleted: ids that only the champion has, those that failed included.
+        deleted: number of items that only the champion has, those that failed included.
     """
 
     items: ItemColumns
     origin: Rows
     fresh: Mapping[str, Sequence[Any]]
     failed: Mapping[str, str]
-    added: Collection[str]
+    new: int
     updated: int
-    deleted: Collection[str]
-
-    @property
-    def new(self) -> int:
-        """The number of items that the champion does not have."""
-        return len(self.added)
+    deleted: int
 
     @property
     def fresh_count(self) -> int:
@@ -104,44 +93,6 @@ class Merged:
         """Whether it is the champion's catalogue."""
         return not (self.fresh_count or self.new or self.updated or self.deleted)
 
-    def without(self, refused: Mapping[str, str]) -> "Merged":
-        """The same without items that were encoded; those that the champion has count as deleted.
-
-        Args:
-            refused: id -> why it is left out.
-
-        Raises:
-            DataError: no item is left.
-        """
-        kept = [place for place, item_id in enumerate(self.items.ids) if item_id not in refused]
-        if not kept:
-            raise DataError("no item is left in the catalogue, so there is nothing to make a bundle of")
-
-        def some(values: Sequence[Any]) -> list[Any]:
-            return [values[place] for place in kept]
-
-        items = ItemColumns(
-            some(self.items.ids),
-            some(self.items.popularity),
-            {name: some(values) for name, values in self.items.fields.items()},
-            self.items.digests[kept],
-            self.items.kinds,
-            {name: some(values) for name, values in self.items.filters.items()},
-        )
-        places = np.flatnonzero(self.origin == FRESH).tolist()
-        stays = [self.items.ids[place] not in refused for place in places]
-        fresh = {
-            name: [value for value, kept in zip(values, stays, strict=True) if kept]
-            for name, values in self.fresh.items()
-        }
-        failed = {**self.failed, **refused}
-        added = [each for each in self.added if each not in refused]
-        deleted = {*self.deleted, *(refused.keys() - set(self.added))}
-        origin = self.origin[kept]
-        return replace(
-            self, items=items, origin=origin, fresh=fresh, failed=failed, added=added, deleted=deleted
-        )
-
     def counts(self) -> dict[str, int]:
         """Numbers of items, for reports."""
         fresh = self.fresh_count
@@ -151,23 +102,29 @@ class Merged:
             "encoded": fresh,
             "new": self.new,
             "updated": self.updated,
-            "deleted": len(self.deleted),
+            "deleted": self.deleted,
             "failed": len(self.failed),
         }
 
 
-def merge(champion: Champion, table: Mapping[str, TableItem] | None, state: SnapshotState | None) -> Merged:
+def merge(
+    champion: Champion,
+    table: Mapping[str, TableItem] | None,
+    state: SnapshotState | None,
+    refused: Mapping[str, str] | None = None,
+) -> Merged:
     """The catalogue as it stands.
 
     Args:
         champion: the bundle that is refreshed.
         table: items that take the place of the champion's; None to keep those.
         state: of the store of live items, if there is one.
+        refused: id -> why an item is left out.
 
     Raises:
         DataError: no item is left.
     """
-    failed: dict[str, str] = {}
+    failed = dict(refused or {})
     wanted: dict[str, int | TableItem] = (
         {item_id: row for row, item_id in enumerate(champion.items.ids)} if table is None else {**table}
     )
@@ -216,8 +173,7 @@ class _Merge:
         self.fields: dict[str, list[str | None]] = {name: [] for name in champion.manifest.display_fields}
         self.filters: dict[str, list[Parsed]] = {name: [] for name in champion.manifest.filters}
         self.fresh: dict[str, list[Any]] = {name: [] for name in self.inputs.features}
-        self.added: list[str] = []
-        self.updated = 0
+        self.new = self.updated = 0
 
     def run(self, wanted: Mapping[str, int | TableItem]) -> Merged:
         for item_id, item in wanted.items():
@@ -230,9 +186,9 @@ class _Merge:
         digests: Digests = np.frombuffer(b"".join(self.digests), np.uint8).reshape(-1, SIZE)
         kinds = self.champion.manifest.filters
         items = ItemColumns(self.ids, self.popularity, self.fields, digests, kinds, self.filters)
-        gone = self.rows.keys() - set(self.ids)
+        gone = len(self.rows.keys() - set(self.ids))
         origin = np.array(self.origin, np.int64)
-        return Merged(items, origin, self.fresh, self.failed, self.added, self.updated, gone)
+        return Merged(items, origin, self.fresh, self.failed, self.new, self.updated, gone)
 
     def _keep(self, item_id: str, row: int) -> None:
         """Take over an item of the champion."""
@@ -252,7 +208,7 @@ class _Merge:
             return
         row = self.rows.get(item_id)
         if row is None:
-            self.added.append(item_id)
+            self.new += 1
         is_same = row is not None and self._digest_of(row) == found
         popularity = 0.0 if row is None else self.champion.items.popularity[row]
         self._add(item_id, row if row is not None and is_same else FRESH, found, popularity)

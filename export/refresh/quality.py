@@ -13,9 +13,10 @@ Of labelled pairs, those of deleted and edited items are left out, whatever thei
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,23 +25,20 @@ from rich.console import Console
 
 from twinspire.export.bundles import why_not_comparable
 from twinspire.export.encoding import ColumnRecords, ItemTower, encode_once
-from twinspire.export.encoding.digests import Digests, item_digests
+from twinspire.export.encoding.digests import item_digests
 from twinspire.export.evaluation import pair_losses, per_query, quality
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
-from twinspire.export.evaluation.pair_losses import PairLosses
-from twinspire.export.evaluation.per_query import PerQuery
 from twinspire.export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.export.refresh.merge import NO_DIGEST, Champion, Merged
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import DataError, MissingStage
-from twinspire.protos.features import FeatureSpec, TextFeature
+from twinspire.protos.features import TextFeature
 from twinspire.protos.figures import EXACT, WARNINGS
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
-from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config import Experiment
-from twinspire.train.config.history_towers import HistoryTower
+from twinspire.train.data.columns import column_names
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import (
     Histories,
@@ -54,114 +52,73 @@ from twinspire.train.evaluation.intervals import drawn_in
 from twinspire.train.evaluation.report import evaluate_labels, evaluate_ranking
 
 Rows = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class NotMeasured:
-    """Why the test split does not apply to the catalogue."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Metrics of the refreshed bundle, for its manifest, and of each query.
-
-    Args:
-        losses: of each labelled pair; None if there are none.
-    """
-
-    metrics: dict[str, Any]
-    queries: PerQuery
-    losses: PairLosses | None
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The items to evaluate on.
-
-    Args:
-        is_own: whether each is evaluated by the text of the split, bool (N,).
-        by_split: rows of these in the data set.
-        places: of all in the catalogue, int64 (N,).
-        is_edited: whether each has other content than in the data set, bool (N,).
-    """
-
-    is_own: npt.NDArray[np.bool_]
-    by_split: Rows
-    places: Rows
-    is_edited: npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The split of the data set that the champion was made on.
+    """The split of the data set that the champion was made on, and a new catalogue.
+
+    Evaluated are the data set's items that the catalogue still has, then the other items of the catalogue.
 
     Args:
         experiment: whose settings hold.
         dataset: of the split.
-        data: the same in memory.
-        tower: the champion's item tower.
+        data: the same in memory, M items.
         champion: the bundle that is refreshed.
+        merged: the catalogue.
     """
 
     experiment: Experiment
     dataset: Dataset
     data: TrainingData
-    tower: ItemTower
     champion: Champion
+    merged: Merged
 
     @property
     def manifest(self) -> Manifest:
         """Of the champion."""
         return self.champion.manifest
 
-    def left_out(self, merged: Merged) -> Rows:
-        """Rows of the test queries that ask for an item that a catalogue lacks, or has with other content."""
-        place_of = self._place_of(merged)
-        is_gone = (place_of < 0) | self._edited(merged, place_of)
+    @cached_property
+    def left_out(self) -> Rows:
+        """Rows of the test queries that ask for an item that was deleted or edited."""
         queries, relevant = self.data.parts["test"].by_query()
-        found: Rows = queries[[bool(is_gone[items].any()) for items in relevant]]
+        found: Rows = queries[[not self._is_same[items].all() for items in relevant]]
         return found
 
     def measure(
-        self,
-        query: Encode,
-        merged: Merged,
-        vectors: Any,
-        console: Console,
-        lexical: LexicalIndex | None = None,
-    ) -> Measured:
-        """Measure the test split.
+        self, query: Encode, vectors: Any, folder: Path, console: Console, lexical: LexicalIndex | None
+    ) -> dict[str, Any]:
+        """Measure the test split; returns the metrics, and writes those of single queries and pairs.
 
         Args:
             query: encoder of the query tower.
-            merged: the catalogue.
-            vectors: float32 (N, D), of its items, encoded from the columns of the catalogue.
+            vectors: float32 (N, D), of the catalogue's items, encoded from its columns.
+            folder: of the new bundle.
             console: receives progress.
             lexical: the lexical index over the catalogue, if the bundle is hybrid.
         """
-        left_out = self.left_out(merged)
-        gone = len(left_out)
-        items, data, columns = self._on(merged, vectors, left_out, console)
-        inputs = self.manifest.schema.side("query")
+        items, hybrid = self._vectors(vectors, console), None
+        if lexical is not None:
+            hybrid = HybridRanking(items, Fusion(self._lexical(lexical), items))
+        model = quality.ServedModel(query, self.manifest.schema.side("query"), items, hybrid)
+        test = self.data.parts["test"]
+        kept = test.where(~np.isin(test.query, self.left_out))
+        data, labelled = self._moved(kept), self._moved(kept.where(self._is_same[kept.item]))
         with console.status("quality on the test split"):
-            hybrid = None
-            if lexical is not None:
-                fusion = Fusion(self._evaluated_index(lexical, columns), items)
-                hybrid = HybridRanking(items, fusion)
-            model = quality.ServedModel(query, inputs, items, hybrid)
             answers = quality.ranked(data, model, console)
             metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", lambda _: answers))
-            rows, _ = data.parts["test"].by_query()
-            labelled = _of_unchanged_items(data, columns.is_edited)
             products = quality.inner_products(labelled, model, console)
-        selection, score = self.experiment.training.selection, self.manifest.score
         if products is not None:
-            found = products
-            metrics |= evaluate_labels(labelled, "test", lambda _: found, score)
-        metrics |= {
-            "queries": len(rows),
+            metrics |= evaluate_labels(labelled, "test", lambda _: products, self.manifest.score)
+        per_query.save(per_query.measure(data, answers), folder)
+        losses = pair_losses.measure(labelled, products, self.manifest.score)
+        if losses is not None:
+            per_query.save(losses, folder, per_query.PAIRS)
+        selection, gone = self.experiment.training.selection, len(self.left_out)
+        return metrics | {
+            "queries": len(data.parts["test"].by_query()[0]),
             "queries_left_out": gone,
             "evaluated_text": self.dataset.report["evaluated_text"],
             quality.SEARCHED: EXACT,
@@ -170,181 +127,121 @@ class Evaluation:
             **drawn_in(labelled, "test"),
             "verdict": f"{quality.verdict(metrics, selection)}; refreshed, {gone:,} queries left out",
         }
-        losses = pair_losses.measure(labelled, products, score)
-        return Measured(metrics, per_query.measure(data, answers), losses)
 
-    def _evaluated_index(self, lexical: LexicalIndex, columns: _Columns) -> LexicalIndex:
-        """The lexical index over the items to evaluate on, by the statistics of the bundle."""
-        texts = texts_of(self.data.items, self.manifest.schema.item)
-        is_own, places = columns.is_own, columns.places
-        own = weights_of_texts(lexical, [texts[row] for row in columns.by_split], places[is_own])
-        served = weights_of_rows(lexical.postings, places[~is_own])
-        return LexicalIndex(interleaved(lexical.postings, own, served, is_own), lexical.hybrid)
-
-    def _on(
-        self, merged: Merged, vectors: Any, left_out: Rows, console: Console
-    ) -> tuple[Any, TrainingData, _Columns]:
-        """Vectors to evaluate on, the data with rows of these, without the queries left out, and the items.
-
-        The rows are those of the data set's items that are left, then the other items of the catalogue, then
-        the deleted items, which have no vectors.
-        """
-        ids, place_of = list(self.data.item_ids), self._place_of(merged)
-        left, deleted = np.flatnonzero(place_of >= 0), np.flatnonzero(place_of < 0)
-        others = np.setdiff1d(np.arange(len(merged.origin)), place_of[left])
-        items = np.concatenate([vectors[place_of[left]], vectors[others]])
-        by_split = self._evaluated_by_split(merged, place_of)
-        if by_split.any():
-            items[: len(left)][by_split[left]] = self._evaluated(console)[by_split]
-        rows = np.empty(len(ids), np.int64)
-        rows[left] = np.arange(len(left))
-        rows[deleted] = len(items) + np.arange(len(deleted))
-        order = [ids[n] for n in left] + [merged.items.ids[n] for n in others] + [ids[n] for n in deleted]
-        data = _with_rows(self.data, rows, order, left_out)
-        is_edited = self._edited(merged, place_of)
-        no_others = np.zeros(len(others), np.bool_)
-        columns = _Columns(
-            is_own=np.concatenate([by_split[left], no_others]),
-            by_split=left[by_split[left]],
-            places=np.concatenate([place_of[left], others]),
-            is_edited=np.concatenate([is_edited[left], no_others]),
-        )
-        return items, data, columns
-
-    def _place_of(self, merged: Merged) -> Rows:
-        """The place in the catalogue of each item of the data set, -1 without one."""
-        places = {item_id: place for place, item_id in enumerate(merged.items.ids)}
+    @cached_property
+    def _place_of(self) -> Rows:
+        """The place in the catalogue of each item of the data set, -1 without one, (M,)."""
+        places = {item_id: place for place, item_id in enumerate(self.merged.items.ids)}
         return np.array([places.get(item_id, -1) for item_id in self.data.item_ids], np.int64)
 
-    def _evaluated_by_split(self, merged: Merged, place_of: Rows) -> npt.NDArray[np.bool_]:
-        """Of each item of the data set, whether it is evaluated by another text than it is served by."""
-        features = self.manifest.schema.item.values()
-        if not any(isinstance(spec, TextFeature) and spec.serves_other_text for spec in features):
-            return np.zeros(len(place_of), np.bool_)
-        found: npt.NDArray[np.bool_] = (place_of >= 0) & ~self._edited(merged, place_of)
-        return found
-
-    def _edited(self, merged: Merged, place_of: Rows) -> npt.NDArray[np.bool_]:
-        """Of each item of the data set, whether the catalogue has it with other content."""
-        served, unknown = merged.items.digests[place_of], np.frombuffer(NO_DIGEST, np.uint8)
-        is_same = (served == self._digests).all(axis=1) | (served == unknown).all(axis=1)
-        found: npt.NDArray[np.bool_] = (place_of >= 0) & ~is_same
+    @cached_property
+    def _is_same(self) -> Mask:
+        """Whether the catalogue has each item of the data set with the same content, (M,)."""
+        values = values_of(self.dataset.items, self.manifest.schema.item, catalogue=True)
+        own = item_digests(self.manifest.schema.side("item"), values, self.manifest.hybrid is not None)
+        served, unknown = self.merged.items.digests[self._place_of], np.frombuffer(NO_DIGEST, np.uint8)
+        is_same = (served == own).all(axis=1) | (served == unknown).all(axis=1)
+        found: Mask = (self._place_of >= 0) & is_same
         return found
 
     @cached_property
-    def _digests(self) -> Digests:
-        """The digests of the data set's items, with the values that the catalogue serves."""
-        values = values_of(self.dataset.items, self.manifest.schema.item, catalogue=True)
-        return item_digests(self.tower.inputs, values, self.manifest.hybrid is not None)
+    def _left(self) -> Rows:
+        """Rows in the data set of the items that the catalogue still has."""
+        return np.flatnonzero(self._place_of >= 0)
 
-    def _evaluated(self, console: Console) -> Any:
-        """Vectors of the data set's items by the text of the split."""
-        records = ColumnRecords(self.data.items, "items as evaluated")
-        return encode_once(self.manifest.name, self.tower, records, console).vectors
+    @cached_property
+    def _others(self) -> Rows:
+        """Places of the catalogue's items that the data set does not have."""
+        return np.setdiff1d(np.arange(len(self.merged.origin)), self._place_of[self._left])
+
+    @cached_property
+    def _by_split(self) -> Mask:
+        """Which of `_left` are evaluated by another text than they are served by."""
+        features = self.manifest.schema.item.values()
+        if not any(isinstance(spec, TextFeature) and spec.serves_other_text for spec in features):
+            return np.zeros(len(self._left), np.bool_)
+        return self._is_same[self._left]
+
+    def _vectors(self, vectors: Any, console: Console) -> Any:
+        """The vectors of the evaluated items."""
+        items = np.concatenate([vectors[self._place_of[self._left]], vectors[self._others]])
+        if self._by_split.any():
+            tower = ItemTower.of(self.champion.folder, self.manifest)
+            records = ColumnRecords(self.data.items, "items as evaluated")
+            found = encode_once(self.manifest.name, tower, records, console).vectors
+            items[: len(self._left)][self._by_split] = found[self._left[self._by_split]]
+        return items
+
+    def _lexical(self, lexical: LexicalIndex) -> LexicalIndex:
+        """The lexical index over the evaluated items, by the statistics of the bundle."""
+        texts = texts_of(self.data.items, self.manifest.schema.item)
+        places = np.concatenate([self._place_of[self._left], self._others])
+        is_own = np.concatenate([self._by_split, np.zeros(len(self._others), np.bool_)])
+        some = [texts[row] for row in self._left[self._by_split]]
+        own = weights_of_texts(lexical, some, places[is_own])
+        served = weights_of_rows(lexical.postings, places[~is_own])
+        return LexicalIndex(interleaved(lexical.postings, own, served, is_own), lexical.hybrid)
+
+    def _moved(self, test: Pairs) -> TrainingData:
+        """The data with these test pairs, and the rows of the evaluated items.
+
+        Deleted items, which have no vectors, come after these.
+        """
+        data, ids = self.data, self.data.item_ids
+        order = [*self._left.tolist(), *np.flatnonzero(self._place_of < 0).tolist()]
+        rows = np.empty(len(ids), np.int64)
+        rows[order] = np.arange(len(ids))
+        rows[self._place_of < 0] += len(self._others)
+        others = [self.merged.items.ids[place] for place in self._others]
+        named = [ids[row] for row in order]
+        moved = [*named[: len(self._left)], *others, *named[len(self._left) :]]
+
+        def of(histories: Histories) -> Histories:
+            return dataclasses.replace(histories, run=rows[histories.run], ids=moved)
+
+        return dataclasses.replace(
+            data,
+            queries={
+                name: of(values) if isinstance(values, Histories) else values
+                for name, values in data.queries.items()
+            },
+            items={},
+            parts={name: each.with_rows(rows) for name, each in {**data.parts, "test": test}.items()},
+            item_count=len(moved),
+            item_ids=moved,
+            histories=None if data.histories is None else of(data.histories),
+            judged=None,  # a refresh measures the test split alone
+        )
 
 
 def evaluation(
-    experiment: Experiment, champion: Champion, tower: ItemTower, read: Callable[[], Dataset]
-) -> Evaluation | NotMeasured:
-    """The split that the champion was measured on, if it still applies.
+    experiment: Experiment, champion: Champion, merged: Merged, read: Callable[[], Dataset]
+) -> Evaluation | str:
+    """The split that the champion was measured on; or why it does not apply to the catalogue.
 
     Args:
         experiment: as configured now.
         champion: the bundle that is refreshed.
-        tower: its item tower.
+        merged: the catalogue.
         read: reads the data set.
     """
     schema = champion.manifest.schema
-    is_recipe = isinstance(experiment.tower, HistoryTower)
-    if not (_fits(experiment.query, schema.query, is_recipe) and _fits(experiment.item, schema.item)):
-        return NotMeasured("the features of the experiment are not those of the champion")
     try:
         dataset = read()
     except (DataError, MissingStage) as error:
-        return NotMeasured(f"the data set cannot be read: {error}")
+        return f"the data set cannot be read: {error}"
     if why := why_not_comparable(champion.manifest, dataset.split_hash, dataset.report):
-        return NotMeasured(f"the data set is not that of the champion: {why}")
+        return f"the data set is not that of the champion: {why}"
+    lacking = {*column_names(schema.query)} - {*dataset.pairs.columns}
+    lacking |= {*column_names(schema.item)} - {*dataset.items.columns}
+    if lacking:
+        return f"the data set lacks what the champion's towers read: {', '.join(sorted(lacking))}"
     experiment = experiment.with_features(schema)
     data = data_of_kept_towers(dataset, experiment)
-    return Evaluation(experiment, dataset, data, tower, champion)
-
-
-def _fits(
-    configured: Mapping[str, FeatureSpec], served: Mapping[str, FeatureSpec], is_recipe: bool = False
-) -> bool:
-    """Whether the features are the same; a key that the experiment leaves open may have any value.
-
-    Args:
-        configured: of the experiment.
-        served: of the bundle.
-        is_recipe: the tower is of kind "history", which serves no times of a history where it becomes a sum.
-    """
-    if configured.keys() != served.keys():
-        return False
-    return all(type(spec) is type(served[name]) for name, spec in configured.items()) and all(
-        getattr(spec, each.name) in (FROM_DATA, getattr(served[name], each.name))
-        or (is_recipe and each.name == "times" and not getattr(served[name], each.name))
-        for name, spec in configured.items()
-        for each in dataclasses.fields(spec)
-    )
-
-
-def _with_rows(data: TrainingData, rows: Rows, ids: list[str], left_out: Rows) -> TrainingData:
-    """A data set with other rows of items, without some test queries.
-
-    Args:
-        rows: the new row of each item.
-        ids: by new row.
-        left_out: rows of the test queries to leave out.
-    """
-    parts = {name: each.with_rows(rows) for name, each in data.parts.items()}
-    parts["test"] = _without(parts["test"], left_out)
-    queries = {
-        name: _moved(values, rows, ids) if isinstance(values, Histories) else values
-        for name, values in data.queries.items()
-    }
-    histories = None if data.histories is None else _moved(data.histories, rows, ids)
-    return dataclasses.replace(
-        data,
-        queries=queries,
-        items={},
-        parts=parts,
-        item_count=len(ids),
-        item_ids=ids,
-        histories=histories,
-        judged=None,  # a refresh measures the test split alone
-    )
-
-
-def _moved(histories: Histories, rows: Rows, ids: list[str]) -> Histories:
-    return dataclasses.replace(histories, run=rows[histories.run], ids=ids)
-
-
-def _of_unchanged_items(data: TrainingData, is_edited: npt.NDArray[np.bool_]) -> TrainingData:
-    """The data without the test pairs of deleted and edited items.
-
-    The queries of positive pairs of such items are left out already, but not those of negative pairs.
-
-    Args:
-        is_edited: of each item with a vector, bool (N,); deleted items have rows beyond these.
-    """
-    test = data.parts["test"]
-    kept = test.item < len(is_edited)
-    kept[kept] = ~is_edited[test.item[kept]]
-    return dataclasses.replace(data, parts={**data.parts, "test": test.where(kept)})
-
-
-def _without(pairs: Pairs, queries: Rows) -> Pairs:
-    return pairs.where(~np.isin(pairs.query, queries))
-
-
-def applies(found: Evaluation | NotMeasured, merged: Merged) -> Evaluation | NotMeasured:
-    """The evaluation; NotMeasured if no test query is left."""
-    if isinstance(found, NotMeasured):
-        return found
-    positive = found.data.parts["test"].positive()
+    found = Evaluation(experiment, dataset, data, champion, merged)
+    positive = data.parts["test"].positive()
     if not len(positive):
-        return NotMeasured("the test split has no queries")
-    if np.isin(positive.query, found.left_out(merged)).all():
-        return NotMeasured("each test query asks for an item that was deleted or edited")
+        return "the test split has no queries"
+    if np.isin(positive.query, found.left_out).all():
+        return "each test query asks for an item that was deleted or edited"
     return found

@@ -8,8 +8,9 @@ version by its bundle, and the alias says whether it was promoted. One refresh o
 host; of two hosts one is refused when it promotes, because the champion has moved meanwhile.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,12 @@ import numpy as np
 from rich.console import Console
 
 from twinspire.export.bundles import BUNDLES
-from twinspire.export.encoding import ItemTower
+from twinspire.export.encoding import ColumnRecords, ItemTower, encode_into
 from twinspire.export.logged_model import log_bundle
 from twinspire.export.refresh import sources
-from twinspire.export.refresh.build import (
-    RefreshInputs,
-    build,
-    encode_fresh,
-    find_built,
-    not_finite,
-)
-from twinspire.export.refresh.merge import Champion, Merged, merge
-from twinspire.export.refresh.quality import applies, evaluation
+from twinspire.export.refresh.build import RefreshBuild, find_built
+from twinspire.export.refresh.merge import FRESH, Champion, Merged, merge
+from twinspire.export.refresh.quality import evaluation
 from twinspire.export.refresh.work import WORK, RefreshFolder
 from twinspire.export.release import audit_log, gates, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
@@ -43,34 +38,13 @@ from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset
-from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.source import source_config
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.tracking import find_run, mlflow_errors, tracked_run
 
 STAGE = "refresh"  # of its runs
-
-
-@dataclass(frozen=True)
-class RefreshRequest:
-    """What to refresh, and from what.
-
-    Args:
-        experiment: whose champion is refreshed.
-        data: reads the data set, for quality.
-        catalogue: URL of the store of live items; empty for that of the service, if there is one.
-        items: a table that takes the place of the champion's items.
-        table: how the experiment reads tables of items.
-        compare: measures both bundles and decides.
-    """
-
-    experiment: Experiment
-    data: Callable[[], Dataset]
-    catalogue: str = ""
-    items: Path | None = None
-    table: ItemTable = field(default_factory=ItemTable)
-    compare: Compare = gates.compare
 
 
 @dataclass(frozen=True)
@@ -81,24 +55,38 @@ class RefreshResult:
         source: version of the bundle that was refreshed.
         counts: of items; see `Merged.counts`.
         failed: id -> why an item is left out.
+        compacted: what was removed from the store, and from what was derived from it.
         folder: of the new bundle; None if nothing has changed.
         resumed_at: number of vectors that an earlier process had encoded.
         promotion: of the new bundle.
-        compacted: what was removed from the store, and from what was derived from it.
     """
 
     source: str
     snapshot: Snapshot | None
     counts: dict[str, int]
     failed: dict[str, str]
+    compacted: dict[str, Any]
     folder: Path | None = None
     resumed_at: int = 0
     promotion: Promotion | None = None
-    compacted: dict[str, Any] = field(default_factory=dict)
 
 
-def refresh(request: RefreshRequest, console: Console) -> RefreshResult:
+def refresh(
+    experiment: Experiment,
+    data: Callable[[], Dataset],
+    console: Console,
+    catalogue: str = "",
+    items: Path | None = None,
+    compare: Compare = gates.compare,
+) -> RefreshResult:
     """Make a new bundle of the champion and the catalogue as it stands, and promote it if all gates hold.
+
+    Args:
+        experiment: whose champion is refreshed.
+        data: reads the data set, for quality.
+        catalogue: URL of the store of live items; empty for that of the service, if there is one.
+        items: a table that takes the place of the champion's items.
+        compare: measures both bundles and decides.
 
     Raises:
         MissingStage: there is no champion, or nothing to refresh from.
@@ -107,18 +95,25 @@ def refresh(request: RefreshRequest, console: Console) -> RefreshResult:
         Unavailable: another refresh is at work, the aliases were moved meanwhile, or MLflow or the store does
             not answer.
     """
-    name = request.experiment.name
+    name = experiment.name
     busy = Unavailable(f"{name}: another refresh is at work on this host")
     with exclusive_lock(WORK / f"{name}.lock", busy=busy), mlflow_errors():
-        return _Refresh(request, console).run()
+        return _Refresh(experiment, data, console, catalogue, items, compare).run()
 
 
+@dataclass
 class _Refresh:
-    """One refresh, by the process that holds its lock."""
+    """One refresh, by the process that holds its lock; arguments are those of `refresh`."""
 
-    def __init__(self, request: RefreshRequest, console: Console) -> None:
-        self.request, self.console = request, console
-        self.experiment, self.name = request.experiment, request.experiment.name
+    experiment: Experiment
+    data: Callable[[], Dataset]
+    console: Console
+    catalogue: str
+    items: Path | None
+    compare: Compare
+
+    def __post_init__(self) -> None:
+        self.name = self.experiment.name
         self.work = RefreshFolder(self.name)
 
     def run(self) -> RefreshResult:
@@ -130,36 +125,48 @@ class _Refresh:
         source = champion.manifest.bundle_version
         if self.work.state.bundle_version == source:  # promoted by a process that was killed then
             self._end()
-        snapshot, merged = self._catalogue(champion)
-        counts, failed = merged.counts(), dict(merged.failed)
+        snapshot, merged_without = self._catalogue(champion)
+        with self.console.status("comparing the items"):
+            merged = merged_without({})
         if merged.is_unchanged and snapshot == _known(champion, snapshot):
-            self._end()
-            compacted = self._compact(snapshot)
-            return RefreshResult(version, snapshot, counts, failed, compacted=compacted)
-        folder, merged, resumed_at = self._built(champion, snapshot, merged)
+            return self._result(version, snapshot, merged)
+        folder, merged, resumed_at = self._built(champion, snapshot, merged, merged_without)
         promotion = self._promoted(folder, merged)
+        return self._result(version, snapshot, merged, folder, resumed_at, promotion)
+
+    def _result(self, version: str, snapshot: Snapshot | None, merged: Merged, *made: Any) -> RefreshResult:
+        """End the refresh, compact the store, and say what came of it."""
         self._end()
         compacted = self._compact(snapshot)
         counts, failed = merged.counts(), dict(merged.failed)
-        return RefreshResult(version, snapshot, counts, failed, folder, resumed_at, promotion, compacted)
+        return RefreshResult(version, snapshot, counts, failed, compacted, *made)
 
-    def _catalogue(self, champion: Champion) -> tuple[Snapshot | None, Merged]:
-        """The catalogue as it stands, or stood when a refresh began that was killed."""
-        items, work = self.request.items, self.work
-        known = champion.manifest.catalogue
+    def _catalogue(self, champion: Champion) -> tuple[Snapshot | None, Callable[[Mapping[str, str]], Merged]]:
+        """The catalogue as it stands, or stood when a refresh began that was killed.
+
+        Returns:
+            The state of the store, and a function that merges all without some items: id -> why.
+        """
+        items, work, known = self.items, self.work, champion.manifest.catalogue
+        layout = source_config(self.experiment.data).item_table()
         begun_with = {
             "champion": champion.manifest.bundle_version,
             "items": sources.table_identity(items) if items is not None else "",
-            "table": fingerprint(self.request.table) if items is not None else "",
-            "catalogue": self.request.catalogue,
+            "table": fingerprint(layout) if items is not None else "",
+            "catalogue": self.catalogue,
             "code": code_fingerprint(__name__),
         }
         if not work.begin(begun_with):
             # With a table all changes are read: it does not hold those before the champion's snapshot.
             after = known if items is None else None
             with self.console.status("reading the store of live items"):
-                has_store = sources.take_snapshot(self.request.catalogue, work.changes, after)
-            sources.expect_source(has_store, items)
+                has_store = sources.take_snapshot(self.catalogue, work.changes, after)
+            if not has_store and items is None:
+                raise MissingStage(
+                    "there is nothing to refresh from: no store of live items is where the service keeps it, "
+                    "and no table of items is named; name one of them: make refresh "
+                    'CATALOGUE="sqlite:///items.db" or ITEMS="items.csv"'
+                )
             work.note(begun_with=begun_with)
         state = sources.read_snapshot(work.changes) if work.changes.exists() else None
         snapshot = state.snapshot if state is not None else None
@@ -172,31 +179,36 @@ class _Refresh:
         table = None
         if items is not None:
             with self.console.status(f"reading {items}"):
-                table = sources.read_items(items, self.request.table, champion.manifest)
-        with self.console.status("comparing the items"):
-            return snapshot, merge(champion, table, state)
+                table = sources.read_items(items, layout, champion.manifest)
+        return snapshot, partial(merge, champion, table, state)
 
     def _built(
-        self, champion: Champion, snapshot: Snapshot | None, merged: Merged
+        self,
+        champion: Champion,
+        snapshot: Snapshot | None,
+        merged: Merged,
+        merged_without: Callable[[Mapping[str, str]], Merged],
     ) -> tuple[Path, Merged, int]:
         """The new bundle, what is in it, and the number of vectors that were encoded before."""
-        encoded = encode_fresh(champion, merged, self.work.vectors, self.console)
-        fresh = np.empty((0, champion.manifest.dimension), np.float32)
-        if encoded is not None:
-            refused = not_finite(merged, encoded.vectors)
-            fresh = np.asarray(encoded.vectors)
-            if refused:
-                fresh = fresh[np.isfinite(fresh).all(axis=1)]
-                merged = merged.without(refused)
+        fresh, resumed_at = np.empty((0, champion.manifest.dimension), np.float32), 0
+        if merged.fresh_count:
+            records = ColumnRecords(merged.fresh, "new and changed items")
+            tower = ItemTower.of(champion.folder, champion.manifest)
+            encoded = encode_into(self.work.vectors, tower, records, self.console, records.name)
+            fresh, resumed_at = np.asarray(encoded.vectors), encoded.resumed_at
+            is_finite = np.isfinite(fresh).all(axis=1)
+            if not is_finite.all():
+                places = np.flatnonzero(merged.origin == FRESH)[~is_finite]
+                refused = {merged.items.ids[n]: "its vector is not finite" for n in places.tolist()}
+                fresh, merged = fresh[is_finite], merged_without(refused)
         key = fingerprint(self.work.state.begun_with, snapshot, self.experiment.index)
         folder = find_built(key, BUNDLES)
         if folder is None:
-            tower = ItemTower.of(champion.folder, champion.manifest)
-            split = evaluation(self.experiment, champion, tower, self.request.data)
-            inputs = RefreshInputs(champion, merged, fresh, snapshot, key, applies(split, merged))
-            folder = build(self.experiment, inputs, self.console)
+            split = evaluation(self.experiment, champion, merged, self.data)
+            made_of = self.experiment, champion, merged, fresh, snapshot, key, split, self.console
+            folder = RefreshBuild(*made_of).write()
         self.work.note(bundle_version=bundle.read_manifest(folder).bundle_version)
-        return folder, merged, encoded.resumed_at if encoded is not None else 0
+        return folder, merged, resumed_at
 
     def _promoted(self, folder: Path, merged: Merged) -> Promotion:
         """The new bundle in the registry, and promoted."""
@@ -207,12 +219,10 @@ class _Refresh:
         self.work.note(version=version)
 
         def data() -> TrainingData:
-            return challenger_data(self.experiment, self.request.data())
+            return challenger_data(self.experiment, self.data())
 
         try:
-            return promote(
-                self.experiment, data, self.console, compare=self.request.compare, expected=version
-            )
+            return promote(self.experiment, data, self.console, compare=self.compare, expected=version)
         except GateRefused:
             self._end()
             raise
@@ -272,7 +282,7 @@ class _Refresh:
             except MissingStage:  # it was deleted from the registry
                 continue
         try:
-            return sources.compact(self.request.catalogue, sorted(filter(None, keep)))
+            return sources.compact(self.catalogue, sorted(filter(None, keep)))
         except TwinspireError as error:  # the bundle is released; the next refresh tries again
             self.console.print(f"the store is not compacted: {error}", highlight=False, markup=False)
             return {"error": str(error)}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from twinspire.export.bundle_files import display_text
 from twinspire.protos import entry_points
 from twinspire.protos.bundle import Manifest, Snapshot
-from twinspire.protos.errors import DataError, MissingStage, TwinspireError
+from twinspire.protos.errors import DataError, TwinspireError
 from twinspire.protos.features import TextFeature
 from twinspire.protos.filter_kinds import Parsed
 from twinspire.train.config.data import FilterConfig
@@ -168,17 +168,3 @@ def read_items(path: Path, table: ItemTable, manifest: Manifest) -> dict[str, Ta
         )
         for row, item_id in enumerate(ids)
     }
-
-
-def expect_source(has_store: bool, items: Path | None) -> None:
-    """Make sure that there is something to refresh from.
-
-    Raises:
-        MissingStage: there is neither a store nor a table.
-    """
-    if not has_store and items is None:
-        raise MissingStage(
-            "there is nothing to refresh from: no store of live items is where the service keeps it, and no "
-            'table of items is named; name one of them: make refresh CATALOGUE="sqlite:///items.db" or '
-            'ITEMS="items.csv"'
-        )

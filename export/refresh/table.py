@@ -5,7 +5,7 @@ columns of these features, the text of a field in its column, and filter values 
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from twinspire.export.refresh.sources import ItemChange
 from twinspire.protos.bundle import whole_file
 from twinspire.protos.errors import DataError, InvalidInput, MissingStage
 from twinspire.protos.features import FeatureSpec
-from twinspire.protos.filter_kinds import KINDS, LIST_SEPARATOR, parse_value
+from twinspire.protos.filter_kinds import KINDS, parse_value
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.filters import PREFIX, filter_kinds
 
@@ -64,22 +64,10 @@ def catalogue_table(
 
 
 def write_table(items: pl.DataFrame, output: Path) -> None:
-    """Write a table as CSV, TSV, JSONL or Parquet, by its suffix, and atomically.
-
-    Raises:
-        DataError: the suffix is another one.
-    """
-    writers: dict[str, Callable[[Any], Any]] = {
-        ".csv": lambda file: _flat(items).write_csv(file),
-        ".tsv": lambda file: _flat(items).write_csv(file, separator="\t"),
-        ".jsonl": items.write_ndjson,
-        ".parquet": items.write_parquet,
-    }
-    if output.suffix not in writers:
-        raise DataError(f"{output}: expected a name that ends in {', '.join(writers)}")
+    """Write a table as Parquet, atomically."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as file:
-        writers[output.suffix](file)
+        items.write_parquet(file)
 
 
 def store_changes(url: str) -> sources.SnapshotState:
@@ -137,21 +125,12 @@ def _series(column: str, values: list[Any], dtype: Any, ids: Sequence[str]) -> p
             return pl.Series(column, [None if each is None else str(each) for each in some]).cast(dtype)
         return pl.Series(column, some, dtype)
 
-    def refused(item_id: str, error: Exception) -> DataError:
-        return DataError(f"item {item_id!r}, column {column!r}: expected {dtype}: {error}")
-
     try:
         return made(values)
-    except _MISFITS as error:
+    except _MISFITS:
         for item_id, value in zip(ids, values, strict=True):
             try:
                 made([value])
-            except _MISFITS as own:
-                raise refused(item_id, own) from None
-        raise refused(ids[0], error) from None
-
-
-def _flat(items: pl.DataFrame) -> pl.DataFrame:
-    """The items with lists as one text each, as tables of text hold them."""
-    lists = [name for name, dtype in items.schema.items() if isinstance(dtype, pl.List)]
-    return items.with_columns(pl.col(name).list.join(LIST_SEPARATOR) for name in lists)
+            except _MISFITS as error:
+                raise DataError(f"item {item_id!r}, column {column!r}: expected {dtype}: {error}") from None
+        raise

@@ -25,7 +25,7 @@ from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.system.machine import machine
-from twinspire.train.config import Experiment
+from twinspire.train.config import Experiment, GatesConfig
 from twinspire.train.data.training_data import TrainingData
 
 
@@ -146,6 +146,7 @@ class Decision:
         }
 
 
+@dataclass
 class Comparison:
     """A challenger beside the champion, and what several gates need to judge it.
 
@@ -157,37 +158,33 @@ class Comparison:
         scratch: an empty folder for files that other processes read and write.
         request: which measurements `served` makes.
         answers: served log and events, where they are given.
-
-    Attributes:
         towers_fail: the challenger's towers have failed to run; the gate `parity` sets it.
         quality_change: metric -> mean difference to the champion; the gate `quality` sets it. None if it has
             not compared the two.
+        conditions: thread budget and machine of `served`, once it is read.
     """
 
-    def __init__(
-        self,
-        challenger: ComparedVersion,
-        champion: ComparedVersion | None,
-        experiment: Experiment,
-        data: Callable[[], TrainingData],
-        console: Console,
-        scratch: Path,
-        request: Mapping[str, Any] | None = None,
-        answers: ServedFiles | None = None,
-    ) -> None:
-        self.answers = answers
-        self.challenger = challenger
-        self.champion = champion
-        self.versions = _versions(challenger, champion)
-        self.experiment = experiment
-        self.data = data
-        self.console = console
-        self.scratch = scratch
-        self.gates = experiment.gates
-        self.towers_fail = False
-        self.quality_change: Mapping[str, float] | None = None
-        self.conditions: dict[str, Any] = {}  # thread budget and machine of `served`
-        self._request = request or {}
+    challenger: ComparedVersion
+    champion: ComparedVersion | None
+    experiment: Experiment
+    data: Callable[[], TrainingData]
+    console: Console
+    scratch: Path
+    request: Mapping[str, Any] = field(default_factory=dict)
+    answers: ServedFiles | None = None
+    towers_fail: bool = False
+    quality_change: Mapping[str, float] | None = None
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> dict[str, ComparedVersion]:
+        """`challenger` and, if there is one, `champion`."""
+        return _versions(self.challenger, self.champion)
+
+    @property
+    def gates(self) -> GatesConfig:
+        """The bounds."""
+        return self.experiment.gates
 
     @cached_property
     def served(self) -> Mapping[str, Any] | ProcessFailure:
@@ -196,7 +193,7 @@ class Comparison:
             "task": "measure",
             "bundles": {name: str(each.folder.absolute()) for name, each in self.versions.items()},
             "threads": self.gates.threads,
-            **self._request,
+            **self.request,
         }
         with self.console.status("load time, index and latency of " + " and ".join(self.versions)):
             found = ask(request, self.scratch, self.gates.threads)
@@ -227,10 +224,6 @@ class Section:
 Judgement = tuple[GateResult, dict[str, Any]]
 
 
-def _no_request(_experiment: Experiment) -> Mapping[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Gate:
     """One criterion for a promotion.
@@ -258,7 +251,7 @@ class Gate:
     shown: Callable[[float], str]
     measured_as: str = ""
     at_least: bool = False
-    request: Callable[[Experiment], Mapping[str, Any]] = _no_request
+    request: Callable[[Experiment], Mapping[str, Any]] = lambda _: {}
     note: str = ""
     section: Section | None = None
 

@@ -14,8 +14,6 @@ collection after it has moved an alias. So if both happen at the same moment, on
 
 import logging
 import time
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import mlflow
@@ -59,13 +57,16 @@ def prune(name: str, dry_run: bool = False) -> dict[str, Any]:
     with server_errors():
         found = [each for each in client.list_collections(timeout=CONNECT_SECONDS) if each.startswith(PREFIX)]
     with mlflow_errors():
-        needed = cache(_needed)
         for each in sorted(found):
-            is_needed = _is_needed(each, name, needed)
-            if is_needed is False and not dry_run:
-                is_needed = _drop(client, each, name, too_late)
+            is_needed = _is_needed(each, name)
             if is_needed is not None:
                 (kept if is_needed else dropped).append(each)
+            if is_needed is False and not dry_run:
+                with server_errors():
+                    client.drop_collection(each, timeout=DROP_SECONDS)
+                log.info("%s: dropped %s", name, each)
+                if bundle_of(each) and _is_needed(each, name):
+                    too_late.append(each)
     if too_late:
         raise MissingStage(
             f"{name}: a version got an alias while its collection was dropped: {', '.join(too_late)}; "
@@ -75,7 +76,7 @@ def prune(name: str, dry_run: bool = False) -> dict[str, Any]:
     return {"name": name, "dry_run": dry_run, "kept": kept, "dropped": dropped}
 
 
-def _is_needed(collection: str, name: str, needed: Callable[[str], set[str]]) -> bool | None:
+def _is_needed(collection: str, name: str) -> bool | None:
     """True: an alias needs the collection. False: it is to be dropped. None: it stays, as that of another
     model, or as a draft that may still be written.
     """
@@ -84,27 +85,8 @@ def _is_needed(collection: str, name: str, needed: Callable[[str], set[str]]) ->
         return False if _is_old(draft_seconds(collection)) else None
     registered = mlflow.MlflowClient().search_model_versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")
     if any(version.name == name for version in registered):
-        return any(str(version.version) in needed(version.name) for version in registered)
+        return any(str(version.version) in _needed(version.name) for version in registered)
     return None
-
-
-def _drop(client: Any, collection: str, name: str, too_late: list[str]) -> bool | None:
-    """Drop a collection unless an alias needs it by now; returns what `_is_needed` does.
-
-    Args:
-        too_late: gets the collection if an alias has come to need it meanwhile.
-    """
-    with server_errors():
-        if not client.has_collection(collection, timeout=CONNECT_SECONDS):
-            return None  # another `prune` has dropped it
-    is_needed = _is_needed(collection, name, _needed)
-    if is_needed is False:
-        with server_errors():
-            client.drop_collection(collection, timeout=DROP_SECONDS)
-        log.info("%s: dropped %s", name, collection)
-        if bundle_of(collection) and _is_needed(collection, name, _needed):
-            too_late.append(collection)
-    return is_needed
 
 
 def _needed(name: str) -> set[str]:

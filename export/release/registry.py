@@ -10,6 +10,7 @@ process. The alias `challenger` is the version that was registered last, until i
 import os
 import subprocess
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -87,10 +88,6 @@ def register(folder: Path, run_id: str = "") -> tuple[ModelVersion, bool]:
         if known is None:
             get_run(manifest.run_id)
             known = _log_model(folder, manifest, run_id or manifest.run_id)
-        elif INDEX_KIND not in known.tags:  # it was registered before versions had this tag
-            mlflow.MlflowClient().set_model_version_tag(
-                manifest.name, known.version, INDEX_KIND, manifest.index.kind
-            )
         if AliasState.of(manifest.name).champion != str(known.version):
             mlflow.MlflowClient().set_registered_model_alias(manifest.name, CHALLENGER, str(known.version))
             _publish(folder, manifest)  # `prune` may have dropped it before there was an alias
@@ -209,7 +206,13 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         BundleDamaged: the bundle has no example queries.
     """
     from twinspire.export.logged_model import log_bundle  # imports torch, as the next
-    from twinspire.export.release.model_card import as_input, card, lineage
+    from twinspire.export.release.model_card import (
+        as_input,
+        card,
+        lineage,
+        model_description,
+        model_tags,
+    )
 
     if not manifest.examples:
         raise BundleDamaged(f"{folder}: has no example queries; the model declares its input by the first")
@@ -236,7 +239,8 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
     for warning in caught:  # MLflow has no type hint for "a text or a table of features", and warns about it
         if "Any type hint" not in str(warning.message):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    _describe_model(manifest)
+    with suppress(MlflowException):  # it exists
+        client.create_registered_model(manifest.name, model_tags(manifest), model_description(manifest))
     return client.create_model_version(
         manifest.name,
         logged.model_uri,
@@ -245,21 +249,3 @@ def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVer
         description=card(manifest),
         model_id=logged.model_id,
     )
-
-
-def _describe_model(manifest: bundle.Manifest) -> None:
-    """Make the registered model unless there is one, with a description and tags unless it has them."""
-    client = mlflow.MlflowClient()
-    from twinspire.export.release.model_card import model_description, model_tags  # imports torch
-
-    description, tags = model_description(manifest), model_tags(manifest)
-    try:
-        client.create_registered_model(manifest.name, tags, description)
-        return
-    except MlflowException:  # it exists
-        known = client.get_registered_model(manifest.name)
-    if not known.description:
-        client.update_registered_model(manifest.name, description)
-    for key, value in tags.items():
-        if key not in known.tags:
-            client.set_registered_model_tag(manifest.name, key, value)

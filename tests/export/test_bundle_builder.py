@@ -35,7 +35,6 @@ from twinspire.export import bundle_builder
 from twinspire.export.benchmark.towers import torch_threads
 from twinspire.export.bundle_builder import (
     LOCKS,
-    _BundleBuilder,
     _fingerprint,
     build_bundle,
     known_letters,
@@ -48,7 +47,6 @@ from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import training_data_of
-from twinspire.train.training import run_metrics
 from twinspire.train.training.tracking import warnings_of
 
 
@@ -149,18 +147,6 @@ def test_a_bundle_that_could_not_be_logged_is_not_built_again(
         assert build_bundle(*of_run) == (made_once.folder, True)
         (model,) = mlflow.search_logged_models([made_once.run.info.experiment_id], output_format="list")
         assert model.metrics
-
-
-def test_a_run_of_an_earlier_version_is_exported_without_baselines_of_labels(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = io.StringIO()
-    console = Console(file=output, width=200)
-    builder = _BundleBuilder(made.experiment, made.dataset, made.run, console)
-    assert builder._metrics_of_run()["ndcg_at_10"] == made.run.data.metrics["test/ndcg_at_10"]
-    monkeypatch.setattr(run_metrics, "FILE", "absent.json")
-    assert builder._metrics_of_run() == {}
-    assert "no baselines of labels beside it" in output.getvalue()
 
 
 def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path, console: Console) -> None:

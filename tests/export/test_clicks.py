@@ -17,8 +17,9 @@ from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
 from twinspire.export import commands
-from twinspire.export.evaluation import pair_losses
-from twinspire.export.refresh.refresh import RefreshRequest, refresh
+from twinspire.export.evaluation import per_query
+from twinspire.export.evaluation.per_query import PAIRS
+from twinspire.export.refresh.refresh import refresh
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.export.release.gate import Comparison
@@ -67,11 +68,6 @@ def made(folder: Path, toml: str, empty_store: Path) -> Made:
 
 
 def test_the_served_score_is_that_of_torch(clicks: Made) -> None:
-    served_as_by_torch(clicks)
-
-
-def served_as_by_torch(clicks: Made) -> None:
-    """The service gives the probabilities that torch computes."""
     data = training_data_of(clicks.dataset, clicks.experiment.query, clicks.experiment.item)
     with tracking_at(clicks.uri):
         model = load_model(clicks.run)
@@ -132,20 +128,6 @@ def test_without_its_run_a_bundle_is_compared_with_the_baselines_of_its_manifest
     assert again["verdict"] == quality["verdict"]
 
 
-def test_a_run_has_the_metrics_of_labels_and_a_calibration(clicks: Made) -> None:
-    metrics = clicks.metrics
-    assert bundle.read(clicks.folder).score.kind == "sigmoid"
-    assert metrics["log_loss"] < metrics["base_rate_log_loss"] - 0.05
-    for name in ("base_rate", "itemmean", "user_item", "user_item_knn"):
-        gain = metrics[f"{name}_log_loss_gain"]
-        assert gain == pytest.approx(metrics[f"{name}_log_loss"] - metrics["log_loss"], abs=1e-9)
-        assert metrics[f"{name}_log_loss_gain_low"] <= gain <= metrics[f"{name}_log_loss_gain_high"]
-    assert {"ece", "uncalibrated_ece", "auc_low", "validation_user_item_log_loss"} <= set(metrics)
-    assert clicks.run.data.params["calibration.kind"] in ("none", "temperature", "platt")
-    best = int(metrics["best_epoch"])
-    assert best > 0
-
-
 def judged(clicks: Made, challenger: Path, folder: Path, champion: Path | None = None) -> Any:
     """The judgement of the gate on quality, and what it records."""
 
@@ -158,36 +140,11 @@ def judged(clicks: Made, challenger: Path, folder: Path, champion: Path | None =
 
 
 def test_the_stored_losses_are_those_of_the_report(clicks: Made) -> None:
-    found, quality = pair_losses.load(clicks.folder), bundle.read(clicks.folder).quality
+    found, quality = per_query.load(clicks.folder, PAIRS), bundle.read(clicks.folder).quality
     assert found is not None
-    assert len(found.pairs) == len(np.unique(found.pairs)) == quality["labelled_pairs"]
-    assert found.losses.mean(dtype=np.float64) == pytest.approx(quality["log_loss"], abs=1e-6)
+    assert len(found.rows) == len(np.unique(found.rows)) == quality["labelled_pairs"]
+    assert found.means()["log_loss"] == pytest.approx(quality["log_loss"], abs=1e-6)
     assert found.clusters.unit == "users"
-
-
-def test_the_gate_judges_the_log_loss_and_evaluates_older_bundles_again(
-    clicks: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Comparison, "challenger_runs", True)
-
-    def forget(folder: Path) -> None:
-        (folder / bundle.REPORTS / pair_losses.FILE).unlink()
-
-    def spoil(folder: Path) -> None:
-        forget(folder)
-        altered.disturb(folder, share=20)
-
-    loss = bundle.read(clicks.folder).quality["log_loss"]
-    for change, is_again in ((altered.annotate, False), (forget, True)):
-        (result, measured), _ = judged(
-            clicks, altered.altered(clicks.folder, tmp_path / str(is_again), change), tmp_path
-        )
-        assert result.holds and result.figure == 0
-        assert result.text.startswith(f"log loss {loss:.4f} against {loss:.4f}: +0.0000")
-        assert bool(measured["evaluated_anew"]) == is_again
-    (result, _), change = judged(clicks, altered.altered(clicks.folder, tmp_path, spoil), tmp_path)
-    assert not result.holds and result.figure > result.bound
-    assert change["log_loss"] > 0
 
 
 def _with_both_labels(pairs: Pairs) -> list[int]:
@@ -212,25 +169,24 @@ def test_a_refreshed_click_model_is_judged_on_the_pairs_that_are_left(
         registry.register(clicks.folder)
         without_processes(World(tmp_path), monkeypatch)
         release.promote(clicks.experiment, releases.no_data, console, compare=ACCEPT)
-        request = RefreshRequest(clicks.experiment, lambda: clicks.dataset, url, compare=ACCEPT)
-        done = refresh(request, console)
+        done = refresh(clicks.experiment, lambda: clicks.dataset, console, url, compare=ACCEPT)
     assert done.folder is not None
-    own, before = pair_losses.load(done.folder), pair_losses.load(clicks.folder)
+    own, before = (per_query.load(each, PAIRS) for each in (done.folder, clicks.folder))
     assert own is not None and before is not None
     is_gone = np.isin(test.item, [lost, edited])
     is_left_out = np.isin(test.query, test.query[is_gone & test.is_positive])
-    assert len(before.pairs) == len(test)
-    assert len(own.pairs) == np.count_nonzero(~is_gone & ~is_left_out)
+    assert len(before.rows) == len(test)
+    assert len(own.rows) == np.count_nonzero(~is_gone & ~is_left_out)
     # The pairs that are left have the same loss as before, so the towers saw no new content.
-    one, other = pair_losses.common(own, before)
-    assert len(one.pairs) == len(own.pairs)
-    assert one.losses == pytest.approx(other.losses, abs=1e-5)
+    one, other = per_query.common(own, before)
+    assert len(one.rows) == len(own.rows)
+    assert one.metrics["log_loss"] == pytest.approx(other.metrics["log_loss"], abs=1e-5)
     quality = bundle.read(done.folder).quality
     assert quality["drawn_pairs"] == str(own.clusters)
-    assert quality["labelled_pairs"] == len(own.pairs)
-    assert quality["log_loss"] == pytest.approx(own.losses.mean(dtype=np.float64), abs=1e-6)
+    assert quality["labelled_pairs"] == len(own.rows)
+    assert quality["log_loss"] == pytest.approx(own.means()["log_loss"], abs=1e-6)
     (result, measured), change = judged(clicks, done.folder, tmp_path)
     assert result.holds and result.figure == pytest.approx(0, abs=1e-6)
-    assert measured["pairs"] == len(own.pairs)
-    assert f"over {len(own.pairs):,} pairs, lower is better" in result.text
+    assert measured["pairs"] == len(own.rows)
+    assert f"over {len(own.rows):,} pairs, lower is better" in result.text
     assert set(change) >= {"log_loss", "ndcg_at_10"}

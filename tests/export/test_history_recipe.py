@@ -9,7 +9,7 @@ from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import QUICK, Made, make_of, shared_made
 from tests.helpers.watched import ATTENTION, write_toml
 from twinspire.export.release.gate import ComparedVersion
-from twinspire.export.release.gates.quality import _evaluate
+from twinspire.export.release.paired_metrics import evaluate
 from twinspire.protos import bundle
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.features import HistoryFeature
@@ -118,5 +118,5 @@ def test_a_sum_over_sessions_is_made_served_and_measured_without_times(
     assert data.histories is not None
     assert data.histories.times is not None
     version = ComparedVersion("1", of_sessions.folder, manifest)
-    found, _ = _evaluate(version, data, Console(quiet=True))
+    found, _ = evaluate(version, data, Console(quiet=True))
     assert found.metrics["ndcg_at_10"].mean() == pytest.approx(manifest.quality["ndcg_at_10"], abs=1e-6)

@@ -19,7 +19,7 @@ from tests.helpers.tiny import FILTERS
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.refresh import refresh as steps
 from twinspire.export.refresh import sources
-from twinspire.export.refresh.refresh import RefreshRequest, RefreshResult
+from twinspire.export.refresh.refresh import RefreshResult
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.protos import bundle
@@ -94,8 +94,7 @@ class World:
     ) -> RefreshResult:
         """Refresh the champion."""
         url = self.url if catalogue is None else catalogue
-        request = RefreshRequest(self.experiment, data, url, items, compare=compare)
-        return steps.refresh(request, self.console)
+        return steps.refresh(self.experiment, data, self.console, url, items, compare)
 
     def alias(self, name: str) -> str:
         """Number of the version that has an alias, empty if none has."""

@@ -16,87 +16,38 @@ any more, it has no metrics, and this gate holds: the towers have learned nothin
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-
-from twinspire.export.bundles import why_not_comparable
-from twinspire.export.evaluation import pair_losses, per_query, quality
-from twinspire.export.evaluation.pair_losses import PairLosses
-from twinspire.export.evaluation.per_query import PerQuery
-from twinspire.export.release.gate import (
-    ComparedVersion,
-    Comparison,
-    Decision,
-    Gate,
-    GateResult,
-    Judgement,
-    Section,
-)
-from twinspire.export.release.paired_losses import (
-    LOG_LOSS,
-    PairedLosses,
-    paired,
-    stored_losses,
+from twinspire.export.evaluation.pair_losses import LOG_LOSS, base_rate_loss
+from twinspire.export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
+from twinspire.export.release.paired_metrics import (
+    Evaluated,
+    evaluate_again,
+    judges_labels,
+    refreshed_without_metrics,
+    stored,
     why_without_losses,
 )
-from twinspire.export.served_model import served_model
-from twinspire.protos import bundle
-from twinspire.protos.errors import DataError, TwinspireError
+from twinspire.protos.errors import TwinspireError
 from twinspire.train.config import Experiment, GatesConfig
-from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.baselines import LABELS
-from twinspire.train.evaluation.intervals import Clusters, Interval, interval
 from twinspire.train.evaluation.ranking import selection_metric
-from twinspire.train.evaluation.warnings import own_impressions
 from twinspire.train.markdown import plain, table
 from twinspire.train.metrics import (
     DRAWN,
     DRAWN_PAIRS,
     LOWER_IS_BETTER,
-    OF_LABELS,
     WITH_INTERVAL,
     as_higher_is_better,
     metric_label,
 )
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The metrics of the same queries by one or both bundles.
-
-    Args:
-        challenger, champion: of each bundle.
-        evaluated_again: why they were evaluated again; empty if the bundles hold them.
-        left_out: which queries are left out, in words; empty if none is.
-        doubt: why the queries favour the champion; empty if they do not.
-        losses: of labelled pairs, where the experiment is judged by them.
-    """
-
-    challenger: PerQuery
-    champion: PerQuery | None
-    evaluated_again: str
-    left_out: str = ""
-    doubt: str = ""
-    losses: PairedLosses = field(default_factory=PairedLosses)
-
-    @property
-    def clusters(self) -> Clusters:
-        """Of the queries."""
-        return self.challenger.clusters
-
-
 def metric_of(experiment: Experiment) -> str:
     """The metric of single queries that decides, unless log loss does."""
     asked = experiment.gates.quality_metric
     return selection_metric(experiment) if asked == "selection" else asked
-
-
-def judges_labels(experiment: Experiment) -> bool:
-    """Whether the log loss of labelled pairs decides, if both bundles have it."""
-    return experiment.gates.quality_metric == "selection" and experiment.training.selection in OF_LABELS
 
 
 def bound_of(metric: str, gates: GatesConfig) -> float:
@@ -119,11 +70,7 @@ def judge(comparison: Comparison) -> Judgement | None:
             comparison.quality_change = dict.fromkeys(_shared(comparison), 0.0)
             text = f"not measured: {why}; the towers are those of the champion"
             return _without_figure(text, comparison.experiment, True)
-        found = stored(comparison.challenger, comparison.champion)
-        if not isinstance(found, str) and judges_labels(comparison.experiment):
-            sides = comparison.challenger, comparison.champion
-            losses = stored_losses(*sides, has_same_towers(*sides))
-            found = losses if isinstance(losses, str) else replace(found, losses=losses)
+        found = stored(comparison)
         if isinstance(found, str):
             if not comparison.challenger_runs:
                 return None
@@ -145,114 +92,40 @@ def _shared(comparison: Comparison) -> list[str]:
     return [metric_of(comparison.experiment), *([LOG_LOSS] if with_losses else [])]
 
 
-def stored(challenger: ComparedVersion, champion: ComparedVersion | None) -> Evaluated | str:
-    """The metrics that the bundles hold, or why they cannot be compared.
-
-    Raises:
-        BundleDamaged: a file of metrics is damaged.
-    """
-    own = per_query.load(challenger.folder)
-    if own is None:
-        return "the challenger brings no metrics of single queries"
-    if champion is None:
-        return Evaluated(own, None, "")
-    other = per_query.load(champion.folder)
-    if other is None:
-        return "the champion brings no metrics of single queries"
-    before = champion.manifest
-    if challenger.manifest.quality.get(quality.SEARCHED) != before.quality.get(quality.SEARCHED):
-        return "one bundle was measured through a graph, the other by exact search"
-    if why := why_not_comparable(challenger.manifest, before.split_hash, before.dataset):
-        is_other_split = challenger.manifest.split_hash != before.split_hash
-        return f"{why}; the champion may have learned some of the queries" if is_other_split else why
-    if has_same_towers(challenger, champion):
-        all_queries = len(other.queries)
-        own, other = per_query.common(own, other)
-        if not len(own.queries):
-            return "no test query is in both bundles"
-        out = all_queries - len(own.queries)
-        left_out = (
-            f"{out:,} queries are left out, because they ask for deleted or edited items" if out else ""
-        )
-        return Evaluated(own, other, "", left_out)
-    if not np.array_equal(own.queries, other.queries):  # hashes of texts, not vectors
-        return "the towers do not read the same of each query"
-    return Evaluated(own, other, "")
-
-
-def has_same_towers(challenger: ComparedVersion, champion: ComparedVersion | None) -> bool:
-    """Whether the challenger was refreshed from a bundle with the champion's towers."""
-    if champion is None or challenger.manifest.refreshed_from is None:
-        return False
-    return all(
-        challenger.manifest.files[name].sha256 == champion.manifest.files[name].sha256
-        for name in bundle.TOWERS.values()
-    )
-
-
-def refreshed_without_metrics(challenger: ComparedVersion, champion: ComparedVersion | None) -> str:
-    """Why a refreshed challenger has no metrics of single queries; empty if it has, or other towers.
-
-    Raises:
-        BundleDamaged: a file of metrics is damaged.
-    """
-    if not has_same_towers(challenger, champion) or per_query.load(challenger.folder) is not None:
-        return ""
-    return str(challenger.manifest.quality.get("not_measured") or "it brings no metrics of single queries")
-
-
-def evaluate_again(why: str, comparison: Comparison) -> Evaluated:
-    """Both bundles evaluated on the challenger's data.
-
-    Args:
-        why: the reason, for the report.
-
-    Raises:
-        TwinspireError: a bundle cannot be evaluated on these data.
-    """
-    data, versions = comparison.data(), tuple(comparison.versions.values())
-    found = [_evaluate(each, data, comparison.console) for each in versions]
-    own, other = found[0], found[1] if len(found) > 1 else (None, None)
-    losses = PairedLosses()
-    if judges_labels(comparison.experiment):
-        losses = paired(own[1], other[1], versions)
-    return Evaluated(own[0], other[0], why, doubt=own_impressions(data), losses=losses)
-
-
 def judge_metrics(found: Evaluated, experiment: Experiment) -> Judgement:
     """The result, and the metrics with their differences."""
-    gates, losses = experiment.gates, found.losses
-    metric = metric_of(experiment) if losses.challenger is None else LOG_LOSS
-    is_lower_better, label = metric in LOWER_IS_BETTER, metric_label(metric)
+    gates, decisive = experiment.gates, found.pairs or found.queries
+    metric = LOG_LOSS if found.pairs else metric_of(experiment)
+    is_lower_better, label, bound = metric in LOWER_IS_BETTER, metric_label(metric), bound_of(metric, gates)
     measured = _measured(found, metric, gates)
-    means, lacking = measured["means"], f"; {losses.lacking}, so {label} decides" if losses.lacking else ""
+    means, lacking = measured["means"], f"; {found.lacking}, so {label} decides" if found.lacking else ""
 
     def result(figure: float | None, holds: bool, text: str, warning: str = "") -> GateResult:
-        bound, text = bound_of(metric, gates), text + lacking
-        return GateResult("quality", figure, bound, holds, text, warning, lower_is_better=is_lower_better)
+        shown = text + lacking
+        return GateResult("quality", figure, bound, holds, shown, warning, lower_is_better=is_lower_better)
 
     own = means["challenger"].get(metric)
     if own is None:
         each = "pair" if metric == LOG_LOSS else "query"
         return result(None, False, f"the challenger's {label} is not a number for every {each}"), measured
     shown = f"{label} {own:.4f}"
-    if found.champion is None:  # the bound is one of a difference
+    if found.queries.champion is None:  # the bound is one of a difference
         return result(None, True, f"{shown}; there is no champion to compare it with"), measured
     if metric not in means["champion"]:
         text = f"{shown}; the champion has no {label} to compare it with"
         return result(None, False, text), measured
-    differences = _differences(found, metric, gates.seed)
+    differences = decisive.differences(metric, gates.seed) | found.queries.differences(metric, gates.seed)
     measured["differences"] = {name: asdict(each) for name, each in differences.items()}
     difference, champion = differences[metric], means["champion"][metric]
-    clusters, over = found.clusters, f"{measured['queries']:,} queries"
-    if metric == LOG_LOSS:
-        clusters, over = losses.clusters, f"{measured['pairs']:,} pairs, lower is better"
-    text = f"{shown} against {champion:.4f}: {difference.text(clusters)} over {over}"
-    again = measured["evaluated_anew"]
+    over = (
+        f"{measured['pairs']:,} pairs, lower is better" if found.pairs else f"{measured['queries']:,} queries"
+    )
+    text = f"{shown} against {champion:.4f}: {difference.text(decisive.challenger.clusters)} over {over}"
+    again = found.evaluated_again
     text += f"; both evaluated again, because {again}" if again else ""
-    text += "".join(f"; {each}" for each in (found.left_out, found.doubt) if each)
+    text += "".join(f"; {each}" for each in (measured["left_out"], found.doubt) if each)
     figure = difference.high if is_lower_better else difference.low
-    holds = figure <= bound_of(metric, gates) if is_lower_better else figure >= bound_of(metric, gates)
+    holds = figure <= bound if is_lower_better else figure >= bound
     return result(figure, holds, text, _wide_margin(metric, champion, found, gates)), measured
 
 
@@ -262,22 +135,24 @@ def _measured(found: Evaluated, metric: str, gates: GatesConfig) -> dict[str, An
     Args:
         metric: that decides.
     """
-    sides, clusters, losses = _sides(found), found.clusters, found.losses
+    queries, out = found.queries, f"{found.queries.left_out:,} queries are left out, because they ask for "
     measured: dict[str, Any] = {
         "metric": metric,
         "margin": _margin_of(metric, gates),
-        "queries": len(found.challenger.queries),
-        DRAWN: str(clusters),
+        "queries": len(queries.challenger.rows),
+        DRAWN: str(queries.challenger.clusters),
         "evaluated_anew": found.evaluated_again,
-        "left_out": found.left_out,
-        "means": {name: _means(each) for name, each in sides.items()},
-        "intervals": {name: _intervals(each, clusters, gates.seed) for name, each in sides.items()},
+        "left_out": f"{out}deleted or edited items" if queries.left_out else "",
+        "means": {name: each.means() for name, each in queries.sides.items()},
+        "intervals": queries.intervals(gates.seed),
     }
-    if losses.challenger is not None:
-        measured |= {"pairs": len(losses.challenger.pairs), DRAWN_PAIRS: str(losses.clusters)}
-        for name, each in losses.intervals(gates.seed).items():
-            measured["means"][name][LOG_LOSS] = each.mean
-            measured["intervals"][name] |= each.named(LOG_LOSS)
+    if found.pairs is not None:
+        own = found.pairs.challenger
+        measured |= {"pairs": len(own.rows), DRAWN_PAIRS: str(own.clusters)}
+        intervals = found.pairs.intervals(gates.seed)
+        for name, each in found.pairs.sides.items():
+            measured["means"][name] |= each.means()
+            measured["intervals"][name] |= intervals[name]
     return measured
 
 
@@ -288,15 +163,13 @@ def _wide_margin(metric: str, champion: float, found: Evaluated, gates: GatesCon
         champion: its figure.
     """
     margin, label = _margin_of(metric, gates), metric_label(metric)
-    if metric == LOG_LOSS:
-        own, key = found.losses.champions_lead(), "log_loss_margin"
+    own, key, what = champion, "quality_margin", f"the champion's {label} is {champion:.4f}"
+    if found.pairs is not None and found.pairs.champion is not None:
+        own, key = base_rate_loss(found.pairs.champion) - champion, "log_loss_margin"
+        what = f"the champion's {label} is {own:.4f} below that of the base rate"
         if own <= 0:  # no margin helps
             lost = f"the champion's {label} is {-own:.4f} above that of the base rate"
             return f"{lost}, so the gate on quality says little"
-        what = f"the champion's {label} is {own:.4f} below that of the base rate"
-    else:
-        own, key = champion, "quality_margin"
-        what = f"the champion's {label} is {own:.4f}"
     if own >= 2 * margin:
         return ""
     return f"{what}, less than two margins of {margin:g}, so the gate on quality says little; lower {key}"
@@ -307,70 +180,6 @@ def _without_figure(text: str, experiment: Experiment, holds: bool) -> Judgement
     bound, is_lower_better = bound_of(metric, experiment.gates), metric in LOWER_IS_BETTER
     result = GateResult("quality", None, bound, holds, text, lower_is_better=is_lower_better)
     return result, {"error": text}
-
-
-def _sides(found: Evaluated) -> dict[str, PerQuery]:
-    bare = {"challenger": found.challenger}
-    return bare if found.champion is None else {**bare, "champion": found.champion}
-
-
-def _means(found: PerQuery) -> dict[str, float]:
-    """Of the metrics that are a number for every query."""
-    finite = {name: values for name, values in found.metrics.items() if np.isfinite(values).all()}
-    return {name: float(values.mean(dtype=np.float64)) for name, values in finite.items() if len(values)}
-
-
-def _intervals(found: PerQuery, clusters: Clusters, seed: int) -> dict[str, float]:
-    """The ends of the 95 % intervals of the main means: `<metric>_low` and `<metric>_high`."""
-    known = _means(found)
-    ends: dict[str, float] = {}
-    for name in WITH_INTERVAL:
-        if name in known:
-            each = interval(found.metrics[name], clusters, seed=seed)
-            ends[f"{name}_low"], ends[f"{name}_high"] = each.low, each.high
-    return ends
-
-
-def _differences(found: Evaluated, metric: str, seed: int) -> dict[str, Interval]:
-    """The paired difference of `metric`, which both have, and of the main metrics."""
-    own, other = found.challenger, found.champion
-    assert other is not None
-    first = {LOG_LOSS: found.losses.difference(seed)} if metric == LOG_LOSS else {}
-    return first | {
-        name: interval(own.metrics[name], found.clusters, other.metrics[name], seed)
-        for name in dict.fromkeys((metric, *WITH_INTERVAL))
-        if name in _means(own) and name in _means(other)
-    }
-
-
-def _evaluate(
-    version: ComparedVersion, data: TrainingData, console: Console
-) -> tuple[PerQuery, PairLosses | None]:
-    manifest = version.manifest
-    _check_features(version, data)
-    read = data.as_read_by(manifest.schema.query)
-    title = f"items by version {version.version}"
-    model = served_model(version.folder, manifest, data.items, data.item_ids, console, title)
-    # Digests are of the data of both, so that a query has the same one for towers that read no times.
-    products = quality.inner_products(read, model, console)
-    losses = pair_losses.measure(data, products, manifest.score)
-    return per_query.measure(data, quality.ranked(read, model, console)), losses
-
-
-def _check_features(version: ComparedVersion, data: TrainingData) -> None:
-    """Make sure that the data have every feature that the towers read.
-
-    Raises:
-        DataError: they lack some.
-    """
-    given: Mapping[str, Mapping[str, Any]] = {"query": data.queries, "item": data.items}
-    read = {"query": version.manifest.schema.query, "item": version.manifest.schema.item}
-    lacking = [f"{part}.{name}" for part in given for name in read[part] if name not in given[part]]
-    if lacking:
-        raise DataError(
-            f"version {version.version} cannot be evaluated on the challenger's data: it reads "
-            f"{', '.join(lacking)}, which they do not give"
-        )
 
 
 def _text(decision: Decision) -> str:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.helpers.tiny_towers import TinyTower, write_tower
-from twinspire.export.benchmark import towers
 from twinspire.export.benchmark.figures import Figures
 from twinspire.export.benchmark.towers import (
     BATCHES,
@@ -20,7 +19,7 @@ from twinspire.export.benchmark.towers import (
     torch_threads,
 )
 from twinspire.export.onnx.runtimes import LARGEST_BATCH
-from twinspire.protos.features import SIDES, Arrays, TextFeature, TowerInputs
+from twinspire.protos.features import Arrays, TextFeature, TowerInputs
 from twinspire.protos.system import timing
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import FIRST, WARM_UP, Effort, take_turns
@@ -100,19 +99,6 @@ def test_a_bundles_own_report_leaves_out_batches_that_would_take_much_memory(tmp
     assert "item_tower_b32_p50_us" not in report["metrics"]
 
 
-def test_a_bundles_own_report_takes_few_calls_once_the_seconds_of_a_tower_are_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(towers, "TOWER_SECONDS", 0.0)
-    path = tmp_path / "tower.onnx"
-    write_tower(path, TinyTower(INPUTS.features))
-    sleepy: Any = Sleeper()
-    report = measure_towers({"query": TowerForms(INPUTS, sleepy, path, VALUES)}, ExportConfig())
-    calls = [each[name]["iterations"] for each in report["towers"]["query"].values() for name in each]
-    assert len(calls) == 2 * len(BATCHES)
-    assert all(2 <= count <= 30 for count in calls)
-
-
 def test_contenders_take_the_same_places_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "WARM_UP", WARM_UP)  # tests/conftest.py takes it away
     monkeypatch.setattr(timing, "FIRST", FIRST)
@@ -132,27 +118,6 @@ def test_contenders_take_the_same_places_in_alternating_order(monkeypatch: pytes
         assert first[3][1] == turn * 4 % 7
 
 
-def test_no_more_than_the_fewest_calls_are_made_once_the_time_is_up() -> None:
-    def made(seconds: float) -> int:
-        slow: Any = {name: [lambda: time.sleep(0.001)] for name in "ab"}
-        return take_turns(slow, Effort(300, 40, seconds))["a"].wall.size
-
-    assert made(0) == 60  # whole turns of 30
-    assert made(math.inf) == 300
-
-
-def test_of_long_calls_two_are_enough_and_none_is_made_before_a_turn() -> None:
-    called: list[int] = []
-
-    def slow() -> None:
-        called.append(1)
-        time.sleep(0.3)
-
-    taken = take_turns({"a": [slow]}, Effort(300, 2, 0.0))["a"].wall
-    assert taken.shape == (2, 1)
-    assert len(called) == 4  # two before, for the length of a turn
-
-
 def test_no_more_turns_are_made_once_the_medians_are_certain() -> None:
     def turns(narrow: float) -> int:
         quick: Any = {name: [lambda: None] for name in "ab"}
@@ -162,15 +127,3 @@ def test_no_more_turns_are_made_once_the_medians_are_certain() -> None:
     same, other = [[(100.0, 0.0)] * 3] * 10, [[(300.0, 0.0)] * 3] * 10
     assert timing.half_interval(same) == 0
     assert 0.2 < timing.half_interval(same + other) < 0.3  # 1.96 * 103 / sqrt(20) / 200
-
-
-def test_names_tell_tower_and_batch() -> None:
-    taken = {"torch": np.full((5, 4), 6.0), "served": np.full((5, 4), 2.0)}
-    figures = Figures()
-    for side in SIDES:
-        figures.add_tower(side, 8, taken)
-    names = {"query_tower_b8", "torch_b8", "item_tower_b8", "item_tower_torch_b8"}
-    expected = {f"{name}_p{percent}_us" for name in names for percent in (50, 95, 99)}
-    assert figures.metrics.keys() == expected | {"torch_over_onnx_b8", "item_torch_over_onnx_b8"}
-    assert figures.metrics["torch_over_onnx_b8"] == 3.0
-    assert figures.estimates["item_tower_b8_p99_us"].high == 2.0

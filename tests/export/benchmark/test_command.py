@@ -1,28 +1,22 @@
 """The whole command on a small bundle: what it measures, logs and shows."""
 
-import argparse
 import dataclasses
-import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pytest
 from rich.console import Console
 
 from tests.helpers.altered import altered, truncate
 from tests.helpers.stdlib import Made, tracking_copy
-from twinspire.export.arguments import add_options
 from twinspire.export.benchmark import command
 from twinspire.export.terminal import BENCH_LINES, show_bench
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.train.cli import add_experiment_command, execute
 from twinspire.train.config import ExportConfig
 from twinspire.train.data.training_data import training_data_of
 
@@ -77,21 +71,3 @@ def test_a_bundle_that_does_not_bear_it_is_named(own: Made, tmp_path: Path) -> N
         run(own, broken)
     assert str(error.value).startswith(f"{broken}: the retriever cannot be measured: ")
     assert "query_tower.onnx: not an ONNX model" in str(error.value)
-
-
-def test_the_command_line(own: Made, monkeypatch: Any, capsys: Any) -> None:
-    (own.folder / bundle.MANIFEST).touch()  # the newest
-
-    def call(*arguments: str) -> int:
-        top = argparse.ArgumentParser()
-        commands = top.add_subparsers(required=True)
-        parser = add_experiment_command(commands, "bench", command.bench, show_bench)
-        add_options("bench", parser)
-        monkeypatch.setattr(sys, "argv", ["export", "bench", "--config", str(own.config), *arguments])
-        return execute(top)
-
-    assert call("--json") == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["bundle"] == str(own.folder)
-    assert document["metrics"]["load_s"] > 0
-    assert np.isfinite(list(document["metrics"].values())).all()

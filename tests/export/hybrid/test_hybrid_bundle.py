@@ -12,7 +12,7 @@ from tests.helpers.stdlib import Made, tracking_copy
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.export.evaluation import per_query
 from twinspire.export.release.gate import ComparedVersion
-from twinspire.export.release.gates.quality import _evaluate
+from twinspire.export.release.paired_metrics import evaluate
 from twinspire.protos import bundle
 from twinspire.protos.bundle import LEXICAL_FILES
 from twinspire.protos.documents import parse_json
@@ -57,5 +57,5 @@ def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, 
     assert measured is not None
     assert measured.metrics["recall_at_10"].mean() == pytest.approx(quality["recall_at_10"], abs=1e-6)
     # A gate that evaluates the bundle again finds the same, with the weight of the manifest.
-    again, _ = _evaluate(ComparedVersion("1", folder, manifest), data, console)
+    again, _ = evaluate(ComparedVersion("1", folder, manifest), data, console)
     assert again.metrics["mrr_at_10"].mean() == pytest.approx(quality["mrr_at_10"], abs=1e-6)

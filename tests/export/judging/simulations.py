@@ -1,6 +1,5 @@
 """Made users who click on explored and interleaved answers, with values that are known."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -59,13 +58,6 @@ class World:
         """Mean clicks of an answer, of 60,000 answers a draw."""
         found = [self.explored(10**6 + n, 20_000, by_challenger) for n in range(draws)]
         return float(np.mean([each.rewards.sum(axis=1).mean() for each in found]))
-
-
-# Whose assumption holds for the clicks of which world.
-VALID = [
-    *itertools.product(("position", "cascade"), ("list", "cascade_dr")),
-    ("position", "item_position"),
-]
 
 
 def coverage(clicks: str, draws: int = 100, users: int = 2000) -> Counter[tuple[str, str]]:

@@ -1,56 +1,17 @@
 """The value of a challenger from explored answers, on made users whose clicks have known means."""
 
-import itertools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.export.judging.simulations import VALID, World, coverage
-from twinspire.export.judging.off_policy import Explored, estimate, verdict
-from twinspire.export.judging.plackett_luce import at_position, next_item
+from tests.export.judging.simulations import World, coverage
+from twinspire.export.judging.off_policy import Explored, estimate, next_item, verdict
 from twinspire.export.judging.served_answers import Click
 from twinspire.protos.errors import InvalidInput
 
 WORLDS = ("position", "cascade")
-
-
-def test_positions_have_the_probabilities_of_all_orders_together() -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 3, 5)
-    sums = np.zeros((5, 4))
-    orders = [*itertools.permutations(range(5), 4)]
-    for order in orders:
-        left, chance = [*range(5)], 1.0
-        for item in order:
-            chance *= np.exp(logits[item]) / np.exp(logits[left]).sum()
-            left.remove(item)
-        for position, item in enumerate(order):
-            sums[item, position] += chance
-    drawn = np.array(orders)
-    found = at_position(np.tile(logits, (len(orders), 1)), drawn)
-    assert np.allclose(found, sums[drawn, np.arange(4)], rtol=1e-4, atol=1e-9)
-
-
-def test_late_positions_of_like_items_are_exact() -> None:
-    found = at_position(np.zeros((1, 60)), np.arange(50)[None])
-    assert np.allclose(found, 1 / 60, rtol=1e-5)
-    logits = np.repeat([[0.0, -3.0]], [20, 30], axis=1)
-    left, expected = np.eye(21)[20], []  # the distribution of the number of items with logit 0 that are left
-    for position in range(50):
-        count = np.arange(21)
-        rest = np.maximum(50 - position - count, 0)
-        chance = count / np.maximum(count + rest * np.exp(-3.0), 1e-300)
-        expected.append(left @ chance / 20)
-        left = left * (1 - chance) + np.append((left * chance)[1:], 0.0)
-    found = at_position(logits, np.zeros((1, 50), np.int64))  # the first item at each position
-    assert np.allclose(found, expected, rtol=1e-5, atol=1e-9)
-
-
-def test_very_unlikely_items_are_last() -> None:
-    logits = np.array([[0.0, -2000.0, 0.0]])
-    assert at_position(logits, np.array([[0, 2, 1]]))[0].tolist() == pytest.approx([0.5, 0.5, 1], rel=1e-5)
 
 
 def test_candidates_that_are_missing_or_drawn_are_not_drawn_again() -> None:
@@ -59,7 +20,6 @@ def test_candidates_that_are_missing_or_drawn_are_not_drawn_again() -> None:
     first, second = (next_item(logits, drawn, position) for position in (0, 1))
     assert first[0].tolist() == pytest.approx([1 / (1 + np.e), 0, np.e / (1 + np.e)])
     assert second.tolist() == [[1, 0, 0], [0, 0, 0]]
-    assert at_position(logits, drawn)[1].tolist() == [1, 1]
 
 
 def test_champion_and_challenger_alike_have_the_same_value() -> None:
@@ -86,11 +46,7 @@ def test_a_better_challenger_is_told_from_the_champion(clicks: str) -> None:
 @pytest.mark.parametrize("clicks", WORLDS)
 def test_intervals_hold_the_truth_in_nine_of_ten_draws(clicks: str) -> None:
     held = coverage(clicks)
-    for world, name in VALID:
-        if world == clicks:
-            assert min(held[name, "value"], held[name, "difference"]) >= 90, name
-    if clicks == "cascade":  # a click depends on the items above it, so this estimator is wrong
-        assert held["item_position", "difference"] < 50
+    assert len(held) == 4 and min(held.values()) >= 90, held
 
 
 def test_few_or_unlike_answers_are_refused() -> None:

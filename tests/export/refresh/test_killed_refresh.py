@@ -12,7 +12,6 @@ from twinspire.export.bundles import BUNDLES
 from twinspire.export.refresh.work import WORK
 from twinspire.export.release.commands import audit_log_of, roll_back
 from twinspire.protos import bundle
-from twinspire.protos.errors import Unavailable
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -53,13 +52,10 @@ STEPS = {
         "ResumableFile",
         "finish",
     ),
-    "with the vectors": ("before", "twinspire.export.refresh.refresh", "build"),
-    "while the bundle is made": ("before", "twinspire.protos.bundle", "write"),
-    "with the bundle": ("after", "twinspire.export.refresh.refresh", "build"),
-    "with a version that is not noted": ("after", "twinspire.export.release.registry", "register"),
+    "with the vectors": ("before", "twinspire.export.refresh.build", "RefreshBuild", "write"),
+    "with the bundle": ("after", "twinspire.export.refresh.build", "RefreshBuild", "write"),
     "before the alias moves": ("before", "twinspire.export.release.audit_log", "commit"),
     "with the alias moved": ("after", "twinspire.export.refresh.refresh", "promote"),
-    "while the store is compacted": ("before", "twinspire.export.refresh.sources", "compact"),
 }
 
 
@@ -97,19 +93,6 @@ def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> Non
         assert world.alias("challenger") == "2", step
     bundles = [_version_of(world, each) for each in world.versions()]
     assert len(set(bundles)) == len(bundles), "a bundle was registered twice"
-
-
-def test_a_second_refresh_is_refused_while_one_is_at_work(world: World) -> None:
-    world.release()
-    world.write(item("lamp", "bavuti"))
-    process = _start(world, STEPS["with the vectors"])
-    try:
-        with pytest.raises(Unavailable, match="another refresh is at work on this host"):
-            world.refresh()
-    finally:
-        process.kill()
-        process.communicate()
-    assert world.refresh().counts["new"] == 1
 
 
 def _served(world: World) -> str:

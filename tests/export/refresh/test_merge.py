@@ -9,11 +9,10 @@ import pytest
 from tests.helpers.refreshing import resealed
 from tests.helpers.tiny import tiny_bundle
 from twinspire.export.encoding.digests import digest, item_digests, read_digests
-from twinspire.export.refresh.build import not_finite
 from twinspire.export.refresh.merge import Champion, merge
 from twinspire.export.refresh.sources import ItemChange, SnapshotState, TableItem
 from twinspire.protos import bundle
-from twinspire.protos.bundle import Manifest, Snapshot
+from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput
 from twinspire.protos.features import CategoryFeature, IdFeature, NumberFeature, Schema, TextFeature
 
@@ -60,30 +59,19 @@ def state(*changes: ItemChange) -> SnapshotState:
     return SnapshotState(Snapshot("store", 99), changes)
 
 
-def test_a_vector_that_is_not_finite_leaves_its_item_out(champion: Champion) -> None:
-    changes = [
+def test_items_that_are_refused_are_left_out(champion: Champion) -> None:
+    changes = state(
         ItemChange(1, "new-1", False, {"text": "bavuti"}, {"name": "one"}),
         ItemChange(2, "item-004", False, {"text": "xelike"}, {}),
         ItemChange(3, "new-2", False, {"text": "sotira"}, {"name": "two"}),
-    ]
-    found = merge(champion, None, state(*changes))
+    )
+    found = merge(champion, None, changes)
     assert (found.fresh_count, found.new, found.fresh["text"]) == (3, 2, ["xelike", "bavuti", "sotira"])
-    vectors = np.ones((3, 4), np.float32)
-    assert not_finite(found, vectors) == {}
-    vectors[1, 2] = np.nan
-    refused = not_finite(found, vectors)
-    assert refused == {"new-1": "the item tower's vector is not finite"}
-    left = found.without(refused)
-    assert (left.counts()["items"], left.fresh_count, left.fresh["text"]) == (21, 2, ["xelike", "sotira"])
-    assert (left.new, left.failed) == (1, refused)
+    refused = {"new-1": "not finite", "item-004": "not finite"}
+    left = merge(champion, None, changes, refused)
+    assert (left.new, left.failed, left.deleted, left.fresh["text"]) == (1, refused, 1, ["sotira"])
     assert left.items.ids[-1] == "new-2" and left.items.fields["name"][-1] == "two"
-    assert len(left.items.digests) == len(left.items.popularity) == 21
-    assert not left.deleted
-    vectors[0, 0] = np.inf
-    refused = not_finite(found, vectors)
-    left = found.without(refused)
-    assert ([*left.deleted], left.counts()["deleted"]) == (["item-004"], 1)
-    assert (left.new, left.failed) == (1, refused)
+    assert len(left.items.digests) == len(left.items.popularity) == left.counts()["items"] == 20
 
 
 def test_the_champion_without_changes_is_the_catalogue(champion: Champion) -> None:
@@ -97,7 +85,7 @@ def test_the_champion_without_changes_is_the_catalogue(champion: Champion) -> No
 def test_an_item_that_was_deleted_and_is_in_the_table_stays_deleted(champion: Champion) -> None:
     table = {name: TableItem({"text": name}, {"name": name, "section": None}, {}) for name in ("a", "b")}
     found = merge(champion, table, state(ItemChange(1, "a", True, {}, {})))
-    assert (found.items.ids, found.new, len(found.deleted)) == (["b"], 1, 20)
+    assert (found.items.ids, found.new, found.deleted) == (["b"], 1, 20)
 
 
 def test_digests_that_are_not_one_for_each_item_are_damage(champion: Champion, tmp_path: Path) -> None:
@@ -106,14 +94,3 @@ def test_digests_that_are_not_one_for_each_item_are_damage(champion: Champion, t
         folder = resealed(champion.folder, tmp_path / "other", content)
         with pytest.raises(BundleDamaged, match="expected uint8"):
             read_digests(folder, bundle.read(folder))
-
-
-def test_a_manifest_names_the_bundle_that_was_refreshed(champion: Champion) -> None:
-    from dataclasses import replace
-
-    manifest = champion.manifest
-    assert b"refreshed_from" not in manifest.to_bytes()
-    found = replace(manifest, refreshed_from=bundle.Refreshed("a" * 64, "b" * 64))
-    assert isinstance(found, Manifest) and b'"refreshed_from"' in found.to_bytes()
-    with pytest.raises(ValueError, match="bundle_version: expected 64 lowercase hexadecimal digits"):
-        bundle.Refreshed("a", "b" * 64)

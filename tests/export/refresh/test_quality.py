@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,20 +15,16 @@ from tests.helpers import altered, releases
 from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.stdlib import Made, tracking_copy
 from twinspire.export.evaluation import per_query
-from twinspire.export.evaluation.per_query import PerQuery
-from twinspire.export.refresh.quality import Evaluation, NotMeasured, _fits, applies
-from twinspire.export.refresh.refresh import RefreshRequest, RefreshResult, refresh
+from twinspire.export.refresh.refresh import RefreshResult, refresh
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.export.release.gate import Comparison
 from twinspire.export.release.gates import GATES, compare
-from twinspire.export.release.gates.quality import Evaluated, refreshed_without_metrics, stored
+from twinspire.export.release.paired_metrics import Evaluated, refreshed_without_metrics, stored
 from twinspire.protos import bundle
-from twinspire.protos.features import HistoryFeature, TextFeature
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
-from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
-from twinspire.train.evaluation.intervals import Clusters
+from twinspire.train.data.training_data import TrainingData, training_data_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
@@ -57,8 +52,7 @@ def refreshed(
     url = f"sqlite:///{folder / 'items.db'}"
     with closing(Store.open(url)) as store:
         store.write([WriteRequest(items)])
-    request = RefreshRequest(made.experiment, lambda: made.dataset, url, compare=compare)  # type: ignore[arg-type]
-    return refresh(request, console)
+    return refresh(made.experiment, lambda: made.dataset, console, url, compare=compare)  # type: ignore[arg-type]
 
 
 def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
@@ -90,7 +84,7 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
     assert decision.measured["quality"]["left_out"].startswith(f"{asked:,} queries")
     own, before = per_query.load(done.folder), per_query.load(made.folder)
     assert own is not None and before is not None
-    assert set(own.queries) < set(before.queries)
+    assert set(own.rows) < set(before.rows)
     shared, other = per_query.common(own, before)
     # The same towers and texts: a query's metrics change only where the new item or the gap moves an answer.
     same = shared.metrics["recall_at_10"] == other.metrics["recall_at_10"]
@@ -127,19 +121,18 @@ def test_queries_that_ask_for_an_edited_item_are_left_out(
     assert own is not None
     gone = {int(digests[n]) for n in range(len(rows)) if asked in relevant[n].tolist()}
     assert int(digests[chosen]) in gone
-    assert {*before.queries.tolist()} - {*own.queries.tolist()} == gone
+    assert {*before.rows.tolist()} - {*own.rows.tolist()} == gone
     assert manifest.quality["queries_left_out"] == len(gone)
-    found = stored(altered.side("2", done.folder), altered.side("1", made.folder))
-    assert isinstance(found, Evaluated) and found.champion is not None
-    assert np.array_equal(found.challenger.queries, found.champion.queries)
-    assert found.left_out == (
-        f"{len(gone)} queries are left out, because they ask for deleted or edited items"
-    )
+    sides = altered.side("2", done.folder), altered.side("1", made.folder)
+    found = stored(Comparison(*sides, made.experiment, releases.no_data, console, tmp_path))
+    assert isinstance(found, Evaluated) and found.queries.champion is not None
+    assert np.array_equal(found.queries.challenger.rows, found.queries.champion.rows)
+    assert found.queries.left_out == len(gone)
     # The next refresh does not have the new text, and leaves out the same queries.
     again = refreshed(made, tmp_path, console, ItemWrite("shop.lamp", features='{"text": "A lamp."}'))
     assert again.folder is not None
     later = per_query.load(again.folder)
-    assert later is not None and np.array_equal(later.queries, own.queries)
+    assert later is not None and np.array_equal(later.rows, own.rows)
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -156,8 +149,7 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
 
         raise DataError("items.parquet: there is no such file")
 
-    request = RefreshRequest(made.experiment, away, url, compare=ACCEPT)  # type: ignore[arg-type]
-    done = refresh(request, console)
+    done = refresh(made.experiment, away, console, url, compare=ACCEPT)  # type: ignore[arg-type]
     assert done.folder is not None
     manifest = bundle.read(done.folder)
     assert "there is no such file" in manifest.quality["not_measured"]
@@ -180,46 +172,6 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
     assert not refreshed_without_metrics(challenger, other)  # then it is evaluated
 
 
-def test_a_test_split_without_queries_is_not_told_as_one_of_deleted_items() -> None:
-    none = np.zeros(0, np.int64)
-    test = Pairs(none, none, np.zeros(0, np.float32))
-    data = SimpleNamespace(parts={"test": test}, item_ids=["a"])
-    found: Any = applies(
-        Evaluation(*[cast(Any, each) for each in (None, None, data, None, None)]),
-        cast(Any, SimpleNamespace(items=SimpleNamespace(ids=["a"]))),
-    )
-    assert isinstance(found, NotMeasured)
-    assert found.why == "the test split has no queries"
-
-
 def _with_files(manifest: bundle.Manifest, files: dict[str, bundle.FileRecord]) -> bundle.Manifest:
 
     return replace(manifest, files=files)
-
-
-def test_metrics_of_queries_are_compared_on_those_that_both_have() -> None:
-    metrics = {"m": np.array([0.1, 0.3, 0.5], np.float32)}
-    one = PerQuery(np.array([1, 3, 5], np.uint64), metrics, Clusters.single(3))
-    metrics = {"m": np.array([3, 4, 5, 9], np.float32)}
-    other = PerQuery(np.array([3, 4, 5, 9], np.uint64), metrics, Clusters.single(4))
-    first, second = per_query.common(one, other)
-    assert first.queries.tolist() == second.queries.tolist() == [3, 5]
-    assert first.metrics["m"].tolist() == pytest.approx([0.3, 0.5])
-    assert second.metrics["m"].tolist() == [3, 5]
-
-
-def test_a_key_that_the_experiment_leaves_open_fits_any_served_value() -> None:
-    served = {"text": TextFeature("text", "title", 320)}
-    assert _fits({"text": TextFeature("text", "title")}, served)
-    assert _fits({"text": TextFeature("text", "title", 320)}, served)
-    assert not _fits({"text": TextFeature("text", "title", 256)}, served)
-    assert not _fits({"text": TextFeature("text", "summary")}, served)
-    assert not _fits({"body": TextFeature("text", "title")}, served)
-
-
-def test_only_the_recipe_may_configure_times_that_are_not_served() -> None:
-    dated, bare = (HistoryFeature("history", 20, times=times) for times in (True, False))
-    assert _fits({"history": dated}, {"history": dated})
-    assert _fits({"history": dated}, {"history": bare}, is_recipe=True)
-    assert not _fits({"history": dated}, {"history": bare})
-    assert not _fits({"history": bare}, {"history": dated}, is_recipe=True)

@@ -66,9 +66,8 @@ def test_deletes_remove_and_writes_replace_and_add_under_the_columns_that_are_re
     assert rows["3"]["made"].isoformat() == "2026-01-03T04:05:06"
 
 
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
-def test_training_reads_the_table_and_drops_the_pairs_of_deleted_items(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"items.{suffix}"
+def test_training_reads_the_table_and_drops_the_pairs_of_deleted_items(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
     write_table(catalogue_table(items(), ITEM, ["shelf"], CHANGES), path)
     (tmp_path / "pairs.csv").write_text("query,item_id\nfirst,1\nsecond,2\nninth,new\n")
     section = FilesData("files", path.name, "pairs.csv", display=("shelf",), unknown_items="drop")
@@ -81,11 +80,7 @@ def test_training_reads_the_table_and_drops_the_pairs_of_deleted_items(tmp_path:
     assert tables.dropped == {"pair of an unknown item": 1}
 
 
-def test_a_value_that_does_not_fit_its_column_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="column 'shelf': expected Int64"):
-        catalogue_table(
-            items(), ITEM, ["shelf"], [ItemChange(1, "2", False, {"words": "x"}, {"shelf": "top"})]
-        )
+def test_a_value_that_does_not_fit_its_column_is_an_error_that_names_it() -> None:
     changes = [
         ItemChange(1, "1", False, {"words": "x"}, {"shelf": "4"}),
         ItemChange(2, "2", False, {"words": "x"}, {"shelf": "top"}),
@@ -99,8 +94,6 @@ def test_a_value_that_does_not_fit_its_column_is_an_error_that_names_it(tmp_path
     ]
     with pytest.raises(DataError, match=r"^item '2', column 'made': expected .*tomorrow"):
         catalogue_table(items(), ITEM, ["shelf"], changes)
-    with pytest.raises(DataError, match=r"expected a name that ends in \.csv"):
-        write_table(items(), tmp_path / "items.xlsx")
 
 
 def test_the_command_writes_the_items_of_the_data_set_with_the_changes(stdlib: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import mlflow
 import pytest
 
-from tests.helpers.warm import WarmPython
 from twinspire.export.release import audit_log
 from twinspire.export.release.audit_log import AuditLog, Entry
 from twinspire.export.release.release_records import REASON_LENGTH, RECORD_TAG, RELEASE, Action, ReleaseRecord
@@ -58,14 +57,9 @@ def test_a_record_that_does_not_fit_into_a_tag_is_refused(name: str) -> None:
     assert audit_log.problems(audit_log.read(name)) == []
 
 
-def test_a_model_without_records_has_an_empty_log(store: str) -> None:
-    assert audit_log.read("absent") == AuditLog((), ())
-    assert audit_log.problems(audit_log.read("absent")) == []
-
-
 @pytest.mark.parametrize(
     ("gone", "problem"),
-    [((1,), "record 1: missing"), ((2,), "record 2: missing"), ((2, 3), "records 2 to 3: missing")],
+    [((1,), "record 1: missing"), ((2, 3), "records 2 to 3: missing")],
 )
 def test_records_that_are_gone_show(name: str, gone: tuple[int, ...], problem: str) -> None:
     runs = [written(name, "promote", str(n - 1 or ""), str(n)) for n in (1, 2, 3, 4)]
@@ -110,36 +104,6 @@ def test_records_of_earlier_versions_are_read(name: str) -> None:
     assert (found.entries[0].record.after, found.unreadable) == ("1", ())
 
 
-REFUSE = """
-import sys
-from twinspire.export.release import audit_log
-from twinspire.train.training.tracking import connect
-
-connect()
-print("ready", flush=True)
-sys.stdin.readline()
-for _ in range(5):
-    with audit_log.release_run(sys.argv[1], "version 1") as run_id:
-        audit_log.commit(sys.argv[1], run_id, "refuse", "", "1")
-"""
-
-
-@pytest.mark.exhaustive
-def test_processes_of_one_host_number_their_records_in_turn(name: str) -> None:
-    experiment_id(name)
-    processes = [WarmPython("-c", REFUSE, name) for _ in range(3)]
-    for process in processes:
-        assert process.stdout.readline() == "ready\n", process.communicate(timeout=60)[1]
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in processes:
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-    found = audit_log.read(name)
-    assert [entry.record.number for entry in found.entries] == [*range(1, 16)]
-
-
 def log_of(*moves: tuple[Action, str, str] | tuple[Action, str, str, str]) -> AuditLog:
     """An audit log of moves: action, from, to, and the status of the run if it is not finished."""
     entries = [
@@ -152,19 +116,12 @@ def log_of(*moves: tuple[Action, str, str] | tuple[Action, str, str, str]) -> Au
 @pytest.mark.parametrize(
     ("moves", "champion", "expected"),
     [
-        ([], "", []),
         ([], "1", ["1"]),
         ([("promote", "", "1"), ("promote", "1", "2")], "2", ["1", "2"]),
         ([("promote", "", "1"), ("force", "1", "2"), ("rollback", "2", "1")], "1", ["1"]),
-        ([("promote", "", "1"), ("refuse", "1", "2")], "1", ["1"]),
         # back and forth: each promotion stands by itself
         ([("promote", "", "1"), ("promote", "1", "2"), ("promote", "2", "1")], "1", ["1", "2", "1"]),
-        # to a version that stands further down, and to one that does not stand
-        (
-            [("promote", "", "1"), ("promote", "1", "2"), ("promote", "2", "3"), ("rollback", "3", "1")],
-            "1",
-            ["1"],
-        ),
+        # to a version that does not stand
         ([("promote", "", "1"), ("promote", "1", "3"), ("rollback", "3", "2")], "2", ["1", "2"]),
         # the alias was moved without a record: before the first, between two, after the last
         ([("promote", "7", "8")], "8", ["7", "8"]),
@@ -174,11 +131,6 @@ def log_of(*moves: tuple[Action, str, str] | tuple[Action, str, str, str]) -> Au
         ([("promote", "", "1"), ("promote", "1", "2", "RUNNING")], "1", ["1"]),
         ([("promote", "", "1"), ("promote", "1", "2", "RUNNING")], "2", ["1", "2"]),
         ([("promote", "", "1"), ("promote", "1", "2", "FAILED"), ("promote", "1", "3")], "3", ["1", "3"]),
-        (
-            [("promote", "", "1"), ("promote", "1", "2", "RUNNING"), ("promote", "2", "3")],
-            "3",
-            ["1", "2", "3"],
-        ),
         # the champion's version was deleted, and its alias with it
         ([("promote", "", "1"), ("promote", "1", "2")], "", ["1", "2"]),
     ],
@@ -187,10 +139,3 @@ def test_what_stands_is_what_was_promoted_and_not_taken_back(
     moves: list[Any], champion: str, expected: list[str]
 ) -> None:
     assert audit_log.promoted_versions(log_of(*moves), champion) == expected
-
-
-@pytest.mark.parametrize("count", range(5))
-def test_the_champion_and_the_two_before_it_are_kept(count: int) -> None:
-    promotions: list[Any] = [("promote", str(n) if n else "", str(n + 1)) for n in range(count)]
-    found = audit_log.versions_to_keep(log_of(*promotions), str(count) if count else "")
-    assert found == ["1", "2", "3", "4"][:count][-3:]

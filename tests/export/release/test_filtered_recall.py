@@ -96,26 +96,3 @@ def test_a_bucket_that_is_below_the_target_or_wrong_refuses(
     result, _ = judged(experiment, folder, tmp_path, served, **settings)
     assert isinstance(result, GateResult)
     assert result.holds is expected
-
-
-@pytest.mark.parametrize(
-    ("recalls", "text"),
-    [
-        (
-            {0.5: [1.0] * 100, 0.01: [0.99] * 100},
-            "recall 0.9900 where 1.0% pass, random, of 2 buckets the lo",
-        ),
-        (  # the wide interval of the lower recall reaches the bound
-            {0.5: [0.5] + [1.0] * 9, 0.1: [0.96] * 100},
-            "recall 0.9600 where 10.0% pass, random, of 2 buckets the one whose interval ends lowest",
-        ),
-    ],
-)
-def test_the_text_names_the_bucket_whose_recall_it_shows(
-    experiment: Experiment, tmp_path: Path, recalls: dict[float, list[float]], text: str
-) -> None:
-    folder = tiny_bundle(tmp_path / "made", 60, filters=FILTERS)
-    buckets = [{**bucket(values), "selectivity": share} for share, values in recalls.items()]
-    result, _ = judged(experiment, folder, tmp_path, {"filtered": {"challenger": buckets}})
-    assert result is not None
-    assert result.text.startswith(text)

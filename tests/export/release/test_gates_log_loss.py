@@ -1,7 +1,7 @@
 """Click models are judged by the log loss of the same labelled pairs, which their rankings do not show."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,19 @@ import pytest
 import scipy.special
 from rich.console import Console
 
+from tests.export.release.test_quality_history import log_of
 from tests.helpers import altered, releases, tiny
 from twinspire.export.evaluation import pair_losses, per_query
-from twinspire.export.evaluation.pair_losses import PairLosses
-from twinspire.export.evaluation.per_query import PerQuery
+from twinspire.export.evaluation.per_query import PAIRS, RowMetrics
 from twinspire.export.release import audit_log
-from twinspire.export.release.audit_log import AuditLog, Entry
 from twinspire.export.release.decision_report import page
 from twinspire.export.release.gate import Comparison, Decision, Judgement
 from twinspire.export.release.gates import GATES, quality, quality_history
-from twinspire.export.release.gates.quality import Evaluated, judge_metrics
-from twinspire.export.release.paired_losses import PairedLosses
+from twinspire.export.release.gates.quality import judge_metrics
+from twinspire.export.release.paired_metrics import Evaluated, Paired
 from twinspire.export.release.promote import _summary
-from twinspire.export.release.release_records import Action, ReleaseRecord
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Refreshed, Score
-from twinspire.protos.errors import BundleDamaged
 from twinspire.train.config import Experiment, GatesConfig, TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.intervals import Clusters
@@ -37,7 +34,7 @@ from twinspire.train.metrics import per_query as metrics_of
 Floats = npt.NDArray[np.float64]
 SIGMOID = Score("sigmoid", -0.5)
 ITEMS, POPULAR, USERS, EVENTS = 1500, 1000, 150, 8000
-FILE = f"{bundle.REPORTS}/{pair_losses.FILE}"
+FILE = f"{bundle.REPORTS}/{PAIRS.name}"
 
 
 @pytest.fixture
@@ -66,20 +63,21 @@ class Log:
         clicked = random.random(EVENTS) < scipy.special.expit(logits[rows])
         return cls(user, rows, clicked, logits)
 
-    def queries(self, logits: Floats) -> PerQuery:
+    def queries(self, logits: Floats) -> RowMetrics:
         """The metrics of rankings by a model that predicts these logits of the items."""
         asked = np.flatnonzero(self.is_positive)
         ranked = np.tile(np.argsort(-logits)[:100], (len(asked), 1))
         found = metrics_of(ranked, [self.item[[each]] for each in asked])
         clusters = Clusters.by(self.user[asked], len(asked), "users")
         metrics = {name: values.astype(np.float32) for name, values in found.items()}
-        return PerQuery(asked.astype(np.uint64), metrics, clusters)
+        return RowMetrics(asked.astype(np.uint64), metrics, clusters)
 
-    def losses(self, logits: Floats) -> PairLosses:
+    def losses(self, logits: Floats) -> RowMetrics:
         """The losses of the same model."""
         found = losses_of(self.is_positive, scipy.special.expit(logits[self.item])).astype(np.float32)
         clusters = Clusters.by(self.user, EVENTS, "users")
-        return PairLosses(np.arange(EVENTS, dtype=np.uint64), found, self.is_positive, clusters)
+        values = {"log_loss": found, "is_positive": self.is_positive}
+        return RowMetrics(np.arange(EVENTS, dtype=np.uint64), values, clusters)
 
     def shuffled(self) -> Floats:
         """Logits in a random order within the popular items, but for the ten that are first of all."""
@@ -96,9 +94,9 @@ def log() -> Log:
 
 def judged(log: Log, experiment: Experiment, logits: Floats, with_losses: bool = True) -> Judgement:
     """A model against that of the true logits."""
-    losses = PairedLosses(log.losses(logits), log.losses(log.logits)) if with_losses else PairedLosses()
-    queries = log.queries(logits), log.queries(log.logits)
-    return judge_metrics(Evaluated(*queries, "", losses=losses), experiment)
+    losses = Paired(log.losses(logits), log.losses(log.logits)) if with_losses else None
+    queries = Paired(log.queries(logits), log.queries(log.logits))
+    return judge_metrics(Evaluated(queries, losses), experiment)
 
 
 def test_a_random_order_of_the_popular_items_is_refused(log: Log, experiment: Experiment) -> None:
@@ -125,56 +123,14 @@ def test_an_equal_model_and_a_better_one_are_accepted(log: Log, experiment: Expe
     assert "+0.0000" in equal.text
     worse = log.logits + 1  # every probability is too high, and no order changes
     assert not judged(log, experiment, worse)[0].holds
-    losses = PairedLosses(log.losses(log.logits), log.losses(worse))
+    losses = Paired(log.losses(log.logits), log.losses(worse))
     queries = log.queries(log.logits)
-    better, measured = judge_metrics(Evaluated(queries, queries, "", losses=losses), experiment)
+    better, measured = judge_metrics(Evaluated(Paired(queries, queries), losses), experiment)
     assert better.holds and better.figure is not None and better.figure < -0.05
-    assert measured["differences"]["ndcg_at_10"]["mean"] == 0
-
-
-def test_the_margin_is_that_of_log_loss(log: Log, experiment: Experiment) -> None:
-    slightly = log.logits + 0.2
-    gates: list[dict[str, Any]] = [{"log_loss_margin": 0.001}, {"log_loss_margin": 0.05}]
-    held = [
-        judged(log, dataclasses.replace(experiment, gates=GatesConfig(**each)), slightly)[0] for each in gates
-    ]
-    assert [each.holds for each in held] == [False, True]
-    assert held[0].warning == ""
     wide = dataclasses.replace(experiment, gates=GatesConfig(log_loss_margin=0.2))
-    warned = judged(log, wide, slightly)[0].warning
-    assert "below that of the base rate, less than two margins of 0.2" in warned
-    assert warned.endswith("lower log_loss_margin")
-
-
-def test_a_champion_worse_than_the_base_rate_is_named_without_advice(
-    log: Log, experiment: Experiment
-) -> None:
-    bad = log.losses(log.logits + 3)
-    losses, queries = PairedLosses(log.losses(log.logits), bad), log.queries(log.logits)
-    result, _ = judge_metrics(Evaluated(queries, queries, "", losses=losses), experiment)
-    above = bad.losses.mean(dtype=np.float64) - bad.base_rate_loss
-    assert above > 0
-    assert result.warning == (
-        f"the champion's log loss is {above:.4f} above that of the base rate, "
-        "so the gate on quality says little"
-    )
-
-
-def test_a_loss_that_is_no_number_is_refused(log: Log, experiment: Experiment) -> None:
-    logits = log.logits.copy()
-    logits[log.item[0]] = np.nan
-    losses = PairedLosses(log.losses(logits), log.losses(log.logits))
-    queries = log.queries(log.logits)
-    result, _ = judge_metrics(Evaluated(queries, queries, "", losses=losses), experiment)
-    assert (result.holds, result.figure) == (False, None)
-    assert result.text == "the challenger's log loss is not a number for every pair"
-
-
-def test_without_a_champion_log_loss_is_shown(log: Log, experiment: Experiment) -> None:
-    losses = PairedLosses(log.losses(log.logits))
-    result, _ = judge_metrics(Evaluated(log.queries(log.logits), None, "", losses=losses), experiment)
-    assert (result.holds, result.figure) == (True, None)
-    assert result.text.startswith("log loss 0.")
+    warned = judged(log, wide, log.logits + 0.2)[0].warning
+    assert "below that of the base rate" in warned and warned.endswith("lower log_loss_margin")
+    assert measured["differences"]["ndcg_at_10"]["mean"] == 0
 
 
 def written(folder: Path, log: Log, logits: Floats, with_losses: bool = True, score: Score = SIGMOID) -> Path:
@@ -186,7 +142,7 @@ def written(folder: Path, log: Log, logits: Floats, with_losses: bool = True, sc
     def change(draft: Path) -> None:
         per_query.save(log.queries(logits), draft)
         if with_losses:
-            pair_losses.save(log.losses(logits), draft)
+            per_query.save(log.losses(logits), draft, PAIRS)
 
     return altered.altered(made, folder, change)
 
@@ -239,36 +195,6 @@ def test_the_metric_of_the_toml_still_decides_where_it_is_set(
     assert found is not None and found[0].holds and found[1]["metric"] == "ndcg_at_10"
 
 
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (BundleDamaged("the data are gone"), "the data are gone"),
-        (RuntimeError("no memory"), "cannot be evaluated again: no memory"),
-    ],
-)
-def test_where_bundles_cannot_be_evaluated_again_the_challenger_is_refused(
-    log: Log,
-    experiment: Experiment,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    error: Exception,
-    text: str,
-) -> None:
-    def gone() -> TrainingData:
-        raise error
-
-    sides = written(tmp_path / "2", log, log.logits), written(tmp_path / "1", log, log.logits, False)
-    monkeypatch.setattr(Comparison, "challenger_runs", False)
-    assert quality.judge(compared(*sides, experiment, tmp_path, gone)) is None
-    runs(monkeypatch)
-    found = quality.judge(compared(*sides, experiment, tmp_path, gone))
-    assert found is not None
-    result, measured = found
-    assert (result.holds, result.figure, result.bound) == (False, None, 0.005)
-    assert result.text == text
-    assert measured == {"error": text}
-
-
 def test_bundles_of_other_pairs_are_evaluated_again(
     log: Log, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +202,7 @@ def test_bundles_of_other_pairs_are_evaluated_again(
     challenger = written(tmp_path / "2", log, log.logits)
 
     def cut(draft: Path) -> None:
-        pair_losses.save(log.losses(log.logits).of_pairs(np.arange(100, EVENTS)), draft)
+        per_query.save(log.losses(log.logits).some(np.arange(100, EVENTS)), draft, PAIRS)
 
     champion = altered.altered(challenger, tmp_path / "1", cut)
     found = quality.judge(compared(challenger, champion, experiment, tmp_path, labelled_data))
@@ -301,7 +227,7 @@ def test_a_refresh_without_figures_counts_as_no_change_of_log_loss(
     champion = written(tmp_path / "1", log, log.logits)
 
     def forget(draft: Path) -> None:
-        (draft / bundle.REPORTS / per_query.FILE).unlink()
+        (draft / bundle.REPORTS / per_query.QUERIES.name).unlink()
         (draft / FILE).unlink()
 
     refreshed = Refreshed("1" * 64, "2" * 64)
@@ -319,7 +245,7 @@ def test_a_refresh_that_lacks_some_pairs_is_compared_on_the_others(
     kept = np.arange(100, EVENTS)
 
     def cut(draft: Path) -> None:
-        pair_losses.save(log.losses(log.logits).of_pairs(kept), draft)
+        per_query.save(log.losses(log.logits).some(kept), draft, PAIRS)
 
     refreshed = Refreshed("1" * 64, "2" * 64)
     challenger = altered.altered(champion, tmp_path / "2", cut, refreshed_from=refreshed)
@@ -340,17 +266,15 @@ def labelled_data() -> TrainingData:
     return TrainingData({"text": names}, {"text": names}, parts, 60, 60, ids)
 
 
-@pytest.mark.parametrize("change", [altered.annotate, altered.disturb])
 def test_bundles_without_losses_are_evaluated_again(
     log: Log,
     experiment: Experiment,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[Path], None],
 ) -> None:
     runs(monkeypatch)
     champion = written(tmp_path / "1", log, log.logits, False)
-    challenger = altered.altered(champion, tmp_path / "2", change)
+    challenger = altered.altered(champion, tmp_path / "2", altered.annotate)
     found = quality.judge(compared(challenger, champion, experiment, tmp_path, labelled_data))
     assert found is not None
     result, measured = found
@@ -358,31 +282,27 @@ def test_bundles_without_losses_are_evaluated_again(
     assert measured["evaluated_anew"] == why
     assert f"over 240 pairs, lower is better; both evaluated again, because {why}" in result.text
     assert measured["queries"] == 20
-    if change is altered.annotate:
-        assert result.figure == 0
+    assert result.figure == 0
 
 
 def test_the_losses_travel_with_the_bundle(log: Log, tmp_path: Path) -> None:
     folder = written(tmp_path, log, log.logits)
-    found, expected = pair_losses.load(folder), log.losses(log.logits)
+    found, expected = per_query.load(folder, PAIRS), log.losses(log.logits)
     assert found is not None
-    assert np.array_equal(found.pairs, expected.pairs)
-    assert np.array_equal(found.losses, expected.losses)
+    assert np.array_equal(found.rows, expected.rows)
+    assert np.array_equal(found.metrics["log_loss"], expected.metrics["log_loss"])
     assert str(found.clusters) == f"{USERS} users"
     share = log.is_positive.mean()
     entropy = -(share * np.log(share) + (1 - share) * np.log(1 - share))
-    assert found.base_rate_loss == pytest.approx(entropy)
+    assert pair_losses.base_rate_loss(found) == pytest.approx(entropy)
 
-    def spoil(draft: Path) -> None:
+    def rename(draft: Path) -> None:
         with np.load(draft / FILE) as file:
             arrays: Any = {name: file[name] for name in file.files}
-        np.savez(draft / FILE, **{**arrays, "losses": arrays["losses"][1:]})
+        np.savez(draft / FILE, losses=arrays.pop("log_loss"), **arrays)
 
-    with pytest.raises(BundleDamaged, match=r"losses: expected float32 \(8000,\), got float32 \(7999,\)"):
-        pair_losses.load(altered.altered(folder, tmp_path, spoil))
-    broken = altered.altered(folder, tmp_path, lambda draft: (draft / FILE).write_bytes(b"PK"))
-    with pytest.raises(BundleDamaged, match="not the losses of pairs"):
-        pair_losses.load(broken)
+    before = per_query.load(altered.altered(folder, tmp_path, rename), PAIRS)  # of an earlier version
+    assert before is not None and before.means() == found.means()
 
 
 def test_pairs_are_known_again_in_another_order_and_without_some() -> None:
@@ -390,25 +310,16 @@ def test_pairs_are_known_again_in_another_order_and_without_some() -> None:
     products = np.linspace(-1, 1, 240, dtype=np.float32)
     all_pairs = pair_losses.measure(data, products, SIGMOID)
     assert all_pairs is not None
-    assert len(np.unique(all_pairs.pairs)) == 240  # 60 different ones
+    assert len(np.unique(all_pairs.rows)) == 240  # 60 different ones
     kept = np.arange(240) % 60 != 5
     fewer = dataclasses.replace(data, parts={**data.parts, "test": data.parts["test"].where(kept)})
     some = pair_losses.measure(fewer, products[kept], SIGMOID)
     assert some is not None
-    one, other = pair_losses.common(all_pairs, some)
-    assert len(one.pairs) == len(other.pairs) == 236
-    np.testing.assert_allclose(np.sort(one.losses), np.sort(other.losses), rtol=1e-5)
+    one, other = per_query.common(all_pairs, some)
+    assert len(one.rows) == len(other.rows) == 236
+    assert one.means()["log_loss"] == pytest.approx(other.means()["log_loss"])
     assert pair_losses.measure(data, products, Score()) is None
     assert pair_losses.measure(data, None, SIGMOID) is None
-
-
-def log_of(*moves: tuple[Action, str, str, Mapping[str, float]]) -> AuditLog:
-    entries = []
-    for n, (action, before, after, change) in enumerate(moves, 1):
-        gates: tuple[dict[str, Any], ...] = ({"name": "quality_history", "change": dict(change)},)
-        record = ReleaseRecord(n, "", "", action, before, after, gates if change else ())
-        entries.append(Entry(record, "", "FINISHED", False))
-    return AuditLog(tuple(entries), ())
 
 
 @pytest.mark.parametrize(("lost", "holds"), [(0.001, True), (0.003, False), (-0.003, True)])

@@ -1,16 +1,12 @@
 """Each gate by itself: what it measures, what it says, and what it refuses."""
 
-import contextlib
 import dataclasses
 import json
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from rich.console import Console
 
@@ -21,7 +17,6 @@ from twinspire.export.release.decision_report import write_report
 from twinspire.export.release.gate import (
     ComparedVersion,
     Comparison,
-    Decision,
     Gate,
     GateResult,
     Judgement,
@@ -83,23 +78,6 @@ def test_a_bundle_of_histories_is_measured_too(films_made: Made, tmp_path: Path)
     assert "EASE" in page
 
 
-def test_the_gates_are_found_in_their_folder() -> None:
-    assert [gate.name for gate in GATES] == [
-        "parity",
-        "index_recall",
-        "filtered_recall",
-        "quality",
-        "quality_history",
-        "baseline",
-        "interleaving",
-        "query_tower_latency",
-        "retriever_latency",
-        "bundle_size",
-        "load_time",
-    ]
-    assert len({gate.order for gate in GATES}) == len(GATES)
-
-
 def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: Path) -> None:
     def judge(comparison: Comparison) -> Judgement:
         count, least = comparison.challenger.manifest.count, 10**9
@@ -137,43 +115,16 @@ def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_pa
     }  # fmt: skip
 
 
-def test_a_process_that_is_killed_is_a_failure_of_what_it_did(made: Made, tmp_path: Path) -> None:
-    """As a graph does that its runtime does not survive, or one that is too large for the memory."""
-
-    def kill() -> None:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            for each in psutil.Process().children():
-                with contextlib.suppress(psutil.Error):
-                    if entry_points.BUNDLE_BENCHMARK in each.cmdline():
-                        each.kill()
-                        return
-            time.sleep(0.01)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    endless = {"k": 10, "threads": 1, "iterations": 10**6, "rounds": 10, "loads": 3}
-    found = ask({"task": "measure", "bundles": {"challenger": str(made.folder)}, **endless}, tmp_path)
-    killer.join()
-    assert isinstance(found, ProcessFailure)
-    assert "the process was killed by SIGKILL" in found.text
-
-
 def judged_parity(made: Made, scratch: Path, side: ComparedVersion, **gates: Any) -> Judgement:
     """As `parity.judge`, for a challenger that loads."""
     return parity._judge(comparison(made, scratch, side, **gates))
 
 
-def test_where_the_run_is_gone_the_manifest_stands_in(made: Made, tmp_path: Path) -> None:
+def test_a_bundle_whose_run_is_gone_is_refused(made: Made, tmp_path: Path) -> None:
     orphan = altered.altered(made.folder, tmp_path, run_id="0" * 32)
-    gate, measured = judged_parity(made, tmp_path, altered.side("2", orphan))
-    claimed = max(each["max_abs_diff"] for each in bundle.read(made.folder).parity.values())
-    assert (gate.holds, gate.figure, measured["claimed"]) == (True, claimed, claimed)
-    assert gate.text.startswith(f"not measured again (run {'0' * 32}: not known to")
-    silent = altered.altered(made.folder, tmp_path, run_id="0" * 32, parity={})
-    gate, _ = judged_parity(made, tmp_path, altered.side("2", silent))
+    gate, _ = judged_parity(made, tmp_path, altered.side("2", orphan))
     assert (gate.holds, gate.figure) == (False, None)
-    assert gate.text.endswith("the manifest claims nothing")
+    assert f"run {'0' * 32}" in gate.text
 
 
 def test_the_tolerance_is_the_bundles_own_or_that_of_the_toml(made: Made, tmp_path: Path) -> None:
@@ -287,20 +238,3 @@ def test_the_process_has_the_declared_threads(tmp_path: Path, monkeypatch: pytes
     assert ask({}, tmp_path, threads=3) == {"threads": "3"}
     assert ask({}, tmp_path, threads=0) == {"threads": None}
     assert "torch" in sys.modules  # here, and not there
-
-
-def test_a_decision_is_ready_for_json(made: Made) -> None:
-    side = altered.side("2", made.folder)
-    results = (
-        GateResult("recall", 0.5, 0.9, False, "half is found"),
-        GateResult("load_time", None, 60, True, "quick"),
-    )
-    decision = Decision(side, None, results, {"recall": {"queries": 1}})
-    assert not decision.accepted
-    assert decision.refused == results[:1]
-    content = json.loads(json.dumps(decision.document(), allow_nan=False))
-    assert content["champion"] is None
-    assert content["refused"] == ["recall"]
-    assert content["verdict"] == "refused by recall: half is found"
-    assert content["gates"][1]["figure"] is None
-    assert Decision(side, side, (), {}).accepted

@@ -5,7 +5,6 @@ import json
 import math
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -22,7 +21,6 @@ from twinspire.export.judging.off_policy import verdict
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import judge as judging
 from twinspire.export.release import registry
-from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.features import FeatureSpec
 from twinspire.serving.retrieval.query import Query
@@ -107,26 +105,6 @@ def test_answers_later_than_the_events_are_counted_and_left_out(tmp_path: Path) 
     assert judged["records"] + judged["left_out"] == 50
     write_events(tmp_path / "events.parquet", [])
     assert "later than the last event" in judging.estimated(files, "one", folder)["verdict"]
-
-
-def test_a_challenger_on_another_server_gets_no_estimate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remote = SimpleNamespace(is_remote=True)
-    monkeypatch.setattr(bundle, "read_manifest", lambda folder: remote)
-    files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
-    found = judging.estimated(files, "one", tmp_path)
-    assert found == {"verdict": "no estimate: the challenger's index is on another server"}
-
-
-def test_texts_that_the_log_lacks_are_asked_for(tmp_path: Path) -> None:
-    rows, clicks = explored_rows("one", 30)
-    write_log(tmp_path / "log", [{**row, "query": "{}"} for row in rows])
-    write_events(tmp_path / "events.parquet", clicks)
-    files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
-    found = judging.estimated(files, "one", tiny_bundle(tmp_path / "bundle", 60))["verdict"]
-    assert found.startswith("no estimate: no logged query fits the challenger (query.")
-    assert "serve --served-log-texts" in found
 
 
 def test_the_command_shows_both_judgements(store: str, tmp_path: Path) -> None:

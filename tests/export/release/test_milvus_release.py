@@ -16,7 +16,6 @@ from tests.helpers.releases import NAME, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
 from twinspire.export.release import audit_log, registry
 from twinspire.export.release import promote as releasing
-from twinspire.export.release import prune as pruning
 from twinspire.export.release.commands import audit_log_of, roll_back
 from twinspire.export.release.gate import ComparedVersion
 from twinspire.export.release.prune import prune
@@ -151,18 +150,3 @@ def test_a_collection_that_is_dropped_while_its_bundle_is_registered_is_written_
     version, _ = registry.register(store.folder)
     assert (dropped, store.client.list_collections()) == ([store.collection], [store.collection])
     assert aliased("challenger") == str(version.version)
-
-
-def test_a_collection_whose_version_gets_an_alias_before_it_is_dropped_stays(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_alias("1")
-    drop = pruning._drop
-
-    def register_first(*arguments: Any) -> Any:
-        registry.register(store.folder)
-        return drop(*arguments)
-
-    monkeypatch.setattr(pruning, "_drop", register_first)
-    assert prune(NAME) == {"name": NAME, "dry_run": False, "kept": [store.collection], "dropped": []}
-    assert store.client.list_collections() == [store.collection]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.releases import DATASET, OF_LABELS, QUALITY, small_bundle
+from tests.helpers.releases import DATASET, QUALITY, small_bundle
 from tests.helpers.tiny import watched_bundle
 from twinspire.export.release import model_card
 from twinspire.protos import bundle
@@ -37,27 +37,11 @@ def test_it_says_what_it_is_how_good_and_where_from(manifest: Manifest) -> None:
     assert len(text) < model_card.LIMIT
 
 
-def test_it_says_what_refitted_towers_have_learned_from(manifest: Manifest) -> None:
-    assert model_card.REFIT not in model_card.card(manifest)
-    refitted = dataclasses.replace(manifest, quality={**QUALITY, "refitted": True})
-    assert f"\n\n{model_card.REFIT}\n\nVerdict" in model_card.card(refitted)
-
-
 def test_it_repeats_the_warnings_of_the_training_run(manifest: Manifest) -> None:
     doubted = dataclasses.replace(manifest, quality={**QUALITY, "warnings": ["few queries", "no <loss>"]})
     assert "\n\n**Warning.** few queries.\n\n**Warning.** no " in model_card.card(doubted)
     assert "<loss>" not in model_card.card(doubted)
     assert "Warning" not in model_card.card(manifest)
-
-
-def test_it_says_how_the_items_are_searched(manifest: Manifest) -> None:
-    exact = dataclasses.replace(manifest.index, exact=True, kind="")
-    text = model_card.card(dataclasses.replace(manifest, index=exact))
-    assert "D = 32, exact search over 60 items." in text
-    assert "HNSW" not in text
-    remote = bundle.IndexParameters(kind="remote")
-    text = model_card.card(dataclasses.replace(manifest, index=remote))
-    assert "D = 32, an index of kind remote over 60 items." in text
 
 
 def test_it_says_the_licence_of_a_pretrained_encoder(manifest: Manifest) -> None:
@@ -88,24 +72,6 @@ def test_it_fits_the_registry_whatever_the_manifest_says(manifest: Manifest) -> 
     assert f"- bundle_version: `{manifest.bundle_version}`" in text
     assert not [line for line in text.splitlines() if line.startswith("# b")]
     assert max(len(value) for value in model_card.lineage(hostile).values()) <= model_card.CELL
-
-
-def test_what_was_not_measured_is_left_out(manifest: Manifest) -> None:
-    bare = dataclasses.replace(manifest, quality={}, ann={}, dataset={"kind": "files"})
-    text = model_card.card(bare)
-    assert "## Data\n\nfiles." in text
-    assert "## Quality" not in text
-
-
-def test_labels_come_before_rankings_where_clicks_are_predicted(manifest: Manifest) -> None:
-    clicks = dataclasses.replace(manifest, quality={**QUALITY, **OF_LABELS})
-    lines = model_card.card(clicks).splitlines()
-    begin = lines.index("## Quality on the test split, 20 queries")
-    rows = [line.split("  ")[0] for line in lines[begin:] if "0." in line][:4]
-    assert rows == ["AUC", "log loss", "ECE", "recall@1"]
-    (auc,) = (line.split() for line in lines if line.startswith("AUC"))
-    assert auc[1:] == "0.7500 (0.700 to 0.800) 0.7000".split()
-    assert "AUC" not in model_card.card(manifest)
 
 
 def test_a_query_is_shown_as_a_model_takes_it(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""Releases against a real MLflow server over HTTP, its artefacts proxied: on SQLite, and on PostgreSQL."""
+"""Releases against a real MLflow server over HTTP on PostgreSQL, its artefacts proxied.
+
+`test_server.py` has one on SQLite.
+"""
 
 import functools
 import json
-import shutil
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,20 +33,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def server(
-    request: pytest.FixtureRequest, empty_store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server that holds two versions, which MLflow points at."""
-    if request.param == "postgresql" and without_postgres():
+    if without_postgres():
         pytest.skip(without_postgres())
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = tmp_path_factory.mktemp("postgresql")
     with ExitStack() as stack:
-        if request.param == "postgresql":
-            backend = stack.enter_context(postgres())
-        else:
-            backend = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}"
-        url = stack.enter_context(mlflow_server(folder, backend))
+        url = stack.enter_context(mlflow_server(folder, stack.enter_context(postgres())))
         stack.enter_context(tracking_at(url))
         releases.register(folder / "bundles", 1)
         releases.register_again(1)

@@ -1,13 +1,7 @@
 """The whole way against a tracking server over HTTP, as it is in a team."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +10,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from tests.helpers.ports import held_port
+from tests.helpers.mlflow_servers import _serving
 from tests.helpers.stdlib import FEW, PLAIN, QUICK, tracking_at, write_toml
 from twinspire.export.__main__ import main as export
 from twinspire.protos import bundle
@@ -30,38 +24,13 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def server(empty_store: Path, tmp_path: Path) -> Iterator[str]:
-    """The address of a real MLflow server on a free port."""
+    """The address of a server that the command `mlflow server` starts."""
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    with held_port() as port:
-        options = ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--workers", "1"]
-        options += ["--artifacts-destination", str(tmp_path / "artifacts"), "--port", str(port)]
-        with (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", *options],
-                env={**os.environ, "MLFLOW_TRACKING_URI": ""},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        address = f"http://127.0.0.1:{port}"
-        try:
-            wait_for(f"{address}/health", process, tmp_path / "log")
-            yield address
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # with the workers it started
-            process.wait()
-
-
-def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(url, timeout=1):
-                return
-        except (urllib.error.URLError, TimeoutError):
-            time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    with _serving(tmp_path, command, "/health", MLFLOW_TRACKING_URI="") as address:
+        yield address
 
 
 def test_everything_works_over_http(
