@@ -2,20 +2,16 @@
 
 import json
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import onnxruntime
 import pytest
 
-from tests.helpers import query_generator
 from tests.helpers.answers import differences
-from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
+from tests.helpers.stdlib import QUICK, Made, make_of
 from tests.helpers.watched import AGES, write_toml
-from twinspire.export.release import registry
 from twinspire.protos import bundle
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.__main__ import main
@@ -91,19 +87,6 @@ def test_times_count_and_what_is_not_known_does_not(client: RetrievalClient) -> 
     assert differences(answers[:1], [answer]) == []
 
 
-def test_a_query_without_its_own_time_is_asked_now(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = []
-    for later in (90.0, DAY):  # ages that training has seen
-        at = TIMES[-1] + later
-        with monkeypatch.context() as patch:
-            patch.setattr("twinspire.serving.retrieval.query.time.time", lambda at=at: at)
-            retriever = Retriever.load(made.folder)
-            now, then = retriever.encode([asked(None), asked(at)]).vectors
-        np.testing.assert_allclose(now, then, atol=1e-6)
-        vectors.append(now)
-    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
-
-
 def test_what_does_not_fit_is_refused_by_name(client: RetrievalClient, films_client: RetrievalClient) -> None:
     for query, field, reason in (
         (asked(times=TIMES[:2]), "query.history_times", "expected 3, one for each item of the history"),
@@ -116,19 +99,6 @@ def test_what_does_not_fit_is_refused_by_name(client: RetrievalClient, films_cli
     expected = r"query\.history_times: the query tower reads no times of a history"
     with pytest.raises(InvalidInput, match=expected):
         films_client.search(Query(history=HISTORY, history_times=TIMES))
-
-
-def test_the_registered_model_takes_times(made: Made, client: RetrievalClient, tmp_path: Path) -> None:
-    with tracking_copy(made, tmp_path), warnings.catch_warnings(record=True):  # lifted by MLflow
-        version, _ = registry.register(made.folder)
-        model = mlflow.pyfunc.load_model(f"models:/ages/{version.version}")
-        record = {"history": [*HISTORY], "history_times": [*TIMES], "time": TIMES[-1] + 30}
-        pairs = {"history": [[*event] for event in zip(HISTORY, TIMES, strict=True)], "time": TIMES[-1] + 30}
-        found = model.predict([record, {"history": [*HISTORY]}, pairs], params={"k": 5})
-        with pytest.raises(mlflow.exceptions.MlflowException, match=r"queries\[0\]\.history_times"):
-            model.predict([{**record, "history_times": "now"}])
-    for hits, query in zip(found, (asked(), Query(history=HISTORY), asked()), strict=True):
-        assert [hit["id"] for hit in hits] == [hit.id for hit in client.search(query, 5).hits]
 
 
 def test_the_command_line_and_a_file_of_queries_take_times(
@@ -149,10 +119,3 @@ def test_the_command_line_and_a_file_of_queries_take_times(
     queries.write_text(json.dumps({**line, "history_times": ["noon"]}) + "\n")
     assert main(["batch", str(queries), "--output", str(answers), "--address", address]) == 1
     assert "row 1: history_times: expected seconds since 1970, got 'noon'" in capsys.readouterr().err
-
-
-def test_a_load_test_asks_with_times(made: Made, client: RetrievalClient) -> None:
-    queries = query_generator.of_bundle(bundle.read(made.folder), seed=0)
-    assert len(queries) > 100
-    assert all(len(query.history_times) == len(query.history) for query in queries)
-    assert all(answer.hits for answer in client.search_batch(queries[:32], 3))

@@ -12,7 +12,7 @@ from tests.helpers.stdlib import Made
 from twinspire.export.logged_model import figures, log_bundle
 from twinspire.export.release import registry
 from twinspire.protos import bundle
-from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.protos.errors import Unavailable
 from twinspire.train.training.tracking import tracked_run
 
 
@@ -64,24 +64,6 @@ def test_a_registered_version_points_to_the_model_of_the_export(store: str, tmp_
     assert [each.model_id for each in outputs.model_outputs] == [model.model_id]
 
 
-def test_a_model_whose_registration_has_failed_is_registered_later(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with tracked_run(NAME, "fit", "0") as run_id:
-        pass
-    folder = small_bundle(tmp_path, "a", run_id=run_id)
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError("the disk is full")
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="the disk is full"):
-        patch.setattr(mlflow.pyfunc, "save_model", fail)
-        registry.register(folder)
-    registry.register(folder)
-    (model,) = models(mlflow.get_run(run_id).info.experiment_id)
-    assert str(model.status) == "READY"
-
-
 def test_the_name_of_an_experiment_may_have_dots(store: str, tmp_path: Path) -> None:
     with tracked_run("shop.v2", "fit", "0") as run_id:
         pass
@@ -91,13 +73,7 @@ def test_the_name_of_an_experiment_may_have_dots(store: str, tmp_path: Path) -> 
     assert (version.name, model.name) == ("shop.v2", f"shop-v2-{folder.name}")
 
 
-def test_a_bundle_of_an_unknown_run_has_no_logged_model(store: str, tmp_path: Path) -> None:
-    folder = small_bundle(tmp_path, "a", run_id="0" * 32)
-    with pytest.raises(MissingStage, match="not known"):
-        log_bundle(folder, "0" * 32)
-
-
-@pytest.mark.parametrize("step", ["log_model_artifacts", "log_outputs", "log_batch"])
+@pytest.mark.parametrize("step", ["log_outputs", "log_batch"])
 def test_a_model_that_an_error_has_left_half_made_is_completed(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -118,18 +94,6 @@ def test_a_model_that_an_error_has_left_half_made_is_completed(
     assert {each.key: each.value for each in model.metrics} == figures(bundle.read_manifest(folder))
     assert [each.model_id for each in run.outputs.model_outputs] == [model.model_id]
     assert str(model.status) == "READY"
-
-
-def test_a_bundle_that_is_logged_is_not_logged_again(
-    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with tracked_run(NAME, "fit", "0") as run_id:
-        pass
-    folder = small_bundle(tmp_path, "a", run_id=run_id)
-    log_bundle(folder, run_id)
-    for each in ("log_artifacts", "log_outputs", "log_batch"):
-        monkeypatch.setattr(mlflow.MlflowClient, each, lambda *_, **__: pytest.fail("logged again"))
-    log_bundle(folder, run_id)
 
 
 @pytest.mark.parametrize("dataset", [{"name": "shop"}, {"fingerprint": "0" * 64}, {}])

@@ -106,15 +106,3 @@ def test_the_page_of_a_decision_shows_hostile_names_as_text(tmp_path: Path) -> N
         assert json.loads((tmp_path / f"report-{n}" / "decision.json").read_text())["challenger"]
     hostile, harmless = ([each for each in elements(page) if each[0] != "code"] for page in pages)
     assert hostile == harmless
-
-
-def test_columns_are_aligned_where_a_page_is_read_as_text() -> None:
-    page = markdown.table(
-        ["", "p50", "検索"], [["query tower, batch 1", "9", "a|b"], ["x", "1,234", "语"]], "lrl"
-    )
-    assert page.splitlines() == [
-        "|                      |   p50 | 検索 |",
-        "| :------------------- | ----: | :--- |",
-        "| query tower, batch 1 |     9 | a\\|b |",
-        "| x                    | 1,234 | 语   |",
-    ]

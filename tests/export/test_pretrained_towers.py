@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.answers import differences, hits_of
+from tests.helpers.answers import differences
 from tests.helpers.pretrained import (
     MAX_TOKENS,
     WIDTH,
@@ -22,14 +21,11 @@ from tests.helpers.pretrained import (
     texts_of_many_scripts,
     write_experiment,
 )
-from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.cataloguing import catalogue_service, first
 from tests.helpers.serving.loopback import client_of
-from tests.helpers.serving.swapping import Load, Swapping
-from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at, tracking_copy
-from tests.helpers.waiting import wait_until
+from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at
 from twinspire.protos import bundle
-from twinspire.protos.errors import BundleDamaged, PackageMissing
+from twinspire.protos.errors import PackageMissing
 from twinspire.protos.features import Schema, Side, TextFeature
 from twinspire.protos.files.tokenizer import TOKENIZER
 from twinspire.serving.client import Item, RetrievalClient
@@ -38,7 +34,6 @@ from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 from twinspire.train.paths import ROOT
-from twinspire.train.training.run import choices_of
 from twinspire.train.training.trained_model import load_model
 
 pytestmark = [needs_tokenizers(), needs_transformers(), pytest.mark.exhaustive]
@@ -57,17 +52,6 @@ def made_of(factory: Factory, stdlib: Path, empty_store: Path, name: str, **towe
 def pretrained(tmp_path_factory: Factory, stdlib: Path, empty_store: Path) -> Made:
     """The encoder on both sides, frozen."""
     return made_of(tmp_path_factory, stdlib, empty_store, "pretrained-both")
-
-
-def test_without_the_folder_of_the_model_nothing_is_known_of_the_choices(
-    pretrained: Made, tmp_path: Path
-) -> None:
-    assert choices_of(pretrained.run, pretrained.experiment, pretrained.dataset)
-    tower = dataclasses.replace(pretrained.experiment.tower, model=str(tmp_path / "gone"))  # type: ignore[arg-type]
-    gone = dataclasses.replace(pretrained.experiment, tower=tower)
-    printed: list[str] = []
-    assert choices_of(pretrained.run, gone, pretrained.dataset, printed.append) == {}
-    assert "is not used" in printed[0] and str(tmp_path / "gone") in printed[0]
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +87,6 @@ def test_the_run_says_model_licence_and_tokens(pretrained: Made) -> None:
     assert not chosen["item.text.max_length"]["reason"].endswith("; 0.0% of the texts are cut")
 
 
-def test_the_pretrained_start_is_a_row_of_its_own(pretrained: Made) -> None:
-    assert "start_recall_at_10" in pretrained.metrics
-
-
 def test_the_bundle_holds_the_tokenizer_as_a_file_of_the_features(pretrained: Made) -> None:
     manifest = bundle.read(pretrained.folder)
     assert manifest.schema.files() == (TOKENIZER,)
@@ -129,8 +109,8 @@ def test_torch_and_onnx_runtime_agree(pretrained: Made, side: Side) -> None:
 
 
 def test_the_service_reads_the_tokens_of_training(pretrained: Made) -> None:
-    """10,000 texts: of training from the model's folder, of the service from its bundle, one by one."""
-    texts = texts_of_many_scripts(10_000)
+    """2,000 texts: of training from the model's folder, of the service from its bundle, one by one."""
+    texts = texts_of_many_scripts(2_000)
     manifest = bundle.read(pretrained.folder)
     encoder = Encoder(pretrained.folder, manifest)
     spec = manifest.schema.query["text"]
@@ -144,61 +124,6 @@ def test_the_service_reads_the_tokens_of_training(pretrained: Made) -> None:
     assert different == []
 
 
-def test_a_service_changes_from_hashed_words_to_the_encoder_under_requests(
-    made_once: Made, pretrained: Made
-) -> None:
-    """First as a canary, then as the champion: no request fails, and no answer mixes two bundles."""
-    texts = [text for text in texts_of_many_scripts(200) if text.isprintable() and text.strip()][:40]
-    texts += ["read a file", "the mean of the numbers", "parse arguments", "open a socket"]
-    expected: dict[str, dict[str, Hits]] = {}
-    for folder in (made_once.folder, pretrained.folder):
-        retriever = Retriever.load(folder)
-        answers = retriever.search([Query(text=text) for text in texts], 5)
-        version = retriever.manifest.bundle_version
-        expected[version] = {text: hits_of(each) for text, each in zip(texts, answers, strict=True)}
-    hashed, encoded = expected
-    swapping = Swapping((made_once.folder, pretrained.folder))
-    with swapping.server, RetrievalClient(swapping.server.address, retries=False) as client:
-        swapping.swapper.start()
-
-        def ask(n: int) -> tuple[str, str, Hits]:
-            text = texts[n % len(texts)]
-            answer = client.search(text, k=5)
-            return text, answer.bundle_version, hits_of(answer)
-
-        load = Load(ask, clients=4)
-        try:
-            wait_until(lambda: load.answers or load.errors)
-            swapping.aim("1", canary="2")
-            swapping.swapped()
-            begun = len(load.answers)
-            wait_until(lambda: {hashed, encoded} <= {each[1] for each in load.answers[begun:]} or load.errors)
-            swapping.aim("2")
-            swapping.swapped()
-            begun = len(load.answers)
-            wait_until(lambda: len(load.answers) > begun + 100 or load.errors)
-        finally:
-            load.stop()
-            swapping.swapper.stop()
-        assert client.search(texts[0], k=5).bundle_version == encoded
-    assert load.errors == []
-    assert {version for _, version, _ in load.answers[-20:]} == {encoded}
-    wrong = [
-        (ascii(text), version[:12], found)
-        for text, version, hits in load.answers
-        if (found := difference(expected[version][text], hits))
-    ]
-    assert wrong == []
-
-
-def test_a_text_has_the_same_vector_in_any_batch(pretrained: Made) -> None:
-    encoder = Encoder(pretrained.folder, bundle.read(pretrained.folder))
-    rows = [{"text": text} for text in TEXTS]
-    together = encoder.vectors(encoder.arrays(rows))
-    for row, vector in zip(rows, together, strict=True):
-        np.testing.assert_allclose(encoder.vectors(encoder.arrays([row]))[0], vector, atol=2e-6)
-
-
 def test_a_server_answers_one_query_and_many_alike(client: RetrievalClient, retriever: Retriever) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in TEXTS]
     many = client.search_batch(texts, k=5)
@@ -207,7 +132,7 @@ def test_a_server_answers_one_query_and_many_alike(client: RetrievalClient, retr
     assert differences(retriever.search([Query(text=texts[0])], 5), many[:1]) == []
 
 
-@pytest.mark.parametrize("text", ["", "  ", "\n"])
+@pytest.mark.parametrize("text", ["", "\n"])
 def test_an_empty_text_finds_no_arbitrary_items(client: RetrievalClient, text: str) -> None:
     answer = client.search(text, k=3)
     assert (answer.hits, str(answer.basis)) == ((), "none")
@@ -242,19 +167,6 @@ def test_without_tokenizers_the_error_names_the_extra(
         Retriever.load(tmp_path / "bundle")
 
 
-def test_an_altered_tokenizer_is_refused(pretrained: Made, tmp_path: Path) -> None:
-    for path in pretrained.folder.rglob("*"):
-        if path.is_file():
-            target = tmp_path / path.relative_to(pretrained.folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, target)
-    content = (tmp_path / TOKENIZER).read_text()
-    (tmp_path / TOKENIZER).unlink()
-    (tmp_path / TOKENIZER).write_text(content.replace("[UNK]", "[XNK]"))
-    with pytest.raises(BundleDamaged, match=r"tokenizer\.json: sha256 is "):
-        Retriever.load(tmp_path)
-
-
 def test_the_registered_model_names_the_tokenizer_package(pretrained: Made) -> None:
     from twinspire.export.release import registry
 
@@ -279,21 +191,6 @@ def test_two_workers_encode_new_items_with_the_tokenizer(pretrained: Made, tmp_p
                 assert first(client, text, written.sequence) == "new"
         assert service.stop() == 0
         assert "forked" not in service.log
-
-
-@pytest.mark.exhaustive
-@pytest.mark.timeout(300)
-def test_a_registered_model_answers_as_the_service(
-    pretrained: Made, tmp_path: Path, retriever: Retriever
-) -> None:
-    from twinspire.export.release.registry import register
-
-    with tracking_copy(pretrained, tmp_path):
-        version, _ = register(pretrained.folder)
-        model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
-        found = model.predict(["read a file"], params={"k": 3})
-    expected = retriever.search([Query(text="read a file")], 3)[0]
-    assert [hit["id"] for hit in found[0]] == [hit.id for hit in expected.hits]
 
 
 @pytest.mark.exhaustive

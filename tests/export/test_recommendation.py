@@ -11,16 +11,13 @@ import pytest
 
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.stdlib import QUICK, Made, make_of, tracking_copy
-from tests.helpers.watched import ASKED, ATTENTION, COLD, DATA, write_toml
-from twinspire.export.bundle_builder import event_types
+from tests.helpers.watched import ASKED, COLD, write_toml
 from twinspire.export.release import registry
 from twinspire.protos import bundle
-from twinspire.protos.inputs.event_types import EventTypes
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.answer import Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.train.config import read_experiment
 
 HISTORY = ("f001", "f002", "f003")
 
@@ -40,17 +37,6 @@ def test_a_bundle_has_popularity_and_the_kind_of_score(films_made: Made) -> None
     assert manifest.dataset["events"] == {"types": {}, "has_label": False}
     assert {*manifest.examples[0]} == {"history", "country"}
     assert max(len(example["history"]) for example in manifest.examples) == 20  # no more than is read
-
-
-def test_a_bundle_says_which_recorded_events_count(films: Path, tmp_path: Path) -> None:
-    def types(data: dict[str, Any], events: dict[str, Any] | None = None) -> EventTypes:
-        sections = {**ATTENTION, "data": {**DATA, **data}, **({"events.types": events} if events else {})}
-        return event_types(read_experiment(write_toml(films, tmp_path / "a.toml", sections=sections)))
-
-    assert types({}) == EventTypes()
-    chosen = {"click": 1, "dislike": -1}
-    assert types({"label": "stars", "positive_from": 4.0}, chosen) == EventTypes(chosen, True, 4.0)
-    assert types({"label": "stars"}) == EventTypes(has_label=True)
 
 
 def test_a_history_finds_the_next_item(films_client: RetrievalClient) -> None:

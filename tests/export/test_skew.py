@@ -1,7 +1,5 @@
 """Training-serving skew: over gRPC every test user gets the items that evaluation ranked."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,13 +12,10 @@ from twinspire.export import ann
 from twinspire.export.evaluation.quality import K, encode_queries
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.protos import bundle
-from twinspire.protos.nearest.coded_vectors import CodedVectors
-from twinspire.protos.nearest.links import read_links
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.answer import Answer
 from twinspire.serving.retrieval.query import Query, example_query
 from twinspire.train.data.training_data import TrainingData, training_data_of
-from twinspire.train.metrics import mean, per_query
 
 
 @pytest.fixture(scope="module")
@@ -99,37 +94,3 @@ def test_the_service_ranks_as_the_evaluation_does(
         assert difference(ranked, hits_of(answer)) == ""
     found = rows_in(answers, data, K)
     assert all(not set(row) & set(known.tolist()) for row, known in zip(found.tolist(), seen, strict=True))
-
-
-def test_the_metrics_of_the_manifest_are_those_of_the_service(
-    films_client: RetrievalClient, data: TrainingData, manifest: bundle.Manifest
-) -> None:
-    _, relevant = data.parts["test"].by_query()
-    answers = served(films_client, data, K, one_by_one=True)
-    figures = mean(per_query(rows_in(answers, data, K), relevant))
-    for name, value in figures.items():
-        assert value == pytest.approx(manifest.quality[name], abs=1 / 300)
-    assert figures["hr_at_10"] > 0.3  # of which there is something to lose
-
-
-def test_the_recall_for_unseen_items_is_the_measured_one(
-    films_made: Made,
-    data: TrainingData,
-    queries: ann.Vectors,
-    vectors: ann.Vectors,
-    manifest: bundle.Manifest,
-) -> None:
-    graph = CodedVectors(
-        vectors, manifest.score.has_padding_dim, read_links(films_made.folder / bundle.LINKS, len(vectors))
-    )
-    seen = data.seen(rows_of(data))
-    expected = ann.exact(queries, vectors, 10, seen)
-    shared = []
-    for n, best in enumerate(expected.tolist()):
-        reach = 10 + len(seen[n])
-        found = ann.approximate(graph, queries[n : n + 1], reach, manifest.index.ef_search)[0]
-        kept = [row for row in found.tolist() if row not in {*seen[n].tolist()}][:10]
-        shared.append(len({*kept} & {*best}))
-    recall: Any = manifest.ann["ann_recall_at_10"]
-    assert np.mean(shared) / 10 >= recall - 0.005
-    assert recall >= manifest.ann["target"]

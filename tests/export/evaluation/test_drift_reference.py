@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 
-from twinspire.export.evaluation.drift_reference import learn, popularity_ranks, refreshed
+from twinspire.export.evaluation.drift_reference import learn, refreshed
 from twinspire.export.evaluation.quality import ServedModel
 from twinspire.export.judging.drift import compare
 from twinspire.protos.bundle import Score
@@ -96,14 +95,6 @@ def test_answers_to_queries_that_the_tower_does_not_know_are_left_out() -> None:
     reference = learned(pairs(range(40)))
     assert (len(reference.queries), len(reference.answers)) == (40, 39)
     assert learned(pairs([0])).answers.shape == (0, 3)
-
-
-def test_items_without_popularity_do_not_move_the_ranks_of_others() -> None:
-    before = popularity_ranks([0.5, 0.1, 0.4])
-    assert before.tolist() == pytest.approx([1, 1 / 3, 2 / 3])
-    assert popularity_ranks([0.5, 0.1, 0.4, 0.0, 0.0]).tolist() == [*before.tolist(), 0, 0]
-    assert popularity_ranks([0.0, 0.0]).tolist() == [0, 0]
-    assert popularity_ranks([0.5, 0.5, 0.0]).tolist() == [0.75, 0.75, 0]
 
 
 def test_a_catalogue_of_which_no_sample_is_left_is_not_compared() -> None:

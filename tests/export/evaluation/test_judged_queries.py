@@ -1,22 +1,17 @@
 """Three lines of TOML on a BEIR folder: trained on titles, and measured on its questions by every command."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers.beir import DOCUMENTS, QUESTIONS, write_papers
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_at
-from twinspire.export.terminal import show_quality
 from twinspire.protos import bundle
 from twinspire.train.data.training_data import training_data_of
 from twinspire.train.evaluation.baselines import baselines
 from twinspire.train.metrics import MAIN_AND_RECALL, mean, per_query
-from twinspire.train.terminal import show_fit
 
 pytestmark = pytest.mark.exhaustive
 
@@ -73,33 +68,6 @@ def test_the_bundle_is_measured_over_what_it_serves(papers: Made) -> None:
             quality[f"judged_{metric}_low"] <= quality[f"judged_{metric}"] <= quality[f"judged_{metric}_high"]
         )
     assert "nDCG@10" in quality["judged_verdict"]
-
-
-def shown(show: Any, result: dict[str, Any]) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    show(result, console)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
-
-
-def test_the_terminal_shows_a_table_of_judged_queries(papers: Made, made: Made) -> None:
-    metrics = papers.metrics
-    result = {"run_id": "1", "reused": False, "drawn": "", "metrics": metrics}
-    result |= {"baselines": {}, "warnings": []}
-    text = shown(show_fit, result)
-    lines = text.splitlines()
-    start = next(n for n, line in enumerate(lines) if f"judged, {QUESTIONS + 1} queries" in line)
-    assert lines[start].split()[3:] == ["nDCG@10", "recall@10", "MRR@10", "recall@100"]
-    bm25 = next(n for n in range(start, len(lines)) if lines[n].split()[0] == "BM25")
-    figures = [metrics[f"judged_bm25_{name}"] for name in MAIN_AND_RECALL]
-    assert lines[bm25].split()[1:] == [f"{value:.4f}" for value in figures]
-    low, high = (metrics[f"judged_bm25_ndcg_at_10_{end}"] for end in ("low", "high"))
-    ends = [f"{each:.3f}".removeprefix("0") for each in (low, high)]
-    assert lines[bm25 + 1].split()[:3] == [ends[0], "to", ends[1]]
-    assert max(map(len, lines[start:])) < 80
-    quality = bundle.read(papers.folder).quality
-    assert f"served   {'':11}{quality['judged_ndcg_at_10']:.4f}" in shown(show_quality, quality)
-    assert f"judged: {quality['judged_verdict']}" in shown(show_quality, quality)
-    assert "judged" not in shown(show_quality, bundle.read(made.folder).quality)
 
 
 def test_equal_questions_are_two_topics(papers: Made) -> None:

@@ -1,7 +1,6 @@
 """The score below which nothing matches well is learned on validation, and tells nonsense from queries."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,16 +128,3 @@ def test_a_trained_bundle_tells_nonsense_from_queries(made_once: Made) -> None:
     answers = retriever.search([*map(Query, (*known, *NONSENSE))], 10)
     assert [answer.weak for answer in answers] == [False] * len(known) + [True] * len(NONSENSE)
     assert all(len(answer.hits) == 10 for answer in answers)
-
-
-def test_a_bundle_of_histories_has_no_such_score(films_made: Made) -> None:
-    manifest = bundle.read(films_made.folder)
-    assert (manifest.score_reference, manifest.weak_score) == (None, None)
-    report = parse_json((films_made.folder / bundle.REPORTS / "scores.json").read_bytes())
-    assert report == {"why": "queries do not need a text"}
-    assert not any(answer.weak for answer in Retriever.load(films_made.folder).search([Query()], 5))
-
-
-def test_old_manifests_lack_both(made_once: Made, tmp_path: Path) -> None:
-    manifest = replace(bundle.read(made_once.folder), score_reference=None, weak_score=None)
-    assert b"weak_score" not in manifest.to_bytes()

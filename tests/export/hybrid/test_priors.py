@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.sparse
 
 from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.tiny import tiny_manifest
@@ -15,9 +14,8 @@ from tests.train.evaluation.test_baselines import experiment_with
 from tests.train.evaluation.test_query_popularity import clicked as data_with
 from twinspire.export import ann
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
-from twinspire.export.hybrid import priors
-from twinspire.export.hybrid.postings import as_matrix, postings_of, with_priors
-from twinspire.export.hybrid.priors import Priors, choose_prior, priors_of
+from twinspire.export.hybrid.postings import postings_of, with_priors
+from twinspire.export.hybrid.priors import choose_prior, priors_of
 from twinspire.export.hybrid.rebuild import (
     interleaved,
     ranking_of,
@@ -28,7 +26,7 @@ from twinspire.export.hybrid.rebuild import (
 from twinspire.protos.bundle import ITEMS as ITEM_FILE
 from twinspire.protos.bundle import Hybrid
 from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, clicked
-from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings, term_hash, whole_query
+from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
 from twinspire.protos.lexical import Weighting
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.intervals import Clusters
@@ -58,17 +56,6 @@ def test_a_prior_is_the_share_of_the_clicks_with_doubt() -> None:
     assert known(index, "shoe hat") == {}
 
 
-def test_a_query_of_the_same_words_has_the_same_prior() -> None:
-    index = index_of(data_with(("red shoe", 3), ("Shoe, red!", 3)))
-    assert known(index, "shoe RED") == known(index, "red shoe") == pytest.approx({3: 2 / 4})
-
-
-def test_a_blank_query_has_no_prior() -> None:
-    index = index_of(data_with(("", 3), (" ", 3), ("hat", 4)))
-    assert known(index, "") == known(index, " ") == {}
-    assert known(index, "hat") == pytest.approx({4: 1 / 3})
-
-
 def test_weights_count_and_negative_impressions_do_not() -> None:
     data = data_with(("shoe", 3), ("shoe", 2), ("shoe", 1))
     train = replace(data.parts["train"], weight=np.array([2.0, 0.0, 1.0], np.float32))
@@ -79,32 +66,6 @@ def test_weights_count_and_negative_impressions_do_not() -> None:
     assert known(index_of(replace(data, parts={**data.parts, "train": train})), "shoe") == pytest.approx(
         {3: 2 / 4}
     )
-
-
-def test_a_query_keeps_its_most_clicked_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(priors, "MOST_ITEMS", 2)
-    data = data_with(("shoe", 3), ("shoe", 1), ("shoe", 0), ("shoe", 3), ("shoe", 0), ("shoe", 0))
-    assert known(index_of(data), "shoe") == pytest.approx({0: 3 / 8, 3: 2 / 8})
-
-
-def test_words_stay_as_they_are() -> None:
-    words = postings_of_texts(TEXTS, HYBRID)
-    both = with_priors(words, Priors(np.array([1, 5], np.uint64), scipy.sparse.csr_matrix(np.eye(2, 3) / 2)))
-    is_word = both.idf > 0
-    assert both.terms[~is_word].tolist() == [1, 5]
-    np.testing.assert_array_equal(both.terms[is_word], words.terms)
-    assert (as_matrix(both)[is_word] != as_matrix(words)).nnz == 0
-    assert not [problem for _, problem in both._problems() if problem]
-
-
-def test_newer_clicks_take_the_place_of_older_ones() -> None:
-    """As those of a refit do."""
-    older = postings_of_texts(TEXTS, WITH_PRIORS, {"shoe": {0: 0.5}, "hat": {1: 0.5}})
-    newer = Priors(
-        np.array([term_hash(whole_query("shoe"))], np.uint64), scipy.sparse.csr_matrix([[0, 0.25, 0]])
-    )
-    index = LexicalIndex(with_priors(older, newer), WITH_PRIORS)
-    assert (known(index, "shoe"), known(index, "hat")) == ({1: 0.25}, {})
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4])

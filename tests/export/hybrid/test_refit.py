@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 from mlflow.entities import Run
 from rich.console import Console
@@ -24,20 +23,13 @@ from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.protos import bundle
 from twinspire.protos.documents import parse_json
-from twinspire.protos.features import Side
 from twinspire.protos.hybrid.fusion import clicked
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.serving.retrieval.query import Query
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset
-from twinspire.train.data.training_data import training_data_of
-from twinspire.train.evaluation.exact_search import encode
-from twinspire.train.models.prepared_inputs import PreparedInputs
-from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training import run as training
-from twinspire.train.training.refit import vectors_before_refit
 from twinspire.train.training.run_metrics import metrics_of
-from twinspire.train.training.trained_model import load_model
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]  # two runs and two exports
 
@@ -122,10 +114,6 @@ def test_the_weight_is_that_of_towers_that_have_not_learned_from_validation(shop
     assert "towers" not in plain
 
 
-def test_one_index_is_built(shop: Shop) -> None:
-    assert shop.plain.built == shop.refitted.built == 1
-
-
 def test_items_whose_only_pairs_are_the_newest_are_found(shop: Shop) -> None:
     found = []
     for each in (shop.plain, shop.refitted):
@@ -142,19 +130,6 @@ def test_the_prior_counts_the_clicks_that_the_towers_have_learned(shop: Shop) ->
         assert index is not None and index.hybrid.prior_weight > 0
         counts = [len(clicked(index.postings, index.terms(query))[0]) for query in NEW]
         assert counts == [int(is_known)] * len(NEW)
-
-
-def test_the_vectors_before_the_refit_know_nothing_of_validation(shop: Shop) -> None:
-    """They are those of the run without `refit`."""
-    data = training_data_of(shop.dataset, shop.experiment.query, shop.experiment.item)
-    rows, _ = data.parts["validation"].by_query()
-    model = load_model(shop.plain.run)
-    hashing = architecture_of(model.experiment.tower).hashing()
-    sides: tuple[tuple[Side, Any, Any], ...] = (("item", data.items, None), ("query", data.queries, rows))
-    stored = vectors_before_refit(shop.refitted.run)
-    for vectors, tower, (side, values, read) in zip(stored, model.towers[::-1], sides, strict=True):
-        expected = encode(tower, PreparedInputs(model.schema, side, values, hashing), read)
-        np.testing.assert_allclose(vectors, expected.numpy(), atol=1e-5)
 
 
 def test_the_figures_are_of_the_served_towers_and_versions_are_compared_by_the_same_test_queries(

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, numpy_helper
 
 from tests.helpers import watched
@@ -17,7 +16,7 @@ from tests.helpers.exported import Exported, exported, move_weights
 from tests.helpers.stdlib import Sections, started
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
-from twinspire.export.onnx.runtimes import Encode, onnx_encoder, torch_encoder
+from twinspire.export.onnx.runtimes import onnx_encoder, torch_encoder
 from twinspire.export.quantization.tables import (
     MIN_BYTES,
     make_variants,
@@ -27,8 +26,7 @@ from twinspire.export.quantization.tables import (
     with_stored_tables,
 )
 from twinspire.protos.bundle import TableVariant
-from twinspire.protos.features import SIDES, HistoryFeature, Side, TextFeature, TowerInputs
-from twinspire.serving.retrieval.encoder import BlankQuery
+from twinspire.protos.features import SIDES, Side, TextFeature, TowerInputs
 from twinspire.train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
@@ -135,20 +133,6 @@ def test_the_right_tables_are_rounded_and_shrink(made: Made) -> None:
             np.testing.assert_array_equal((table == 0).all(axis=1), (before == 0).all(axis=1))
 
 
-def test_weights_take_the_scales_where_the_same_rows_are_summed(made: Made) -> None:
-    """One node more for each look-up of a text's table, two more where rows are used as they are."""
-    if not made.tables:
-        return
-    plain, stored = (onnx.load(made.path(each)).graph for each in ("fp32", "int8_tables"))
-    texts = [name for name in made.tables if "title" in name or "text" in name]
-    others = len(made.tables) - len(texts)
-    shared = 1 if len(texts) > 1 else 0  # one weighting of two tables has become two
-    assert len(stored.node) == len(plain.node) + len(texts) + shared + 3 * others
-    scaled = [numpy_helper.to_array(each) for each in stored.initializer if ".of." in each.name]
-    assert len(scaled) == len(texts)
-    assert all(weights[0] == 0 and weights[1:].all() for weights in scaled)
-
-
 def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
     texts = [name for name, spec in made.inputs.features.items() if isinstance(spec, TextFeature)]
     if not texts:
@@ -168,35 +152,6 @@ def test_hashes_and_other_sources_of_indices_stay_exact(made: Made) -> None:
     for variant, found in rows.items():
         np.testing.assert_array_equal(found, rows["fp32"], err_msg=variant)
     assert len(np.unique(rows["fp32"])) > 50
-
-
-def test_a_vector_does_not_depend_on_its_batch(made: Made) -> None:
-    for path in made.variants.values():
-        encode = onnx_encoder(path)
-        together = encode(made.inputs.to_arrays(made.values))
-        size = max(1.0, float(np.linalg.norm(together, axis=1).max()))
-        for n in range(0, len(together), 3):
-            alone = encode(made.inputs.to_arrays({name: [each[n]] for name, each in made.values.items()}))[0]
-            np.testing.assert_allclose(together[n], alone, atol=2e-6 * size)
-
-
-def test_variants_that_are_made_again_are_the_same_files(made: Made, tmp_path: Path) -> None:
-    again = make_variants(made.path("fp32"), tmp_path)
-    assert again.keys() == made.variants.keys()
-    assert all(path.read_bytes() == made.path(name).read_bytes() for name, path in again.items())
-    assert {*tmp_path.iterdir()} == {path for name, path in again.items() if name != "fp32"}
-
-
-def test_tables_that_share_an_encoder_stay_shared(both: dict[Side, Made]) -> None:
-    tower = both["query"].tower
-    copied = round_tables(tower, "int8_tables")
-    names = [name for name, spec in both["query"].inputs.features.items() if isinstance(spec, HistoryFeature)]
-    before = dict(tower.named_parameters())
-    after = dict(copied.named_parameters())
-    assert set(before) == set(after)  # shared ones are named once
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {name for name in before if f"tower.{name}" in both["query"].tables}
-    assert bool(names) == (both["query"].kind == "attention")
 
 
 def test_a_table_with_other_readers_is_not_changed() -> None:
@@ -225,26 +180,3 @@ def test_a_table_with_other_readers_is_not_changed() -> None:
     rows = np.array([0, 7, 1023])
     # Equal bits on any processor: each value is one product of a whole number and a scale, rounded once.
     np.testing.assert_array_equal(session.run(None, {"rows": rows})[0], rounded_table(table, "int8")[rows])
-
-
-def test_a_text_without_letters_counts_as_empty_in_all_variants(both: dict[Side, Made]) -> None:
-    made = both["query"]
-    if made.kind not in TEXTS:
-        pytest.skip("its queries have no text")
-    texts = ["", "\U0001f600", "\u2060 \0", "sort a list", "e", "\u65e5\u672c"]
-    absent: dict[str, Any] = dict.fromkeys(made.inputs.features)
-    rows = [{**absent, "text": text} for text in texts]
-
-    for variant, path in made.variants.items():
-        encode = onnx_encoder(path)
-
-        def vectors(chosen: list[dict[str, Any]], encode: Encode = encode) -> Any:
-            columns = {name: [row[name] for row in chosen] for name in absent}
-            return encode(made.inputs.to_arrays(columns))
-
-        def alone(place: int, vectors: Any = vectors) -> Any:
-            return vectors(rows[place : place + 1])
-
-        blank = BlankQuery(alone(0))
-        assert blank.places(vectors(rows), alone) == [0, 1, 2], variant
-        assert [blank.places(alone(n), alone) for n in range(6)] == [[0]] * 3 + [[]] * 3, variant

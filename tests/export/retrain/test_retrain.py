@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 import mlflow
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -33,8 +32,7 @@ from twinspire.train.data.sources import service
 from twinspire.train.training import run as training
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.run import choices_of
-from twinspire.train.training.run_metrics import log_all
-from twinspire.train.training.tracking import get_run, tracked_run
+from twinspire.train.training.tracking import get_run
 from twinspire.train.training.trained_model import load_model
 
 pytestmark = [
@@ -206,43 +204,6 @@ def test_an_error_of_data_lets_the_next_retraining_begin_anew(
         run(config, monkeypatch, said)
     assert "going on" in said.getvalue()
     assert not RefreshFolder(NAME, WORK).state.begun_with
-
-
-def test_an_interrupted_retraining_of_another_champion_is_not_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
-) -> None:
-    one = retraining._Retraining(read_experiment(write_before(tmp_path)), tmp_path, console)
-    begun, _ = one._begin()
-    assert one._begin() == (begun, False)
-    one.work.note(begun_with={**begun, "champion": "3"})
-    assert one._begin()[1]  # the alias was removed meanwhile
-
-
-def test_a_refusal_without_a_champion_names_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    document: dict[str, Any] = {"data": [], "candidates": [], "comparison": "", "notes": []}
-    document |= {"version": "1", "champion": "", "refused": "quality", "promoted": False, "done_before": True}
-    monkeypatch.setattr(command, "run", lambda *_: document)
-    found = run(write_before(tmp_path), monkeypatch)
-    assert (found["model"], found["alias"]) == ("", "")
-    assert "there is no champion" in shown(found)
-
-
-def test_towers_of_other_queries_are_compared_by_their_means(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures = {"warm": (0.5, [0, 1]), "scratch": (0.25, [0, 1, 1])}
-    runs: dict[str, Any] = {}
-    for kind, (mean, clusters) in figures.items():
-        with tracked_run(NAME, "fit", kind) as run_id:
-            file = tmp_path / "validation.npz"
-            np.savez(file, values=np.full(len(clusters), mean), clusters=clusters, unit=np.array("queries"))
-            mlflow.log_artifact(str(file))
-            log_all(run_id, {"validation_ndcg_at_10": mean})
-        runs[kind] = get_run(run_id)
-    kind, text = retraining._better(runs, read_experiment(write_before(tmp_path)))
-    assert kind == "warm" and text.endswith(
-        "on validation: warm 0.5000, scratch 0.2500; by other queries, so the means alone decide"
-    )
 
 
 def test_every_fifth_retraining_is_from_scratch_too(
