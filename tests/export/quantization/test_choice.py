@@ -214,5 +214,5 @@ def test_seen_items_are_not_returned(films: Path, tmp_path: Path) -> None:
 def test_a_bound_on_the_loss_goes_with_a_choice() -> None:
     with pytest.raises(ValueError, match=r"max_loss: goes with .auto"):
         PrecisionConfig(query="fp32", item="fp32", max_loss=0.1)
-    with pytest.raises(ValueError, match="max_loss: expected at least 0 and below 1"):
+    with pytest.raises(ValueError, match="max_loss: expected 0 to below 1"):
         PrecisionConfig(max_loss=1.0)
