@@ -8,8 +8,8 @@ from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.flag_types import option
 from twinspire.serving.live.config import CatalogueConfig
+from twinspire.serving.rate_limit import ITEMS_PER_TOKEN
 from twinspire.serving.rollout.follower import FollowConfig
-from twinspire.serving.security.rate_limit import ITEMS_PER_TOKEN
 from twinspire.serving.security.tls import TlsFiles
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.wire.converters import RequestLimits

@@ -33,6 +33,7 @@ from twinspire.serving.live.search.live_items import NO_WRITES, LivePlace, Store
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.tracing import Tracing, prepare
 from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.follower import follower
@@ -41,7 +42,6 @@ from twinspire.serving.rollout.interleaving import check_share
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.rollout.target import Target, bundle_at
 from twinspire.serving.security.access import Access
-from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.security.tls import ServerTls, check_exposure
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.served_log.config import ServedLogConfig, reserve
@@ -237,7 +237,6 @@ class _Service:
         def run(handle: WorkerHandle) -> None:
             config = self._config
             gc.set_threshold(GARBAGE)
-            self._access.quiet()  # the supervisor logs reads
             target = self.shared_state.read(TARGET)
             own = self._own_bundle()
             split = TrafficSplit(own) if own else load_split({"champion": target["champion"]}, self._load)

@@ -15,6 +15,7 @@ from twinspire.serving.engine.remote_calls import RemoteCalls
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.live.search.sequence_waits import AHEAD, SequenceWaits
+from twinspire.serving.rate_limit import RateLimit, tokens
 from twinspire.serving.retrieval.answer import FusionMode, Timing
 from twinspire.serving.retrieval.event_reading import ResolvedQuery, ResolveUsers
 from twinspire.serving.retrieval.query import (
@@ -29,7 +30,6 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.interleaving import Interleaver, MakeJob, attempt, failed, no_answer
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
-from twinspire.serving.security.rate_limit import RateLimit, tokens
 from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler, MakeAnswer
 from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.wire import converters

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import grpc
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from twinspire.protos.system import logs
-from twinspire.serving.gateway.exchange import JSON, HttpClientGone, error_response
+from twinspire.serving.gateway.exchange import JSON, error_response
 from twinspire.serving.gateway.failures import HTTP_STATUS, MISDIRECTED, NOT_ALLOWED, HttpFailure
 from twinspire.serving.gateway.fairness import client_in
 from twinspire.serving.gateway.gateway import CATALOGUE, EVENTS, FORWARDED, RETRIEVAL, Gateway
@@ -41,7 +42,6 @@ EXAMPLES: dict[str, Any] = {  # of the requests of RPCs
     "Upsert": {"items": [{"item": {"id": "17", "features": {"title": QUERY}}}], "request_id": "a-uuid"},
     "Delete": {"items": [{"id": "17"}], "request_id": "a-uuid"},
     "Get": {"ids": ["17"]},
-    "Changes": {"after": 0},
     "Record": {"events": [{"user": "u7", "item_id": "17", "type": "click"}], "request_id": "a-uuid"},
     "List": {"user": "u7", "limit": 10},
 }
@@ -198,7 +198,6 @@ def application(options: GatewayOptions) -> tuple[RequestGuard, Gateway]:
         ],
         exception_handlers={
             HttpFailure: partial(_failed, gateway),
-            HttpClientGone: _client_disconnected,
             HTTPException: partial(_http_error, gateway),
             Exception: _unexpected,
         },
@@ -218,18 +217,12 @@ def _endpoint(gateway: Gateway, operation: Operation) -> Endpoint:
             "/v1/compare": gateway.compare,
         }
         return own[operation.path]
-    if method.descriptor.server_streaming:
-        return partial(gateway.server_stream, method)
     return partial(gateway.unary if operation.verb == "POST" else gateway.info, method)
 
 
 async def _failed(gateway: Gateway, request: Request, failure: Any) -> Response:
     gateway.refuse(failure, request)
     return error_response(failure)
-
-
-async def _client_disconnected(request: Request, error: Exception) -> Response:
-    return error_response(HttpFailure(grpc.StatusCode.CANCELLED, "the client has gone"))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
@@ -256,12 +249,5 @@ async def _http_error(gateway: Gateway, request: Request, error: Any) -> Respons
 
 def _host(scope: Any) -> str:
     """The name in the header `Host`, without its port."""
-    for name, value in scope["headers"]:
-        if name == b"host":
-            text: str = value.decode("latin-1").lower()
-            return (
-                text[: text.index("]") + 1]
-                if text.startswith("[") and "]" in text
-                else text.partition(":")[0]
-            )
-    return ""
+    text = Headers(scope=scope).get("host", "").lower()
+    return text[: text.index("]") + 1] if text.startswith("[") and "]" in text else text.partition(":")[0]

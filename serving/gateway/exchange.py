@@ -13,15 +13,12 @@ from starlette.responses import Response
 from twinspire.serving.gateway.failures import CLOSE, TOO_LARGE, TOO_SLOW, WRONG_TYPE, HttpFailure, invalid
 from twinspire.serving.gateway.fairness import FairShare, client_in
 
-JSON, NDJSON = "application/json", "application/x-ndjson"
+JSON = "application/json"
 WATCH_AFTER_SECONDS = 0.05  # a call that ends sooner needs no task that waits for its client to disconnect
+CLIENT_GONE = grpc.StatusCode.CANCELLED, "the client has closed the connection"
 RECEIVED = "twinspire.received"  # in a request's scope: bytes of its body that have arrived
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-
-
-class HttpClientGone(Exception):
-    """The client has closed the connection."""
 
 
 def deadline(request: Request, usual: float, longest: float) -> float:
@@ -69,8 +66,7 @@ async def body(request: Request, most: int, seconds: float, pending: FairShare) 
         pending: bytes of all bodies.
 
     Raises:
-        HttpFailure: it is too large, takes too long, or there is no room for it.
-        HttpClientGone: the client has closed the connection.
+        HttpFailure: it is too large, takes too long, there is no room for it, or its client has gone.
     """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
@@ -90,7 +86,7 @@ async def body(request: Request, most: int, seconds: float, pending: FairShare) 
         text = f"the body took longer than {seconds:g} s (--longest-timeout)"
         raise HttpFailure(grpc.StatusCode.DEADLINE_EXCEEDED, text, TOO_SLOW, CLOSE) from None
     except ClientDisconnect:
-        raise HttpClientGone from None
+        raise HttpFailure(*CLIENT_GONE) from None
     return whole
 
 
@@ -106,34 +102,38 @@ def error_response(failure: HttpFailure) -> Response:
 
 
 class DisconnectWatcher:
-    """Cancels a call when the client of its request disconnects.
+    """Cancels the current task when the client of its request disconnects.
 
     Args:
         receive: of a request whose body has been read.
-        call: of gRPC, or another object with `cancel`.
 
     Attributes:
+        task: that is cancelled.
         is_gone: whether the client has gone.
     """
 
     is_gone = False
 
-    def __init__(self, receive: Receive, call: Any) -> None:
-        self._receive, self._call = receive, call
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, receive: Receive) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a request is answered by a task"
+        self.task, self._receive = task, receive
+        self._watch: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
 
     def stop(self) -> None:
-        """Stop watching."""
+        """Stop watching; what the task does from now on is not cancelled."""
         self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        if self.is_gone:
+            self.task.uncancel()
 
     def _start(self) -> None:
-        self._task = asyncio.create_task(self._until_gone())
+        self._watch = asyncio.create_task(self._until_gone())
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.is_gone = True
-        self._call.cancel()
+        self.task.cancel()

@@ -85,14 +85,10 @@ class HttpFailure(Exception):
         return self.code in UNPAID or (self.http in FAULTS and not self.is_counted)
 
     @property
-    def document(self) -> dict[str, Any]:
-        """The body of the response, or the last line of a stream."""
-        return {"error": {"code": self.code.name, "message": self.message}}
-
-    @property
     def body(self) -> bytes:
-        """`document` as JSON."""
-        return json.dumps(self.document, ensure_ascii=False).encode("utf-8", "replace")
+        """The body of the response, JSON."""
+        document = {"error": {"code": self.code.name, "message": self.message}}
+        return json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def invalid(message: str, http: int | None = None) -> HttpFailure:

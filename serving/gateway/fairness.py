@@ -16,9 +16,10 @@ import grpc
 
 from twinspire.serving.address import client_of
 from twinspire.serving.gateway.failures import CLOSE, HttpFailure
+from twinspire.serving.rate_limit import RateLimit
 
-REMEMBERED = 4096  # clients remembered; more only while they are in debt
-SAVED_SECONDS = 10.0  # of an allowance
+REMEMBERED = 4096  # addresses whose clients are remembered
+SAVED_SECONDS = 10  # for which a client saves up refusals
 REFUSED_BYTES = 64 << 10  # of a refused body that count as one request
 
 cached_client_of = lru_cache(REMEMBERED)(client_of)
@@ -145,41 +146,6 @@ class FairPlaces:
                 del self._waiting[client]
 
 
-class Allowance:
-    """What each client may spend a second, and may save up.
-
-    The generic cell rate algorithm, as in `serving.security.rate_limit`.
-
-    Args:
-        per_second: units.
-        clock: gives seconds.
-        saved_seconds: for which a client saves up what it has not spent.
-
-    Attributes:
-        per_second: units, which may be changed.
-    """
-
-    def __init__(
-        self,
-        per_second: float,
-        clock: Callable[[], float] = time.monotonic,
-        saved_seconds: float = SAVED_SECONDS,
-    ) -> None:
-        self.per_second, self._clock, self._saved = per_second, clock, saved_seconds
-        self._paid: dict[str, float] = {}  # when all that a client has spent will be paid for
-
-    def wait(self, client: str) -> float:
-        """Seconds until a client may spend again, at most 0 if it may now."""
-        return self._paid.get(client, 0.0) - self._clock() - self._saved
-
-    def charge(self, client: str, units: float) -> None:
-        """Count what a client has spent."""
-        now = self._clock()
-        self._paid[client] = max(self._paid.get(client, 0.0), now) + units / self.per_second
-        if len(self._paid) > REMEMBERED:
-            self._paid = {name: paid for name, paid in self._paid.items() if paid > now}
-
-
 class Refusals:
     """Answers 429 to a client that sends too many invalid requests, which the service's rate limit misses.
 
@@ -188,7 +154,7 @@ class Refusals:
     """
 
     def __init__(self, per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._allowance = Allowance(per_second, clock)
+        self._rate = RateLimit(per_second, per_second * SAVED_SECONDS, clock=clock)
 
     def check(self, client: str) -> None:
         """Refuse every request of a client with too many refused ones.
@@ -196,10 +162,10 @@ class Refusals:
         Raises:
             Failure: it has had too many.
         """
-        wait = self._allowance.wait(client)
+        wait = self._rate.wait(client)
         if wait > 0:
             message = (
-                f"too many invalid requests of this client: expected at most {self._allowance.per_second} a "
+                f"too many invalid requests of this client: expected at most {self._rate.per_second} a "
                 f"second, of which each {REFUSED_BYTES >> 10} KiB count as one (--refused-per-second)"
             )
             headers = CLOSE | {"retry-after": str(int(wait) + 1)}
@@ -212,4 +178,4 @@ class Refusals:
             client: whose request it was.
             size: bytes that have arrived of it.
         """
-        self._allowance.charge(client, 1 + size / REFUSED_BYTES)
+        self._rate.charge(client, 1 + size / REFUSED_BYTES)

@@ -5,11 +5,11 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from twinspire.serving.gateway.fairness import Allowance, FairShare, cached_client_of
+from twinspire.serving.gateway.fairness import FairShare, cached_client_of
+from twinspire.serving.rate_limit import RateLimit
 
 CLOSED = 256  # connections over a bound that one call of `accept` closes
 SAVED_SECONDS = 2.0  # a client may save up this many seconds of its rate
-QUEUE, MOST_COST = 16, 5.0  # waiting connections that double the cost of one, and its highest cost
 
 
 class AcceptedConnection(socket.socket):
@@ -34,12 +34,10 @@ class Listener(socket.socket):
     """Closes a connection at once if its client has too many, or opens them too often.
 
     Connections are accepted in the order in which they came, so those of one client would delay all others.
-    The more of them wait, the more each one costs of its client's rate, so that fewer are accepted while the
-    event loop is behind. Those in a handshake of TLS count, too.
+    Those in a handshake of TLS count, too.
     """
 
     _open: FairShare
-    _waited = 0  # connections that had come before the one to be accepted
 
     def limit(self, connections: FairShare, per_second: float, closed: Counter) -> None:
         """Bound the connections of each client; to be called before `accept`.
@@ -50,7 +48,7 @@ class Listener(socket.socket):
             closed: counts connections that the gateway closes, by reason.
         """
         self._open, self._counter = connections, closed
-        self._rate = Allowance(per_second, saved_seconds=SAVED_SECONDS)
+        self._rate = RateLimit(per_second, SAVED_SECONDS * per_second)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """A connection that has arrived, and the address of its client.
@@ -59,19 +57,14 @@ class Listener(socket.socket):
             BlockingIOError: there is none, or many were closed, and others have their turn.
         """
         for _ in range(CLOSED):
-            try:
-                plain, address = super().accept()
-            except BlockingIOError:
-                self._waited = 0
-                raise
-            self._waited += 1
+            plain, address = super().accept()
             client = cached_client_of(address[0])
             if self._rate.wait(client) > 0:
                 reason = "rate"
             elif not self._open.has_room(client):
                 reason = "full"
             else:
-                self._rate.charge(client, min(MOST_COST, 1 + (self._waited - 1) / QUEUE))
+                self._rate.charge(client, 1)
                 connection = AcceptedConnection(plain.family, plain.type, plain.proto, plain.detach())
                 connection.count(self._open, client)
                 return connection, address

@@ -11,11 +11,6 @@ OTHER = "other"  # path of requests to unknown paths, of which clients could sen
 CLIENT_GONE = 499  # as nginx counts a request without an answer, usually because the client has disconnected
 # Upper bounds of buckets in seconds: 1, 2, 5 in each decade from 100 us to 10 s.
 SECONDS = (*(float(f"{digit}e{power}") for power in range(-4, 1) for digit in (1, 2, 5)), 10.0)
-GAUGES = {
-    "twinspire_gateway_in_progress": "Requests that are being answered.",
-    "twinspire_gateway_connections": "Open HTTP connections.",
-    "twinspire_gateway_pending_body_bytes": "Bytes of bodies whose rest has not arrived.",
-}
 # head: no whole head of a request came in time; stall: the client did not read an answer; full: its client
 # has its share of all connections; rate: its client opened too many in a short time.
 REASONS = ("head", "stall", "full", "rate")
@@ -33,13 +28,13 @@ class GatewayMetrics:
         self.registry = registry = CollectorRegistry()
         self._answered = Counter(
             "twinspire_gateway_requests",
-            "Requests by path and status of HTTP. A stream that fails after its first line counts as 200.",
+            "Requests by path and status of HTTP.",
             ["path", "status"],
             registry=registry,
         )
         self._seconds = Histogram(
             "twinspire_gateway_request_seconds",
-            "Seconds from a request's head to the end of its answer; streams may exceed the last bucket.",
+            "Seconds from a request's head to the end of its answer.",
             ["path"],
             buckets=SECONDS,
             registry=registry,
@@ -64,6 +59,6 @@ class GatewayMetrics:
         self._answered.labels(path, status).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def show(self, name: str, read: Callable[[], float]) -> None:
-        """Show a metric of `GAUGES`, which a function reads at each scrape."""
-        Gauge(name, GAUGES[name], registry=self.registry).set_function(read)
+    def show(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Show a gauge, which a function reads at each scrape."""
+        Gauge(f"twinspire_gateway_{name}", text, registry=self.registry).set_function(read)

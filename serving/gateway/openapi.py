@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twinspire.protos import __version__
-from twinspire.serving.gateway.exchange import JSON, NDJSON
+from twinspire.serving.gateway.exchange import JSON
 from twinspire.serving.gateway.failures import HTTP_STATUS
 from twinspire.serving.gateway.schemas import REFERENCE, comments, reference, schemas
 from twinspire.serving.gateway.upstream import UpstreamMethod
@@ -15,9 +15,8 @@ ABOUT = """The RPCs of Retrieval and Catalogue as JSON: protobuf's own mapping, 
 
 64-bit integers are numbers, and a filter may be a text such as `price < 50 and brand in ['acme', 'zeta']`.
 An error's body is `{"error": {"code": ..., "message": ...}}` with the code of gRPC, and its HTTP status is
-that of the code. The header `X-Request-Id` of an answer is that of its request, or a new one. Streams are
-lines of JSON (NDJSON); an error after the first line is the last line. When a client goes, its call is
-cancelled."""
+that of the code. The header `X-Request-Id` of an answer is that of its request, or a new one. When a client
+goes, its call is cancelled."""
 TIMEOUT = {
     "name": "Request-Timeout",
     "in": "header",
@@ -62,7 +61,7 @@ class Operation:
         method: RPC that it calls; None where it calls none, or several.
         example: of its request.
         schema: name of the schema of its response, where there is no `method`.
-        summary: one sentence; the comment of the method if not given.
+        summary: one sentence; that of a method is its comment.
         request_of: RPC whose request is its body, where that is not `method`.
         has_deadline: whether it calls a service, and so takes the header `Request-Timeout`.
     """
@@ -77,40 +76,25 @@ class Operation:
     request_of: UpstreamMethod | None = None
     has_deadline: bool = True
 
-    @property
-    def text(self) -> str:
-        """The summary."""
-        return self.summary or (comments().get(self.method.descriptor.full_name, "") if self.method else "")
-
-    @property
-    def name(self) -> str:
-        """The unique name of the operation, for programs that generate clients."""
-        return self.method.descriptor.name if self.method else self.schema
-
     def describe(self) -> Document:
         """Its description in OpenAPI, without its path."""
         body = self.request_of or self.method
-        gives = JSON
+        name, summary, schema = self.schema, self.summary, {"$ref": f"{REFERENCE}{self.schema}"}
         if self.method is not None:
-            descriptor = self.method.descriptor
-            gives = NDJSON if descriptor.server_streaming else JSON
-            schema = reference(descriptor.output_type)
-        else:
-            schema = {"$ref": f"{REFERENCE}{self.schema}"}
+            called = self.method.descriptor
+            name, schema = called.name, reference(called.output_type)
+            summary = comments().get(called.full_name, "")
         error = {"description": "An error", "content": {JSON: {"schema": ERROR_REFERENCE}}}
         found: Document = {
             "tags": [self.tag],
-            "summary": self.text,
-            "operationId": self.name,
+            "summary": summary,
+            "operationId": name,  # unique, for programs that generate clients
             "parameters": [
                 *([TIMEOUT] if self.has_deadline else []),
                 *([KEY] if body is not None and self.tag == "search" else []),
             ],
             "responses": {
-                "200": {
-                    "description": "A line for each response" if gives == NDJSON else "The response",
-                    "content": {gives: {"schema": schema}},
-                },
+                "200": {"description": "The response", "content": {JSON: {"schema": schema}}},
                 "default": error,
             },
             "security": [{}, {"token": []}],

@@ -18,7 +18,6 @@ ORIGIN = re.compile(r"(?:http(?!.*:80$)|https(?!.*:443$))://(?:[a-z0-9_.-]+|\[[0
 ANY_ORIGIN = "*"
 HOST_NAME = re.compile(r"[\w.-]+|\[[0-9A-Fa-f:.]+\]")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-LONGEST_STREAM_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class GatewayBounds:
     max_body_bytes: int = option(4 << 20, "bytes of a request")
     max_body_fields: int = option(
         MAX_FIELDS,
-        "objects, fields, and elements of mixed lists in the JSON of a request with items; a "
+        "objects and fields in the JSON of a request with items; a "
         "quarter in one with queries, and a sixteenth in one with a single query",
     )
     pending_body_bytes: int = option(
@@ -42,9 +41,6 @@ class GatewayBounds:
     )
     requests: int = option(
         512, "requests in progress at once, half of them of one client; more are answered with 503"
-    )
-    streams: int = option(
-        64, "streams in progress at once, half of them of one client; more are answered with 503"
     )
     refused_per_second: int = option(
         50,
@@ -57,8 +53,7 @@ class GatewayBounds:
     )
     connections_per_second: int = option(
         50,
-        "new HTTP connections of one client a second, saved up for 2 s; one that arrives with others costs "
-        "up to five times as much; more are closed at once",
+        "new HTTP connections of one client a second, saved up for 2 s; more are closed at once",
     )
     connections: int = option(
         8,
@@ -90,9 +85,6 @@ class GatewayOptions:
     longest_timeout: float = option(
         60.0, "seconds that a Request-Timeout may name, and of a body", flags.seconds
     )
-    stream_timeout: float = option(
-        3600.0, "seconds of a stream at most", flags.bounded_seconds(LONGEST_STREAM_SECONDS)
-    )
     grace: float = option(10.0, "seconds for requests in progress to finish", flags.seconds)
     access_log: bool = option(False, "log each request with its id, path, status and time")
     port_file: Path | None = option(None, "write the port here once requests are answered", flags.output_file)
@@ -120,9 +112,8 @@ class GatewayOptions:
     bounds: GatewayBounds = GatewayBounds()
 
     def __post_init__(self) -> None:
-        check_target(self.address)
-        if self.compare_address is not None:
-            check_target(self.compare_address)
+        for address in self.addresses:
+            check_target(address)
         if self.security.token is not None:
             raise InvalidInput("security.token", "each request to the gateway brings its own token")
         if (self.https_certificate is None) != (self.https_key is None):
@@ -167,6 +158,11 @@ class GatewayOptions:
                 "timeout",
                 f"expected at most {self.longest_timeout:g} s (--longest-timeout), got {self.timeout:g}",
             )
+
+    @property
+    def addresses(self) -> list[str]:
+        """Those of the services."""
+        return [self.address] if self.compare_address is None else [self.address, self.compare_address]
 
     @property
     def host_names(self) -> frozenset[str] | None:

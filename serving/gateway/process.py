@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -56,7 +54,7 @@ class GatewayServer(uvicorn.Server):
         bounds, metrics = self.gateway.options.bounds, self.gateway.metrics
         others = OTHER_DESCRIPTORS + 2 * bounds.connections
         connections = FairShare(fitting(bounds.http_connections, others, "--http-connections"))
-        metrics.show("twinspire_gateway_connections", lambda: connections.held)
+        metrics.show("connections", "Open HTTP connections.", lambda: connections.held)
         for each in sockets or ():
             if isinstance(each, Listener):
                 each.limit(connections, bounds.connections_per_second, metrics.closed)
@@ -67,8 +65,7 @@ class GatewayServer(uvicorn.Server):
         """Finish the requests in progress.
 
         Each answer that begins after the signal has the header that closes its connection. After
-        `DRAIN_SECONDS`, connections without a request are closed. The head of a stream that began before the
-        signal had no such header, and its connection is closed when the stream ends.
+        `DRAIN_SECONDS`, connections without a request are closed.
         """
         await asyncio.sleep(DRAIN_SECONDS)
         await super().shutdown(sockets)
@@ -84,21 +81,9 @@ class GatewayServer(uvicorn.Server):
             log.warning("stopping at once: a second signal")
             self.force_exit = True
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT; without effect outside the main thread, which alone gets signals."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for each in signals:
-            loop.add_signal_handler(each, self.stop)
-        try:
-            yield
-        finally:
-            for each in signals:
-                loop.remove_signal_handler(each)
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop on SIGTERM and SIGINT."""
+        asyncio.get_running_loop().call_soon_threadsafe(self.stop)
 
 
 def serve(options: GatewayOptions, ready: Callable[[int], None]) -> None:
@@ -134,7 +119,7 @@ def make_server(options: GatewayOptions, ready: Callable[[], None]) -> GatewaySe
     tls = options.tls()
     # Created once here for their errors: in `Gateway.open`, uvicorn would end the process with its own text.
     options.security.credentials()
-    for address in filter(None, (options.address, options.compare_address)):
+    for address in options.addresses:
         protocol.ClientConnection(grpc.aio, address, options.timeout, options.security, retries=False)
     app, gateway = application(options)
     config = uvicorn.Config(
@@ -164,20 +149,11 @@ def listen(options: GatewayOptions) -> Listener:
         Unavailable: the address cannot be listened on.
     """
     try:
-        found: list[Any] = socket.getaddrinfo(
-            options.host, options.port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, address = found[0]
-        # asyncio turns Nagle's algorithm off only for sockets whose protocol is TCP, not 0.
-        listener = Listener(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(BACKLOG)
-        except BaseException:
-            listener.close()
-            raise
+        address = options.host, options.port
+        family = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][0]
+        both = family is socket.AF_INET6
+        bound = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        return Listener(fileno=bound.detach())
     except (OSError, UnicodeError) as error:
-        address = join(options.host, options.port)
-        raise Unavailable(f"{address}: cannot be listened on: {listen_error(error)}") from None
-    return listener
+        place = join(options.host, options.port)
+        raise Unavailable(f"{place}: cannot be listened on: {listen_error(error)}") from None

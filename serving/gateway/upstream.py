@@ -13,7 +13,6 @@ from google.protobuf.message_factory import GetMessageClass
 from twinspire.serving.client import protocol
 from twinspire.serving.client.security import Security
 from twinspire.serving.gateway.fairness import FairPlaces
-from twinspire.serving.gateway.messages import parse
 
 CONNECT_SECONDS = 5.0  # a busy machine may take long to accept; a closed port refuses at once
 CALLS = 16  # of one connection at once, as `serve --calls` has it
@@ -35,15 +34,6 @@ class UpstreamMethod:
         self.path = f"/{descriptor.containing_service.full_name}/{descriptor.name}"
         self.request: type[Message] = GetMessageClass(descriptor.input_type)
         self.response: type[Message] = GetMessageClass(descriptor.output_type)
-
-    def read(self, content: bytes | bytearray, max_fields: int) -> Any:
-        """The request that JSON describes; arguments and errors as of `parse`."""
-        return parse(content, self.request, max_fields)
-
-    @property
-    def kind(self) -> str:
-        """The kind of the method, by the name of a channel's method."""
-        return "unary_stream" if self.descriptor.server_streaming else "unary_unary"
 
 
 class Upstream:
@@ -150,7 +140,7 @@ class Upstream:
         found = self._methods.get(method.path)
         if found is None:
             found = self._methods[method.path] = [
-                getattr(channel, method.kind)(
+                channel.unary_unary(
                     method.path,
                     request_serializer=method.request.SerializeToString,
                     response_deserializer=method.response.FromString,

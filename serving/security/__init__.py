@@ -1,1 +1,1 @@
-"""TLS, bearer tokens, roles and rate limits."""
+"""TLS, bearer tokens and roles."""

@@ -6,14 +6,17 @@ the files have become unusable by then, the new worker must not go back to the c
 service, which may name tokens that were revoked since.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
+from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.security.file_watch import Reloaded
-from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.security.tls import ServerTls
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.shared_state import ACCESS, SharedState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,16 @@ class Access:
     @property
     def files(self) -> dict[str, Reloaded[Any]]:
         """The files that may be replaced while the service runs."""
-        named: dict[str, Reloaded[Any] | None] = {"tokens": self.tokens, "tls": self.tls}
-        return {name: file for name, file in named.items() if file is not None}
-
-    def quiet(self) -> None:
-        """Leave successful reads of the files out of this process's log; errors are logged."""
-        for file in self.files.values():
-            file.quiet = True
+        return {name: file for name, file in (("tokens", self.tokens), ("tls", self.tls)) if file}
 
     def publish(self, shared_state: SharedState) -> None:
-        """Read changed files, and write to the entry `ACCESS` which of them cannot be used now.
+        """Read changed files, log that, and write to the entry `ACCESS` which of them cannot be used now.
 
         For the supervisor, which calls it every second.
         """
         for file in self.files.values():
-            file.refresh()
+            if file.refresh():
+                log.info("%s: read again", file.paths[0])
         entry = {"stale": {name: bool(file.error) for name, file in self.files.items()}}
         if entry != shared_state.read(ACCESS):
             shared_state.write(ACCESS, entry)

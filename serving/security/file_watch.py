@@ -40,14 +40,12 @@ class Reloaded(Generic[Content]):
     Args:
         paths: the files; the first one names them in the log.
         read: reads all of them; raises ConfigError.
-        describe: describes the content in the log.
         kept: explains in the log the effect of an unusable file.
         period: minimum seconds between two checks of the files.
 
     Attributes:
         content: the last usable content.
         error: why the files cannot be used now; empty if they can.
-        quiet: whether successful reads are not logged; one process logs them for all.
 
     Raises:
         ConfigError: the files cannot be used.
@@ -57,27 +55,25 @@ class Reloaded(Generic[Content]):
         self,
         paths: Sequence[Path],
         read: Callable[[], Content],
-        describe: Callable[[Content], str],
         kept: str,
         period: float = 0.0,
     ) -> None:
-        self._paths, self._period = tuple(paths), period
-        self._read, self._describe, self._kept = read, describe, kept
+        self.paths, self._period = tuple(paths), period
+        self._read, self._kept = read, kept
         self._next = self._retry = time.monotonic() + period
-        self._seen = identities(self._paths)  # before they are read, so that a change meanwhile is detected
+        self._seen = identities(self.paths)  # before they are read, so that a change meanwhile is detected
         self.content = read()
         self.error = ""
-        self.quiet = False
 
-    def refresh(self) -> None:
-        """Read the files again if they have changed."""
+    def refresh(self) -> bool:
+        """Read the files again if they have changed; returns whether the content is new."""
         now = time.monotonic()
         if now < self._next:
-            return
+            return False
         self._next = now + self._period
-        if identities(self._paths) == self._seen and not (self.error and now >= self._retry):
-            return
-        self._seen = identities(self._paths)
+        if identities(self.paths) == self._seen and not (self.error and now >= self._retry):
+            return False
+        self._seen = identities(self.paths)
         before, self.error = self.error, ""
         try:
             self.content = self._read()
@@ -86,6 +82,4 @@ class Reloaded(Generic[Content]):
             self._retry = time.monotonic() + RETRY_SECONDS
             if self.error != before:
                 log.error("%s; %s", error, self._kept)
-        else:
-            if not self.quiet:
-                log.info("%s: read again, %s", self._paths[0], self._describe(self.content))
+        return not self.error

@@ -82,7 +82,7 @@ class ServerTls(Reloaded[Material]):
 
     def __init__(self, files: TlsFiles) -> None:
         self.files = files
-        super().__init__(files.paths, files.read, _content, "new connections get the certificate read before")
+        super().__init__(files.paths, files.read, "new connections get the certificate read before")
 
 
 def credentials(tls: ServerTls) -> grpc.ServerCredentials:
@@ -147,10 +147,6 @@ def _read(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _content(material: Material) -> str:
-    return "certificate and key" if material.client_ca is None else "certificate, key and authorities"
 
 
 def _check_authorities(path: Path, pem: bytes) -> None:

@@ -148,7 +148,7 @@ class TokenFile(Reloaded[TokenTable]):
 
     def __init__(self, path: Path, period: float = RELOAD_SECONDS) -> None:
         kept = "the tokens read before still count"
-        super().__init__([path], lambda: toml_config.read(path, TokenTable), _count, kept, period)
+        super().__init__([path], lambda: toml_config.read(path, TokenTable), kept, period)
 
     def role(self, method: str) -> Role:
         """The role that a method requires.
@@ -202,7 +202,3 @@ def new_token(name: str, role: str) -> tuple[str, str]:
         raise InvalidInput(*str(error).split(": ", 1)) from None
     lines = [f'{key} = "{value}"' for key, value in table.items()]
     return token, "\n".join(["[[token]]", *lines]) + "\n"
-
-
-def _count(table: TokenTable) -> str:
-    return f"{len(table.token)} tokens"

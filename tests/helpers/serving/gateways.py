@@ -19,8 +19,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers.waiting import wait_until
-from twinspire.protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
+from twinspire.protos import retrieval_pb2_grpc
 from twinspire.serving.gateway import process
 from twinspire.serving.gateway.messages import is_map
 from twinspire.serving.gateway.options import GatewayOptions
@@ -40,11 +40,6 @@ class Answer:
     def document(self) -> Any:
         """Of its JSON."""
         return json.loads(self.body)
-
-    @property
-    def lines(self) -> list[Any]:
-        """Of its NDJSON."""
-        return [json.loads(line) for line in self.body.splitlines()]
 
     @property
     def error(self) -> tuple[int, str, str]:
@@ -165,7 +160,7 @@ def gateway(address: str, **options: Any) -> Iterator[RunningGateway]:
 
 
 @dataclass
-class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.CatalogueServicer):
+class Decided(retrieval_pb2_grpc.RetrievalServicer):
     """A service of gRPC whose answers a test decides.
 
     Args:
@@ -173,7 +168,6 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
         text: of the status.
         trailers: of every answer.
         released: set to let answers go.
-        begun: methods of the calls that have arrived, also without a message.
     """
 
     code: grpc.StatusCode = grpc.StatusCode.OK
@@ -181,9 +175,7 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
     trailers: tuple[tuple[str, str], ...] = ()
     released: threading.Event = field(default_factory=threading.Event)
     seen: "queue.SimpleQueue[dict[str, Any]]" = field(default_factory=queue.SimpleQueue)
-    begun: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
     ended: "queue.SimpleQueue[str]" = field(default_factory=queue.SimpleQueue)
-    sent: int = 0
 
     def __post_init__(self) -> None:
         self.released.set()
@@ -202,30 +194,6 @@ class Decided(retrieval_pb2_grpc.RetrievalServicer, catalogue_pb2_grpc.Catalogue
         wait_until(lambda: self.released.is_set() or not context.is_active())
         return wire.SearchResponse(hits=[wire.Hit(id=request.query.text)])
 
-    def Changes(
-        self, request: catalogue_pb2.ChangesRequest, context: Any
-    ) -> Iterator[catalogue_pb2.ChangesResponse]:
-        """Pages of 64 KiB without end; with `follow` one page, and then nothing."""
-        context.add_callback(lambda: self.ended.put("Changes"))
-        self._begin(context)
-        wait_until(lambda: self.released.is_set() or not context.is_active())
-        while context.is_active():
-            self.sent += 1
-            yield catalogue_pb2.ChangesResponse(sequence=self.sent, store_id="x" * (64 << 10))
-            if request.follow:
-                wait_until(lambda: not context.is_active(), 60)
-
-
-class _Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]
-    """Notes the method of each call when it arrives."""
-
-    def __init__(self, begun: "queue.SimpleQueue[str]") -> None:
-        self._begun = begun
-
-    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        self._begun.put(handler_call_details.method)
-        return continuation(handler_call_details)
-
 
 @contextmanager
 def decided(**fields: Any) -> Iterator[tuple[Decided, str]]:
@@ -233,9 +201,8 @@ def decided(**fields: Any) -> Iterator[tuple[Decided, str]]:
     servicer = Decided(**fields)
     # As many calls of a connection as of the service's own (`serve --calls`).
     bounds = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 16)]
-    server = grpc.server(ThreadPoolExecutor(16), interceptors=[_Arrivals(servicer.begun)], options=bounds)
+    server = grpc.server(ThreadPoolExecutor(16), options=bounds)
     retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
-    catalogue_pb2_grpc.add_CatalogueServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

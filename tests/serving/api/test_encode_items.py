@@ -16,10 +16,10 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.protos.features import Schema
 from twinspire.serving.client import Query, RetrievalClient
+from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.security.access import Access
-from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
 

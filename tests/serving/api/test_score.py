@@ -15,10 +15,10 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.client import Query, RetrievalClient
+from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.answer import Basis, FusionMode
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
-from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
 

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,19 @@ from twinspire.protos import bundle, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.features import TextFeature
 from twinspire.serving.api.answer_bytes import ENVELOPE_BYTES, ENVELOPE_BYTES_EACH, AnswerBytes
-from twinspire.serving.client import RetrievalClient
 from twinspire.serving.engine import batching
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.layout import width
 from twinspire.serving.observability.metrics import SIZES
 from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.rate_limit import RateLimit, tokens
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.access import Access
-from twinspire.serving.security.rate_limit import RateLimit, tokens
 from twinspire.serving.segments.packed_items import PackedItems
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.wire import converters
 from twinspire.serving.wire.converters import RequestLimits
 
 BATCH = "/retrieval.v1.Retrieval/SearchBatch"
@@ -162,17 +159,6 @@ def test_vectors_are_bounded_too(retriever: Retriever) -> None:
         assert len(stub.Encode(wire.EncodeRequest(queries=[{"text": "a"}] * 30), timeout=10).vectors) == 30
 
 
-def test_info_tells_the_budget_and_an_older_server_has_none(server: RetrievalServer) -> None:
-    with RetrievalClient(server.address) as client:
-        found = client.info()
-    assert (found.limits.max_hits, found.limits.max_answer_bytes) == (16_384, 4_000_000)
-    assert found.state["connection_unsent_bytes_bound"] == 16 << 20
-    assert found.state["unsent_bytes_bound"] == 64 << 20
-    manifest = json.dumps(found.manifest)
-    older = wire.InfoResponse(limits={"max_k": 1000, "default_k": 10}, manifest_json=manifest)
-    assert converters.info_from_wire(older).limits.max_hits == converters.NO_BOUND
-
-
 def test_the_largest_k_is_within_the_budget_or_the_server_does_not_start() -> None:
     with pytest.raises(ValueError, match="max_hits: expected at least max_k = 1000, got 999"):
         RequestLimits(max_hits=999)
@@ -197,28 +183,6 @@ def test_a_server_answers_single_queries_while_it_works_on_the_largest_batch(
             assert len(running.result().results) == 256
             between.append(answered)
     assert sorted(between)[1] >= 8, between
-
-
-def test_a_batch_whose_deadline_passes_stops_before_its_next_slice(
-    slow: Retriever, metrics: SharedMetrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batching, "SLICE_SECONDS", 0.002)  # so that a fast machine has many slices, too
-    with RetrievalServer(slow, metrics=metrics) as server, grpc.insecure_channel(server.address) as channel:
-        stub = stub_of(channel)
-        stub.SearchBatch(LARGEST, timeout=60)  # connects
-        begun = time.monotonic()
-        stub.SearchBatch(LARGEST, timeout=60)
-        seconds = time.monotonic() - begun
-        assert soon(lambda: searched(metrics) == 512)
-        found = []
-        for share in (0.5, 0.4, 0.6, 0.7, 0.3) * 3:  # of its time, a part of which is the transport's
-            before = searched(metrics)
-            code = stub.SearchBatch.future(LARGEST, timeout=share * seconds).code()
-            found.append((code, searched_of_batch(stub, metrics, before)))
-            if code is StatusCode.DEADLINE_EXCEEDED and 0 < found[-1][1] < 250:
-                break
-        else:
-            pytest.fail(f"no batch stopped in the middle: {found}")
 
 
 def test_a_batch_whose_client_has_gone_stops_before_its_next_slice(

@@ -15,11 +15,11 @@ from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, wher
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
+from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.answer import Answer
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
-from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.server import RetrievalServer
 
 NODE = (where.price < 20) | (where.section == "section 1")
@@ -83,14 +83,14 @@ def test_a_filter_is_evaluated_after_the_rate_limit(
 
 
 def test_a_client_pays_for_the_work_of_its_filters(filtered_retriever: Retriever) -> None:
-    charged: list[tuple[str, int]] = []
+    charged: list[tuple[str, float]] = []
 
     class Counting(RateLimit):
         def admit(self, client: str, cost: int = 1) -> None:
             charged.append(("admitted", cost))
             super().admit(client, cost)
 
-        def charge(self, client: str, cost: int) -> None:
+        def charge(self, client: str, cost: float) -> None:
             charged.append(("charged", cost))
             super().charge(client, cost)
 

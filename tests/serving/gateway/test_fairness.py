@@ -16,13 +16,10 @@ import pytest
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, receive_answer
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
-from twinspire.serving.client.security import Security
 from twinspire.serving.gateway import fairness, messages
 from twinspire.serving.gateway.failures import HttpFailure
 from twinspire.serving.gateway.fairness import FairPlaces, FairShare, Refusals
-from twinspire.serving.gateway.gateway import SEARCH as SEARCH_METHOD
 from twinspire.serving.gateway.options import GatewayBounds
-from twinspire.serving.gateway.upstream import Upstream, UpstreamMethod
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
 from twinspire.serving.security.tokens import TokenFile, new_token
@@ -140,14 +137,14 @@ def test_a_large_body_is_parsed_only_for_a_client_that_may_ask(
         RetrievalServer(retriever, access=Access(tokens=TokenFile(tmp_path / "tokens.toml"))) as server,
         run_gateway(server.address) as running,
     ):
-        monkeypatch.setattr(UpstreamMethod, "read", parse)
+        monkeypatch.setattr("twinspire.serving.gateway.gateway.parse", parse)
         with opened(running, 1, whole("/v1/search", large, "Authorization: Bearer wrong")) as (connection,):
             answer = receive_answer(connection)
             assert answer.startswith(b"HTTP/1.1 401 ")
             assert b"connection: close" in answer
 
 
-# Streams and calls that are parked.
+# Calls that are parked.
 
 
 def test_parked_calls_of_one_client_leave_places_for_others() -> None:
@@ -164,12 +161,11 @@ def test_parked_calls_of_one_client_leave_places_for_others() -> None:
                 assert connection.getresponse().status == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/search", "/v1/items:changes", "/readyz"])
+@pytest.mark.parametrize("path", ["/v1/search", "/readyz"])
 def test_a_client_that_leaves_while_it_waits_waits_no_more(path: str) -> None:
     parked = whole("/v1/search", BODY, "Request-Timeout: 60")
     later = {
         "/v1/search": parked,
-        "/v1/items:changes": whole(path, b"{}"),
         "/readyz": b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nRequest-Timeout: 60\r\n\r\n",
     }[path]
     bounds = GatewayBounds(connections=1)
@@ -184,40 +180,6 @@ def test_a_client_that_leaves_while_it_waits_waits_no_more(path: str) -> None:
         wait_until(lambda: running.server.gateway.requests.held == 0)
         service.released.set()
         assert running.ask("/v1/search", SEARCH).status == 200
-
-
-def test_questions_to_a_service_count_as_calls_of_a_connection() -> None:
-    async def counted(address: str) -> tuple[list[int], list[int]]:
-        upstream = Upstream(address, Security(), 2)
-        tasks = [
-            asyncio.create_task(upstream.status(SEARCH_METHOD, 30, ())),
-            asyncio.create_task(upstream.serves(30, ())),
-        ]
-        await asyncio.sleep(0.1)
-        during = list(upstream._open)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await upstream.close()
-        return during, upstream._open
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        found = asyncio.run(counted(f"127.0.0.1:{silent.getsockname()[1]}"))
-    assert found == ([1, 1], [0, 0])
-
-
-def test_streams_and_requests_of_one_client_are_half_of_all() -> None:
-    stream = whole("/v1/items:changes", b'{"follow": true}')
-    with (
-        decided() as (_, address),
-        run_gateway(address, bounds=GatewayBounds(streams=4)) as running,
-        opened(running, 2, stream),
-    ):
-        wait_until(lambda: running.server.gateway.streams.held == 2)
-        with opened(running, 1, stream) as (third,):
-            assert receive_answer(third).startswith(b"HTTP/1.1 503 ")
-        with opened(running, 1, stream, ["127.0.0.1"]):
-            wait_until(lambda: running.server.gateway.streams.held == 3)
 
 
 # What the gateway has to read.
@@ -239,7 +201,7 @@ def test_others_are_answered_while_a_large_body_is_parsed(
             assert may_go_on.wait(60)
         return messages.parse(content, *rest)
 
-    monkeypatch.setattr("twinspire.serving.gateway.upstream.parse", parse_once_told)
+    monkeypatch.setattr("twinspire.serving.gateway.gateway.parse", parse_once_told)
     large = json.dumps({"queries": [query(60)] * 200}).encode()
     request = whole("/v1/search:batch", large, "Request-Timeout: 60")
     with opened(gateway, 1, request) as (connection,):
@@ -247,15 +209,6 @@ def test_others_are_answered_while_a_large_body_is_parsed(
         assert gateway.ask("/v1/search", SEARCH).status == 200
         may_go_on.set()
         assert receive_answer(connection).startswith(b"HTTP/1.1 400 ")
-
-
-def test_a_query_of_many_features_is_refused_before_it_is_read_whole(gateway: RunningGateway) -> None:
-    status, code, message = gateway.ask("/v1/search", {"query": query(43_000)}).error
-    assert (status, code) == (413, "INVALID_ARGUMENT")
-    assert message.startswith("body: expected at most 8192 objects, fields, and ")
-    assert (
-        gateway.ask("/v1/search", {"query": query(1000)}).error[0] == 400
-    )  # it is the service's to know them
 
 
 @pytest.mark.parametrize(
@@ -295,14 +248,14 @@ def test_monitoring_does_not_share_the_penalty_of_other_clients(server: Retrieva
 
 def test_valid_requests_that_find_nothing_cost_nothing(gateway: RunningGateway) -> None:
     missing: dict[str, Any] = {"query": {"item_id": "nobody"}}
-    before = dict(gateway.server.gateway.refusals._allowance._paid)
+    before = gateway.server.gateway.refusals._rate._paid.tobytes()
     with gateway.connect() as connection:
         for _ in range(20):
             connection.request("POST", "/v1/search", json.dumps(missing), JSON)
             response = connection.getresponse()
             response.read()
             assert response.status == 404
-    assert gateway.server.gateway.refusals._allowance._paid == before
+    assert gateway.server.gateway.refusals._rate._paid.tobytes() == before
 
 
 def test_a_client_that_connects_too_often_delays_nobody() -> None:

@@ -62,7 +62,10 @@ def misfit(given: Any, schema: Any, schemas: Any, place: str = "$") -> str:
 def test_every_rpc_has_a_path(described: Any) -> None:
     called = {each.method.descriptor.full_name for each in OPERATIONS if each.method is not None}
     offered = {
-        method.full_name for service in SERVICES for method in service.methods if not method.client_streaming
+        method.full_name
+        for service in SERVICES
+        for method in service.methods
+        if not (method.client_streaming or method.server_streaming)
     }
     assert called == offered
     assert set(described["paths"]) == {each.path for each in OPERATIONS}
@@ -99,7 +102,11 @@ def test_every_reference_leads_somewhere(described: Any) -> None:
         assert name in described["components"]["schemas"]
 
 
-@pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=lambda descriptor: descriptor.name)
+@pytest.mark.parametrize(
+    "descriptor",
+    [each for each in DESCRIPTORS if not each.name.startswith("Changes")],  # which is no call of the gateway
+    ids=lambda descriptor: descriptor.name,
+)
 def test_a_message_fits_its_schema(descriptor: Any, described: Any) -> None:
     schemas = described["components"]["schemas"]
     draw = random.Random(descriptor.full_name)

@@ -90,12 +90,6 @@ def test_a_page_needs_nothing_from_elsewhere_and_nothing_inline(file: Path) -> N
     assert parser.found == []
 
 
-def test_the_page_of_the_api_asks_beside_itself() -> None:
-    """A proxy may serve the gateway under a prefix."""
-    script = (HERE / "docs" / "docs.js").read_text()
-    assert re.findall(r"fetch\((\W?\w+)", script) == ["address", '"openapi']
-
-
 def test_every_file_is_served_and_in_the_wheel() -> None:
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     for file in FILES:

@@ -1,10 +1,8 @@
 """The process: its line when it is ready, its end by a signal, and its errors."""
 
-import asyncio
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -27,8 +25,6 @@ from tests.serving.conftest import ROOT
 from twinspire.protos.errors import DataError
 from twinspire.serving.__main__ import main
 from twinspire.serving.gateway import http1, process
-from twinspire.serving.gateway.__main__ import main as gateway_main
-from twinspire.serving.gateway.gateway import Gateway
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 
 SEARCH = {"query": {"text": "bavuti"}}
@@ -90,20 +86,6 @@ def ask(port: int) -> int:
         return read(connection).status
     finally:
         connection.close()
-
-
-@pytest.mark.parametrize("flag", ["--address", "--compare-address"])
-def test_an_address_without_a_port_is_wrong_usage(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for run, given in ((main, ["gateway"]), (gateway_main, [])):
-        with pytest.raises(SystemExit) as ended:
-            run([*given, flag, "localhost"])
-        assert ended.value.code == 2
-        assert "expected host:port, such as 127.0.0.1:50051, got 'localhost'" in capsys.readouterr().err
-
-
-def test_a_host_that_is_no_name_is_an_error_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gateway", "--host", "..", "--insecure"]) == 1
-    assert capsys.readouterr().err == "error: ..:8080: cannot be listened on: not the name of a host\n"
 
 
 def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:
@@ -215,19 +197,6 @@ def test_an_answer_after_the_drain_says_that_the_connection_ends() -> None:
     assert (answer.status, answer.headers.get("connection")) == (200, "close")
 
 
-@pytest.mark.parametrize(("grace", "expected"), [(0.2, 0.1), (0.5, 0.25), (0.8, 0.4), (10.0, 9.5)])
-def test_at_least_half_of_the_grace_is_for_requests_to_finish(grace: float, expected: float) -> None:
-    async def stop() -> list[float]:
-        loop = asyncio.get_running_loop()
-        with pytest.MonkeyPatch.context() as patch:
-            delays: list[float] = []
-            patch.setattr(loop, "call_later", lambda seconds, _: delays.append(seconds))
-            Gateway(GatewayOptions(grace=grace)).stop()
-        return delays
-
-    assert asyncio.run(stop()) == [pytest.approx(expected)]
-
-
 def test_a_refusal_says_that_the_connection_ends_when_the_gateway_stops() -> None:
     with (
         decided() as (service, address),
@@ -262,37 +231,15 @@ def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.Mon
         assert read(asked).status == 200
 
 
-def test_it_talks_https(tmp_path: Path) -> None:
-    import ssl
-
-    authority = Authority()
-    certificate, key = authority.server().write(tmp_path)
-    context = ssl.create_default_context(cadata=authority.certificate.decode())
-    with (
-        decided() as (_, address),
-        run_gateway(address, https_certificate=certificate, https_key=key) as running,
-    ):
-        connection = http.client.HTTPSConnection("127.0.0.1", running.port, timeout=30, context=context)
-        connection.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
-        assert read(connection).status == 200
-        connection.close()
-
-
 @pytest.mark.parametrize(
     ("flags", "code", "text"),
     [
         (["--port", "TAKEN"], 1, "cannot be listened on: Address already in use"),
         (["--host", "0.0.0.0"], 2, "0.0.0.0 can be reached from other machines"),
         (["--server-name", "a"], 2, "security.server_name: means nothing without TLS"),
+        (["--host", "..", "--insecure"], 1, "cannot be listened on: not the name of a host"),
         (["--https-certificate", "nope.pem", "--https-key", "nope.pem"], 1, "nope.pem"),
         (["--ca", "nope.pem"], 1, "nope.pem: cannot be read"),
-        (
-            ["--allow-host", "shop.example:80"],
-            2,
-            "expected a name or an address without a scheme or a port, such as search.example.org",
-        ),
-        (["--cors-origin", "https://shop.example/"], 2, "expected an origin such as https://shop.example"),
-        (["--cors-origin", "shop.example"], 2, "in lower case and without a path, and without the port"),
         (["--cors-origin", "*"], 2, "with * any page could call with the rights of this machine"),
         (["--requests", "0"], 2, "expected a whole number from 1"),
     ],
@@ -320,32 +267,6 @@ def test_without_its_libraries_it_says_which_to_install(
     monkeypatch.delattr("twinspire.serving.gateway.process", raising=False)
     assert run_command() == 1
     assert "the gateway needs starlette; install it with: pip install '.[http]'" in capsys.readouterr().err
-
-
-def test_the_unit_starts_what_the_extra_http_installs() -> None:
-    """`[http]` lacks hnswlib and ONNX Runtime, which `twinspire.serving` needs for its other commands."""
-    unit = (ROOT / "serving" / "deploy" / "systemd" / "twinspire-gateway.service").read_text()
-    (program,) = re.findall(r"^ExecStart=\S+/python -m (.+) \$TWINSPIRE_GATEWAY$", unit, re.MULTILINE)
-    module, *more = program.split()
-    code = (
-        "import runpy, sys\n"
-        "sys.modules.update(dict.fromkeys(('hnswlib', 'onnxruntime', 'mlflow')))\n"
-        f"sys.argv[1:] = {[*more, '--https-certificate', 'nope.pem', '--https-key', 'nope.pem']}\n"
-        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("error: nope.pem, nope.pem: cannot be used: No such file")
-
-
-def test_both_commands_of_the_gateway_have_the_same_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = []
-    for command, arguments in ((gateway_main, ["--help"]), (main, ["gateway", "--help"])):
-        with pytest.raises(SystemExit):
-            command(arguments)
-        shown.append(set(re.findall(r"^ +(?:-\w, )?(--[\w-]+)", capsys.readouterr().out, re.MULTILINE)))
-    assert shown[0] - {"--version", "--print-completion"} == shown[1]  # of every program
-    assert "--https-certificate" in shown[0]
 
 
 def run_command(*flags: str) -> int:

@@ -51,18 +51,13 @@ def search(sequence: int = 0, text: str = "bavuti") -> bytes:
     return json.dumps({"query": {"text": text}, "k": 10, "min_sequence": str(sequence)}).encode()
 
 
-def stream() -> bytes:
-    """A stream of changes, which waits for more of them."""
-    return request("/v1/items:changes", b'{"follow": true}')
-
-
-def open_streams(address: str, count: int, seconds: float) -> None:
-    """Keep streams open for a while, so that the gateway opens all its connections to the service."""
+def open_calls(address: str, count: int, seconds: float) -> None:
+    """Keep calls open for a while, so that the gateway opens all its connections to the service."""
     host, _, port = address.partition(":")
     attack = Attack(host, int(port), host, time.monotonic() + seconds, 0)
     held = [HttpConnection(attack) for _ in range(count)]
     for each in held:
-        each.send(stream())
+        each.send(request("/v1/search", search(NEVER)))
     for _ in attack.ticks(TICK):
         pass
     for each in held:
@@ -75,11 +70,6 @@ def open_streams(address: str, count: int, seconds: float) -> None:
 def slow_bodies(attack: Attack) -> None:
     """520 requests whose body does not come."""
     _hold(attack, 520, lambda number: request("/v1/search"))
-
-
-def idle_streams(attack: Attack) -> None:
-    """140 streams of changes that do not come."""
-    _hold(attack, 140, lambda number: stream())
 
 
 def parked_searches(attack: Attack) -> None:
@@ -126,7 +116,6 @@ def invalid_bodies(attack: Attack) -> None:
 
 ALL: tuple[Callable[[Attack], None], ...] = (
     slow_bodies,
-    idle_streams,
     parked_searches,
     large_parked_searches,
     idle_http,

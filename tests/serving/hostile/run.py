@@ -150,7 +150,7 @@ def _serve_and_attack(plan: Plan) -> dict[str, Any]:
 def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     warm_up = min(WARM_UP, plan.seconds)
     _good_calls(plan, service, address, warm_up, 1, lambda: None)
-    gateway_attacks.open_streams(service.http_address, 16, min(1.0, warm_up))
+    gateway_attacks.open_calls(service.http_address, 16, min(1.0, warm_up))
     time.sleep(SETTLE)
     calibration = _searches_per_second(address)
     before, descriptors = service.resident(), service.descriptors()

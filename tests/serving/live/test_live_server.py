@@ -32,12 +32,12 @@ from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search import live_items as live_bundle
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
 from twinspire.serving.live.store.changes import Position
+from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.hot_swap import HotSwapper
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.access import Access
-from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState

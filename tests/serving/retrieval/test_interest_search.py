@@ -17,11 +17,11 @@ from twinspire.serving.benchmark import bundle_benchmark
 from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.filters.expression import Filter, where
+from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.answer import Answer, Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
-from twinspire.serving.security.rate_limit import RateLimit
 from twinspire.serving.server import RetrievalServer
 
 K = 3

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +92,6 @@ def test_an_expired_token_is_refused_and_a_later_date_is_not(
     assert (code, details) == (StatusCode.UNAUTHENTICATED, "the token has expired")
     tokens.write(tokens.entries["reader"] + "expires = 2999-12-31T23:59:59+01:00\n")
     assert name_of(lines, stub.Search, REQUEST, tokens.metadata("reader")) == "reader"
-
-
-def test_what_is_refused_tells_no_token_and_no_name(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens
-) -> None:
-    nearly = tokens.plain["reader"][:-1]
-    for token in (nearly, tokens.plain["late"]):
-        _, details = code_of(stub.Search, REQUEST, metadata=bearer(token))
-        assert not [each for each in (nearly, *tokens.plain.values(), *tokens.entries) if each in details]
 
 
 def test_a_flood_of_refusals_is_one_line_without_tokens(
@@ -205,21 +195,6 @@ def test_the_file_is_read_again_and_a_broken_one_keeps_the_old_tokens(
         assert error.endswith("the tokens read before still count")
     tokens.write("token = []")
     assert code_of(stub.Search, REQUEST, metadata=writer)[0] is StatusCode.UNAUTHENTICATED
-
-
-def test_each_call_is_its_own_callers(
-    stub: retrieval_pb2_grpc.RetrievalStub, tokens: Tokens, lines: Ended
-) -> None:
-    def ask(n: int) -> None:
-        name = ("reader", "writer", "admin")[n % 3]
-        metadata = (*tokens.metadata(name), ("x-request-id", name))
-        stub.Search(REQUEST, metadata=metadata, timeout=10)
-        assert len(list(stub.SearchStream(iter([REQUEST] * 2), metadata=metadata, timeout=10))) == 2
-
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(ask, range(60)))
-    told = [lines.next() for _ in range(120)]
-    assert [line["caller"] for line in told] == [line["request_id"] for line in told]
 
 
 @pytest.mark.parametrize(

@@ -93,18 +93,6 @@ def test_a_client_must_show_a_certificate_of_the_authority(
         assert name_of_caller(lines, connect(address, authority, by_dns)) == "frontend.example"
 
 
-def test_a_comment_beside_an_authority_may_hold_any_characters(
-    retriever: Retriever, mutual: TlsFiles, authority: Authority
-) -> None:
-    assert mutual.client_ca
-    mutual.client_ca.write_bytes("# Behörde für Prüfungen\n".encode() + authority.certificate)
-    with guarded(retriever, Access(tls=ServerTls(mutual))) as (address, lines):
-        assert name_of_caller(lines, connect(address, authority, authority.client("frontend"))) == "frontend"
-        foreign = Authority("foreign").client("frontend")
-        assert search(connect(address, authority, foreign)) is StatusCode.UNAVAILABLE
-        assert search(connect(address, authority)) is StatusCode.UNAVAILABLE
-
-
 def test_a_token_goes_before_a_certificate(
     retriever: Retriever, mutual: TlsFiles, authority: Authority, tmp_path: Path
 ) -> None:
@@ -184,10 +172,7 @@ ENCRYPTED = (
     [
         ("certificate.pem", None, "certificate.pem: cannot be read: No such file"),
         ("key.pem", None, "key.pem: cannot be read: No such file"),
-        ("client-ca.pem", None, "client-ca.pem: cannot be read: No such file"),
-        ("certificate.pem", b"junk", "certificate.pem: expected certificates as PEM"),
         ("certificate.pem", b"\xff", "certificate.pem: expected certificates as PEM"),
-        ("client-ca.pem", b"", "client-ca.pem: expected certificates as PEM"),
         (
             "client-ca.pem",
             Authority().client("a").certificate,

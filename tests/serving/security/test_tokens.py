@@ -54,29 +54,15 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         TokenFile(tmp_path)
 
 
-def test_a_file_that_nests_too_deep_leaves_the_tokens_that_were_read(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    token, entry = new_token("a", "reader")
-    path = tmp_path / "tokens.toml"
-    path.write_text(entry)
-    tokens = TokenFile(path, period=0)
-    path.write_text("token = " + "[" * 200_000)
-    assert tokens.identify(token).name == "a"
-    assert "nested more than 64 levels deep; the tokens read before still count" in caplog.text
-
-
-def test_a_process_that_logs_no_reads_logs_its_errors(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_supervisor_logs_reads_and_errors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     tokens = Tokens(tmp_path / "tokens.toml")
     access = Access(tokens=TokenFile(tokens.path, period=0))
-    access.quiet()
     tokens.path.write_text("token = []")
     state = SharedState((ACCESS,))
     access.publish(state)
-    assert not caplog.messages
+    assert caplog.messages == [f"{tokens.path}: read again"]
+    caplog.clear()
     assert state.read(ACCESS) == {"stale": {"tokens": False}}
     tokens.path.unlink()
     for _ in range(2):

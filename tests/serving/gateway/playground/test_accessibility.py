@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.serving import browser
-from tests.helpers.serving.browser import DESKTOP, PHONE, Browser
+from tests.helpers.serving.browser import PHONE, Browser
 from tests.serving.gateway.playground.conftest import HOSTILE, HOSTILE_ITEM, QUERY, Sites, asked
 from twinspire.serving.gateway.pages import HERE
 
@@ -17,22 +17,7 @@ TEXT_CONTRAST, LARGE_TEXT_CONTRAST, EDGE_CONTRAST = 4.5, 3.0, 3.0  # WCAG 2.2, 1
 THEMES = ("light", "dark")
 OTHER_VIEWS = ("view=items", "view=items&find=item-007", "view=service")
 MOST_SCRIPT_BYTES = 60_000
-TALLEST_SCREENS = 2.0  # of the page on a desktop
 CONTRASTS = (Path(__file__).parent / "contrast.js").read_text()
-# What has the focus, how far down the page it is, and what had it before if that looks the same without it.
-FOCUS = """
-    const here = document.activeElement;
-    const around = [".choice-box", ".ask-row"].map((each) => here.closest(each));
-    const parts = [here, ...around, here.nextElementSibling].filter(Boolean);
-    const look = (each) => [...each].map((part) => {
-        const { outline, boxShadow, backgroundColor, left } = getComputedStyle(part);
-        return [outline, boxShadow, backgroundColor, left].join();
-    }).join(";");
-    const before = window.before;
-    window.before = { name: here.outerHTML.slice(0, 80), parts, seen: look(parts) };
-    const unseen = before && look(before.parts) === before.seen ? before.name : null;
-    return [window.before.name, here.getBoundingClientRect().top + scrollY, unseen];
-"""
 OPEN_ALL = "document.querySelectorAll('details').forEach((each) => { each.open = true })"
 WIDER_THAN_THE_SCREEN = """
     const spills = (each) => each.clientWidth > 0 && each.scrollWidth > each.clientWidth + 8
@@ -81,22 +66,6 @@ def test_the_keyboard_alone_is_enough(page: Browser, sites: Sites) -> None:
     assert page.focused() == page.ids()[0]
 
 
-def test_focus_goes_through_the_page_in_its_order_and_is_seen(page: Browser, sites: Sites) -> None:
-    for link, steps in ((f"text={QUERY}", 20), ("view=items&find=item-007", 14), ("view=service", 11)):
-        page.open(f"{sites.both}#{link}", ".hit, .near, .facts")
-        page.run("window.before = null; document.querySelector('.skip').focus()")
-        seen, heights = [], []
-        for _ in range(steps):
-            name, height, unseen = page.run(FOCUS)
-            assert unseen is None, link
-            page.press("TAB")
-            seen.append(name)
-            heights.append(height)
-        assert len(set(seen)) == len(seen), link
-        assert heights[-1] > heights[0]
-        assert 'class="skip"' in seen[0]
-
-
 def test_everything_that_can_be_used_has_a_name(page: Browser, sites: Sites) -> None:
     link = f'text={QUERY}&compare=1&where=["price","between","1","40"]&where=["section","in","section 1"]'
     used = ("button", "link", "textbox", "searchbox", "combobox", "spinbutton", "radio", "switch", "checkbox")
@@ -136,25 +105,6 @@ def test_text_is_readable_in_both_themes(page: Browser, sites: Sites) -> None:
             assert measured["edges"] or each == "view=service"
             assert not [(name, ratio) for name, ratio in measured["edges"] if ratio < EDGE_CONTRAST], theme
     page.console_messages()  # of the unknown item
-
-
-def test_the_theme_follows_the_system_until_the_button_says_otherwise(page: Browser, sites: Sites) -> None:
-    def darkness() -> str:
-        return str(page.run("return getComputedStyle(document.documentElement).backgroundColor"))
-
-    page.open(sites.both)
-    light = darkness()
-    page.prefer("dark")
-    assert darkness() != light
-    page.one("#theme-button").click()
-    assert darkness() == light
-    page.open(sites.both)
-    assert darkness() == light  # it is remembered
-    page.one("#theme-button").click()
-    page.prefer("light")
-    assert darkness() != light
-    page.one("#theme-button").click()
-    assert darkness() == light
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(page: Browser, sites: Sites) -> None:
@@ -208,25 +158,6 @@ def test_the_page_loads_little_script_and_the_rest_when_it_is_wanted(page: Brows
     assert {name for name, _ in page.run(scripts)} | with_users == {
         each.name for each in (HERE / "playground").glob("*.js")
     }
-
-
-def test_the_page_of_the_api_shows_code_as_code(page: Browser, sites: Sites) -> None:
-    page.open(f"{sites.both}docs", "#schemas details")
-    page.run(OPEN_ALL)
-    assert "--compare-address" in page.texts("#operations code")
-    assert '{"error": {"code": ..., "message": ...}}' in page.texts("#about code")
-    assert "`" not in page.text()
-
-
-def test_the_page_is_two_screens_high_at_most_and_folded_on_a_phone(page: Browser, sites: Sites) -> None:
-    tall = "return document.documentElement.scrollHeight / innerHeight"
-    for each in (f"text={QUERY}", f"text={QUERY}&compare=1", *OTHER_VIEWS):
-        page.resize(DESKTOP)
-        page.open(f"{sites.hybrid}#{each}", ".hit, .blank, .facts")
-        assert page.run(tall) <= TALLEST_SCREENS, each
-        page.resize(PHONE)
-        page.open(f"{sites.hybrid}#{each}", ".hit, .blank, .panel")
-        assert not page.run("return [...document.querySelectorAll('details')].some((each) => each.open)")
 
 
 def test_no_style_or_script_stands_in_the_page(page: Browser, sites: Sites) -> None:

@@ -72,24 +72,3 @@ def test_an_item_without_a_catalogue_costs_no_long_search(page: Browser, sites: 
     page.run("location.hash = 'view=items&find=item-123'")
     assert facts(page, "#found")["id"] == "item-123"
     assert max(body["k"] for body in seen(page, "/v1/search")) == 50
-
-
-def test_an_error_of_the_page_itself_is_shown(page: Browser, sites: Sites) -> None:
-    asked(page, sites.both)
-    shown = "const { failureView } = await import('/answer.js'); return failureView(%s).textContent"
-    for error in ("new TypeError('it is broken')", "new DOMException('it is broken')"):
-        text = page.run(shown % error)
-        assert "FAILED" in text
-        assert "it is broken" in text
-
-
-def test_an_item_whose_script_does_not_come_says_so(page: Browser, sites: Sites) -> None:
-    asked(page, sites.both)
-    page.driver.execute_cdp_cmd("Network.enable", {})
-    page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/item.js"]})
-    try:
-        page.one(".hit .open").click()
-        page.wait_text(".hit .detail", "item.js")
-    finally:
-        page.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
-    assert {each["source"] for each in page.console_messages()} <= {"network"}

@@ -5,14 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.helpers.serving import browser
-from tests.helpers.serving.browser import PHONE, Browser
+from tests.helpers.serving.browser import Browser
 from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
 from tests.helpers.serving.gateways import gateway
 from tests.helpers.tiny import FILTERS, watched_bundle
 from tests.serving.gateway.playground.conftest import HOSTILE_ITEM, Sites, resealed
-from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.client import Event
-from twinspire.serving.gateway.messages import document
 
 MISSING = browser.missing()
 pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
@@ -130,28 +128,6 @@ def test_events_in_quick_succession_are_all_shown(
     page.wait_for(".events li:nth-child(2)")
 
 
-def test_a_typed_user_can_have_the_history_left_out(
-    page: Browser, recording: tuple[CatalogueService, str]
-) -> None:
-    _, url = recording
-    page.open(f"{url}#item=item-123")
-    page.run("document.getElementById('more').open = true")
-    hidden = "return document.getElementById('exclude-history').parentElement.hidden"
-    assert page.run(hidden)
-    page.one("#user-key").send_keys("u8")
-    assert not page.run(hidden)
-
-
-def test_an_answer_without_hits_for_a_user_says_so(
-    page: Browser, recording: tuple[CatalogueService, str]
-) -> None:
-    _, url = recording
-    opened(page, url, 'u13&where=["price","above","1000"]')
-    assert "Nothing passes" in page.text()
-    page.one("#clear-filters").click()
-    page.wait_for(WITH)
-
-
 def test_what_events_hold_is_text(page: Browser, recording: tuple[CatalogueService, str]) -> None:
     service, url = recording
     with service.client() as client:
@@ -170,49 +146,6 @@ def test_what_events_hold_is_text(page: Browser, recording: tuple[CatalogueServi
     assert "owned" not in page.driver.title
 
 
-def test_a_small_screen_records_from_the_opened_item(
-    page: Browser, recording: tuple[CatalogueService, str]
-) -> None:
-    service, url = recording
-    page.resize(PHONE)
-    opened(page, url, "u10")
-    page.run("document.querySelector(arguments[0]).click()", f"{WITH} .open")
-    page.wait_for(".detail .facts")
-    page.run(
-        "[...document.querySelectorAll('.detail-actions button')]"
-        ".find((each) => each.textContent === 'Record click').click()"
-    )
-    page.wait_for(".events li")
-    with service.client() as client:
-        assert [each.type for each in client.list_events("u10")] == ["click"]
-
-
 def test_a_service_without_events_offers_no_user(page: Browser, sites: Sites) -> None:
     page.open(f"{sites.both}#text=bavuti&user=u7")
     assert not page.all("#user input, .comparison, .event")
-
-
-def test_the_cards_tell_events_served_log_and_interleaving(
-    page: Browser, recording: tuple[CatalogueService, str]
-) -> None:
-    _, url = recording
-    page.open(f"{url}#view=service", ".facts")
-    facts = dict(zip(page.texts(".facts dt"), page.texts(".facts dd"), strict=True))
-    assert facts["Events stored"].endswith(" since the start")
-    assert (facts["Log takes"], facts["Explored"]) == ("50 % of the answers", "0.1 % of the answers")
-    assert {"Answers in the log", "Dropped", "Size of the log"} <= set(facts)
-    assert "Interleaved" not in facts
-    state = wire.ServiceState(interleaving=wire.Interleaving(share=0.2, answers=1234, alone=5))
-    told = page.run(
-        "const { serviceCards } = await import('/service.js');"
-        "const cards = serviceCards({ ...arguments[0], manifest: {} }, {}, true);"
-        "return cards.map((each) => each.textContent).join(' ')",
-        document(wire.InfoResponse(name="shop", state=state)),
-    )
-    for text in (
-        "Interleaved20 % of the searches, while there is a canary",
-        "Answers of both1,234",
-        "Of the champion alone5",
-        "python -m twinspire.export judge",
-    ):
-        assert text in told

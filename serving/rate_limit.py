@@ -61,7 +61,7 @@ class RateLimit:
     def __init__(
         self,
         per_second: float,
-        burst: int,
+        burst: float,
         slots: int = SLOTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -107,8 +107,12 @@ class RateLimit:
                 self._paid[slot] = then
                 return
 
-    def charge(self, client: str, cost: int) -> None:
-        """Count work of an admitted request whose cost was not known before; the client's next request waits.
+    def wait(self, client: str) -> float:
+        """Seconds until a client has paid for all but the burst, at most 0 if it has; counts nothing."""
+        return self._paid[self._slot(client)] - self._clock() - self._burst * self._interval
+
+    def charge(self, client: str, cost: float) -> None:
+        """Count work of a client that is not refused; its next request waits.
 
         Args:
             client: name of the client.
