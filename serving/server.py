@@ -28,7 +28,6 @@ from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Batcher
 from twinspire.serving.engine.call import Call, Method, UnaryCall
 from twinspire.serving.engine.event_loop import EventLoop
-from twinspire.serving.engine.front import Front
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.engine.stream_call import OpenCalls, StreamCall, WatchCall
 from twinspire.serving.events.shown_items import ShownItems
@@ -80,7 +79,6 @@ class RetrievalServer:
         shown_hours: for which the process keeps items shown to users; 0 if it does not.
         served_log: which answers the service keeps in a log, if it has one.
         log_channel: to the process of that log.
-        front: accepts the calls; one for gRPC by default.
         interleave_share: as of `RetrievalServicer`.
 
     Raises:
@@ -108,7 +106,6 @@ class RetrievalServer:
         shown_hours: int = 0,
         served_log: ServedLogConfig | None = None,
         log_channel: DatagramChannel | None = None,
-        front: Front | None = None,
         interleave_share: float = 0.0,
     ) -> None:
         limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
@@ -163,6 +160,7 @@ class RetrievalServer:
             servicer = EventsServicer(events, users.latest, self._call_soon, admit)
             self._stores[events_service.SERVICE] = servicer
         self._health = _Health((*SERVICES, *(each.full_name for each in self._stores)), bounds.watches)
+        front = GrpcFront(server_options(limits, bounds, share_port))
         self._event_loop = EventLoop(
             self._methods(),
             Batcher(worker_metrics, bounds.batch),
@@ -171,17 +169,17 @@ class RetrievalServer:
             caller,
             bounds,
             limits.max_in_flight,
-            front or GrpcFront(server_options(limits, bounds, share_port)),
+            front,
             self._advance if bundle.live is not None else None,
         )
         self.host = host
         secured = None if access.tls is None else credentials(access.tls)
-        self.port = self._event_loop.listen(join(host, port), secured)
+        self.port = front.listen(join(host, port), secured)
         self._monitor = ConnectionMonitor(
             self.port,
             bounds,
             limits.max_message_bytes,
-            worker_metrics.heartbeat,
+            lambda: worker_metrics.row[layout.HEARTBEAT],
             self._event_loop.last_calls,
             lambda reason: worker_metrics.add(layout.CONNECTIONS_CLOSED[reason]),
             self._event_loop.processor_seconds,

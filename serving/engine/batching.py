@@ -213,9 +213,6 @@ class LongJobs:
         self._debt = 0.0  # seconds that short jobs must get before the next slice
         self._paused_until = 0.0  # in `time.perf_counter()` seconds
 
-    def __len__(self) -> int:
-        return len(self._jobs)
-
     def begin(self, job: Job) -> None:
         """Queue a job for its first slice."""
         first = max(1, min(self._batch, self._batch_cost * len(job.prepared) // max(1, job.cost)))
@@ -428,16 +425,15 @@ class Batcher:
         return job.client_waits("encode")
 
     def _search_or_split(self, batch: Sequence[Job]) -> None:
-        """Encode and search; if that fails, in halves, so that only the job at fault gets the error."""
+        """Encode and search; if that fails, each job alone, so that only the one at fault gets the error."""
         try:
             self._encode_and_search(batch)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].error = error
                 return
-            half = len(batch) // 2
-            self._search_or_split(batch[:half])
-            self._search_or_split(batch[half:])
+            for job in batch:
+                self._search_or_split([job])
 
     def _encode_and_search(self, batch: Sequence[Job]) -> None:
         """Encode the queries of all jobs, and search for them; all jobs have one retriever."""
@@ -479,9 +475,6 @@ def _rivals(batch: Sequence[Job]) -> Iterator[Job]:
 
 def _by_retriever(batch: Sequence[Job]) -> list[Sequence[Job]]:
     """The jobs grouped by retriever; there are several during a swap, or with a canary."""
-    first = batch[0].retriever
-    if all(job.retriever is first for job in batch):
-        return [batch]
     groups: dict[int, list[Job]] = {}
     for job in batch:
         groups.setdefault(id(job.retriever), []).append(job)

@@ -275,14 +275,6 @@ class EventLoop:
         """Connection -> its last call or message, in `time.perf_counter_ns()`."""
         return self._dispatcher.last_calls
 
-    def listen(self, address: str, credentials: Any = None) -> int:
-        """Listen at `host:port`; returns the port, which the system chooses if it is 0.
-
-        Raises:
-            Unavailable: the address cannot be used, most likely because another process listens there.
-        """
-        return self._front.listen(address, credentials)
-
     def processor_seconds(self) -> float:
         """Processor time of the loop's thread, in seconds; 0 where the system does not tell it."""
         thread = self._thread.ident
@@ -389,7 +381,10 @@ class EventLoop:
         if self._batcher.queries:
             self._work_once(is_busy=self._clients.have_rivals and not self._has_slept)
         elif not self.admission.begin_waiting():
-            self._refuse_waiting()
+            try:
+                self.admission.refuse_waiting()
+            except Exception:
+                log.exception("a call could not be refused")
 
     def _arrived(self, now: float) -> None:
         """An event has been handled: answer a batch if it should not wait for further events.
@@ -424,12 +419,6 @@ class EventLoop:
             log.exception("a batch could not be answered, or a call could not be refused")
         self._dispatcher.idle_since = time.perf_counter_ns()
         self._batch_ended = time.perf_counter()
-
-    def _refuse_waiting(self) -> None:
-        try:
-            self.admission.refuse_waiting()
-        except Exception:
-            log.exception("a call could not be refused")
 
     def _handle(self, event: Any) -> float:
         """Handle an event, and charge its time to its client.

@@ -1,9 +1,8 @@
 """What the engine needs of a front: the part of a service that accepts connections and speaks a protocol.
 
 The event loop asks a front for its events, one at a time, on its own thread. An event has a tag: the function
-that receives it, or `SHUTDOWN`. No method of a front blocks, except `Front.poll`. The service's own front
-speaks gRPC (`serving/grpc/core.py`); `tests/serving/engine/test_front_contract.py` holds
-it and one on grpc.aio to the same calls.
+that receives it, or `SHUTDOWN`. No method of a front blocks, except `Front.poll`. The service's front speaks
+gRPC (`serving/grpc/core.py`); `tests/serving/engine/test_front_contract.py` holds it to its calls.
 """
 
 from collections.abc import Callable, Sequence

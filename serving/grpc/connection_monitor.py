@@ -32,9 +32,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import unquote
 
 from twinspire.serving.address import client_of
@@ -66,18 +65,18 @@ BYTES_RECEIVED = 128  # offset of tcpi_bytes_received in Linux's struct tcp_info
 DESCRIPTORS = Path("/dev/fd")
 
 
-class Endpoint(NamedTuple):
-    """The client's end of a connection, in one notation; gRPC and the system may write it differently."""
+Endpoint = tuple[str, int]  # the client's end of a connection, as of `endpoint`
 
-    address: str
-    port: int
 
-    @classmethod
-    def of(cls, address: str, port: int) -> "Endpoint":
-        """An address in one notation: IPv4 as such, also if an IPv6 socket has accepted it."""
-        plain = ipaddress.ip_address(address.strip("[]").partition("%")[0])
-        mapped = plain.ipv4_mapped if isinstance(plain, ipaddress.IPv6Address) else None
-        return cls(str(mapped or plain), port)
+def endpoint(address: str, port: int) -> Endpoint:
+    """Address and port in one notation: gRPC and the system may write IPv4 as IPv6.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    plain = ipaddress.ip_address(address.strip("[]").partition("%")[0])
+    mapped = plain.ipv4_mapped if isinstance(plain, ipaddress.IPv6Address) else None
+    return str(mapped or plain), port
 
 
 @dataclass
@@ -103,14 +102,18 @@ class MonitoredConnection:
     @property
     def client(self) -> str:
         """The client to which the connection counts."""
-        return client_of(self.peer.address)
+        return client_of(self.peer[0])
 
     @contextmanager
     def socket(self) -> Iterator[socket.socket | None]:
         """The socket, with a descriptor of its own; None if it is closed."""
-        with _duplicate(self.descriptor) as sock:
-            is_same = sock is not None and os.fstat(sock.fileno()).st_ino == self.inode
-            yield sock if is_same else None
+        try:
+            sock = _duplicate(self.descriptor)
+        except OSError:
+            yield None
+            return
+        with sock:
+            yield sock if os.fstat(sock.fileno()).st_ino == self.inode else None
 
     def read_bytes(self) -> tuple[int, int]:
         """Lower and upper bound of the bytes that gRPC has read from it; more may arrive meanwhile.
@@ -127,21 +130,6 @@ class MonitoredConnection:
             (received,) = struct.unpack_from("=Q", info, BYTES_RECEIVED)
             after = _unread(sock)
             return received - max(before, after), received - min(before, after)
-
-
-@dataclass
-class _Stall:
-    """What was read during one poll of the event loop that lasts long.
-
-    Args:
-        beat: value of the heartbeat during the poll.
-        first: bytes read from each connection, by inode, when the poll was found to last long.
-        last: the same at the last check.
-    """
-
-    beat: float
-    first: dict[int, int] = field(default_factory=dict)
-    last: dict[int, int] = field(default_factory=dict)
 
 
 class ConnectionMonitor:
@@ -176,7 +164,10 @@ class ConnectionMonitor:
         # Since the last call: the messages of as many calls as a connection may have may still be arriving.
         self._quiet_bytes = (bounds.calls + 1) * max_message_bytes
         self._connections: dict[int, MonitoredConnection | None] = {}  # by inode; None if it is no client's
-        self._stall = _Stall(-1.0)
+        # Of one poll that lasts long: heartbeat, and by inode the bytes read when that was found, and lately.
+        self._stall_beat = -1.0
+        self._read_first: dict[int, int] = {}
+        self._read_last: dict[int, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="connection-monitor", daemon=True)
         self._alert_until = -ALERT_SECONDS
@@ -296,8 +287,8 @@ class ConnectionMonitor:
         now = time.perf_counter()
         connections = self._update(now)
         called = self._called_at(connections, now) if used > POLL_SECONDS else {}
-        if beat != self._stall.beat:
-            self._stall = _Stall(beat)
+        if beat != self._stall_beat:
+            self._stall_beat, self._read_first, self._read_last = beat, {}, {}
         read = {each.inode: each.read_bytes() for each in connections}
         if self._heartbeat() != beat:
             return
@@ -306,9 +297,9 @@ class ConnectionMonitor:
             if used > POLL_SECONDS and each.peer not in called and least > FIRST_BYTES:
                 self._close(each, "flood")
                 continue
-            first = self._stall.first.setdefault(each.inode, most)
-            last = self._stall.last.get(each.inode, most)
-            self._stall.last[each.inode] = most
+            first = self._read_first.setdefault(each.inode, most)
+            last = self._read_last.get(each.inode, most)
+            self._read_last[each.inode] = most
             if least > last and least - first > bound:
                 self._close(each, "flood")
 
@@ -334,9 +325,9 @@ class ConnectionMonitor:
         peers = {each.peer for each in connections}
         called: dict[Endpoint, float] = {}
         for peer, nanoseconds in dict(self._last_calls).items():  # a copy, because the event loop adds to it
-            endpoint, at = _endpoint(peer), nanoseconds / 1e9
-            if endpoint is not None and endpoint in peers:
-                called[endpoint] = at
+            caller, at = _caller(peer), nanoseconds / 1e9
+            if caller is not None and caller in peers:
+                called[caller] = at
             elif now - at > FORGET_SECONDS:  # a younger call may be of a connection that is not yet known
                 self._last_calls.pop(peer, None)
         return called
@@ -355,7 +346,7 @@ class ConnectionMonitor:
         self._closed(reason)
         self._alert_until = time.perf_counter() + ALERT_SECONDS
         self._unlogged[reason] += 1
-        self._last_closed = connection.peer.address
+        self._last_closed = connection.peer[0]
         return True
 
     def _log_closed(self, now: float) -> None:
@@ -383,8 +374,8 @@ def _sockets() -> Iterator[tuple[int, int]]:
                 yield status.st_ino, descriptor
 
 
-def _socket_of(descriptor: int) -> socket.socket:
-    """A socket with a descriptor of its own.
+def _duplicate(descriptor: int) -> socket.socket:
+    """A socket with another descriptor, so that it cannot be replaced while it is examined.
 
     Raises:
         OSError: the descriptor is closed, or has been reused for something else than a socket.
@@ -397,30 +388,18 @@ def _socket_of(descriptor: int) -> socket.socket:
         raise
 
 
-@contextmanager
-def _duplicate(descriptor: int) -> Iterator[socket.socket | None]:
-    """A socket with another descriptor, so that it cannot be replaced while it is examined."""
-    try:
-        sock = _socket_of(descriptor)
-    except OSError:
-        yield None
-        return
-    with sock:
-        yield sock
-
-
 def _accepted_from(descriptor: int, port: int) -> Endpoint | None:
     """The client's end of a connection to this port; None if the socket is not such a connection.
 
     Raises:
         OSError: the socket cannot be examined.
     """
-    with _socket_of(descriptor) as sock:
+    with _duplicate(descriptor) as sock:
         if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.getsockname()[1] != port:
             return None
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return None
-        return Endpoint.of(*sock.getpeername()[:2])
+        return endpoint(*sock.getpeername()[:2])
 
 
 def _unread(sock: socket.socket) -> int:
@@ -429,11 +408,11 @@ def _unread(sock: socket.socket) -> int:
 
 
 @functools.lru_cache(maxsize=8192)
-def _endpoint(peer: bytes) -> Endpoint | None:
+def _caller(peer: bytes) -> Endpoint | None:
     """The client's end, from gRPC's notation: `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
     _, _, rest = unquote(peer.decode("ascii", "replace")).partition(":")
     address, _, port = rest.rpartition(":")
     try:
-        return Endpoint.of(address, int(port))
+        return endpoint(address, int(port))
     except ValueError:  # gRPC no longer knows the address
         return None

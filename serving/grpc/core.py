@@ -1,6 +1,6 @@
 """gRPC's C core: this file alone uses `grpc._cython.cygrpc`, of which grpcio's own servers are made.
 
-It is not a public interface, so pyproject.toml bounds the version of grpcio, and a test names what is used.
+It is not a public interface, so pyproject.toml bounds the version of grpcio.
 
 The core reports each finished operation as an event with the attributes `completion_type` and `tag`. The tag
 is the function that receives the event, or `SHUTDOWN`. No method here blocks, except `GrpcFront.poll`.
@@ -31,10 +31,6 @@ class GrpcFront(Front):
 
     Args:
         options: of the C core.
-
-    Attributes:
-        poll: waits for the next event until a time in seconds since the epoch, and returns it.
-        pending_ops: operations that the core has not finished; the event loop counts them down.
     """
 
     timeout = cygrpc.CompletionType.queue_timeout
@@ -96,11 +92,6 @@ class GrpcCall(FrontCall):
     Args:
         front: that accepted it.
         event: that `GrpcFront.await_call` reported.
-
-    Attributes:
-        path: of the method, such as `/retrieval.v1.Retrieval/Search`.
-        metadata: that the client sent.
-        deadline: in seconds since the epoch.
     """
 
     __slots__ = ("_call", "_front", "deadline", "metadata", "path")
@@ -162,16 +153,7 @@ class GrpcCall(FrontCall):
         message: bytes | None,
         finished: Finished,
     ) -> None:
-        """End the call.
-
-        Args:
-            code: number of the status.
-            details: its text.
-            trailers: metadata to send with it.
-            is_first: no message has been sent before, so the initial metadata are still to be sent.
-            message: last message, sent before the status, if there is one.
-            finished: receives the event when everything has been written, or the call is over.
-        """
+        """End the call."""
         operations = [cygrpc.SendStatusFromServerOperation(trailers, code, details, NO_FLAGS)]
         if is_first:
             operations.append(cygrpc.SendInitialMetadataOperation(None, NO_FLAGS))

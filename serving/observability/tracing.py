@@ -15,7 +15,6 @@ too slow or down, spans are dropped, and requests are not affected. OTEL_EXPORTE
 for the collector.
 """
 
-import importlib
 import os
 import re
 import socket
@@ -39,8 +38,6 @@ DELAY_SECONDS = 1.0  # that a span waits for its batch to fill
 # Spans that are queued, and that are sent together; so `stop` sends two batches at most.
 MAX_SPANS, BATCH = 4096, 2048
 
-MODULES = ("opentelemetry.sdk.trace.export", "opentelemetry.exporter.otlp.proto.grpc.trace_exporter")
-
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-([0-9a-f]{2})")
 
 
@@ -53,13 +50,9 @@ class Tracing:
         endpoint: of an OTLP collector that speaks gRPC, `http://host:port`, or https for TLS.
         ratio: share of the calls without a `traceparent` that is traced, 0 to 1.
         worker: slot of the worker.
-
-    Raises:
-        MissingStage, ValueError: as `prepare`.
     """
 
     def __init__(self, endpoint: str, ratio: float, worker: int = 0) -> None:
-        prepare(endpoint, ratio)
         self._ratio = ratio
         self._provider = _provider(endpoint, worker)
         self._tracer = self._provider.get_tracer("twinspire.serving")
@@ -85,7 +78,7 @@ class Tracing:
         stages = [] if call.is_stream else _stages(call)
         arrived = min([call.arrived, *(start for _, start, _ in stages)])
         span = self._tracer.start_span(
-            _name(call), _parent(call.metadata), trace.SpanKind.SERVER, start_time=arrived + offset
+            call.method.path[1:], _parent(call.metadata), trace.SpanKind.SERVER, start_time=arrived + offset
         )
         span.set_attributes(_attributes(call, code))
         if code in ERRORS:
@@ -116,12 +109,12 @@ def prepare(endpoint: str, ratio: float) -> None:
         raise ValueError(f"endpoint: expected http://host:port or https://host:port, got {endpoint!r}")
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio: expected 0 to 1, got {ratio}")
-    for module in MODULES:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            text = f"traces need the extra: pip install 'twinspire[tracing]' ({error})"
-            raise MissingStage(text) from error
+    try:
+        import opentelemetry.exporter.otlp.proto.grpc.trace_exporter
+        import opentelemetry.sdk.trace.export  # noqa: F401
+    except ImportError as error:
+        text = f"traces need the extra: pip install 'twinspire[tracing]' ({error})"
+        raise MissingStage(text) from error
 
 
 def _provider(endpoint: str, worker: int) -> "TracerProvider":
@@ -149,11 +142,6 @@ def _provider(endpoint: str, worker: int) -> "TracerProvider":
     )
     provider.add_span_processor(processor)
     return provider
-
-
-def _name(call: Call) -> str:
-    """The method with its service, as gRPC names it: `retrieval.v1.Retrieval/Search`."""
-    return call.method.path.removeprefix("/")
 
 
 def _parent(metadata: Metadata) -> "Context":
@@ -186,7 +174,7 @@ def _attributes(call: Call, code: str) -> dict[str, "AttributeValue"]:
     job = call.job
     attributes: dict[str, AttributeValue] = {
         "rpc.system.name": "grpc",
-        "rpc.method": _name(call),
+        "rpc.method": call.method.path[1:],  # as gRPC names it: `retrieval.v1.Retrieval/Search`
         "rpc.response.status_code": code,
         "twinspire.request_id": call.request_id,
         "twinspire.k": 0 if job is None else job.options.k,

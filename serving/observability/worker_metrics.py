@@ -26,7 +26,6 @@ from typing import Any, TypeAlias
 
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.layout import (
-    HEARTBEAT,
     IN_FLIGHT,
     QUERIES,
     QUEUE_DEPTH,
@@ -114,19 +113,12 @@ class WorkerMetrics:
             version: of the bundle, as `layout.version_cell` writes it.
             code: name of the call's gRPC status.
             seconds: as in `finished`.
-
-        Raises:
-            KeyError: there is no such status.
         """
         count = VERSION_REQUESTS[code]
         start = self._versions.get(version)
         if start is not None:
             self._cells[start + count] += 1.0
             self.observe(start + VERSION_SECONDS, SECONDS, seconds)
-
-    def heartbeat(self) -> float:
-        """Turns of the event loop; 0 until it has started."""
-        return self._cells[HEARTBEAT]
 
     def began(self) -> None:
         """Count a call that has come in; `finished` must follow."""
@@ -139,9 +131,6 @@ class WorkerMetrics:
             method: bare name; one that is not in `metrics.METHODS` counts as "other".
             code: name of its gRPC status.
             seconds: since `began`; of a stream, for as long as it was open.
-
-        Raises:
-            KeyError: there is no such status.
         """
         if method not in REQUESTS:
             method = OTHER
@@ -161,26 +150,14 @@ class WorkerMetrics:
         self.observe(_SERIALISE, SECONDS, seconds, queries)
 
     def refused(self, reason: str, queries: float = 1.0) -> None:
-        """Count queries that will not be answered.
-
-        Raises:
-            KeyError: `reason` is not one of `metrics.REASONS`.
-        """
+        """Count queries that will not be answered; `reason` is one of `metrics.REASONS`."""
         self._cells[REFUSED[reason]] += queries
 
     def turned_away(self, method: str, code: str, reason: str) -> None:
-        """Count a call that was refused before a handler began with it.
+        """Count a call that was refused before a handler began with it; arguments as of the other methods.
 
         Called instead of `began` and `finished`: many quick refusals would make the service look fast in the
         histogram of call times.
-
-        Args:
-            method: as in `finished`.
-            code: as in `finished`.
-            reason: as in `refused`.
-
-        Raises:
-            KeyError: there is no such status or reason.
         """
         count = REQUESTS[method if method in REQUESTS else OTHER][code]
         cell = REFUSED[reason]
@@ -196,12 +173,7 @@ class WorkerMetrics:
         self._cells[QUEUE_DEPTH] = depth
 
     def waited(self, queries: float, queue_us: int) -> None:
-        """Count queries that have left the queue, also those whose client has gone.
-
-        Args:
-            queries: that left the queue together.
-            queue_us: microseconds that they were in the queue.
-        """
+        """Count queries that have left the queue after `queue_us`, also those whose client has gone."""
         self.observe(_QUEUE, SECONDS, queue_us / 1e6, queries)
 
     def batch(self, queries: float, encode_us: int, search_us: int, searched: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A supervisor, two workers that count, and a process for scrapes: a program for `test_exposition.py`.
+"""A supervisor, two workers that count, and a process for scrapes: a program for `test_exporter.py`.
 
 It prints a line for what has happened, and takes `kill SLOT` and `start SLOT` as lines; it ends with its
 standard input.

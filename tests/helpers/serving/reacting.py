@@ -151,6 +151,7 @@ def reacting(
         ("FailStream", fail, StreamCall),
     ):
         served[f"/test/{name}"] = Method(f"/test/{name}", name, bytes, behaviour, kind)
+    front = GrpcFront([("grpc.so_reuseport", 0)])
     loop = EventLoop(
         served,
         Batcher(counters, batch),
@@ -159,9 +160,9 @@ def reacting(
         caller,
         WorkerLimits(queue=queue, backlog=backlog, batch=batch, streams=streams),
         window,
-        GrpcFront([("grpc.so_reuseport", 0)]),
+        front,
     )
-    port = loop.listen("127.0.0.1:0")
+    port = front.listen("127.0.0.1:0")
     loop.start()
     try:
         yield Reacting(loop, metrics, port, gate)

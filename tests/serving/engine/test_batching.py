@@ -12,7 +12,7 @@ from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.engine import batching
-from twinspire.serving.engine.batching import Batcher, Job, kind
+from twinspire.serving.engine.batching import Batcher, Job
 from twinspire.serving.fair_queue import Client
 from twinspire.serving.retrieval.answer import Timing
 from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions, SearchResult
@@ -95,13 +95,6 @@ def test_a_batch_takes_what_waits_in_order_up_to_its_bound(waiting: Waiting) -> 
     assert waiting.batcher.short_queries == 0
 
 
-def test_the_depth_of_the_queue_counts_queries(waiting: Waiting) -> None:
-    for names in (item_names(8), item_names(5), item_names(2)):
-        waiting.submit(*names)
-    waiting.batcher.answer()
-    assert waiting.told.depths == [7]
-
-
 def test_a_job_that_is_larger_than_a_batch_is_worked_on_in_slices_between_batches(
     waiting: Waiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,16 +112,6 @@ def test_a_job_that_is_larger_than_a_batch_is_worked_on_in_slices_between_batche
     assert sum(queries for queries, _ in waiting.told.waits) == 32
     assert large.batch == 22
     assert large.queue_us + large.encode_us + large.search_us > 0
-
-
-def test_jobs_that_only_encode_say_nothing_of_the_time_of_searches(waiting: Waiting) -> None:
-    """`Score` has a cost of items, but no search: its slices are far shorter than those of a search."""
-    search = waiting.submit(*"ab", options=SearchOptions(1000))
-    scored = Job(waiting.retriever, search.prepared, NO_SEARCH, lambda job: job)
-    scored.cost, scored.check = search.cost, search.check
-    assert kind(scored) != kind(search)
-    assert kind(scored) == kind(scored.part(0, 1))
-    assert kind(search) == kind(search.part(0, 1))
 
 
 def test_one_query_of_many_items_is_a_slice_and_many_queries_of_few_items_are_one(waiting: Waiting) -> None:
@@ -162,7 +145,7 @@ def test_a_job_pays_for_the_part_of_a_batch_that_it_fills(retriever: Retriever) 
 def test_long_jobs_take_turns_and_a_short_job_waits_for_one_slice_at_most(waiting: Waiting) -> None:
     long = [waiting.submit(*["a"] * 40, options=SearchOptions(300)) for _ in range(2)]
     turns, begun = 0, []
-    while waiting.batcher.long:
+    while waiting.batcher.long.queries:
         if not waiting.batcher.short_queries:
             waiting.submit("b")
         before = len(waiting.done)
@@ -229,14 +212,6 @@ def test_each_gets_what_it_would_get_alone(waiting: Waiting, retriever: Retrieve
     assert waiting.told.batches == [(6, 4)]
 
 
-def test_vectors_alone_are_not_searched_for(waiting: Waiting) -> None:
-    job = waiting.submit("a", "b", options=NO_SEARCH)
-    waiting.batcher.answer()
-    assert job.vectors.shape == (2, 32)
-    assert [each.rows for each in job.found] == [[], []]
-    assert waiting.told.batches == [(2, 0)]
-
-
 @pytest.mark.parametrize(("stage", "batches"), [("encode", [(2, 2)]), ("search", [(3, 2)])])
 def test_a_job_that_nobody_waits_for_costs_nothing_from_then_on(
     waiting: Waiting, stage: str, batches: list[tuple[int, int]]
@@ -247,14 +222,6 @@ def test_a_job_that_nobody_waits_for_costs_nothing_from_then_on(
     assert [type(job.error) for job in jobs] == [type(None), ClientGone, type(None)]
     assert waiting.told.batches == batches
     assert len(waiting.told.waits) == 3
-
-
-def test_a_batch_that_nobody_waits_for_is_no_batch(waiting: Waiting) -> None:
-    jobs = [waiting.submit("a", gone=("encode",)) for _ in range(3)]
-    waiting.batcher.answer()
-    assert waiting.done == jobs
-    assert waiting.told.batches == []
-    assert waiting.batcher.seconds_per_query == 0
 
 
 def test_an_error_reaches_the_job_that_it_is_of(full_retriever: Retriever, tmp_path: Path) -> None:
@@ -286,14 +253,3 @@ def test_times_are_those_of_the_stages(waiting: Waiting) -> None:
         assert job.timing == Timing(job.queue_us, job.encode_us, job.search_us)
         assert (job.queue_us + job.encode_us + job.search_us) * 1000 <= ended - began
     assert waiting.told.waits == [(1, jobs[0].queue_us), (2, jobs[1].queue_us)]
-
-
-def test_what_waits_is_expected_to_take_as_long_as_it_did_of_late(waiting: Waiting) -> None:
-    assert waiting.batcher.refusal().retry_after == 0.01  # at least
-    for _ in range(20):
-        waiting.submit(*"abcdefgh")
-        waiting.batcher.answer()
-    assert 1e-7 < waiting.batcher.seconds_per_query < 0.01
-    waiting.batcher.seconds_per_query = 0.25
-    waiting.submit(*"abcd")
-    assert waiting.batcher.refusal().retry_after == pytest.approx(1.0)

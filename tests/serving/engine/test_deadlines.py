@@ -64,18 +64,6 @@ def wait_for(caplog: pytest.LogCaptureFixture, text: str) -> bool:
     return text in caplog.text
 
 
-def test_the_wait_for_the_batches_before_is_measured(slow: RetrievalServer) -> None:
-    with grpc.insecure_channel(slow.address) as channel:
-        stub = retrieval_pb2_grpc.RetrievalStub(channel)
-        for _ in range(10):  # until they are read before the first of them is worked on
-            calls = [stub.SearchBatch.future(MANY, timeout=30) for _ in range(8)]
-            timings = [call.result().timing for call in calls]
-            waited, worked = max(each.queue_us for each in timings), timings[0].encode_us
-            if waited > worked / 2:
-                break
-    assert worked / 2 < waited < sum(each.encode_us + each.search_us for each in timings) + 1_000_000
-
-
 def test_a_stream_that_was_idle_has_not_waited(slow: RetrievalServer) -> None:
     def requests() -> Iterator[wire.SearchRequest]:
         time.sleep(0.3)

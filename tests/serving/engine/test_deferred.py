@@ -44,10 +44,11 @@ class Later:
         served = {}
         for name, kind in (("Later", UnaryCall), ("LaterStream", StreamCall)):
             served[f"/test/{name}"] = Method(f"/test/{name}", name, bytes, self.answer, kind)
+        front = GrpcFront([])
         self.loop = EventLoop(
-            served, Batcher(counters, 64), Observer(counters), None, caller, WorkerLimits(), 64, GrpcFront([])
+            served, Batcher(counters, 64), Observer(counters), None, caller, WorkerLimits(), 64, front
         )
-        self.address = f"127.0.0.1:{self.loop.listen('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{front.listen('127.0.0.1:0')}"
         self.loop.start()
 
     def answer(self, request: bytes, rpc: Call) -> Deferred:

@@ -2,26 +2,21 @@
 
 import gc
 import logging
-import queue
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc import StatusCode
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from tests.helpers.answers import differences
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, SEARCH_STREAM, Reacting, call, reacting, soon
-from tests.helpers.tiny import item_names, tiny_bundle
-from tests.helpers.tiny_towers import TinyTower
+from tests.helpers.tiny import item_names
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.serving.engine import event_loop
@@ -62,29 +57,6 @@ def expected_to_fail(caplog: pytest.LogCaptureFixture) -> str:
     caplog.clear()
     (incident,) = re.findall(r"incident ([0-9a-f]{12})$", record.getMessage())
     return str(incident)
-
-
-@pytest.mark.parametrize(
-    ("owner", "names"),
-    [
-        (cygrpc, ["CompletionQueue", "Server", "auth_context"]),
-        (cygrpc, [f"{name}Operation" for name in ("ReceiveMessage", "ReceiveCloseOnServer", "SendMessage")]),
-        (cygrpc, ["SendInitialMetadataOperation", "SendStatusFromServerOperation"]),
-        (cygrpc.CompletionQueue, ["poll"]),
-        (
-            cygrpc.Server,
-            ["register_completion_queue", "add_http2_port", "start", "request_call", "destroy"],
-        ),
-        (cygrpc.Server, ["shutdown", "cancel_all_calls"]),
-        (cygrpc.Call, ["start_server_batch", "peer"]),
-    ],
-)
-def test_grpcio_has_what_the_transport_uses(owner: Any, names: list[str]) -> None:
-    assert all(callable(getattr(owner, name)) for name in names)
-    assert isinstance(cygrpc.CompletionType.queue_timeout, int)
-    assert isinstance(cygrpc.WriteFlag.buffer_hint, int)
-    codes = {code.name.lower(): code.value[0] for code in StatusCode}
-    assert codes == {name: getattr(cygrpc.StatusCode, name) for name in codes}
 
 
 def test_a_stream_answers_slow_and_fast_in_order_until_the_first_error(stub: Any) -> None:
@@ -146,13 +118,6 @@ def test_what_is_no_message_is_refused(served: Reacting, path: str) -> None:
         assert raw.status(raw.ask(path, ONE)).code == "OK"
 
 
-def test_a_method_that_there_is_not_is_said_and_counted(served: Reacting) -> None:
-    with Raw(served.address) as raw:
-        for path in ("/retrieval.v1.Retrieval/Drop", "/", "/x/y/z", "/日本"):
-            assert raw.status(raw.ask(path, ONE)) == ("UNIMPLEMENTED", "there is no such method")
-    assert served.snapshot("requests") == {"UNIMPLEMENTED": 4}
-
-
 def test_a_client_that_never_reads_is_read_no_further_than_the_window(retriever: Retriever) -> None:
     closed_window = ((frames.HEADER_TABLE_SIZE, 0), (frames.INITIAL_WINDOW_SIZE, 0))
     with reacting(retriever, window=8) as served, Raw(served.address, closed_window) as raw:
@@ -168,25 +133,6 @@ def test_a_client_that_never_reads_is_read_no_further_than_the_window(retriever:
         raw.send(frames.window_update(stream, 1 << 30))
         assert raw.status(stream).code == "OK"
         assert served.snapshot("queries") == 550
-
-
-def test_calls_that_never_send_their_message_hold_nobody_up(served: Reacting, stub: Any) -> None:
-    with Raw(served.address) as raw:
-        for _ in range(50):
-            raw.begin(SEARCH)
-            raw.begin("/grpc.health.v1.Health/Watch")
-        assert soon(lambda: served.snapshot("in_flight") == 50)
-        assert stub.Search(GOOD, timeout=5).hits
-        late = raw.begin(SEARCH, timeout_ms=50)
-        assert raw.status(late).code in ("DEADLINE_EXCEEDED", "CANCELLED")
-    assert served.becomes("in_flight", 0)
-    requests = served.snapshot("requests")
-    assert requests["OK"] == 1
-    gone, without = requests["CANCELLED"], requests.get("INVALID_ARGUMENT", 0)
-    late_ones = requests.get("DEADLINE_EXCEEDED", 0)  # or gRPC has told its end as that of its client
-    assert late_ones <= 1
-    assert gone + without + late_ones == 51
-    assert gone >= 10  # of the others it is known too late that their clients have gone
 
 
 def test_clients_that_go_away_while_a_batch_is_worked_on_harm_nobody(served: Reacting, stub: Any) -> None:
@@ -270,25 +216,6 @@ def test_a_stream_is_refused_behind_its_answers_and_counts_one_query(retriever: 
         assert served.becomes("streams", 0)
 
 
-def test_a_query_that_breaks_its_batch_harms_only_itself(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    broken = Retriever.load(tiny_bundle(tmp_path, items=20, query_tower=TinyTower(wraps=False)))
-    with reacting(broken) as served, grpc.insecure_channel(served.address) as channel:
-        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
-        alone = stub.Search(GOOD, timeout=5)
-        held_up = call(channel, "Sleep").future(b"100", timeout=5)
-        time.sleep(0.03)
-        calls = [stub.Search.future(GOOD, timeout=5) for _ in range(10)]
-        bad = stub.Search.future(wire.SearchRequest(query={"text": "日本"}), timeout=5)
-        calls += [stub.Search.future(GOOD, timeout=5) for _ in range(10)]
-        assert held_up.result() == b"100"
-        # The calls are answered in batches of several sizes, so only rounding may differ.
-        assert differences([alone] * 20, [each.result() for each in calls]) == []
-        assert bad.exception().code() is StatusCode.INTERNAL
-        assert expected_to_fail(caplog) in bad.exception().details()
-
-
 @pytest.mark.parametrize("name", ["Fail", "FailStream"])
 def test_what_nobody_has_foreseen_is_an_incident_and_the_server_lives(
     served: Reacting, channel: grpc.Channel, caplog: pytest.LogCaptureFixture, name: str
@@ -306,17 +233,6 @@ def test_what_nobody_has_foreseen_is_an_incident_and_the_server_lives(
     assert "secret" not in details
     assert ask(b"fine")[-2:] in ([b"fine"], [b"fine", b"b"])
     assert served.becomes("in_flight", 0)
-
-
-def test_the_idle_stream_of_one_client_holds_up_no_other(stub: Any) -> None:
-    requests: queue.SimpleQueue[wire.SearchRequest | None] = queue.SimpleQueue()
-    stream = stub.SearchStream(iter(requests.get, None), timeout=20)
-    for _ in range(3):
-        requests.put(GOOD)
-        assert next(stream).hits
-        assert code_of(stub.Search, GOOD)[0] is StatusCode.OK
-    requests.put(None)
-    assert list(stream) == []
 
 
 def test_a_call_that_is_over_leaves_nothing_for_the_collector(served: Reacting, stub: Any) -> None:

@@ -1,18 +1,16 @@
 """The event loop stops while idle, while it answers and under load, and frees its calls and threads."""
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
-import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.helpers.serving.raw import Raw
-from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, SEARCH_STREAM, call, reacting, soon
+from tests.helpers.serving.reacting import GOOD, SEARCH, SEARCH_STREAM, call, reacting, soon
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
 from twinspire.serving.retrieval.retriever import Retriever
@@ -51,21 +49,6 @@ def test_calls_in_flight_are_answered(retriever: Retriever) -> None:
             assert all(each.result().hits for each in calls)
         assert served.snapshot("in_flight") == 0
     assert event_loops() == before
-
-
-@pytest.mark.exhaustive
-def test_calls_whose_messages_have_been_read_are_answered_all(retriever: Retriever) -> None:
-    with reacting(retriever, batch=1) as served, Raw(served.address) as raw:
-        streams = [raw.begin(SEARCH_STREAM) for _ in range(10)]
-        for stream in streams:
-            raw.message(stream, ONE)
-        assert soon(lambda: served.snapshot("queries") == 10)
-        with in_thread(lambda: served.loop.stop(5)):
-            time.sleep(0.05)
-            for stream in streams:
-                raw.message(stream, ONE, last=True)
-            assert {raw.status(stream).code for stream in streams} == {"OK"}
-        assert served.snapshot("queries") == 20
 
 
 def test_what_takes_longer_than_the_grace_period_is_broken_off(retriever: Retriever) -> None:
@@ -114,37 +97,6 @@ def test_it_can_be_stopped_at_any_moment_under_load(retriever: Retriever) -> Non
             time.sleep(0.01 + n * 0.003)
             with in_thread(lambda s=server: s.stop(3)):  # type: ignore[misc]
                 pass
-
-
-@pytest.mark.exhaustive
-def test_fifty_servers_leave_nothing_behind(retriever: Retriever) -> None:
-    packed, process = ResponseWriter(PackedItems(retriever.built.catalogue)), psutil.Process()
-
-    def one(work: bool) -> None:
-        server = RetrievalServer(LoadedBundle(retriever, packed))
-        server.start()
-        if work:
-            with Raw(server.address) as raw:
-                assert raw.status(raw.ask(SEARCH, ONE)).code == "OK"
-        server.stop(1)
-
-    for n in range(5):
-        one(work=n % 2 == 0)
-    gc.collect()
-    threads, files, running = process.num_threads(), process.num_fds(), event_loops()
-    for n in range(50):
-        one(work=n % 2 == 0)
-    gc.collect()
-    assert event_loops() == running
-    assert soon(lambda: process.num_fds() <= files + 2)
-    assert soon(lambda: process.num_threads() <= threads + 4)  # gRPC's own come and go
-
-
-def test_a_port_is_free_again(retriever: Retriever) -> None:
-    with RetrievalServer(retriever) as first:
-        port = first.port
-    with RetrievalServer(retriever, port=port) as second, Raw(second.address) as raw:
-        assert raw.status(raw.ask(SEARCH, ONE)).code == "OK"
 
 
 @pytest.mark.parametrize("started", [True, False])

@@ -31,9 +31,7 @@ from twinspire.serving.engine.admission import (
     OverloadDetector,
     RefusalQueue,
 )
-from twinspire.serving.engine.batching import Batcher, Job
 from twinspire.serving.engine.limits import WorkerLimits
-from twinspire.serving.retrieval.query import Query, SearchOptions
 from twinspire.serving.retrieval.retriever import Retriever
 
 
@@ -106,14 +104,6 @@ def test_when_the_overload_is_over_the_fresh_are_answered_and_others_hear_that_t
     assert (calls.answered[-1], calls.refused[-1], len(calls.refusals)) == ("answered", "kept", 0)
 
 
-def test_only_so_many_wait_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_WAITING", 10)
-    calls = Calls(Clock())
-    calls.come(*range(AT_ONCE + 12))
-    assert len(calls.refusals) == 10
-    assert calls.refused == [*range(AT_ONCE), AT_ONCE + 10, AT_ONCE + 11]
-
-
 def test_a_long_flood_of_calls_does_not_delay_later_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MAX_WAITING", 10)
     clock = Clock()
@@ -177,17 +167,6 @@ def test_what_comes_at_once_after_a_pause_is_no_overload(seconds: float) -> None
         assert queue.waiting < SHORT
 
 
-def test_a_pause_may_follow_before_what_the_last_one_left_has_been_answered() -> None:
-    queue = Queue()
-    queue.go(2.0)
-    queue.pause(0.2)
-    queue.go(0.1)
-    queue.pause(0.1)
-    assert queue.waiting > 1200
-    assert not any(queue.go(2.0))
-    assert queue.waiting < SHORT
-
-
 def test_an_overload_is_told_as_soon_as_the_queue_has_been_long_for_a_moment() -> None:
     queue = Queue()
     queue.go(2.0)
@@ -196,26 +175,10 @@ def test_an_overload_is_told_as_soon_as_the_queue_has_been_long_for_a_moment() -
     assert all(told[told.index(True) :][:100])
 
 
-def test_an_overload_is_told_where_no_call_has_come_before_and_where_pauses_were_short() -> None:
-    assert any(Queue().go(0.2, times=10, open_calls=1024))
-    queue = Queue()
-    queue.go(2.0)
-    queue.pause(0.05)
-    assert any(queue.go(0.2, times=10, open_calls=1024))
-
-
 def test_a_load_little_above_what_is_answered_is_an_overload_in_time() -> None:
     queue = Queue(rate=6600)
     told = queue.go(3.0)
     assert told.index(True) / 1000 == pytest.approx(512 / 600, abs=0.15)
-
-
-def test_silence_while_more_waits_than_was_to_be_expected_puts_no_call_in_arrear() -> None:
-    queue = Queue()
-    queue.go(2.0)
-    queue.go(0.02, times=10, open_calls=500)
-    queue.pause(0.2)  # the clients', whose calls all wait
-    assert any(queue.go(0.05))
 
 
 def test_an_overload_lasts_from_its_last_refusal_and_through_a_pause() -> None:
@@ -239,37 +202,6 @@ def test_an_overload_lasts_from_its_last_refusal_and_through_a_pause() -> None:
     assert not overload.is_on  # nobody calls any more
 
 
-def test_those_that_have_waited_longest_are_shed(retriever: Retriever) -> None:
-    batcher = Batcher(most=4)
-    jobs = []
-    for queries in (1, 3, 1, 1):
-        prepared = [retriever.prepare(query) for query in [Query("bavuti")] * queries]
-        jobs.append(Job(retriever, prepared, SearchOptions(3), lambda job: job))
-        batcher.submit(jobs[-1])
-    assert batcher.shed(6) == []
-    assert batcher.shed(4) == jobs[:2]
-    assert batcher.queries == 2
-    assert batcher.shed(0) == jobs[2:]
-    assert batcher.queries == 0
-
-
-@pytest.mark.parametrize(
-    ("bounds", "share"),
-    [
-        (WorkerLimits(), 1),
-        (WorkerLimits(queue=64), 8),
-        (WorkerLimits(queue=100_000), 1),
-        (WorkerLimits(calls=100), 7),
-    ],
-)
-def test_as_few_connections_as_can_fill_the_queue_bring_a_whole_batch(
-    bounds: WorkerLimits, share: int
-) -> None:
-    assert bounds.fair_share == share
-    assert bounds.fair_share <= bounds.overload_queue <= bounds.queue
-    assert math.ceil(bounds.queue / bounds.calls) * bounds.fair_share >= min(bounds.batch, bounds.queue)
-
-
 def test_in_an_overload_no_connection_has_more_than_its_share(retriever: Retriever) -> None:
     with reacting(retriever, queue=512, batch=32) as served, _connection(served) as greedy:
         stub: Any = retrieval_pb2_grpc.RetrievalStub(greedy)
@@ -286,19 +218,6 @@ def test_in_an_overload_no_connection_has_more_than_its_share(retriever: Retriev
         assert codes == [StatusCode.OK] * 20
 
 
-@pytest.mark.exhaustive
-def test_a_few_connections_that_ask_more_than_their_share_make_no_overload_last(retriever: Retriever) -> None:
-    with reacting(retriever) as served, _connection(served) as channel:
-        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
-        _overload(served, 1.0)
-        refused, until = 0, time.monotonic() + 2.0
-        while time.monotonic() < until:
-            codes = [each.code() for each in [stub.Search.future(GOOD, timeout=5) for _ in range(16)]]
-            refused += codes.count(StatusCode.RESOURCE_EXHAUSTED)
-        assert refused
-        assert codes == [StatusCode.OK] * 16
-
-
 def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) -> None:
     with (
         reacting(retriever, queue=64, backlog=1000, batch=4) as served,
@@ -309,9 +228,7 @@ def test_a_burst_that_turns_out_to_be_an_overload_is_shed(retriever: Retriever) 
             overload = served.loop.admission.overload
             # The queue has been long for a while by the time that the burst is read.
             overload._since, overload._long_at = time.monotonic() - 1, time.monotonic() + 60.0
-            overload._rate = (
-                10.0  # calls a second before, so the first calls count as a backlog of the silence
-            )
+            overload._rate = 10.0  # calls a second before, so the first calls count as a backlog
             calls = [stub.Search.future(GOOD, timeout=30) for _ in range(100)]
         codes = [each.code() for each in calls]
         answered = [n for n, code in enumerate(codes) if code is StatusCode.OK]
@@ -365,7 +282,7 @@ def test_refused_calls_wait_for_the_room_of_calls_that_await_their_messages(
     assert served.snapshot("in_flight") == 0
 
 
-@pytest.mark.parametrize("given", [None, "", "tcp_rcv_lowat"])
+@pytest.mark.parametrize("given", [None, "tcp_rcv_lowat"])
 def test_the_poller_is_one_that_grpc_knows_and_the_variable_is_the_operators(given: str | None) -> None:
     code = (
         "import os, twinspire.serving.server, grpc\ngrpc.server(None)\nprint(os.environ['GRPC_EXPERIMENTS'])"

@@ -57,28 +57,3 @@ def test_an_idle_server_stops_at_once(retriever: Retriever) -> None:
     began = time.monotonic()
     server.stop(60)
     assert time.monotonic() - began < 5
-
-
-def test_a_server_that_is_called_without_end_stops_too(retriever: Retriever) -> None:
-    server = RetrievalServer(retriever)
-    server.start()
-    ended = threading.Event()
-
-    def call() -> None:
-        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
-        with grpc.insecure_channel(server.address, options=options) as channel:
-            stub = stubs.RetrievalStub(channel)
-            while not ended.is_set():
-                try:
-                    stub.Search(QUERY, timeout=5)
-                except grpc.RpcError:
-                    continue
-
-    caller = threading.Thread(target=call)
-    caller.start()
-    began = time.monotonic()
-    server.stop(60)
-    assert time.monotonic() - began < 20
-    ended.set()
-    caller.join(20)
-    assert not caller.is_alive()

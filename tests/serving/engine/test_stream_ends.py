@@ -2,7 +2,6 @@
 
 import gc
 import queue
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 
-ROUNDS = 10
+ROUNDS = 5
 SOON = 0.045  # seconds; an idle event loop polls for longer if it is not told to hurry
 
 
@@ -82,7 +81,7 @@ def test_a_stream_that_its_client_leaves_is_cancelled(
 @pytest.mark.parametrize("requests", [0, 2])
 def test_a_stream_whose_deadline_passes_is_late(served: Recorded, requests: int) -> None:
     codes = []
-    for _ in range(ROUNDS // 3):
+    for _ in range(3):
         # From a second on, gRPC rounds it up for the server.
         stream = Opened(served.address, requests, timeout=0.5)
         with suppress(grpc.RpcError):
@@ -92,19 +91,6 @@ def test_a_stream_whose_deadline_passes_is_late(served: Recorded, requests: int)
     # A client whose clock is ahead cancels the call a moment before the server's deadline.
     assert set(codes) <= {"DEADLINE_EXCEEDED", "CANCELLED"}
     assert "DEADLINE_EXCEEDED" in codes
-
-
-def test_a_stream_that_its_client_completes_is_ok_at_once(served: Recorded) -> None:
-    seconds = []
-    for _ in range(ROUNDS):
-        stream = Opened(served.address, 1)
-        began = time.perf_counter()
-        stream.requests.put(None)
-        assert list(stream.call) == []
-        seconds.append(time.perf_counter() - began)
-        assert served.ended.next()["code"] == "OK"
-        stream.close()
-    assert min(seconds) < SOON
 
 
 def test_any_number_of_streams_of_a_connection_may_be_cancelled(served: Recorded) -> None:

@@ -9,7 +9,6 @@ from typing import cast
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.helpers.serving.collector import PARENT, TRACE, Collector, attributes, spans_of
@@ -107,24 +106,6 @@ def test_a_request_is_a_span_of_its_clients_trace_with_one_for_each_stage(collec
         assert stage.end_time_unix_nano <= span.end_time_unix_nano
 
 
-def test_the_service_and_its_worker_are_named(collector: Collector) -> None:
-    made = Tracing(collector.endpoint, ratio=1.0, worker=3)
-    made.record(*call())
-    made.stop()
-    (resource,) = collector.requests.get(timeout=10).resource_spans
-    named = {
-        each.key: each.value.string_value or each.value.int_value for each in resource.resource.attributes
-    }
-    assert (named["service.name"], named["twinspire.worker"]) == ("twinspire", 3)
-
-
-def test_spans_go_out_while_the_server_runs(collector: Collector) -> None:
-    made = Tracing(collector.endpoint, ratio=1.0)
-    made.record(*call())
-    assert len(batch(collector)) == 5
-    made.stop()
-
-
 def test_a_server_sends_the_spans_of_its_calls(retriever: Retriever, collector: Collector) -> None:
     made = Tracing(collector.endpoint, ratio=0.0, worker=1)
     request = wire.SearchRequest(query={"text": SECRET}, k=3)
@@ -155,22 +136,6 @@ def test_a_server_sends_the_spans_of_its_calls(retriever: Retriever, collector: 
     )
 
 
-def test_a_span_has_the_service_of_its_method(retriever: Retriever, collector: Collector) -> None:
-    made = Tracing(collector.endpoint, ratio=0.0)
-    with (
-        RetrievalServer(retriever, tracing=made) as server,
-        grpc.insecure_channel(server.address) as channel,
-    ):
-        health = health_pb2_grpc.HealthStub(channel)
-        health.Check(health_pb2.HealthCheckRequest(), metadata=SAMPLED, timeout=5)
-        info = retrieval_pb2_grpc.RetrievalStub(channel).Info
-        info(wire.InfoRequest(), metadata=SAMPLED, timeout=5)
-    made.stop()
-    names = ["grpc.health.v1.Health/Check", "retrieval.v1.Retrieval/Info"]
-    spans = batch(collector)
-    assert [span.name for span in spans] == [attributes(span)["rpc.method"] for span in spans] == names
-
-
 @pytest.mark.parametrize("sent_parent", ["nonsense", f"00-{'0' * 32}-{PARENT}-01", f"ff-{TRACE}-{PARENT}-01"])
 def test_a_parent_that_cannot_be_read_begins_a_trace(collector: Collector, sent_parent: str) -> None:
     span, *_ = sent(collector, call(metadata=(("traceparent", sent_parent),)))
@@ -180,13 +145,7 @@ def test_a_parent_that_cannot_be_read_begins_a_trace(collector: Collector, sent_
 
 @pytest.mark.parametrize(
     ("code", "error"),
-    [
-        ("INTERNAL", True),
-        ("UNAVAILABLE", True),
-        ("DEADLINE_EXCEEDED", True),
-        ("NOT_FOUND", False),
-        ("OK", False),
-    ],
+    [("INTERNAL", True), ("NOT_FOUND", False)],
 )
 def test_only_what_the_server_answers_for_is_an_error(collector: Collector, code: str, error: bool) -> None:
     span, *_ = sent(collector, call(code))
@@ -222,9 +181,8 @@ def test_a_collector_that_is_gone_holds_nobody_up(
     assert time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize("module", tracing.MODULES)
-def test_a_missing_package_is_said_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, module, None)  # importing it fails
+def test_a_missing_package_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace.export", None)  # importing it fails
     with pytest.raises(MissingStage, match=r"pip install 'twinspire\[tracing\]'"):
         prepare("http://127.0.0.1:4317", ratio=0.1)
 
