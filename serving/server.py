@@ -28,6 +28,7 @@ from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Batcher
 from twinspire.serving.engine.call import Call, Method, UnaryCall
 from twinspire.serving.engine.event_loop import EventLoop
+from twinspire.serving.engine.front import Front
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.engine.stream_call import OpenCalls, StreamCall, WatchCall
 from twinspire.serving.events.shown_items import ShownItems
@@ -80,6 +81,7 @@ class RetrievalServer:
         served_log: which answers the service keeps in a log, if it has one.
         log_channel: to the process of that log.
         interleave_share: as of `RetrievalServicer`.
+        front: accepts the calls; one for gRPC by default.
 
     Raises:
         Unavailable: the address cannot be listened on, most likely because it is in use.
@@ -107,6 +109,7 @@ class RetrievalServer:
         served_log: ServedLogConfig | None = None,
         log_channel: DatagramChannel | None = None,
         interleave_share: float = 0.0,
+        front: Front | None = None,
     ) -> None:
         limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
         bundle = bundle if isinstance(bundle, LoadedBundle) else LoadedBundle.of(bundle)
@@ -160,7 +163,7 @@ class RetrievalServer:
             servicer = EventsServicer(events, users.latest, self._call_soon, admit)
             self._stores[events_service.SERVICE] = servicer
         self._health = _Health((*SERVICES, *(each.full_name for each in self._stores)), bounds.watches)
-        front = GrpcFront(server_options(limits, bounds, share_port))
+        front = front or GrpcFront(server_options(limits, bounds, share_port))
         self._event_loop = EventLoop(
             self._methods(),
             Batcher(worker_metrics, bounds.batch),

@@ -1,4 +1,4 @@
-"""What every front does; the service's own, on gRPC's C core, is the only one."""
+"""What every front does: the service's own on gRPC's C core, and one on grpc.aio (`aio_front.py`)."""
 
 import threading
 import time
@@ -9,20 +9,27 @@ import grpc
 import pytest
 
 from tests.helpers.answers import differences
+from tests.helpers.serving.aio_front import AioFront
 from tests.helpers.tiny import item_names
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import DeadlineExceeded, InvalidInput, Unavailable, UnknownItem
 from twinspire.serving.client import Query, RetrievalClient
+from twinspire.serving.engine.front import Front
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 
 NAMES = item_names(40)
+STREAMS = ("SearchStream", "Watch", "ServerReflectionInfo")
 
 
-@pytest.fixture(scope="module")
-def served(retriever: Retriever) -> Iterator[RetrievalServer]:
-    with RetrievalServer(retriever) as server:
+def front(kind: str) -> Front | None:
+    return None if kind == "grpc" else AioFront(STREAMS)
+
+
+@pytest.fixture(scope="module", params=["grpc", "aio"])
+def served(request: pytest.FixtureRequest, retriever: Retriever) -> Iterator[RetrievalServer]:
+    with RetrievalServer(retriever, front=front(request.param)) as server:
         yield server
 
 
@@ -106,8 +113,26 @@ def _requests(count: int) -> list[wire.SearchRequest]:
     return [wire.SearchRequest(query=wire.Query(text=name), k=3) for name in NAMES[:count]]
 
 
-def test_a_server_that_stops_ends_within_its_grace(retriever: Retriever) -> None:
-    server = RetrievalServer(retriever)
+def test_many_clients_at_once_get_their_own_answers(served: RetrievalServer, retriever: Retriever) -> None:
+    expected = {name: retriever.search([Query(name)], 3)[0] for name in NAMES[:8]}
+    wrong: list[str] = []
+
+    def ask(name: str) -> None:
+        with RetrievalClient(served.address, timeout=30) as client:
+            for _ in range(20):
+                wrong.extend(differences([expected[name]], [client.search(name, 3)]))
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize("kind", ["grpc", "aio"])
+def test_a_server_that_stops_ends_within_its_grace(kind: str, retriever: Retriever) -> None:
+    server = RetrievalServer(retriever, front=front(kind))
     server.start()
     with RetrievalClient(server.address, retries=False) as client:
         assert client.search("zo", 3).hits

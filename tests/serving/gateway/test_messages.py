@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 import tracemalloc
 from typing import Any
 
@@ -21,8 +22,12 @@ from twinspire.serving.wire.filter_converters import filter_to_wire
 ROUNDS = 30
 
 
+@pytest.mark.parametrize("large_bytes", [messages.LARGE_BYTES, 0], ids=["small", "large"])
 @pytest.mark.parametrize("descriptor", DESCRIPTORS, ids=lambda descriptor: descriptor.name)
-def test_a_message_is_written_and_read_as_protobuf_does(descriptor: Any) -> None:
+def test_a_message_is_written_and_read_as_protobuf_does(
+    descriptor: Any, large_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "LARGE_BYTES", large_bytes)
     draw = random.Random(descriptor.full_name)
     for _ in range(ROUNDS):
         message = random_message(descriptor, draw)
@@ -43,6 +48,10 @@ def test_a_score_has_as_few_digits_as_tell_it_from_its_neighbours() -> None:
 def test_an_unknown_number_of_an_enum_stays_a_number() -> None:
     answer = wire.SearchResponse.FromString(b"\x28\x63")  # field 5, basis: 99
     assert json.loads(to_json(answer))["basis"] == 99
+
+
+def test_nothing_stands_for_an_empty_message() -> None:
+    assert parse(b" \n", wire.SearchRequest) == wire.SearchRequest()
 
 
 def test_protobufs_usual_names_are_read_too() -> None:
@@ -67,8 +76,10 @@ def test_protobufs_usual_names_are_read_too() -> None:
             "query.features.price.numbr: unknown field; did you mean number?",
         ),
         (b'{"query": {"text": 3}}', "query.text: expected string"),
-        (b'{"query": []}', "query: expected a JSON object"),
-        (b"null", "body: expected a JSON object"),
+        (b'{"query": []}', "query: expected a JSON object, got a list"),
+        (b'{"query": "text"}', "query: expected a JSON object, got a string"),
+        (b"[]", "body: expected a JSON object, got a list"),
+        (b"null", "body: expected a JSON object, got null"),
         (b'{"k": -1}', "k: value out of range: -1"),
         (b'{"k": 1.5}', "k: couldn't parse integer: 1.5"),
         (b'{"k": 1, "k": 2}', "body: expected JSON: 'k' is given twice"),
@@ -84,6 +95,7 @@ def test_protobufs_usual_names_are_read_too() -> None:
             "filter: message type",
         ),
         (b'{"filter": {"condition": {"equals": {"time": "soon"}}}}', "filter: "),
+        (b'{"filter": {"not": "a = 1"}}', "filter.not: expected a JSON object, got a string"),
         (
             b'{"filter": {"all": {"filters": ["a = 1"]}}}',
             "filter.all.filters[0]: expected a JSON object, got",
@@ -99,19 +111,31 @@ def test_what_does_not_fit_is_refused_by_its_name(content: bytes, message: str) 
     json.loads(failure.value.body)
 
 
+def test_a_name_that_is_given_twice_is_found_in_one_pass() -> None:
+    """4 MB of names, the last one twice; a search for each of them would take hours."""
+    names = [f'"{n:05x}":0' for n in range(400_000)]
+    content = f"{{{','.join(names)},{names[-1]}}}".encode()
+    began = time.process_time()
+    with pytest.raises(HttpFailure, match=r"body: expected JSON: '61a7f' is given twice"):
+        parse(content, wire.SearchRequest)
+    assert time.process_time() - began < 30
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "value"),
     [
         (wire.SearchBatchRequest, '{"queries": [%s]}', "{}"),
         (wire.SearchRequest, '{"filter": {"all": {"filters": [%s]}}}', "{}"),
+        (wire.SearchRequest, '{"query": {"history_times": [%s]}}', '"1"'),
+        (wire.SearchRequest, '{"query": {"history": [1, %s]}}', '"a"'),
         (wire.SearchRequest, '{"filter": {"condition": {"in": {"values": [%s]}}}}', '{"number": 1}'),
     ],
-    ids=["queries", "filters", "values"],
+    ids=["queries", "filters", "texts of numbers", "a wrong element", "values"],
 )
 def test_a_body_of_more_values_than_a_service_takes_is_refused(kind: Any, body: str, value: str) -> None:
     """Each value takes microseconds, in which no other request is answered."""
     content = (body % ",".join([value] * (messages.MAX_FIELDS + 1))).encode()
-    with pytest.raises(HttpFailure, match=r"body: expected at most \d+ objects and fields") as failure:
+    with pytest.raises(HttpFailure, match=r"body: expected at most \d+ objects, fields, ") as failure:
         parse(content, kind)
     assert failure.value.http == 413
 
@@ -124,7 +148,7 @@ def test_a_body_of_more_values_than_a_service_takes_is_refused(kind: Any, body: 
 )
 def test_a_text_of_a_filter_counts_as_the_json_that_it_stands_for(kind: Any, text: str) -> None:
     content = json.dumps({"filter": text}).encode()
-    with pytest.raises(HttpFailure, match=r"body: expected at most 1024 objects and fields") as failure:
+    with pytest.raises(HttpFailure, match=r"body: expected at most 1024 objects, fields, ") as failure:
         parse(content, kind, 1024 * (16 if kind is wire.SearchRequest else 4))
     assert failure.value.http == 413
 
@@ -171,10 +195,10 @@ def test_a_long_list_of_what_is_no_message_is_refused_by_its_first_element() -> 
     assert peak < 30_000_000  # the document itself; a tuple for each element would take 130 MB
 
 
-def test_the_longest_lists_and_the_most_items_that_a_service_takes_are_read() -> None:
+def test_the_longest_lists_that_a_service_takes_are_read() -> None:
     query = {"history": ["é", "b"] * 500, "history_times": [1, 2.5, "NaN", 4] * 250}
     features = {"tags": {"strings": {"values": ["new"] * 1000}}}
-    given = {"queries": [query | {"features": features} for _ in range(16)], "exclude": ["x"] * 1000}
+    given = {"queries": [query | {"features": features} for _ in range(256)], "exclude": ["x"] * 1000}
     content = json.dumps(given).encode()
     read = parse(content, wire.SearchBatchRequest)
     assert as_json(read) == as_json(json_format.ParseDict(given, wire.SearchBatchRequest()))
@@ -184,3 +208,32 @@ def test_the_longest_lists_and_the_most_items_that_a_service_takes_are_read() ->
     }
     items = {"items": [{"item": {"id": str(n), **item}} for n in range(1000)]}
     assert len(parse(json.dumps(items).encode(), catalogue_pb2.UpsertRequest).items) == 1000
+    ids = {"ids": [str(n) for n in range(300_000)]}
+    assert list(parse(json.dumps(ids).encode(), catalogue_pb2.GetRequest).ids) == ids["ids"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a", 1], "query.history: expected string"),
+        (["a", None], "query.history: null is not allowed"),
+        (["a", "\ud800"], "query.history: unpaired surrogate"),
+    ],
+)
+def test_a_wrong_element_of_a_long_list_is_refused_as_in_a_short_one(
+    values: list[Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.dumps({"query": {"history": values}}).encode()
+    texts = []
+    for most in (messages.LARGE_BYTES, 0):
+        monkeypatch.setattr(messages, "LARGE_BYTES", most)
+        with pytest.raises(HttpFailure) as failure:
+            parse(content, wire.SearchRequest)
+        texts.append(failure.value.message)
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(message)
+
+
+def test_a_wrong_name_of_an_enum_is_refused() -> None:
+    with pytest.raises(HttpFailure, match="mode: "):
+        parse(b'{"mode": "WRITE_NOTHING"}', catalogue_pb2.UpsertRequest)
