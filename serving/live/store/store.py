@@ -86,6 +86,8 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._commits = 0
+        # The rows that changed after a snapshot, and the sequence and the snapshot that they were counted at.
+        self._counted: tuple[tuple[int, int | None], int] = ((-1, None), 0)
         self._upsert = _upsert(database.dialect)
         self.written = START
         self.store_id = ""
@@ -265,7 +267,9 @@ class Store:
             meta = locked_meta(connection)
             written = require_same_history(connection, meta, self.store_id, known)
             self.bounds = CatalogueBounds.of(json.loads(meta.bounds))
-            overlay = _overlay(connection, base)
+            (counted_at, overlay), self._counted = self._counted, ((-1, None), 0)
+            if counted_at != (meta.sequence, base):  # another process has written, or the champion changed
+                overlay = _overlay(connection, base)
             decisions = Decisions(meta.sequence, _versions(connection, requests), base, overlay)
             outcomes, new = self._outcomes(requests, decisions, _known_requests(connection, requests))
             self._save(connection, decisions, new, now)
@@ -274,7 +278,7 @@ class Store:
             self._commits += 1
             if self._commits % PRUNE_EVERY == 1:
                 _prune(connection, now)
-        self.written = written
+        self.written, self._counted = written, ((decisions.sequence, base), decisions.overlay)
         return outcomes
 
     def _outcomes(
