@@ -23,8 +23,7 @@ A `negative_history` is a history of items that were shown and not clicked, or r
 Everything after that (word hashing, embedding, scaling) happens inside the tower's graph.
 
 A kind of feature is a class with the methods of `Feature`. To add one, write the class and add it to
-`FeatureSpec`. How texts become an array is a `TextInput`, which a text feature names. To add one, write the
-class and add it to `TEXT_INPUTS`.
+`FeatureSpec`.
 """
 
 import copy
@@ -33,7 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import add
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -61,9 +60,10 @@ PADDING = 0
 UNKNOWN = 1
 FIRST_KNOWN = 2
 ITEM_VOCABULARY = "items"
-CODE_POINTS = "code_points"  # the usual `TextInput`
-TOKENS = "tokens"  # that of pretrained towers
-BOTH = "both"  # that of pretrained towers with hashed words beside the encoder
+TextInput = Literal["code_points", "tokens", "both"]
+CODE_POINTS: TextInput = "code_points"
+TOKENS: TextInput = "tokens"  # of pretrained towers
+BOTH: TextInput = "both"  # of pretrained towers with hashed words beside the encoder
 BESIDE = "__code_points"  # after a feature's name: the name of the second array of `BOTH`
 CHARACTERS_OF_TOKEN = 16  # code points of a text that are tokenized, for each token that a tower reads
 LARGEST = float(np.finfo(np.float32).max)
@@ -115,20 +115,6 @@ class Feature:
         return None
 
 
-class TextInput(Protocol):
-    """How texts become the array that a tower's text encoder takes."""
-
-    @property
-    def dtype(self) -> type[np.generic]:
-        """Of the array."""
-
-    def files(self, spec: "TextFeature") -> tuple[str, ...]:
-        """Relative paths of the files that `converter` reads, such as a tokenizer's."""
-
-    def converter(self, spec: "TextFeature", folder: Path) -> Converter:
-        """The function from texts to an array (B, L); `folder` is where the paths of `files` begin."""
-
-
 @dataclass(frozen=True)
 class TextFeature(Feature):
     """Free text.
@@ -140,20 +126,19 @@ class TextFeature(Feature):
             tokens, special ones included, and the model says how many it reads.
         catalogue_column: the column that the served catalogue is encoded from, where it differs: an
             item's text must not hold its own query while quality is measured, but may when served.
-        input: name of the `TextInput` that makes the array, or the two arrays of `both`.
+        input: what the array holds; of `both` there are two.
     """
 
     kind: Literal["text"]
     column: str
     max_length: int = field(default=FROM_DATA, metadata=OPTIONAL)
     catalogue_column: str = ""
-    input: str = field(default=CODE_POINTS, metadata=OPTIONAL)
+    input: TextInput = field(default=CODE_POINTS, metadata=OPTIONAL)
+    dtype: ClassVar[type[np.generic]] = np.int32
 
     def __post_init__(self) -> None:
         if self.max_length is not FROM_DATA and not 1 <= self.max_length <= LONGEST_TEXT:
             raise ValueError(f"max_length: expected 1 to {LONGEST_TEXT}, got {self.max_length}")
-        if self.input not in TEXT_INPUTS:
-            raise ValueError(f"input: expected one of {', '.join(TEXT_INPUTS)}, got {self.input!r}")
         if self.reads_tokens and self.max_length is not FROM_DATA and self.max_length < SHORTEST:
             raise ValueError(f"max_length: expected at least {SHORTEST} tokens, got {self.max_length}")
 
@@ -180,31 +165,26 @@ class TextFeature(Feature):
             return min(LONGEST_TEXT, CHARACTERS_OF_TOKEN * self.max_length)
         return self.max_length
 
-    @property
-    def dtype(self) -> type[np.generic]:  # type: ignore[override]
-        """Of the array."""
-        return TEXT_INPUTS[self.input].dtype
-
     def files(self) -> tuple[str, ...]:
-        """Those of the text input."""
-        return TEXT_INPUTS[self.input].files(self)
+        """The tokenizer, where the tower reads tokens. No path comes from a manifest."""
+        return (TOKENIZER,) if self.reads_tokens else ()
 
     def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
-        """That of the text input."""
-        return TEXT_INPUTS[self.input].converter(self, folder)
+        """Texts -> int32 (B, L).
+
+        Raises:
+            PackageMissing, BundleDamaged: the tokenizer cannot be opened.
+        """
+        return _tokens(self, folder) if self.reads_tokens else _code_points(self)
 
     def arrays(self, name: str) -> dict[str, type[np.generic]]:
         """One array, or that of the tokens and that of the code points."""
-        return {name + after: each.dtype for after, each in self._inputs().items()}
+        return {name: self.dtype, **({name + BESIDE: self.dtype} if self.input == BOTH else {})}
 
     def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
-        """That of each text input."""
-        return {name + after: each.converter(self, folder) for after, each in self._inputs().items()}
-
-    def _inputs(self) -> "dict[str, TextInput]":
-        """What follows the feature's name in that of an array -> its text input."""
-        beside = {BESIDE: TEXT_INPUTS[CODE_POINTS]} if self.input == BOTH else {}
-        return {"": TEXT_INPUTS[self.input], **beside}
+        """That of each array."""
+        beside = {name + BESIDE: _code_points(self)} if self.input == BOTH else {}
+        return {name: self.converter(known, folder), **beside}
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Characters of each text, before normalisation."""
@@ -486,47 +466,22 @@ class TowerInputs:
         return sum(each not in rows for each in ids)
 
 
-class CodePoints:
+def _code_points(spec: TextFeature) -> Converter:
     """Texts as their code points after normalisation; the tower's graph hashes them."""
-
-    dtype: type[np.generic] = np.int32
-
-    def files(self, spec: TextFeature) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def converter(self, spec: TextFeature, folder: Path) -> Converter:
-        """Texts -> int32 (B, L)."""
-        length = spec.longest
-        return lambda texts, field_name: code_point_rows(folded(texts, length, field_name))
+    length = spec.longest
+    return lambda texts, field_name: code_point_rows(folded(texts, length, field_name))
 
 
-class Tokens:
+def _tokens(spec: TextFeature, folder: Path) -> Converter:
     """Texts as token ids of a pretrained tokenizer, which the file `tokenizer.json` holds."""
+    most = LONGEST_TEXT if spec.max_length is FROM_DATA else spec.max_length
+    tokens, longest = open_tokenizer(folder / TOKENIZER, most), spec.longest
 
-    dtype: type[np.generic] = np.int32
+    def convert(texts: Sequence[Any], field_name: str) -> Array:
+        check_strings(texts, field_name)
+        return _padded([tokens(text[:longest]) for text in texts], np.int32)
 
-    def files(self, spec: TextFeature) -> tuple[str, ...]:
-        """The tokenizer. The name is always the same, so no path comes from a manifest."""
-        return (TOKENIZER,)
-
-    def converter(self, spec: TextFeature, folder: Path) -> Converter:
-        """Texts -> int32 (B, L).
-
-        Raises:
-            PackageMissing, BundleDamaged: the tokenizer cannot be opened.
-        """
-        most = LONGEST_TEXT if spec.max_length is FROM_DATA else spec.max_length
-        tokens, longest = open_tokenizer(folder / TOKENIZER, most), spec.longest
-
-        def convert(texts: Sequence[Any], field_name: str) -> Array:
-            check_strings(texts, field_name)
-            return _padded([tokens(text[:longest]) for text in texts], np.int32)
-
-        return convert
-
-
-TEXT_INPUTS: dict[str, TextInput] = {CODE_POINTS: CodePoints(), TOKENS: Tokens(), BOTH: Tokens()}
+    return convert
 
 
 def _padded(rows: Sequence[Sequence[int]], dtype: type[np.generic]) -> Array:

@@ -1,8 +1,6 @@
 """Raw values become arrays in the same way in every stage."""
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +8,7 @@ import pytest
 
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.features import (
-    TEXT_INPUTS,
-    Array,
     CategoryFeature,
-    Converter,
     FeatureSpec,
     NumberFeature,
     Schema,
@@ -134,46 +129,8 @@ def test_max_length_has_bounds(max_length: int) -> None:
         TextFeature("text", column="text", max_length=max_length)
 
 
-class WordIds:
-    """A text input that reads its vocabulary, one word a line, from a file."""
-
-    dtype: type[np.generic] = np.int64
-
-    def files(self, spec: TextFeature) -> tuple[str, ...]:
-        return ("tokenizers/words.txt",)
-
-    def converter(self, spec: TextFeature, folder: Path) -> Converter:
-        words = (folder / "tokenizers/words.txt").read_text().split()
-
-        def convert(texts: Sequence[Any], field_name: str) -> Array:
-            rows = [[words.index(word) + 1 for word in text.split()] for text in texts]
-            return np.array([row + [0] * (spec.max_length - len(row)) for row in rows], np.int64)
-
-        return convert
-
-
-def test_a_text_input_reads_its_files_from_the_folder_of_the_run_or_the_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(TEXT_INPUTS, "words", WordIds())
-    text = TextFeature("text", column="text", max_length=3, input="words")
-    schema = Schema({"text": text}, {"text": TextFeature("text", column="text")})
-    assert schema.files() == ("tokenizers/words.txt",)
-    (tmp_path / "source" / "tokenizers").mkdir(parents=True)
-    (tmp_path / "source" / "tokenizers" / "words.txt").write_text("red\ngreen\n")
-    schema.in_folder(tmp_path / "source").copy_files(tmp_path / "bundle")
-    placed = schema.in_folder(tmp_path / "bundle")
-    assert placed == schema
-    assert placed.side("query").to_arrays({"text": ["green red", ""]})["text"].tolist() == [
-        [2, 1, 0],
-        [0] * 3,
-    ]
-    assert to_table(schema)["query"]["text"]["input"] == "words"
-    assert parse(to_table(schema), Schema) == schema
-
-
 def test_a_table_leaves_out_an_optional_field_at_its_default() -> None:
     text = TextFeature("text", column="text")
     assert to_table(text) == {"kind": "text", "column": "text", "catalogue_column": ""}
-    with pytest.raises(ValueError, match="input: expected one of code_points, tokens, both, got 'sounds'"):
-        TextFeature("text", column="text", input="sounds")
+    with pytest.raises(ValueError, match="input: expected one of 'code_points', 'tokens', 'both'"):
+        parse({**to_table(text), "input": "sounds"}, TextFeature)

@@ -19,7 +19,6 @@ import platform
 import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,7 +41,6 @@ CPU = torch.device("cpu")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 REUSED_BYTES = 256 << 20  # freed arrays up to this size are reused
 REUSED_BY_OLD_GLIBC = 32 << 20  # the most that earlier versions of glibc accept
-SENTENCES = 3  # of torch's error text that are shown: the allocation that failed, and the free memory
 _OTHER_MEMORY = re.compile(r"DefaultCPUAllocator|MPS backend out of memory")
 
 
@@ -75,12 +73,8 @@ class TrainingProcess:
         return moved(value, lambda tensor: tensor.to(self.device))
 
     def place_towers(self, towers: Iterable[Tower]) -> None:
-        """Move towers to the device; a buffer that two of them share stays shared.
-
-        If a move fails, such as for want of memory on a card, all towers stay on their devices.
-        """
+        """Move towers to the device; a buffer that two of them share stays shared."""
         towers = [*towers]
-        before = [next(chain(each.parameters(), each.buffers())).device for each in towers]
         buffers = [
             (module, name, buffer)
             for tower in towers
@@ -88,26 +82,14 @@ class TrainingProcess:
             for name, buffer in module.named_buffers(recurse=False)
         ]
         kept: dict[int, Tensor] = {}
-        try:
-            for tower in towers:
-                tower.to(self.device)
-            for module, name, buffer in buffers:
-                setattr(module, name, kept.setdefault(id(buffer), buffer.to(self.device)))
-        except BaseException:
-            for tower, device in zip(towers, before, strict=True):
-                tower.to(device)
-            for module, name, buffer in buffers:
-                setattr(module, name, buffer)
-            raise
+        for tower in towers:
+            tower.to(self.device)
+        for module, name, buffer in buffers:
+            setattr(module, name, kept.setdefault(id(buffer), buffer.to(self.device)))
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step, which dropout draws; below 2^63."""
-        if self.device.type == "cpu":
-            # `torch.manual_seed` also seeds devices that are not in use. For each that is not initialised,
-            # such as CUDA, it stores the call stack for a later error message: about 0.1 ms.
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        torch.manual_seed(seed)
 
     def alone(self) -> "TrainingProcess":
         """This process without the others, for what it does beside them."""
@@ -233,10 +215,7 @@ def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
     has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if not has_class and not _OTHER_MEMORY.search(str(error)):
         return None
-    text = (
-        str(error).strip().partition(" Use PYTORCH_")[0]
-    )  # on Metal torch suggests to lift a limit of the system
-    said = " ".join(re.split(r"(?<=\.)\s+", text)[:SENTENCES]).rstrip(".")
+    said = str(error).strip().partition(" Use PYTORCH_")[0].rstrip(".")  # Metal's advice lifts a limit of it
     if isinstance(error, MemoryError):
         return f"main memory is too small: {said}; use fewer items, or a machine with more memory"
     ways = ["a smaller training.batch_size"]

@@ -130,34 +130,13 @@ def _exists(database: Path) -> bool:
 
 
 def experiment_id(name: str) -> str:
-    """The id of the MLflow experiment of that name, which is created if there is none.
-
-    It gets a kind and a description, unless it has them.
-    """
-    tags = {EXPERIMENT_KIND: MODEL_TRAINING, DESCRIPTION: _description(name)}
+    """The id of the MLflow experiment of that name, which is created if there is none."""
     found = mlflow.get_experiment_by_name(name)
-    if found is None:
-        found = mlflow.get_experiment(_created(name, tags))
-    client = mlflow.MlflowClient()
-    for key, value in tags.items():
-        if not found.tags.get(key):
-            _set_tag(client, found.experiment_id, key, value)
-    return str(found.experiment_id)
-
-
-def _set_tag(client: mlflow.MlflowClient, experiment: str, key: str, value: str) -> None:
-    """Set a tag that an experiment lacks, unless another process sets it at the same time."""
-    try:
-        client.set_experiment_tag(experiment, key, value)
-    except MlflowException:  # of two processes that insert a tag, MLflow's SQL store fails one
-        if not client.get_experiment(experiment).tags.get(key):
-            raise
-
-
-def _created(name: str, tags: dict[str, str]) -> str:
-    """The id of a new experiment, or of the one that another process created meanwhile."""
+    if found is not None:
+        return str(found.experiment_id)
     database = _database(mlflow.get_tracking_uri())
     artifacts = None if database is None else (database.absolute().parent / "artifacts" / name).as_uri()
+    tags = {EXPERIMENT_KIND: MODEL_TRAINING, DESCRIPTION: _description(name)}
     try:
         return str(mlflow.create_experiment(name, artifacts, tags))
     except MlflowException:  # another process created it

@@ -324,25 +324,6 @@ def factors_of(trainer: Trainer) -> Tensor:
     return left @ right.T
 
 
-def test_towers_that_do_not_fit_stay_in_main_memory_and_can_be_trained_there() -> None:
-    """The first one fits; both share what a buffer holds."""
-    made = of_people(CASES["in batch"], history="sum")
-    shared = torch.ones(3)
-    for tower in made.towers:
-        tower.register_buffer("shared", shared)
-    before = held(made)
-    bytes_of_first = sum(each.nbytes for each in made.towers[0].state_dict().values())
-    with emulated_device(room=bytes_of_first + 8):
-        with pytest.raises(torch.OutOfMemoryError):
-            THERE.place_towers(made.towers)
-        assert EmulatedTensor.room is not None and EmulatedTensor.room < 8  # the first had been moved
-        tensors = [each for tower in made.towers for each in (*tower.parameters(), *tower.buffers())]
-        assert not any(isinstance(each, EmulatedTensor) for each in tensors)
-    assert made.towers[0].shared is made.towers[1].shared
-    assert all(map(torch.equal, held(made), before))
-    shortened(made).fit(Watcher())
-
-
 def test_a_device_without_memory_is_an_error_with_advice(
     stdlib: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,8 +331,8 @@ def test_a_device_without_memory_is_an_error_with_advice(
     monkeypatch.setattr(training, "start_process", lambda *_: THERE)
     advice = (
         r"^meta \(.+\) has too little memory: CUDA out of memory\. Tried to allocate 2\.00 GiB\. GPU 0 has "
-        r"a total capacity of 79\.11 GiB of which 1\.00 GiB is free; try a smaller training\.batch_size, or "
-        r'training\.device = "cpu", which can also resume a run$'
+        r"a total capacity of 79\.11 GiB of which 1\.00 GiB is free.*; try a smaller training\.batch_size, "
+        r'or training\.device = "cpu", which can also resume a run$'
     )
     with (
         tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"),

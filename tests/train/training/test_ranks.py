@@ -310,21 +310,13 @@ def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(sum(shares), whole)
 
 
-def test_dropout_of_each_rank_is_its_own_and_that_of_rank_0_as_in_one_process(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_dropout_of_each_rank_is_its_own_and_that_of_rank_0_as_in_one_process() -> None:
     Rank(0, 2).seed(2**63 - 1)
     first = torch.rand(4)
     torch.manual_seed(2**63 - 1)
     assert torch.equal(first, torch.rand(4))
     Rank(1, 2).seed(2**63 - 1)
     assert not torch.equal(first, torch.rand(4))
-    seeded: list[int] = []
-    monkeypatch.setattr(torch, "manual_seed", seeded.append)  # it seeds devices that are not in use, too
-    Rank(0, 2).seed(2**63 - 1)
-    assert torch.equal(first, torch.rand(4))
-    TrainingProcess(torch.device("meta")).seed(7)
-    assert seeded == [7]
 
 
 COMPLETE = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

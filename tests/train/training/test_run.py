@@ -33,11 +33,10 @@ from tests.helpers.stdlib import (
 )
 from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
-from tests.protos.test_features import WordIds
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.protos.bundle import read_manifest
 from twinspire.protos.errors import DataError, MissingStage
-from twinspire.protos.features import TEXT_INPUTS, TextFeature
+from twinspire.protos.features import TextFeature
 from twinspire.protos.mlflow_keys import STAGE
 from twinspire.train.config import BaselinesConfig, read_experiment
 from twinspire.train.config.losses import InBatchSoftmax
@@ -174,19 +173,17 @@ def test_only_what_changed_is_trained_again(made_once: Made, tmp_path: Path, con
 def test_the_key_of_a_run_covers_the_files_of_its_text_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TEXT_INPUTS, "words", WordIds())
     monkeypatch.chdir(tmp_path)
-    text = TextFeature("text", column="text", input="words")
+    text = TextFeature("text", column="text", input="tokens")
     experiment = dataclasses.replace(
         read_experiment(ROOT / "train/configs/pydocs.toml"), query={"text": text}
     )
     dataset = Dataset(tmp_path, pl.DataFrame(), pl.DataFrame(), {"fingerprint": "data"})
-    with pytest.raises(DataError, match=r"tokenizers/words\.txt: a feature reads this file: No such file"):
+    with pytest.raises(DataError, match=r"tokenizer\.json: a feature reads this file: No such file"):
         training._fingerprint(experiment, dataset)
-    (tmp_path / "tokenizers").mkdir()
     keys = set()
     for content in ("red", "green"):
-        (tmp_path / "tokenizers" / "words.txt").write_text(content)
+        (tmp_path / "tokenizer.json").write_text(content)
         keys.add(training._fingerprint(experiment, dataset))
         assert training._fingerprint(experiment, dataset) in keys
     assert len(keys) == 2

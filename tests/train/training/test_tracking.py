@@ -50,45 +50,6 @@ def test_two_processes_may_make_the_store_and_experiments_at_once(tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "mlruns").iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
-@pytest.mark.exhaustive
-def test_two_processes_may_tag_an_experiment_at_once(store: str) -> None:
-    made = [
-        mlflow.create_experiment(f"books {n}") for n in range(20)
-    ]  # without tags, as before these existed
-    code = (
-        "from twinspire.train.training.tracking import connect, experiment_id\n"
-        "connect()\n"
-        "for n in range(20): experiment_id(f'books {n}')\n"
-    )
-    started = [WarmPython("-c", code) for _ in range(2)]
-    outputs = [(process.communicate(timeout=100), process.returncode) for process in started]
-    assert [code for _, code in outputs] == [0, 0], outputs
-    for each in made:
-        tags = mlflow.get_experiment(each).tags
-        assert tags[tracking.EXPERIMENT_KIND] == tracking.MODEL_TRAINING
-        assert "`fit`: training" in tags[tracking.DESCRIPTION]
-
-
-@pytest.mark.parametrize("is_set", [True, False])
-def test_a_tag_that_fails_is_an_error_unless_another_process_has_set_it(
-    store: str, monkeypatch: pytest.MonkeyPatch, is_set: bool
-) -> None:
-    mlflow.create_experiment("books")
-    set_tag = mlflow.MlflowClient.set_experiment_tag
-
-    def failing(client: mlflow.MlflowClient, *arguments: str) -> None:
-        if is_set:
-            set_tag(client, *arguments)
-        raise MlflowException("UNIQUE constraint failed")
-
-    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", failing)
-    if is_set:
-        assert tracking.experiment_id("books")
-    else:
-        with pytest.raises(MlflowException, match="UNIQUE"):
-            tracking.experiment_id("books")
-
-
 def test_a_store_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused = pytest.raises(Unavailable, match=r"mlflow\.db: the store cannot be made: ")
@@ -248,12 +209,6 @@ def test_an_experiment_has_a_description_and_opens_in_the_view_for_models(store:
     tags = client.get_experiment(experiment_id("books")).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert tags["mlflow.note.content"].startswith("The retrieval model `books`.")
-    older = client.create_experiment("older")  # by a version that wrote neither
-    client.set_experiment_tag(older, "mlflow.note.content", "written by hand")
-    assert experiment_id("older") == older
-    tags = client.get_experiment(older).tags
-    assert tags["mlflow.note.content"] == "written by hand"
-    assert tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 @pytest.mark.parametrize(
