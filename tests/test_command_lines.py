@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,9 +19,6 @@ from twinspire.protos.cli import add_command, as_typed, command_line
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 from twinspire.train.cli import DEFAULT_CONFIG
-
-if TYPE_CHECKING:  # imports torch and MLflow
-    from tests.helpers.stdlib import Made
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("train", "export", "serving", "serving.client")
@@ -98,27 +94,6 @@ def test_commands_are_imported_without_garbage_collections(
 @pytest.mark.exhaustive
 def test_history_imports_mlflow_and_nothing_else_that_takes_long(store: str) -> None:
     assert imported("export", "history") <= MLFLOW
-
-
-@pytest.mark.exhaustive
-def test_rollback_and_register_are_as_quick_to_import_as_history() -> None:
-    code = (
-        "import sys, twinspire.export.release.commands as found\n"
-        "print([*sys.modules], found.rollback, found.register)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert HEAVY & {*re.findall(r"'(\w+)'", done.stdout)} <= MLFLOW, done.stderr
-
-
-@pytest.mark.exhaustive
-def test_registering_again_imports_nothing_that_trains_or_builds(made_once: "Made", tmp_path: Path) -> None:
-    from tests.helpers.stdlib import tracking_copy
-    from twinspire.export.release import registry
-
-    with tracking_copy(made_once, tmp_path):
-        registry.register(made_once.folder)
-        known = ("--config", str(made_once.config), "--bundle", str(made_once.folder))
-        assert imported("export", "register", *known) <= MLFLOW
 
 
 @pytest.mark.parametrize("name", COMMANDS)

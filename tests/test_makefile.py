@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -72,23 +71,6 @@ def test_the_second_of_two_at_once_waits_for_the_first(folder: Path, target: str
     lines = log.read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["begin", "end"] * (len(lines) // 2)
     assert lines.count(lines[0]) == {"setup": 1, "demo": 2}[target]
-
-
-def test_setup_shows_what_pip_does_in_a_few_lines(folder: Path) -> None:
-    said = [*(f"Collecting package{n}" for n in range(50)), "  Downloading package1.whl (16.9 MB)"]
-    said += [f"  Building wheel for hnswlib (pyproject.toml): {when}" for when in ("started", "finished")]
-    said += ["Installing collected packages: package1, hnswlib"]
-    (folder / "said").write_text("\n".join([*said, ""]))
-    python = (folder / "python").read_text()
-    (folder / "python").write_text(python.replace("  -m*) ;;", '  "-m pip") cat said ;;\n  -m*) ;;'))
-    (folder / "go").touch()
-    command = ["make", "setup", f"PYTHON={folder}/python"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    total = len(re.findall("^[a-zA-Z]", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
-    steps = [f"collecting: {n} of about {total}" for n in (20, 40)]
-    steps += ["Building wheel for hnswlib", "installing all of them"]
-    assert [line for line in done.stderr.splitlines() if line in steps] == steps
 
 
 def test_a_pip_that_fails_fails_setup(folder: Path) -> None:
@@ -166,13 +148,6 @@ def test_a_stage_ends_with_the_command_of_the_next_one(
     assert (done.returncode, done.stderr) == (0, expected)
 
 
-def test_a_stage_that_fails_names_no_next_one(installed: Path) -> None:
-    (installed / ".venv" / "bin" / "python").write_text("#!/bin/bash\nexit 1\n")
-    done = subprocess.run(["make", "promote"], cwd=installed, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0
-    assert "next:" not in done.stderr
-
-
 @pytest.mark.parametrize(("kind", "asked"), [("history", 'HISTORY="id id id"'), ("text", 'Q="..."')])
 def test_the_demo_suggests_a_query_that_the_model_takes(installed: Path, kind: str, asked: str) -> None:
     (installed / "a.toml").write_text(f'name = "a"\n[query.it]\nkind = "{kind}"\n')
@@ -186,45 +161,6 @@ def test_a_bundle_is_served_without_an_experiment(installed: Path) -> None:
     done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert " --bundle b" in done.stdout
-
-
-@pytest.mark.parametrize("line", ['name = "a-b"', "name = 'a-b'", """name='a-b' # not "c" """])
-def test_a_name_may_be_in_either_quotes(installed: Path, line: str) -> None:
-    (installed / "a.toml").write_text(f"{line}\n[data]\nname = 'other'\n")
-    command = ["make", "serve", "CONFIG=a.toml"]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
-    assert " --model models:/a-b@champion " in done.stdout
-
-
-def test_the_test_of_serving_alone_removes_what_pip_has_left(folder: Path) -> None:
-    stand_ins = folder / "stand-ins"
-    stand_ins.mkdir()
-    (stand_ins / "python").write_text("#!/bin/bash\n")
-    # pip builds in the folder of which it makes a wheel, its last argument.
-    (stand_ins / "pip").write_text(
-        '#!/bin/bash\n[[ " $* " != *" wheel "* ]] || mkdir "${!#}/build.$$" "${!#}/../wheel"\n'
-        '[[ " $* " != *" wheel "* ]] || touch "${!#}/../wheel/a.whl"\n'
-        f'echo "$*" >> "{folder}/pip.log"\n'
-    )
-    (folder / "python").write_text(f'#!/bin/bash\nmkdir -p "$3"; cp -R "{stand_ins}" "$3/bin"\n')
-    for name in ("tmp", "protos", "train", "export", "serving"):
-        (folder / name).mkdir(exist_ok=True)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        (folder / name).touch()
-    for program in (folder / "python", *stand_ins.iterdir()):
-        program.chmod(0o755)
-    command = ["make", "test-serving", f"PYTHON={folder}/python"]
-    environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0  # after `cd`: what it has installed is a stand-in
-    assert "twinspire-client: No such file" in done.stderr
-    pip = (folder / "pip.log").read_text()
-    assert pip.count(" wheel ") == 1
-    assert all(f"/a.whl[{extra}]\n" in pip for extra in ("client", "serving", "http"))
-    assert "/a.whl\n" in pip  # without an extra, to see what its programs say
-    assert "mkdir" not in done.stderr  # pip has built in a copy of the sources
-    assert not list(folder.rglob("build.*"))
-    assert list((folder / "tmp").iterdir()) == []
 
 
 def test_programs_learn_that_make_started_them(installed: Path) -> None:
@@ -373,14 +309,3 @@ def test_serve_mlflow_answers_from_a_fresh_shell(checkout: Path, port: int) -> N
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
     assert not list(checkout.glob("mlflow.db"))
-
-
-@pytest.mark.exhaustive
-def test_serve_mlflow_without_a_champion_says_what_comes_first(checkout: Path) -> None:
-    (checkout / "tiny.toml").write_text('name = "another"\n')
-    command = ["make", "serve-mlflow", "CONFIG=tiny.toml"]
-    fresh = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(checkout.parent), "LANG": "C.UTF-8"}
-    done = subprocess.run(command, cwd=checkout, env=fresh, capture_output=True, text=True, timeout=100)
-    assert done.returncode != 0
-    assert "models:/another@champion: not in the registry" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -109,13 +109,6 @@ def test_one_altered_byte_of_any_file_is_refused_by_name(folder: Path) -> None:
     bundle.read(folder)
 
 
-def test_any_altered_byte_of_the_manifest_is_refused(folder: Path) -> None:
-    path = folder / MANIFEST
-    for position in altered(path, list(range(0, path.stat().st_size, 5))):
-        assert f"/{MANIFEST}: " in refusal(bundle.read_manifest, folder), f"byte {position}"
-    bundle.read(folder)
-
-
 def test_an_altered_number_of_the_manifest_is_refused(folder: Path) -> None:
     path = folder / MANIFEST
     signs = [n for n, byte in enumerate(path.read_bytes()) if byte in b"-.,:"]
@@ -144,21 +137,20 @@ def test_a_missing_file_is_refused_by_name(folder: Path) -> None:
     bundle.read(folder)
 
 
-def test_a_manifest_from_the_future_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "error", "text"),
+    [
+        (SCHEMA_VERSION + 1, BundleTooNew, "schema version 5"),
+        (OLDEST_VERSION - 1, BundleTooOld, "export it again"),
+    ],
+)
+def test_a_manifest_of_another_version_is_refused(
+    folder: Path, version: int, error: type[BundleError], text: str
+) -> None:
     path = folder / MANIFEST
     content = path.read_bytes()
-    table = {**json.loads(content), "schema_version": SCHEMA_VERSION + 1, "something_new": True}
-    path.write_text(json.dumps(table))
-    with pytest.raises(BundleTooNew, match=f"/{MANIFEST}: schema version 5"):
-        bundle.read(folder)
-    path.write_bytes(content)
-
-
-def test_a_manifest_from_the_past_is_refused(folder: Path) -> None:
-    path = folder / MANIFEST
-    content = path.read_bytes()
-    path.write_text(json.dumps({**json.loads(content), "schema_version": OLDEST_VERSION - 1}))
-    with pytest.raises(BundleTooOld, match="export it again"):
+    path.write_text(json.dumps({**json.loads(content), "schema_version": version, "something_new": True}))
+    with pytest.raises(error, match=text):
         bundle.read(folder)
     path.write_bytes(content)
 
@@ -184,11 +176,6 @@ def test_a_manifest_that_is_too_large_is_not_written(tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleDamaged, match=f"/{MANIFEST}: missing"):
-        bundle.read(tmp_path)
-
-
 def test_the_same_content_is_the_same_bundle(tmp_path: Path) -> None:
     first = tiny_bundle(tmp_path, items=20)
     written = (first / MANIFEST).stat().st_mtime_ns
@@ -196,16 +183,6 @@ def test_the_same_content_is_the_same_bundle(tmp_path: Path) -> None:
     assert (first / MANIFEST).stat().st_mtime_ns == written
     assert tiny_bundle(tmp_path, items=20, report='{"better": true}') != first
     assert tiny_bundle(tmp_path, items=20, name="other") != first
-
-
-def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
-    def fill(folder: Path) -> None:
-        (folder / bundle.ITEMS).write_text("{}")
-        raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="the disk is full"):
-        bundle.write(tmp_path / "bundles", tiny_manifest(20, TinyTower()), fill)
-    assert list((tmp_path / "bundles").iterdir()) == []
 
 
 def test_an_incomplete_write_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -299,22 +276,15 @@ def test_special_files_are_refused_without_waiting(folder: Path, tmp_path: Path)
     ("change", "expected"),
     [
         ({"index": {"ef_search": 0}}, "index.ef_search: expected 1 to "),
-        ({"index": {"ef_search": -1}}, "index.ef_search: expected 1 to "),
-        ({"index": {"ef_search": 2**64}}, "index.ef_search: expected 1 to "),
         ({"index": {"ef_search": float("nan")}}, "index.ef_search: expected an integer, got nan"),
-        ({"index": {"m": 0}}, "index.m: expected 2 to "),
         ({"index": {"ef_construction": 0}}, "index.ef_construction: expected 1 to "),
         ({"index": {"seed": -1}}, "index.seed: expected 0 to "),
         ({"count": 0}, "count: expected 1 to "),
-        ({"count": -5}, "count: expected 1 to "),
-        ({"dimension": 0}, "dimension: expected 1 to "),
         ({"dimension": 1 << 40}, "dimension: expected 1 to "),
         ({"score": {"bias": float("nan")}}, "not JSON compliant"),
-        ({"interests": 0}, "interests: expected 1 to "),
         ({"interests": 1000}, "interests: expected 1 to "),
         ({"interests": 2, "score": {"kind": "sigmoid"}}, 'score: expected no "sigmoid" where a query has'),
         ({"interests": 2, "index": {"kind": "milvus"}}, "index: expected hnsw or exact where a query has"),
-        ({"name": "../x"}, "name: expected 1 to 255 letters"),
         ({"name": "x' or name != '"}, "name: expected 1 to 255 letters"),
         ({"run_id": "../../x"}, "run_id: expected 1 to 255 letters"),
         ({"files": {"items.json": {"sha256": "A" * 64, "size": 1}}}, "sha256: expected 64 lowercase"),
@@ -419,8 +389,3 @@ def test_another_unicode_version_gives_one_warning_with_both_versions(
     (record,) = caplog.records
     said = f"{other.name}: its towers were trained with Unicode 3.2.0, and this Python has Unicode {own}. "
     assert record.getMessage().startswith(said)
-
-
-def test_a_unicode_version_holds_digits_and_dots(folder: Path) -> None:
-    with pytest.raises(ValueError, match="unicode: expected digits and dots"):
-        replace(bundle.read_manifest(folder), unicode="14.0\x1b[2J")

@@ -17,10 +17,3 @@ def test_the_tree_in_the_docstring_shows_every_class_under_its_base() -> None:
             path[depth:] = [name]
             shown[name] = path[depth - 1] if depth else "Exception"
     assert shown == {name: each.__mro__[1].__name__ for name, each in classes.items()}
-
-
-def test_an_invalid_input_knows_its_field() -> None:
-    error = errors.UnknownItem("query.item_id", "the catalogue holds no item 'x'")
-    assert isinstance(error, errors.InvalidInput)
-    assert (error.field, error.reason) == ("query.item_id", "the catalogue holds no item 'x'")
-    assert str(error) == "query.item_id: the catalogue holds no item 'x'"

@@ -53,11 +53,6 @@ def test_a_column_gives_back_the_values_that_it_was_made_of() -> None:
             np.testing.assert_array_equal(getattr(again, field), array)
 
 
-def test_a_bundle_without_values_is_read(tmp_path: Path) -> None:
-    write_filters(tmp_path, build_columns(FILTERS, [{}] * 50))
-    assert all(len(column.rows) == 0 for column in read_filters(tmp_path, manifest()).values())
-
-
 def test_the_manifest_of_a_bundle_without_filters_stays_as_it_was(tmp_path: Path) -> None:
     assert b'"filters"' not in tiny_manifest(50, TinyTower()).to_bytes()
     folder = tiny_bundle(tmp_path, filters=FILTERS)

@@ -112,13 +112,6 @@ def test_impossible_ngrams_are_refused(ngrams: tuple[int, ...]) -> None:
         Analyzer(ngrams=ngrams)
 
 
-def test_what_an_analyser_does_can_be_told() -> None:
-    assert str(ANALYZERS["english"]) == (
-        "English stems without stop words; character 1- and 2-grams of scripts without spaces"
-    )
-    assert str(ANALYZERS["words"]) == "words; whole runs of scripts without spaces"
-
-
 def test_the_share_of_letters_in_scripts_without_spaces() -> None:
     assert unspaced_share(["read a file", "Größe 12"]) == 0
     assert unspaced_share(["搜索引擎", "ใคร"]) == 1

@@ -97,13 +97,6 @@ def test_names_a_file_that_is_not_there(tmp_path: Path) -> None:
         toml_config.read(tmp_path / "none.toml", Drawing)
 
 
-def test_names_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
-    path = tmp_path / "latin.toml"
-    path.write_bytes(b'title = "\xe9"')
-    with pytest.raises(ConfigError, match=r"latin\.toml: not valid TOML"):
-        toml_config.read(path, Drawing)
-
-
 DISC = """
 from dataclasses import dataclass
 from typing import Literal

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.helpers.pretrained import (
     MAX_TOKENS,
@@ -23,10 +21,6 @@ from twinspire.protos.files.tokenizer import TOKENIZER, open_cut, open_tokenizer
 from twinspire.protos.toml_config import parse, to_table
 
 pytestmark = needs_tokenizers()
-UNICODE = st.text(st.characters(codec=None), max_size=40)
-PIECES = st.lists(st.one_of(UNICODE, st.sampled_from([*TEXTS, "[SEP]", "[PAD]", " ", "\n"])), max_size=4).map(
-    "".join
-)
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +75,6 @@ def test_the_part_that_is_read_has_the_same_tokens(folder: Path) -> None:
     assert whole("") == ""
 
 
-@settings(max_examples=100)
-@given(texts=st.lists(PIECES, min_size=1, max_size=5))
-def test_training_and_serving_read_the_same_tokens(folder: Path, texts: list[str]) -> None:
-    """In a batch, as export encodes; and alone, as the service does."""
-    schema = Schema({"text": feature()}, {"text": feature()}).in_folder(folder)
-    batch = schema.side("item").to_arrays({"text": texts})["text"]
-    assert batch.dtype == np.int32
-    convert = feature().converter({}, folder)  # what the service's encoder calls for one text
-    for row, text in zip(batch, texts, strict=True):
-        alone = convert([text], "text")[0]
-        width = max(1, int((row != 0).sum()))
-        np.testing.assert_array_equal(alone, row[:width])
-        assert not row[width:].any()
-        assert 0 <= row.min() <= row.max() <= VOCABULARY
-        assert len(alone) <= MAX_TOKENS
-
-
 def test_a_bundle_reads_the_tokens_of_training_in_texts_of_many_scripts(tmp_path: Path) -> None:
     """Training reads the model's folder; a bundle its own copy, by features that its manifest describes."""
     texts = texts_of_many_scripts(2_000)
@@ -118,12 +95,6 @@ def test_a_bundle_reads_the_tokens_of_training_in_texts_of_many_scripts(tmp_path
             different.append(ascii(text))
     assert different == []
     assert len(seen) > 3000  # most texts are more than unknown pieces
-
-
-def test_a_lone_surrogate_is_no_error(folder: Path) -> None:
-    arrays = feature().converter({}, folder)(["read \ud800 file"], "text")
-    assert arrays.shape[0] == 1
-    assert arrays.any()
 
 
 def test_a_value_that_is_no_text_is_refused_by_name(folder: Path) -> None:
@@ -163,18 +134,6 @@ def test_what_is_read_of_a_text_is_bounded_by_its_tokens(folder: Path) -> None:
 def test_too_few_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="max_length: expected at least 3 tokens, got 2"):
         feature(2)
-
-
-def test_the_bundle_holds_the_tokenizer_and_reads_its_own(folder: Path, tmp_path: Path) -> None:
-    schema = Schema({"text": feature()}, {"text": TextFeature("text", "text", 9)}).in_folder(folder)
-    assert schema.files() == (TOKENIZER,)
-    schema.copy_files(tmp_path)
-    assert (tmp_path / TOKENIZER).read_bytes() == (folder / TOKENIZER).read_bytes()
-    values = {"text": [*TEXTS]}
-    placed = schema.in_folder(tmp_path).side("query")
-    np.testing.assert_array_equal(
-        placed.to_arrays(values)["text"], schema.side("query").to_arrays(values)["text"]
-    )
 
 
 def test_another_file_at_the_same_path_is_another_tokenizer(tmp_path: Path) -> None:

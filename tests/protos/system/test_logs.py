@@ -6,8 +6,6 @@ import subprocess
 import sys
 from typing import Any
 
-import pytest
-
 from twinspire.protos.system import logs
 
 PROGRAM = """
@@ -110,9 +108,3 @@ def test_another_format_is_refused() -> None:
         2,
         "error: TWINSPIRE_LOG_FORMAT: expected json or text, got 'xml'\n",
     )
-
-
-@pytest.mark.parametrize("text", ["日本\n", "a\rb\n", '{"a": 1}\n', "no end"])
-def test_any_text_on_stderr_becomes_one_line(text: str) -> None:
-    done = logged(PROGRAM.format(more=f"sys.stderr.write({text!r})"), "json")
-    assert json.loads(done.stderr.split("\n")[-2])["message"] == text.rstrip("\n")

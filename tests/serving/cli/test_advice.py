@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.serving.certificates import Authority
-from twinspire.protos.errors import ConnectionFailed
 from twinspire.serving.__main__ import main
-from twinspire.serving.client import RetrievalClient, Security
-from twinspire.serving.client.__main__ import main as client_main
-from twinspire.serving.client.failures import ConnectionFault
+from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
 from twinspire.serving.security.tls import ServerTls, TlsFiles
@@ -136,14 +133,6 @@ def test_no_token_and_an_unknown_one(
         assert "--tokens" in advice
 
 
-def test_a_token_file_that_is_not_there(capsys: Capture, tmp_path: Path) -> None:
-    assert client_main(["info", "--token-file", str(tmp_path / "none")]) == 1
-    assert capsys.readouterr().err == (
-        f"error: {tmp_path / 'none'}: cannot be read: No such file or directory\n"
-        f"  `python -m twinspire.serving token --name NAME > {tmp_path / 'none'}` makes a token\n"
-    )
-
-
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
@@ -166,15 +155,3 @@ def test_an_address_of_grpc_is_one(server: RetrievalServer) -> None:
     for target in (server.address, f"ipv4:{server.address}", f"dns:///{server.address}"):
         with RetrievalClient(target) as client:
             assert client.info().name
-
-
-@pytest.mark.exhaustive
-def test_the_fault_of_a_connection_can_be_told_apart_in_python(encrypted: str) -> None:
-    for address, fault in (("127.0.0.1:1", ConnectionFault.REFUSED), (encrypted, ConnectionFault.CLOSED)):
-        with RetrievalClient(address) as client, pytest.raises(ConnectionFailed) as caught:
-            client.search("a")
-        assert caught.value.fault == fault
-    with RetrievalClient(encrypted, security=Security(tls=True)) as client:
-        with pytest.raises(ConnectionFailed) as caught:
-            client.search("a")
-        assert caught.value.fault == ConnectionFault.UNTRUSTED

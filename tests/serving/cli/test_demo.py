@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.tiny import item_names, watched_bundle
-from twinspire.protos.errors import BundleError
 from twinspire.serving.cli import commands, demo
 
 
@@ -99,8 +98,3 @@ def test_the_summary_ends_with_the_warnings_of_the_training_run(
         "warning: the [untrained] towers were kept",
         "warning: few queries",
     ]
-
-
-def test_a_bundle_that_cannot_be_served_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"manifest\.json"):
-        shown(tmp_path)

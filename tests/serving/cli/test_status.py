@@ -1,21 +1,17 @@
 """`status`: which bundles answer, how the alias is followed, and what the shadow has found."""
 
-import io
 import json
 import time
 from typing import Any
 
 import grpc
 import pytest
-from rich.console import Console
 
 from tests.helpers.serving.gateways import decided
-from tests.serving.cli.test_commands import Capture, document, failure
+from tests.serving.cli.test_commands import Capture, document
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.serving.cli import tables
 from twinspire.serving.cli.tables import ages
 from twinspire.serving.client.__main__ import main as client_main
-from twinspire.serving.retrieval.answer import Answer, Hit, Timing
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 
@@ -56,28 +52,6 @@ SHADOW: dict[str, Any] = {
     "empty": 2,
     "last_error": "",
 }
-
-
-def test_inner_values_have_paths_as_names() -> None:
-    output = io.StringIO()
-    document = {
-        "bundles": [{"role": "champion", "share": 0.95, "requests": 1234}],
-        "following": None,
-        "shadow": {"last_error": "", "version": "c", "names": ["a", "b"]},
-        "tls": False,
-        "served_log": {},
-    }
-    tables.show_document(Console(file=output, width=80), document)
-    assert [line.rstrip().split(maxsplit=1) for line in output.getvalue().splitlines()] == [
-        ["bundles[0].role", "champion"],
-        ["bundles[0].share", "0.95"],
-        ["bundles[0].requests", "1,234"],
-        ["following", "none"],
-        ["shadow.last_error", "none"],
-        ["shadow.version", "c"],
-        ["shadow.names", "a, b"],
-        ["tls", "False"],
-    ]
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_age() -> None:
@@ -125,17 +99,6 @@ def test_a_server_of_a_folder_has_a_status_too(capsys: Capture, retriever: Retri
         assert json.dumps(found)
 
 
-def test_without_a_server_the_command_fails(capsys: Capture) -> None:
-    assert "127.0.0.1:1" in failure(capsys, "status", "--address", "127.0.0.1:1", "--timeout", "1")
-
-
-def test_names_of_display_fields_are_no_markup() -> None:
-    output = io.StringIO()
-    hit = Hit("a", 1.0, {"[/]": "left", "[red]": "right"})
-    tables.show_answer(Console(file=output, width=80), Answer((hit,), "v1", Timing(0, 0, 0)))
-    assert output.getvalue().splitlines()[0].split() == ["rank", "score", "[/]", "[red]", "id"]
-
-
 CONTROLS = "a\x1b]0;title\x07\x1b[2J\x9b2J\x7f\tb\nc"
 SHOWN = "a�]0;title��[2J�2J� b c"
 
@@ -151,20 +114,3 @@ def test_control_characters_of_a_service_do_not_reach_the_terminal(capsys: Captu
         told = capsys.readouterr().err
     assert not set(told) & {"\x1b", "\x07", "\x9b", "\x7f"}
     assert "a�]0;title" in told
-
-
-def test_control_characters_of_items_and_scores_are_replaced() -> None:
-    output = io.StringIO()
-    console = Console(file=output, width=120)
-    hit = Hit("a", 1.0, {"name": CONTROLS, CONTROLS: "x"})
-    tables.show_answer(console, Answer((hit,), "v1", Timing(0, 0, 0)))
-    tables.show_pairs(console, {CONTROLS: CONTROLS})
-    written = output.getvalue()
-    assert not set(written) & {"\x1b", "\x07", "\x9b", "\x7f", "\t"}
-    assert written.count(SHOWN) == 4
-
-
-def test_an_answer_without_hits_fits_any_terminal() -> None:
-    output = io.StringIO()
-    tables.show_answer(Console(file=output, width=10), Answer((), "v1", Timing(0, 0, 0)))
-    assert "bundle v1" in output.getvalue()

@@ -47,14 +47,6 @@ def test_both_clients_say_the_same(server: RetrievalServer, client: RetrievalCli
     run(server.address, test)
 
 
-def test_many_calls_share_one_connection(server: RetrievalServer) -> None:
-    async def test(client: AsyncRetrievalClient) -> None:
-        answers = await asyncio.gather(*(client.search(name, k=1) for name in item_names(50)))
-        assert [answer.hits[0].id for answer in answers] == [f"item-{n:03}" for n in range(50)]
-
-    run(server.address, test)
-
-
 def test_queries_may_come_from_an_asynchronous_iterator(server: RetrievalServer) -> None:
     async def queries() -> AsyncIterator[str]:
         for name in item_names(20):
@@ -188,7 +180,7 @@ def test_leaving_a_stream_ends_it() -> None:
     gc.collect()
 
 
-def test_one_string_in_place_of_several_is_refused(server: RetrievalServer, client: RetrievalClient) -> None:
+def test_one_string_in_place_of_several_is_refused(client: RetrievalClient) -> None:
     several = pytest.raises(TypeError, match="queries: expected a sequence of queries, got one string: 'ba'")
     ids = pytest.raises(TypeError, match="exclude: expected a sequence of item ids, got one string: '001'")
     for call in (client.search_batch, client.search_stream, client.encode):
@@ -198,15 +190,3 @@ def test_one_string_in_place_of_several_is_refused(server: RetrievalServer, clie
         client.search("ba", exclude="001")
     with pytest.raises(TypeError, match="got list, search_batch answers several"):
         client.search(["ba", "vu"])  # type: ignore[arg-type]
-
-    async def test(other: AsyncRetrievalClient) -> None:
-        with several:
-            await other.search_batch("ba")
-        with several:
-            other.search_stream("ba")
-        with several:
-            await other.encode("ba")
-        with ids:
-            await other.search("ba", exclude="001")
-
-    run(server.address, test)

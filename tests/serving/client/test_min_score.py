@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.answers import differences
-from tests.helpers.serving.gateways import gateway
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.serving.cli.test_commands import Capture, document, failure
 from twinspire.protos import bundle
@@ -120,24 +119,6 @@ def test_a_file_of_queries_takes_the_option(address: str, capsys: Capture, tmp_p
     rows = polars.read_parquet(output)
     assert rows["weak"].to_list() == [False, True]
     assert [len(hits) for hits in rows["hits"]] == [2, 0]
-
-
-def test_the_gateway_answers_with_both(address: str) -> None:
-    with gateway(address) as running:
-        known, unknown = (
-            running.ask("/v1/search", {"query": {"text": text}, "k": 5}).document for text in (KNOWN, UNKNOWN)
-        )
-        assert (known["weak"], unknown["weak"]) == (False, True)
-        best = running.ask("/v1/search", {"query": {"text": KNOWN}, "min_score": 0.95}).document
-        assert [hit["id"] for hit in best["hits"]] == ["item-003"]
-        asked = {"queries": [{"text": KNOWN}, {"text": UNKNOWN}], "min_score": 0.95}
-        results = running.ask("/v1/search:batch", asked).document["results"]
-        assert [(len(each["hits"]), each["weak"]) for each in results] == [(1, False), (0, True)]
-        refused = running.ask("/v1/search", {"query": {"text": KNOWN}, "min_score": "NaN"})
-        assert (refused.status, "min_score" in refused.error[2]) == (400, True)
-        champion, canary = running.ask("/v1/info").document["state"]["bundles"]
-        assert (champion["score_reference"], champion["weak_score"]) == (REFERENCE, WEAK)
-        assert not {"score_reference", "weak_score"} & canary.keys()
 
 
 def test_the_status_of_a_bundle_has_its_scores(address: str, capsys: Capture) -> None:

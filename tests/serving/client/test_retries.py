@@ -26,12 +26,6 @@ def ask(address: str, text: str = "a") -> Answer:
         return client.search(text)
 
 
-def stream(address: str) -> Answer:
-    with RetrievalClient(address) as client:
-        (answer,) = client.search_stream(["a"], timeout=5)
-        return answer
-
-
 def ask_async(address: str, text: str = "a") -> Answer:
     async def run() -> Answer:
         async with AsyncRetrievalClient(address) as client:
@@ -49,7 +43,7 @@ def stream_async(address: str) -> Answer:
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("way", [ask, stream, ask_async, stream_async])
+@pytest.mark.parametrize("way", [ask, stream_async])
 @pytest.mark.parametrize("code", RETRIED)
 def test_a_busy_service_is_asked_again(way: Ask, code: grpc.StatusCode) -> None:
     with serving(busy := Refusing([code] * 2, pushback_ms=10)) as address:
@@ -57,7 +51,7 @@ def test_a_busy_service_is_asked_again(way: Ask, code: grpc.StatusCode) -> None:
         assert busy.attempts == 3
 
 
-@pytest.mark.parametrize("way", [ask, stream, ask_async, stream_async])
+@pytest.mark.parametrize("way", [ask, stream_async])
 @pytest.mark.parametrize(
     ("code", "error"),
     [
@@ -257,18 +251,6 @@ def test_a_write_is_repeated_with_its_id_also_after_many_failures(call: Use) -> 
         assert len(set(busy.request_ids)) <= 1
 
 
-@pytest.mark.exhaustive
-def test_the_asyncio_client_repeats_a_write_too() -> None:
-    async def write(address: str) -> None:
-        async with AsyncRetrievalClient(address) as client:
-            await client.upsert([Item("a")], request_id="")
-
-    with serving(busy := Refusing([Code.UNAVAILABLE] * 5)) as address:
-        asyncio.run(write(address))
-        assert len(busy.request_ids) == 6
-        assert len(set(busy.request_ids) - {""}) == 1
-
-
 def test_a_large_write_is_repeated() -> None:
     with serving(busy := Refusing([Code.UNAVAILABLE])) as address, RetrievalClient(address) as client:
         client.upsert([Item("a", {"text": "a" * (300 << 10)})])
@@ -342,27 +324,6 @@ def test_writes_are_not_repeated_without_retries_nor_by_a_client_that_is_closed(
             threading.Timer(0.5, client.close).start()
             with pytest.raises(errors.Unavailable):
                 client.upsert([Item("a")])
-
-
-def test_closing_a_client_ends_the_pause_before_a_write_is_repeated() -> None:
-    def blocking(address: str) -> None:
-        with RetrievalClient(address, timeout=120.0) as client:
-            threading.Timer(0.5, client.close).start()
-            client.upsert([Item("a")])
-
-    async def asynchronous(address: str) -> None:
-        async with AsyncRetrievalClient(address, timeout=120.0) as client:
-            write = asyncio.create_task(client.upsert([Item("a")]))
-            await asyncio.sleep(0.5)
-            await client.close()
-            async with asyncio.timeout(30):  # a hang is a failure
-                await write
-
-    with serving(Refusing(always(), pushback_ms=100_000)) as address:
-        with pytest.raises(errors.Unavailable):
-            blocking(address)
-        with pytest.raises(errors.Unavailable):
-            asyncio.run(asynchronous(address))
 
 
 def always() -> list[grpc.StatusCode]:

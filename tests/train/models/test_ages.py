@@ -143,27 +143,6 @@ def is_whole(batch: Any, place: int, query: int) -> bool:
     return bool(batch.spans.begin[batch.spans.window[place]] == begin)
 
 
-def test_at_the_start_and_without_times_the_vectors_are_those_of_the_tower_without_ages() -> None:
-    every, queries = np.arange(len(prepared_queries())), prepared_queries()
-    without = towers(ages=False)[0].eval()
-    plain = PreparedInputs(
-        schema_of_people(ITEMS, LONGEST),
-        "query",
-        {"history": DATA.queries["history"]},
-        HASHING,
-    )
-    with torch.no_grad():
-        expected = without(plain.batch(every))
-        assert torch.equal(towers()[0].eval()(queries.batch(every)), expected)
-        moved = towers(moved=True)[0].eval()
-        inputs = {**queries.batch(every)}
-        assert not torch.allclose(moved(inputs), expected, atol=0.01)
-        unknown = torch.full_like(inputs["history__times"], LATEST)  # type: ignore[arg-type]
-        now = torch.full_like(inputs["time"], LATEST)  # type: ignore[arg-type]
-        blank = {**inputs, "history__times": unknown, "time": now}
-        torch.testing.assert_close(moved(blank), expected, rtol=0, atol=1e-6)
-
-
 def test_each_time_counts() -> None:
     made = towers(moved=True)[0].eval()
     inputs: dict[str, Tensor] = {

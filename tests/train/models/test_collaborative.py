@@ -13,7 +13,7 @@ from tests.helpers.people import data_of_people, ids_of, random_people, schema_o
 from twinspire.train.config.towers import SequenceTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.ranking import rank_by_scores
-from twinspire.train.models import collaborative, initialization
+from twinspire.train.models import initialization
 from twinspire.train.models.collaborative import (
     ease,
     history_matrix,
@@ -92,31 +92,6 @@ def test_an_item_has_no_more_neighbours_where_all_are_equally_similar() -> None:
     assert found.nnz == 12
     neighbours = [np.flatnonzero(column).tolist() for column in found.toarray().T]
     assert neighbours == [[1, 2], [0, 2], *[[0, 1]] * 4]
-
-
-def test_item_knn_is_the_same_in_blocks(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    matrix = interaction_matrix(data)
-    whole = item_knn(matrix, 4).toarray()
-    monkeypatch.setattr(collaborative, "_COSINES", 7 * ITEMS)
-    np.testing.assert_allclose(item_knn(matrix, 4).toarray(), whole, atol=1e-6)
-
-
-def test_score_factors_of_weights_with_a_diagonal(data: TrainingData) -> None:
-    matrix, weights = interaction_matrix(data), ease(interaction_matrix(data), STRENGTH)
-    for values in (weights, scipy.sparse.csr_matrix(weights)):
-        left, right = score_factors(matrix, values, ITEMS, own=0.5)
-        np.testing.assert_allclose(left @ right.T, weights + 0.5 * np.eye(ITEMS), atol=1e-4)
-
-
-def test_popularity_ranks_by_training_pairs_without_seen_items(data: TrainingData) -> None:
-    counts = np.bincount(data.parts["train"].item, minlength=ITEMS)
-    queries = data.parts["test"].query
-    ranked = rank_by_scores(data, counts.astype(np.float32))(queries)
-    assert data.histories is not None
-    for query, row in zip(queries.tolist(), ranked, strict=True):
-        seen = {*data.histories.rows(query).tolist()}
-        expected = sorted({*range(ITEMS)} - seen, key=lambda item: (-counts[item], item))
-        assert [item for item in row if item >= 0] == expected
 
 
 def test_item_weights_are_summed_over_a_history(data: TrainingData, dense: Floats) -> None:
@@ -240,15 +215,6 @@ def test_score_factors_keep_the_scores_of_the_histories_best(data: TrainingData)
         assert error == pytest.approx(np.linalg.norm(values[width:]), rel=1e-3)
         cut = (left[:, :width] * singular[:width]) @ right[:width]  # best for the weights, not for scores
         assert error < np.linalg.norm(matrix @ cut - scores)
-
-
-def test_more_score_factors_than_items_are_zero(data: TrainingData) -> None:
-    weights = ease(interaction_matrix(data), STRENGTH)
-    left, right = score_factors(interaction_matrix(data), weights, ITEMS + 3)
-    np.testing.assert_allclose(left @ right.T, weights, atol=1e-4)
-    assert left.shape == right.shape == (ITEMS, ITEMS + 3)
-    assert not left[:, ITEMS:].any()
-    assert not right[:, ITEMS:].any()
 
 
 def test_positions_weigh_as_events_do_where_each_event_is_a_step(data: TrainingData) -> None:

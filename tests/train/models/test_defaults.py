@@ -13,10 +13,10 @@ import pytest
 from tests.helpers.people import data_of_people, random_people
 from tests.helpers.stdlib import experiment_at, started, write_sections
 from twinspire.protos.errors import ConfigError
-from twinspire.protos.features import USUAL_HISTORY, HistoryFeature, TextFeature
+from twinspire.protos.features import HistoryFeature, TextFeature
 from twinspire.train.config import Experiment, read_experiment
-from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
-from twinspire.train.config.towers import BagTower, ClicksTower, DssmTower, HistoryTower, SequenceTower
+from twinspire.train.config.losses import Bce, FullSoftmax, LossConfig
+from twinspire.train.config.towers import BagTower, HistoryTower, SequenceTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
 from twinspire.train.models.defaults import (
@@ -169,12 +169,6 @@ def test_large_sets_get_the_tables_of_the_shipped_examples() -> None:
     assert found.query["text"] == TextFeature("text", "query", 128)
 
 
-def test_each_kind_of_tower_has_a_usual_loss(tmp_path: Path) -> None:
-    assert read_experiment(experiment_on(tmp_path, *english(30))).loss == InBatchSoftmax("in_batch_softmax")
-    usual = [tower.usual_loss for tower in (DssmTower, SequenceTower, ClicksTower)]
-    assert usual == [SampledSoftmax("sampled_softmax"), FullSoftmax("full_softmax"), Bce("bce")]
-
-
 @pytest.mark.parametrize(
     ("loss", "batch_size", "reason"),
     [
@@ -265,14 +259,6 @@ def test_a_key_that_the_data_leave_without_effect_is_refused() -> None:
         HistoryTower("history", age_dropout=0.2)
 
 
-def test_a_history_that_is_set_alone_is_that_of_any_data() -> None:
-    for kind, latent in (("attention", 0), ("sum", 40)):
-        recipe = dataclasses.replace(history_experiment(), tower=HistoryTower("history", history=kind))
-        for data in (films_of(40, 40), with_sessions(films_of(40, 40))):
-            tower: Any = from_data(recipe, data).experiment.tower
-            assert (tower.history, tower.latent, tower.ages) == (kind, latent, kind == "attention")
-
-
 @pytest.mark.parametrize("sessions", [False, True], ids=["events", "sessions"])
 @pytest.mark.parametrize(
     ("items", "linear"),
@@ -313,14 +299,6 @@ def test_where_queries_have_no_times_nothing_is_popular_lately_or_old() -> None:
     tower: Any = from_data(recipe, films_of(40, 40)).experiment.tower
     assert tower.recent_popularity == 0
     assert not tower.ages
-
-
-def test_another_tower_reads_the_usual_length_of_a_history() -> None:
-    timeless: Any = {"query": {"history": HistoryFeature("history")}}
-    tower = SequenceTower("sequence")
-    sequence = dataclasses.replace(history_experiment(), tower=tower, **timeless)
-    history: Any = from_data(sequence, films_of(40, 40)).experiment.query["history"]
-    assert history.max_length == USUAL_HISTORY == 100
 
 
 def test_the_recipe_scores_a_sample_of_the_items_where_they_are_many() -> None:

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from twinspire.protos.bundle import Score
 from twinspire.train.models.heads import CosineHead, ItemDotHead, LogisticHead, QueryDotHead
 
 RADII = pytest.mark.parametrize("radius", [0.05, 1.0, 37.0])
@@ -20,14 +19,6 @@ def vectors(count: int, seed: int, dimension: int = 5) -> Tensor:
     raw = torch.randn(count, dimension, generator=generator) * lengths
     raw[count // 2] = 0
     return raw
-
-
-@RADII
-def test_inner_products_do_not_depend_on_the_radius(radius: float) -> None:
-    shared = torch.tensor(radius)
-    queries, items = vectors(20, 0), vectors(30, 1)
-    product = QueryDotHead(shared)(queries) @ ItemDotHead(shared)(items).T
-    torch.testing.assert_close(product, queries @ items.T, rtol=1e-5, atol=1e-5)
 
 
 @RADII
@@ -103,18 +94,3 @@ def test_a_cosine_does_not_depend_on_the_length() -> None:
     torch.testing.assert_close(found[present].norm(dim=1), torch.ones(9))
     torch.testing.assert_close(unit(raw * 7), found)
     assert found[~present].abs().max() == 0
-
-
-def test_each_head_has_its_score() -> None:
-    assert CosineHead().score() == Score("cosine")
-    assert QueryDotHead(torch.ones(())).score() == Score("inner_product")
-    assert LogisticHead(torch.ones(()), 3).score() == Score("sigmoid", 0.0)
-
-
-def test_logits_are_products_plus_bias() -> None:
-    head = LogisticHead(torch.ones(()), 3)
-    with torch.no_grad():
-        head.bias.fill_(0.25)
-    for each, bias in ((head, 0.25), (QueryDotHead(torch.ones(())), 0.0), (CosineHead(), 0.0)):
-        assert each.logits(torch.tensor([1.0, 2.0])).tolist() == [1 + bias, 2 + bias]
-        assert each.score().bias == bias

@@ -3,14 +3,12 @@
 import math
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers.stdlib import FEATURES, started, write_toml
 from twinspire.protos.features import (
     CategoryFeature,
     FeatureSpec,
@@ -21,8 +19,7 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.train.config.towers import BagTower
-from twinspire.train.evaluation.exact_search import encode, search
-from twinspire.train.metrics import mean, per_query
+from twinspire.train.evaluation.exact_search import encode
 from twinspire.train.models.encoders import HashedTextEncoder, NumberEncoder
 from twinspire.train.models.initialization import (
     build_schema,
@@ -119,13 +116,6 @@ def test_idf_is_that_of_bm25() -> None:
     assert seen == {int(round(value, 3) * 1000) for value in expected}
 
 
-def test_recall_starts_far_above_chance(stdlib: Path, tmp_path: Path) -> None:
-    model, data, (query, item) = started(write_toml(stdlib, tmp_path / "a.toml"))
-    rows, relevant = data.parts["validation"].by_query()
-    ranked = search(encode(model.towers[0], query, rows), encode(model.towers[1], item))
-    assert mean(per_query(ranked, relevant))["recall_at_10"] > 20 * 10 / data.item_count
-
-
 def test_vocabularies_hold_values_of_training_rows_most_frequent_first() -> None:
     colour, tags = CategoryFeature("category", "c", min_count=2), CategoryFeature("category", "t", multi=True)
     schema = build_schema(
@@ -162,27 +152,3 @@ def test_numbers_are_standardised_by_the_rows_that_have_them() -> None:
         if isinstance(encoder, NumberEncoder):
             found[name] = (float(encoder.mean), float(encoder.deviation))
     assert found == {"age": (3.0, 2.0), "same": (2.0, 1.0), "never": (0.0, 1.0)}
-
-
-def test_only_training_rows_set_vocabularies_and_statistics(stdlib: Path, tmp_path: Path) -> None:
-    model, data, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
-    training = data.training_values()
-    assert set(model.schema.vocabularies["item.package"]) == {*training["item"]["package"]}
-    assert {*data.items["package"]} > {*training["item"]["package"]}
-    lengths = [value for value in training["item"]["length"] if value is not None]
-    encoder = model.towers[1].encoders["length"]
-    assert isinstance(encoder, NumberEncoder)
-    assert float(encoder.mean) == pytest.approx(np.mean(lengths))
-    assert float(encoder.deviation) == pytest.approx(np.std(lengths))
-
-
-def test_the_same_seed_gives_the_same_start_values(stdlib: Path, tmp_path: Path) -> None:
-    path = tmp_path / "a.toml"
-
-    def weights(seed: int) -> list[torch.Tensor]:
-        model, _, _ = started(write_toml(stdlib, path, training={"seed": seed, "threads": 1}))
-        return list(model.towers[1].state_dict().values())
-
-    first, again, other = weights(1), weights(1), weights(2)
-    assert all(map(torch.equal, first, again))
-    assert not all(map(torch.equal, first, other))

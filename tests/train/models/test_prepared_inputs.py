@@ -39,24 +39,6 @@ def test_a_batch_holds_the_texts_of_its_index(texts: list[str], data: st.DataObj
         assert found[n] == expected
 
 
-def test_thousands_of_texts_stay_in_their_order() -> None:
-    texts = [f"text number {n} " + "x" * (n % 13) for n in range(2500)]
-    corpus = hash_texts(texts, 40, HASHING)
-    for n in (0, 1, 999, 1024, 2499):
-        assert counted(corpus.bags(np.array([n]))) == counted(
-            hash_texts([texts[n]], 40, HASHING).bags(np.array([0]))
-        )
-    assert (corpus.rows > 0).all()
-
-
-def test_document_frequency_counts_texts() -> None:
-    corpus = hash_texts(["ab ab ab", "ab", "", "cd"], 20, HASHING)
-    frequency = corpus.document_frequency(512)
-    assert frequency[0] == 0
-    assert {*frequency[corpus.bags(np.array([1])).rows.numpy()]} == {2}
-    assert frequency.max() == 2
-
-
 def test_empty_texts_have_no_rows() -> None:
     corpus = hash_texts(["", "...", ""], 20, HASHING)
     bags = corpus.bags(np.array([2, 0, 1]))

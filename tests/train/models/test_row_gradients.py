@@ -7,8 +7,7 @@ from tests.train.models.test_tower_factory import KINDS, SCHEMAS, built, inputs
 from twinspire.protos.features import SIDES
 from twinspire.train.config.towers import ClicksTower
 from twinspire.train.models import encoders
-from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, TextBags, touched
-from twinspire.train.models.text_hashing import WordHashing
+from twinspire.train.models.encoders import CategoryEncoder
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.models.towers import Tower
 
@@ -48,39 +47,6 @@ def test_gradients_of_large_tables_are_the_same(
             torch.testing.assert_close(found.to_dense() if found.is_sparse else found, expected)
 
 
-def test_bags_of_texts_touch_the_rows_that_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = torch.nn.Parameter(torch.randn(64, 4))
-    encoder = HashedTextEncoder(WordHashing((3,), True, 64), table, torch.nn.Parameter(torch.rand(64)))
-    bags = TextBags(
-        torch.tensor([5, 9, 9], dtype=torch.int32), torch.ones(3), torch.tensor([0, 2], dtype=torch.int32)
-    )
-    encoder(bags).square().sum().backward()
-    expected, table.grad = table.grad, None
-    monkeypatch.setattr(encoders, "ROWS_FROM", 1)
-    encoder(bags).square().sum().backward()
-    assert table.grad is not None and expected is not None
-    assert table.grad.is_sparse
-    assert table.grad.coalesce().indices().tolist() == [[5, 9]]
-    torch.testing.assert_close(table.grad.to_dense(), expected)
-
-
-@pytest.mark.parametrize("saturate", [False, True])
-def test_gradients_of_bags_are_those_of_the_sums(saturate: bool) -> None:
-    """One text is empty, and rows occur in several."""
-    torch.manual_seed(0)
-    table = torch.nn.Parameter(torch.randn(8, 3, dtype=torch.float64))
-    weights = torch.nn.Parameter(torch.rand(8, dtype=torch.float64))
-    encoder = HashedTextEncoder(WordHashing((3,), True, 8), table, weights, saturate)
-    rows, counts = torch.tensor([5, 2, 3, 5, 7], dtype=torch.int32), torch.tensor([1.0, 2, 3, 4, 1])
-    bags = TextBags(rows, counts.double(), torch.tensor([0, 2, 2], dtype=torch.int32))
-
-    def sums(*_: torch.Tensor) -> torch.Tensor:
-        vectors: torch.Tensor = encoder(bags)
-        return vectors
-
-    assert torch.autograd.gradcheck(sums, (table, weights))
-
-
 def test_padding_of_categories_gets_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = CategoryEncoder(6, 4)
     monkeypatch.setattr(encoders, "ROWS_FROM", 1)
@@ -89,16 +55,3 @@ def test_padding_of_categories_gets_no_gradient(monkeypatch: pytest.MonkeyPatch)
     assert grad is not None and grad.is_sparse
     assert grad.to_dense()[[0, 2]].count_nonzero() == 0
     assert grad.to_dense()[[1, 3]].count_nonzero() == 8
-
-
-def test_only_a_large_table_is_replaced_and_only_where_gradients_are_wanted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    table = torch.nn.Parameter(torch.randn(6, 4))
-    assert touched(table, ROWS) == (table, ROWS)
-    monkeypatch.setattr(encoders, "ROWS_FROM", 24)
-    found, rows = touched(table, ROWS)
-    assert rows.tolist() == [[2, 1], [2, 0]]
-    assert torch.equal(found[rows], table[ROWS])
-    with torch.no_grad():
-        assert touched(table, ROWS) == (table, ROWS)

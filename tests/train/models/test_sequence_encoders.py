@@ -13,7 +13,6 @@ from twinspire.train.models.interests import InterestsEncoder
 from twinspire.train.models.sequence_encoders import (
     AttentionEncoder,
     HistoryDropout,
-    IdEncoder,
     PoolingEncoder,
     Windows,
     item_table,
@@ -82,17 +81,6 @@ def test_no_position_depends_on_later_items(kind: str) -> None:
 
 
 @KINDS
-def test_no_gradient_comes_from_later_items_and_some_from_every_earlier_one(kind: str) -> None:
-    module = encoder(kind)
-    table: Tensor = module.table  # type: ignore[assignment]
-    run = [3, 9, 4, 12, 7]
-    for place in range(1, LONGEST):
-        vector = module(Windows(rows_of([run], 6), torch.tensor([place])))
-        (gradient,) = torch.autograd.grad((vector * torch.arange(WIDTH)).sum(), table)
-        assert set(gradient.abs().sum(dim=1).nonzero().flatten().tolist()) == {*run[:place]}
-
-
-@KINDS
 @settings(max_examples=30)
 @given(histories=st.lists(HISTORY, min_size=1, max_size=4), width=st.integers(1, LONGEST + 1))
 def test_padding_and_other_records_have_no_effect(kind: str, histories: list[list[int]], width: int) -> None:
@@ -147,17 +135,6 @@ def test_pooling_equals_a_loop(mean: bool, history: list[int]) -> None:
     np.testing.assert_allclose(encode_rows(module, [history])[0], expected, atol=1e-5)
 
 
-def test_weights_start_as_configured_and_used_ones_have_gradients() -> None:
-    module = PoolingEncoder(item_table(KNOWN, WIDTH, 1.0), 5, mean=False, scale=4.0, decay=0.5)
-    np.testing.assert_allclose(module.age.exp().tolist(), 4 * np.exp(-0.5 * np.arange(4, -1, -1)), rtol=1e-6)
-    module(torch.tensor([[0, 5, 6]])).sum().backward()
-    assert module.age.grad is not None
-    assert (module.age.grad != 0).tolist() == [False, False, False, True, True]
-    plain = PoolingEncoder(module.table, 5, mean=True)
-    mean = plain(torch.tensor([[0, 5, 6, 5]])).detach()
-    torch.testing.assert_close(mean[0], module.table.detach()[[5, 6, 5]].mean(dim=0))
-
-
 def test_history_dropout_drops_items_in_training_and_keeps_positions() -> None:
     torch.manual_seed(0)
     dropout, rows = HistoryDropout(0.8), torch.randint(2, 9, (1000, 40))
@@ -178,9 +155,3 @@ def test_history_dropout_drops_items_in_training_and_keeps_positions() -> None:
     dropout.eval()
     assert dropout(windows) is windows
     assert dropout(rows) is rows
-
-
-def test_an_id_is_its_row() -> None:
-    table = item_table(KNOWN, WIDTH, 1.0)
-    assert table.shape == (KNOWN + 2, WIDTH)
-    assert torch.equal(IdEncoder(table)(torch.tensor([[5], [1]])), table[[5, 1]])

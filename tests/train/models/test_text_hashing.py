@@ -3,7 +3,6 @@
 import unicodedata
 from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -67,15 +66,6 @@ def expected(hashing: WordHashing, text: str) -> Counter[int]:
     return found
 
 
-@pytest.mark.parametrize("text", ["cat", "The cat sat.", "a", "a bc\tdef--ghij", "don't", "Ⅷ ﬁ 東京"])
-def test_a_text_is_the_letter_trigrams_of_its_words(text: str) -> None:
-    assert rows_in(PAPER, text) == expected(PAPER, text) != Counter()
-
-
-def test_a_word_has_as_many_trigrams_as_letters() -> None:
-    assert [sum(rows.values()) for rows in rows_of(PAPER, "", "a", "cat", "cat cat")] == [0, 1, 3, 6]
-
-
 @given(UNICODE)
 def test_any_text_is_hashed_as_by_the_reference(text: str) -> None:
     for hashing in (PAPER, ALL_ORDERS, LONG_NGRAMS):
@@ -88,34 +78,10 @@ def test_other_texts_and_padding_have_no_effect(texts: list[str]) -> None:
     assert together == [rows_in(ALL_ORDERS, text) for text in texts]
 
 
-@given(st.lists(st.text("abcé日", min_size=1, max_size=MAX_WORD_LENGTH), max_size=6), st.randoms())
-def test_the_order_of_words_does_not_matter(words: list[str], random: np.random.Generator) -> None:
-    shuffled = words.copy()
-    random.shuffle(shuffled)
-    assert rows_in(ALL_ORDERS, " ".join(words)) == rows_in(ALL_ORDERS, " ".join(shuffled))
-
-
-def test_characters_other_than_letters_separate_words() -> None:
-    plain = rows_in(ALL_ORDERS, "read file")
-    for text in ("read-file", " read... file!", "read\x00file", "read#file", "read🐍file", "READ\n File"):
-        assert rows_in(ALL_ORDERS, text) == plain
-    for text in ("readfile", "read_1file", "file"):
-        assert rows_in(ALL_ORDERS, text) != plain
-    assert rows_of(ALL_ORDERS, "", " ", "...", "🐍#\x00", "\U000e0001") == [Counter()] * 5
-
-
 def word_row(word: str) -> int:
     """The row of a word, without those of its trigrams."""
     (row,) = rows_in(WORDS, word) - rows_in(PAPER, word)
     return row
-
-
-def test_a_word_has_its_own_row_in_every_text() -> None:
-    assert word_row("listen") != word_row("silent")
-    assert word_row("listen") != word_row("listens")
-    for text in ("listen", "do listen to me", "silent, listen", "listen listen"):
-        assert word_row("listen") in rows_in(WORDS, text) - rows_in(PAPER, text)
-    assert word_row("listen") not in rows_in(WORDS, "listening glisten")
 
 
 def test_a_long_word_is_hashed_by_its_first_letters() -> None:
@@ -162,15 +128,6 @@ def test_rows_are_those_of_this_version() -> None:
     }
     assert {text: sorted(rows_in(ALL_ORDERS, text).elements()) for text in rows} == rows
     assert HASHING_VERSION == 3
-
-
-def test_one_two_and_three_code_points_find_chinese_words() -> None:
-    hashing = WordHashing((1, 2, 3), words=False, buckets=BUCKETS)
-    search, engine = rows_in(hashing, "搜索"), rows_in(hashing, "引擎")
-    both = rows_in(hashing, "搜索引擎")
-    assert len(search & both) >= 3  # two characters and the pair
-    assert len(engine & both) >= 3
-    assert not search & engine
 
 
 def test_rows_stay_inside_the_table() -> None:

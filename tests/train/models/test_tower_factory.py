@@ -26,8 +26,8 @@ from twinspire.train.config.towers import (
 )
 from twinspire.train.models.heads import ItemDotHead, QueryDotHead
 from twinspire.train.models.interests import largest_products
-from twinspire.train.models.sequence_encoders import AttentionEncoder, PoolingEncoder
-from twinspire.train.models.tower_factory import architecture_of, longest_window
+from twinspire.train.models.sequence_encoders import PoolingEncoder
+from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.models.towers import Tower
 
 TEXT = TextFeature("text", "t", max_length=40)
@@ -143,14 +143,6 @@ def test_a_sum_has_its_own_embeddings_that_start_at_zero() -> None:
     assert table.requires_grad
 
 
-def test_the_configuration_selects_the_history_encoder() -> None:
-    kinds = {"attention": AttentionEncoder, "sum": PoolingEncoder, "sum and latent": PoolingEncoder}
-    for kind, expected in kinds.items():
-        query, _ = architecture_of(KINDS[kind]).build(SCHEMAS["ids"])
-        assert isinstance(query.encoders["history"], expected)
-        assert not getattr(query.encoders["history"], "mean", False)
-
-
 @pytest.mark.parametrize("kind", ["sum and latent", "attention and latent"])
 def test_factors_are_two_tables_that_are_not_trained(kind: str) -> None:
     query, item = architecture_of(KINDS[kind]).build(SCHEMAS["everything"])
@@ -163,19 +155,6 @@ def test_factors_are_two_tables_that_are_not_trained(kind: str) -> None:
     assert left.age.requires_grad
     plain, _ = architecture_of(KINDS["attention"]).build(SCHEMAS["everything"])
     assert not plain.factors
-
-
-def test_the_deep_layers_do_not_change_factors() -> None:
-    query, _ = built("attention and latent", "everything")
-    with torch.no_grad():
-        table: Any = query.factors["history"].table
-        table.normal_()
-        before = query(inputs("everything", "query"))
-        query.deep[1].bias += 1  # type: ignore[index]
-        after = query(inputs("everything", "query"))
-    assert torch.equal(before[:, :3], after[:, :3])
-    assert not torch.equal(before[:, 3:], after[:, 3:])
-    assert before[:, -1].abs().max() == 0
 
 
 def test_a_step_of_training_leaves_the_linear_coordinates_out() -> None:
@@ -207,17 +186,6 @@ def test_both_heads_have_one_radius() -> None:
     for tower, source in zip(copy, (query, item), strict=True):
         tower.load_state_dict(source.state_dict())
     assert copy[0].head.radius is copy[1].head.radius  # also after weights came back
-
-
-def test_texts_share_a_table_except_in_the_papers_networks() -> None:
-    for kind in (each for each in KINDS if "comirec" not in each):  # whose queries have no texts
-        query, item = built(kind, "texts")
-        assert (query.encoders["text"].table is item.encoders["text"].table) == (kind != "dssm")
-
-
-def test_the_longest_window_holds_the_longest_history_and_the_empty_one() -> None:
-    assert longest_window(SCHEMAS["ids"]) == 6
-    assert longest_window(SCHEMAS["texts"]) == 1
 
 
 def test_unknown_items_differ_by_their_content() -> None:

@@ -72,15 +72,6 @@ def test_a_record_does_not_depend_on_other_records(config: Config, texts: list[s
         torch.testing.assert_close(together, alone, rtol=0, atol=2e-6)
 
 
-@CONFIGS
-def test_bags_and_code_points_give_the_same_vectors(config: Config) -> None:
-    corpus = PreparedInputs(SCHEMA, "item", {"text": TEXTS}, architecture_of(config).hashing())
-    for tower in plain(config):
-        with torch.no_grad():
-            bags = tower(corpus.batch(np.arange(len(TEXTS))))
-        torch.testing.assert_close(bags, encoded(tower, TEXTS), rtol=0, atol=1e-5)
-
-
 def test_dssm_is_the_papers_network() -> None:
     tower = plain(DSSM)[1]
     hashing = architecture_of(DSSM).hashing()
@@ -96,24 +87,6 @@ def test_dssm_is_the_papers_network() -> None:
     output = np.tanh(layer @ state["deep.4.weight"].T + state["deep.4.bias"])  # equation 5
     expected = output / np.linalg.norm(output, axis=1, keepdims=True)
     np.testing.assert_allclose(encoded(tower, TEXTS), expected, atol=1e-5)
-
-
-def test_dssm_widths_are_those_of_the_paper_by_default() -> None:
-    query, item = architecture_of(DssmTower("dssm")).build(SCHEMA)
-    for tower in (query, item):
-        shapes = [tuple(value.shape) for value in tower.parameters()]
-        assert shapes == [(32_768, 300), (300,), (300, 300), (300,), (128, 300), (128,)]
-
-
-def test_the_two_towers_are_two_modules() -> None:
-    query, item = plain(DSSM)
-    assert not {*query.parameters()} & {*item.parameters()}
-    assert not torch.equal(encoded(query, TEXTS), encoded(item, TEXTS))
-    query, item = plain(BAG)
-    (shared,) = {*query.parameters()} & {*item.parameters()}
-    assert shared is query.encoders["text"].table
-    assert query.encoders["text"].weights is not item.encoders["text"].weights
-    assert query is not item
 
 
 def test_the_residual_layer_starts_as_the_identity() -> None:

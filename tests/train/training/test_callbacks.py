@@ -81,27 +81,3 @@ def test_steps_are_numbered_on_where_epochs_have_different_numbers_of_them(
         trained.fit(callbacks)
     steps = mlflow.MlflowClient().get_metric_history(run_id, "train/step_loss")
     assert [point.step for point in steps] == list(range(1, 3 * len(all_batches)))
-
-
-def test_only_names_that_begin_with_validation_are_of_that_group(
-    store: str, tmp_path: Path, console: Console
-) -> None:
-    figures = {"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25, "best_validation_loss": 1.0}
-    with tracked_run("books", "fit", "a") as run_id:
-        RunCallbacks(tmp_path, console).on_epoch_end(0, figures)
-    assert mlflow.get_run(run_id).data.metrics == {
-        "validation/recall_at_10": 0.5,
-        "validation/ndcg_at_10": 0.25,
-        "train/best_validation_loss": 1.0,
-    }
-
-
-def test_an_epoch_is_told_in_a_line(store: str, tmp_path: Path, console: Console) -> None:
-    callbacks = RunCallbacks(tmp_path, console)
-    figures = {"validation_recall_at_10": 0.5, "validation_ndcg_at_10": 0.25}
-    with tracked_run("books", "fit", "a"):
-        callbacks.on_epoch_end(0, figures)
-        callbacks.on_epoch_end(1, {**figures, "loss": 1.5, "pairs_per_s": 12345.6})
-    start, first = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert start == "start    validation recall@10 0.5000  nDCG@10 0.2500"
-    assert first == "epoch 1  loss 1.5000  validation recall@10 0.5000  nDCG@10 0.2500  12,346 pairs/s"

@@ -3,7 +3,6 @@
 `test_refit.py` tests that a run holds it.
 """
 
-import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.train.evaluation.test_history_baselines import experiment_with
@@ -20,11 +18,10 @@ from twinspire.train.config.losses import FullSoftmax
 from twinspire.train.config.towers import SequenceTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.evaluation.baselines import baselines, ease, ease_recency, slist
+from twinspire.train.evaluation.baselines import ease, ease_recency, slist
 from twinspire.train.evaluation.intervals import clusters_of
 from twinspire.train.evaluation.ranking import BaselineFitter, rank_by, summed
 from twinspire.train.metrics import mean, per_query
-from twinspire.train.models import collaborative
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training import mixture, part_weights
@@ -122,13 +119,6 @@ def _with_weight(trainer: Trainer, fitter: BaselineFitter, weight: float) -> Tra
     return trainer
 
 
-def test_with_weight_0_the_ranking_is_that_of_the_towers(data: TrainingData, fitter: BaselineFitter) -> None:
-    trainer = untrained(data)
-    before = ranked(trainer)
-    assert not np.array_equal(ranked(_with_weight(trainer, fitter, 1.0)), before)
-    np.testing.assert_array_equal(ranked(_with_weight(trainer, fitter, 0.0)), before)
-
-
 @pytest.mark.parametrize("weight", [0.5, 2.0])
 def test_scores_are_the_weighted_sum_of_both_in_units_of_their_deviation(
     data: TrainingData, fitter: BaselineFitter, weight: float
@@ -148,16 +138,6 @@ def test_scores_are_the_weighted_sum_of_both_in_units_of_their_deviation(
         for each in (trainer.query_vectors(), trainer.item_vectors())
     ]
     assert float(lengths[0]) == pytest.approx(float(lengths[1]), rel=0.2)
-
-
-def test_what_the_baselines_have_fitted_is_not_fitted_again(
-    data: TrainingData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fitter = BaselineFitter(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
-    assert mix(untrained(data), fitter) is not None
-    for module, name in ((collaborative, "ease"), (slist.Slist, "solve")):
-        monkeypatch.setattr(module, name, None)  # is not called
-    baselines(fitter.experiment, data, Console(file=io.StringIO()), fitter)
 
 
 def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_the_scores_of_each(

@@ -22,9 +22,7 @@ from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.recent_popularity import EventsByPeriod
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.checkpoint import load_towers, save_towers
-from twinspire.train.training.part_weights import MIN_USERS
 from twinspire.train.training.recent_popularity import (
-    DEFAULT_WEIGHT,
     HALF_LIVES,
     add_as_chosen,
     add_recent_popularity,
@@ -162,14 +160,6 @@ def test_towers_to_which_it_adds_nothing_lose_their_coordinates(steady: Training
     torch.testing.assert_close(scores(fresh), scores(trainer))
 
 
-def test_with_few_users_its_weight_is_a_quarter(fashions: TrainingData) -> None:
-    few = fashions.parts["validation"].where(np.arange(len(fashions.parts["validation"])) < MIN_USERS - 1)
-    of_few = replace(fashions, parts={**fashions.parts, "validation": few})
-    alone = add_recent_popularity(untrained(of_few), "ndcg_at_10")
-    assert alone is not None
-    assert alone.weight == DEFAULT_WEIGHT
-
-
 def test_other_towers_get_what_was_chosen(fashions: TrainingData) -> None:
     first, second = untrained(fashions), untrained(fashions)
     found = add_recent_popularity(first, "ndcg_at_10")
@@ -197,11 +187,3 @@ def test_it_stands_beside_a_linear_model(fashions: TrainingData) -> None:
     # The radius of the inner product, a common factor, may have changed.
     ratio = vectors[:, :8].norm() / linear.norm()
     torch.testing.assert_close(vectors[:, :8], linear * ratio, atol=1e-3, rtol=1e-5)
-
-
-def test_without_coordinates_for_it_towers_stay_as_they_are(fashions: TrainingData) -> None:
-    trainer = untrained(fashions)
-    for tower in trainer.towers:
-        tower.remove("recent")
-    assert add_recent_popularity(trainer, "ndcg_at_10") is None
-    add_as_chosen(trainer, None)

@@ -1,12 +1,10 @@
 """Towers that learn from validation in the end: what they learn from, what stays as chosen, and resuming."""
 
 import copy
-import gc
 import io
 import os
 import shutil
 import signal
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,16 +52,6 @@ def data() -> TrainingData:
     people = random_people(80, ITEMS)
     times = [float(n) for each in people for n in range(len(each))]
     return timed(data_of_people(people, ITEMS), times)
-
-
-def test_validation_pairs_become_training_pairs_and_test_is_left_alone(data: TrainingData) -> None:
-    both = data.with_validation()
-    train, validation = data.parts["train"], data.parts["validation"]
-    for name in ("query", "item", "weight", "time"):
-        parts = [getattr(each, name) for each in (train, validation)]
-        np.testing.assert_array_equal(getattr(both.parts["train"], name), np.concatenate(parts))
-    assert both.parts["test"] is data.parts["test"]
-    assert both.parts["validation"] is validation
 
 
 def test_baselines_keep_their_choices_and_learn_from_validation(
@@ -115,29 +103,6 @@ def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
         texts = shown.getvalue(), plain_shown.getvalue()
         models = load_model(refitted), load_model(without)
         yield Made(experiment, dataset, refitted, without, *texts, *models)
-
-
-def test_the_baselines_of_the_first_fit_are_freed_before_the_refit(
-    films: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fitted: list[weakref.ref[Any]] = []
-
-    def fit(*arguments: Any) -> Any:
-        found = baselines(*arguments)
-        fitted.extend(map(weakref.ref, found.values()))
-        return found
-
-    def refit(*_: Any) -> None:
-        gc.collect()
-        assert [each() for each in fitted] == [None, None]
-        raise InterruptedError
-
-    monkeypatch.setattr(training, "baselines", fit)
-    monkeypatch.setattr(training, "refit", refit)
-    changed: Any = {"training": {"epochs": 1, "refit": True}, "baselines": {"run": ["slist", "ease_recency"]}}
-    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", sections=RECIPE, **changed))
-    with pytest.raises(InterruptedError):
-        training.fit(experiment, dataset, Console(file=io.StringIO()))
 
 
 def read_by(model: Model, made: Made) -> tuple[TrainingData, tuple[PreparedInputs, PreparedInputs]]:
@@ -198,20 +163,6 @@ def test_a_run_holds_recent_popularity_after_a_refit(made: Made) -> None:
     assert "validation_recent_ndcg_at_10" in metrics_of(made.refitted)
     query, _ = made.model.towers
     assert query.recent is not None and query.recent.weights[0] > 0
-
-
-def test_items_without_a_linear_model_have_unit_vectors_too(
-    films: Path, empty_store: Path, tmp_path: Path
-) -> None:
-    changed: Any = {"training": {"epochs": 1, "refit": True}, "baselines": {"run": ["popularity"]}}
-    experiment, dataset = experiment_at(write_toml(films, tmp_path / "a.toml", **changed))
-    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path)}"):
-        run, _ = training.fit(experiment, dataset, Console(file=io.StringIO()))
-        model = load_model(run)
-    items = training_data_of(dataset, experiment.query, experiment.item).items
-    inputs = PreparedInputs(model.schema, "item", items, architecture_of(model.experiment.tower).hashing())
-    lengths = encode(model.towers[1], inputs).norm(dim=1)  # by the radius that is stored
-    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
 
 
 def test_a_run_says_that_it_trains_again_and_logs_the_losses(made: Made) -> None:

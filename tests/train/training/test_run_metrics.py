@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 from tests.helpers.stdlib import Made
 from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.train.training.run import _log_metrics
-from twinspire.train.training.run_metrics import log_all, metrics_of, select_compared
+from twinspire.train.training.run_metrics import metrics_of, select_compared
 from twinspire.train.training.tracking import tracked_run
 from twinspire.train.training.trainer import State
 
@@ -35,13 +35,6 @@ def test_beside_the_quality_of_the_model_stands_the_best_baseline_alone() -> Non
     assert select_compared("validation", of_epoch) == {"validation/ndcg_at_10": 0.5}
     of_baseline = {"bm25_mrr_at_10": 0.4}
     assert select_compared("validation", of_baseline) == {"validation/mrr_at_10_best_baseline": 0.4}
-
-
-def test_groups_of_few_metrics_are_logged_whole() -> None:
-    assert select_compared("gates", {"parity": 1.0, "parity_bound": 2.0}) == {
-        "gates/parity": 1.0,
-        "gates/parity_bound": 2.0,
-    }
 
 
 def test_a_run_has_few_metrics_and_all_of_them_in_its_file(made: Made) -> None:
@@ -84,14 +77,6 @@ def test_metrics_that_cannot_be_read_now_are_no_reason_to_train_again(
     monkeypatch.setattr(mlflow.MlflowClient, "list_artifacts", fails)
     with pytest.raises(Unavailable, match="the server is down"):
         metrics_of(run)
-
-
-def test_all_metrics_go_to_the_run_that_is_named(store: str) -> None:
-    with tracked_run("books", "fit", "0") as run_id:
-        mlflow.log_metrics({"train/loss": 0.5})
-    log_all(run_id, {"ndcg_at_10": 0.25})
-    assert metrics_of(mlflow.get_run(run_id)) == {"ndcg_at_10": 0.25, "loss": 0.5}
-    assert mlflow.active_run() is None
 
 
 def test_the_figures_of_validation_are_those_of_the_kept_epoch(store: str) -> None:

@@ -22,7 +22,6 @@ from twinspire.train.training.tracking import (
     connect,
     experiment_id,
     find_run,
-    flattened,
     get_run,
     tracked_run,
 )
@@ -169,10 +168,6 @@ def test_outside_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(commit.removesuffix("+changes")) == 40
 
 
-def test_nested_tables_become_dotted_names() -> None:
-    assert flattened({"a": 1, "b": {"c": {"d": 2}, "e": "x"}, "f": {}}) == {"a": 1, "b.c.d": 2, "b.e": "x"}
-
-
 def test_ctrl_c_before_anything_is_a_plain_interruption(
     made: Made, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,12 +178,6 @@ def test_ctrl_c_before_anything_is_a_plain_interruption(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(mlflow, "start_run", interrupted)
         fit(other, made.dataset, console)
-
-
-def test_there_must_be_something_to_resume(made: Made, console: Console) -> None:
-    other = dataclasses.replace(made.experiment, name="other")
-    with pytest.raises(MissingStage, match="other: no interrupted run to resume; train without --resume"):
-        fit(other, made.dataset, console, resume=True)
 
 
 def test_a_run_is_named_by_what_ran(store: str) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from tests.helpers.stdlib import Sections, completed, experiment_at
 from tests.helpers.watched import ATTENTION, RATINGS, write_toml
-from tests.train.training.test_trainer import Watcher, history, weights
+from tests.train.training.test_trainer import Watcher
 from twinspire.protos.errors import DataError
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData, training_data_of
@@ -22,9 +22,8 @@ from twinspire.train.evaluation.report import evaluate_ranking
 from twinspire.train.metrics import mean, per_query
 from twinspire.train.models.collaborative import ease, interaction_matrix
 from twinspire.train.models.tower_factory import architecture_of
-from twinspire.train.training.checkpoint import load_run
 from twinspire.train.training.trained_model import build_model
-from twinspire.train.training.trainer import Interrupted, Trainer
+from twinspire.train.training.trainer import Trainer
 
 SUM: Sections = {
     **ATTENTION,
@@ -96,28 +95,6 @@ def backwards(training_data: TrainingData, trainer: Trainer) -> float:
         vectors = trainer.towers[0].eval()({**inputs, "history": torch.stack(turned)})
     ranked = search(vectors, trainer.item_vectors(), seen=training_data.seen(queries))
     return mean(per_query(ranked, relevant))["ndcg_at_10"]
-
-
-@pytest.mark.parametrize("stops", [[7], [3, 5]], ids=["once", "twice"])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    toml: Callable[..., Path], tmp_path: Path, stops: list[int]
-) -> None:
-    path = toml(training={"epochs": 3, "batch_size": 1500}, tower={"history_dropout": 0.2})
-    _, _, straight = begun(path)
-    straight.fit(Watcher())
-    assert len(straight.state.losses) > sum(stops)
-    state = tmp_path / "run.pt"
-    _, _, trainer = begun(path)
-    for stop in stops:
-        with pytest.raises(Interrupted):
-            trainer.fit(Watcher(state, stop))
-        _, _, trainer = begun(path)
-        load_run(state, trainer)
-    assert trainer.state.losses == straight.state.losses[: sum(stops)]
-    trainer.fit(Watcher())
-    assert all(map(torch.equal, weights(trainer), weights(straight)))
-    assert history(trainer) == history(straight)
-    assert trainer.state.losses == straight.state.losses
 
 
 def test_it_starts_as_good_as_ease(toml: Callable[..., Path]) -> None:

@@ -12,10 +12,8 @@ from tests.train.training.test_trainer import (
     Impatient,
     Watcher,
     history,
-    interrupted,
     toml,
     trainer_at,
-    weights,
 )
 from twinspire.train.training.checkpoint import load_run
 from twinspire.train.training.trainer import Interrupted, Trainer
@@ -96,28 +94,6 @@ def test_what_is_evaluated_and_kept_is_the_average_and_training_goes_on_without_
     assert all(map(torch.equal, parameters(trainer), parameters(plain)))
     assert trainer.state.losses == plain.state.losses
     assert history(trainer)[0] == history(plain)[0]
-
-
-@pytest.mark.parametrize(
-    "stops",
-    [
-        pytest.param([40], id="in an epoch", marks=pytest.mark.exhaustive),
-        pytest.param([31], id="between epochs", marks=pytest.mark.exhaustive),
-        pytest.param([20, 25], id="twice"),
-    ],
-)
-def test_an_interrupted_run_has_the_averages_of_an_uninterrupted_one(
-    toml: Callable[..., Path], tmp_path: Path, stops: list[int]
-) -> None:
-    path = toml(epochs=3, patience=3, batch_size=16, average_epochs=1.0)  # 31 steps an epoch
-    straight = trainer_at(path)
-    straight.fit(Watcher())
-    trainer = interrupted(path, tmp_path / "run.pt", stops)
-    assert not any(map(torch.equal, averages(trainer), parameters(trainer)))
-    trainer.fit(Watcher())
-    assert all(map(torch.equal, weights(trainer), weights(straight)))
-    assert all(map(torch.equal, averages(trainer), averages(straight)))
-    assert history(trainer) == history(straight)
 
 
 def test_a_stop_in_an_evaluation_stores_the_weights_and_not_their_average(

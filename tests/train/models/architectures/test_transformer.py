@@ -13,14 +13,12 @@ from tests.helpers.shared import shared_folder
 from tests.helpers.stdlib import experiment_at, started
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import SIDES
-from twinspire.train.config.towers import TransformerTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.architectures import transformer
 from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.pretrained import vectors
 from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
 from twinspire.train.models.pretrained.folder import PretrainedFolder
-from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.models.towers import Residual, Tower
 from twinspire.train.training import run as training
 from twinspire.train.training.trained_model import Model
@@ -212,17 +210,3 @@ def test_a_folder_without_weights_is_refused_before_training(source: Path, tmp_p
     (tmp_path / "own" / "mini" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="expected weights in model"):
         started(path)
-
-
-def test_what_the_towers_are_built_from_is_said(source: Path) -> None:
-    tower = TransformerTower("transformer", str(source / "mini"))
-    assert (
-        architecture_of(tower)
-        .describe()
-        .endswith("licence apache-2.0; frozen, on the query side and item side")
-    )
-    hashed = dataclasses.replace(tower, query="hashed", words_beside=False)
-    assert architecture_of(hashed).describe().endswith("; frozen, on the item side")
-    beside = dataclasses.replace(tower, words_beside=True)
-    said = "; frozen, on the query side and item side, hashed words beside it"
-    assert architecture_of(beside).describe().endswith(said)

@@ -67,17 +67,6 @@ def test_vectors_are_those_of_transformers(pooling: str, tmp_path: Path) -> None
         np.testing.assert_allclose(found, expected / expected.norm(), atol=1e-6)
 
 
-def test_a_frozen_encoder_stays_in_evaluation_mode(tiny: PretrainedFolder) -> None:
-    frozen = load_encoder(tiny)
-    assert not any(each.requires_grad for each in frozen.parameters())
-    assert not frozen.train().model.training
-
-
-def test_vectors_of_before_take_the_place_of_tokens(tiny: PretrainedFolder) -> None:
-    vectors = torch.randn(3, WIDTH)
-    assert load_encoder(tiny)(vectors) is vectors
-
-
 def test_weights_of_another_model_are_refused(tiny: PretrainedFolder, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny.path, tmp_path / "mixed"))
     other = write_model(tmp_path / "other", num_hidden_layers=1)

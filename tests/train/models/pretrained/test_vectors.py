@@ -48,23 +48,6 @@ def test_a_text_is_encoded_once(
         again.vectors(["a text that is new"], SPEC)
 
 
-def test_the_keys_of_the_file_are_read_once_for_all_texts(
-    tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    EncodedTexts(tiny, tmp_path).vectors(TEXTS, SPEC)
-    read: list[int] = []
-    keys = EncodedTexts._rows
-
-    def counted(self: EncodedTexts) -> dict[bytes, int]:
-        found = keys(self)
-        read.append(len(found))
-        return found
-
-    monkeypatch.setattr(EncodedTexts, "_rows", counted)
-    EncodedTexts(tiny, tmp_path).vectors([*TEXTS, "a text that is new"], SPEC)
-    assert read == [len(TEXTS), len(TEXTS) + 1]  # before and after, however many texts there are
-
-
 def test_what_an_interruption_has_left_is_kept(
     tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,11 +69,6 @@ def test_what_an_interruption_has_left_is_kept(
     assert len(loaded) == 1
 
 
-def test_another_model_has_a_file_of_its_own(tiny: PretrainedFolder, tmp_path: Path) -> None:
-    other = dataclasses.replace(tiny, files=tiny.files[:-1])  # stands for a change of what describes it
-    assert EncodedTexts(tiny, tmp_path).path != EncodedTexts(other, tmp_path).path
-
-
 def test_bfloat16_gives_nearly_the_same_vectors_in_a_file_of_their_own(
     tiny: PretrainedFolder, tmp_path: Path
 ) -> None:
@@ -101,16 +79,6 @@ def test_bfloat16_gives_nearly_the_same_vectors_in_a_file_of_their_own(
     assert np.abs(exact - found).max() > 1e-5
     assert plain.path != rounded.path
     np.testing.assert_array_equal(plain.vectors(TEXTS, SPEC), exact)
-
-
-def test_progress_is_reported(
-    tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vectors, "BATCH_TOKENS", 1)
-    monkeypatch.setattr(vectors, "REPORT_SECONDS", 0.0)
-    lines: list[str] = []
-    EncodedTexts(tiny, tmp_path, lines.append).vectors(TEXTS, SPEC)
-    assert lines[-1].startswith(f"{len(TEXTS)} of {len(TEXTS)} texts encoded, ")
 
 
 def test_code_points_are_read_as_far_as_the_model_reads(tiny: PretrainedFolder, tmp_path: Path) -> None:
