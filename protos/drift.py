@@ -144,7 +144,8 @@ def word_bits(texts: Iterable[str]) -> Bits:
     Of other words up to one in eight is taken for known; of more than half a million known words more, 38 %
     at two million.
     """
-    words = {word for text in texts for run in runs_of(text) for word in _tokens_of_run(run)}
+    runs = {run for text in texts for run in runs_of(text)}  # far fewer than they occur
+    words = {word for run in runs for word in _tokens_of_run(run)}
     size = 1 << min(max(len(words).bit_length(), 10), 19)  # bytes, so 8 to 16 bits a word
     bits = np.zeros(8 * size, np.uint8)
     bits[[_place(word, size) for word in words]] = 1

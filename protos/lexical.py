@@ -12,6 +12,7 @@ import functools
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -169,11 +170,10 @@ def english_share(texts: Iterable[str]) -> float:
     A run in a script without spaces counts as one word for every two characters.
     """
     words = english = 0.0
-    for text in texts:
-        for run in runs_of(text):
-            for word, unspaced in [(run, "")] if run.isascii() else _parts().findall(run):
-                words += len(unspaced) / 2 if unspaced else 1
-                english += word.lower() in _ENGLISH_ONLY
+    for run, times in Counter(run for text in texts for run in runs_of(text)).items():
+        for word, unspaced in [(run, "")] if run.isascii() else _parts().findall(run):
+            words += times * (len(unspaced) / 2 if unspaced else 1)
+            english += times * (word.lower() in _ENGLISH_ONLY)
     return english / words if words else 0.0
 
 

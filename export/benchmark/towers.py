@@ -34,7 +34,7 @@ PAUSE = 0.005  # seconds in which the idle threads of torch and of each session 
 BATCHES = (1, 8, 32)  # records
 LEAST = 2  # calls that are made whatever they take
 NARROW = 0.02  # of a median, half of its interval, at which no more calls are made
-TOWER_SECONDS = 10.0  # for a tower, at all batch sizes
+TOWER_SECONDS, BENCH_SECONDS = 3.0, 10.0  # for a tower, at all batch sizes; a bench reports intervals
 
 Values = Mapping[str, Sequence[Any]]
 
@@ -58,17 +58,19 @@ def measure_towers(
 ) -> dict[str, Any]:
     """Time torch and the served variant on real records, at the thread budget of `[export]`.
 
-    A tower takes about `TOWER_SECONDS` at most, unless a few calls take longer. Batches of several records
-    that may hold more than `LARGEST_BATCH` characters are left out: they take too much memory in torch.
+    A tower takes about `TOWER_SECONDS` at most, in a bench `BENCH_SECONDS`, unless a few calls take longer.
+    Batches of several records that may hold more than `LARGEST_BATCH` characters are left out: they take too
+    much memory in torch.
 
     Args:
-        figures: to which those of the report are added.
+        figures: of a bench, to which those of the report are added.
 
     Returns:
         The report: `machine`, `threads`, `towers`, `metrics`.
     """
     pause = 0 if config.threads == 1 else PAUSE
-    effort = Effort(config.iterations, LEAST, TOWER_SECONDS / len(BATCHES), pause, NARROW)
+    seconds = (TOWER_SECONDS if figures is None else BENCH_SECONDS) / len(BATCHES)
+    effort = Effort(config.iterations, LEAST, seconds, pause, NARROW)
     figures = figures or Figures()
     towers: dict[Side, dict[str, Any]] = {side: {} for side in forms}  # side -> batch -> backend -> summary
     with torch_threads(config.threads), progress_bar(PROGRESS, transient=True) as progress:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
-from scipy.stats import rankdata
 
 from twinspire.export.evaluation.quality import Rows, ServedModel, Vectors, query_texts
 from twinspire.export.evaluation.weak_scores import best_answers
@@ -116,8 +115,9 @@ def popularity_ranks(popularity: Sequence[float]) -> npt.NDArray[np.float64]:
     An item without popularity, such as a new one of a refresh, has rank 0 and does not move the others.
     """
     popular = int(np.count_nonzero(popularity))
-    ranks: npt.NDArray[np.float64] = rankdata(popularity) - (len(popularity) - popular)
-    return np.maximum(ranks, 0.0) / max(1, popular)
+    _, of, counts = np.unique(popularity, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[of] - (len(popularity) - popular)
+    return np.asarray(np.maximum(ranks, 0.0) / max(1, popular))
 
 
 def _answers(

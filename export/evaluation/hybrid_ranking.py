@@ -55,14 +55,15 @@ class HybridRanking:
             texts: of the same queries, as far as the tower reads them.
             weight: of the lexical score; `BM25_ALONE` keeps only items with a word of the query; as the
                 bundle ranks by default.
-            candidates: as `candidates` gives them for this `k`, if known.
+            candidates: as `candidates` gives them for this `k` or a higher one, if known.
         """
         ranked = np.full((len(queries), min(k, len(self._items))), -1, np.int64)
         found = self.candidates(queries, k) if candidates is None else candidates
+        most = max(k, self.fusion.hybrid.dense_candidates)
         terms = [*map(self.fusion.index.terms, texts)]
         for n, (query, own, (rows, scores)) in enumerate(zip(queries, terms, found, strict=True)):
             if own:
-                best = self.fusion.rank(FusionQuery(own, query, rows, scores), k, weight)
+                best = self.fusion.rank(FusionQuery(own, query, rows[:most], scores[:most]), k, weight)
                 (found_rows, *_) = with_words(best) if weight == BM25_ALONE else best
                 ranked[n, : len(found_rows)] = found_rows
         if weight != BM25_ALONE:

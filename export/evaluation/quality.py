@@ -221,7 +221,9 @@ def _nearest(data: TrainingData, model: ServedModel, queries: Vectors, rows: Row
 
 
 def _fused(hybrid: HybridRanking, queries: Vectors, texts: Sequence[str]) -> Rows:
-    return continued(hybrid.rank(queries, texts, FIRST), hybrid.rank(queries, texts, K))
+    found = hybrid.candidates(queries, K)
+    first, more = (hybrid.rank(queries, texts, k, candidates=found) for k in (FIRST, K))
+    return continued(first, more)
 
 
 def continued(first: Rows, more: Rows) -> Rows:

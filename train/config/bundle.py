@@ -15,7 +15,7 @@ class ExportConfig:
         parity_tolerance: largest difference between torch and ONNX Runtime in any coordinate of a vector.
         threads: intra-op threads of ONNX Runtime and torch where the latency is measured; 0 takes all cores.
         iterations: most timed calls of a tower, in ONNX Runtime and in torch, at each batch size; fewer once
-            the intervals of the medians are narrow, or after 10 s for the tower.
+            the intervals of the medians are narrow, or after 3 s for the tower, 10 s in a bench.
     """
 
     parity_tolerance: float = 1e-5

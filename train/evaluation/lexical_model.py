@@ -8,8 +8,10 @@ The terms are counted once, and each weighting is a matter of arithmetic. A bloc
 sparse matrices.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ class CountedTerms:
 
     def __init__(self, analyzer: Analyzer, texts: Iterable[str]) -> None:
         self.analyzer = analyzer
-        self._row_of: dict[str, int] = {}
+        self._row_of = _numbers()
         counts = self._counted(texts, is_learning=True)
         self.counts = counts.T.tocsr()
         self.counts.sort_indices()
@@ -54,23 +56,25 @@ class CountedTerms:
 
     def _counted(self, texts: Iterable[str], is_learning: bool) -> Any:
         """(T, V); what occurs in several texts is analysed once."""
-        number_of: dict[str, int] = {}
-        runs = [[number_of.setdefault(run, len(number_of)) for run in runs_of(text)] for text in texts]
-        row_of, of_run = self._row_of, self.analyzer.of_run()
-        terms = []
-        for run in number_of:
-            tokens = of_run(run)
-            if is_learning:
-                terms.append([row_of.setdefault(token, len(row_of)) for token in tokens])
-            else:
-                terms.append([row_of[token] for token in tokens if token in row_of])
+        number_of, row_of = _numbers(), self._row_of
+        runs = [[*map(number_of.__getitem__, runs_of(text))] for text in texts]
+        tokens = map(self.analyzer.of_run(), number_of)
+        if is_learning:
+            terms = [[*map(row_of.__getitem__, own)] for own in tokens]
+        else:
+            terms = [[row_of[token] for token in own if token in row_of] for own in tokens]
         return _counts(runs, len(number_of)) @ _counts(terms, len(row_of))
+
+
+def _numbers() -> defaultdict[str, int]:
+    """Gives each text that it is asked for the first time the next number, from 0."""
+    return defaultdict(count().__next__)
 
 
 def _counts(rows: Sequence[Sequence[int]], width: int) -> Any:
     """How often each list holds each number below `width`: CSR, float32."""
     starts = np.concatenate([[0], np.cumsum([*map(len, rows)])]).astype(np.int64)
-    columns = np.fromiter((each for row in rows for each in row), np.int64, starts[-1])
+    columns = np.fromiter(chain.from_iterable(rows), np.int64, starts[-1])
     found = scipy.sparse.csr_matrix((np.ones(len(columns), np.float32), columns, starts), (len(rows), width))
     found.sum_duplicates()
     return found

@@ -30,9 +30,9 @@ from twinspire.train.config import Experiment
 from twinspire.train.data.contents import contents
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import training_data_of
-from twinspire.train.evaluation import plots
 from twinspire.train.evaluation.baselines import baselines, left_out
 from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in
+from twinspire.train.evaluation.labelled_metrics import Bin
 from twinspire.train.evaluation.quality_page import PAGE, quality_page
 from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
 from twinspire.train.evaluation.report import (
@@ -48,7 +48,6 @@ from twinspire.train.models.defaults import Chosen, from_data
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Report, architecture_of, silent
 from twinspire.train.paths import CACHE
-from twinspire.train.plots import save
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import (
     BEST_TOWERS,
@@ -391,10 +390,17 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     log_warnings([*run_warnings(experiment, data, metrics, best, losses), *doubts])
     mlflow.log_artifact(str(stored), ARTIFACTS)
     if labelled.reliability:
-        figure = plots.reliability_diagram(labelled.reliability, experiment.name)
-        mlflow.log_artifact(str(save(figure, folder / "reliability.png")), "plots")
+        _log_reliability(labelled.reliability, experiment.name, folder)
     for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}", f"{REFIT}/{RUN_STATE}"):
         (folder / name).unlink(missing_ok=True)
+
+
+def _log_reliability(bins: Mapping[str, list[Bin]], name: str, folder: Path) -> None:
+    # Matplotlib's import takes a third of a second.
+    from twinspire.train.evaluation.plots import reliability_diagram
+    from twinspire.train.plots import save
+
+    mlflow.log_artifact(str(save(reliability_diagram(bins, name), folder / "reliability.png")), "plots")
 
 
 @dataclasses.dataclass(frozen=True)
