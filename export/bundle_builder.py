@@ -30,10 +30,12 @@ from twinspire.export.hybrid.postings import with_priors
 from twinspire.export.hybrid.priors import priors_of
 from twinspire.export.hybrid.rebuild import over_texts
 from twinspire.export.logged_model import log_bundle
-from twinspire.export.tower_exporter import ExportedTowers, ServedTower, TowerExporter
+from twinspire.export.onnx.runtimes import Encode, onnx_encoder
+from twinspire.export.quantization import ExportedTower
+from twinspire.export.tower_exporter import TowerExporter
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
-from twinspire.protos.features import HistoryFeature, Schema, TextFeature
+from twinspire.protos.features import HistoryFeature, Schema, Side, TextFeature
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.hybrid.fusion import Fusion
@@ -150,19 +152,20 @@ class _BundleBuilder:
 
     def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
         exporter = TowerExporter(self.experiment, self.model, self.data, self.console)
-        towers = exporter.export(folder, scratch)
-        self.reports |= towers.reports
-        evaluated, catalogue = self._vectors(exporter, towers)
+        towers, reports = exporter.export(folder, scratch)
+        self.reports |= reports
+        evaluated, catalogue = self._vectors(exporter, towers["item"].path)
         write_vectors(folder, catalogue)
-        query = towers.served["query"]
-        queries = self._queries(query, "validation")
-        both = queries, self._queries(query, "test")
+        query = towers["query"]
+        encode = onnx_encoder(query.path, self.experiment.export.threads)
+        queries = self._queries(encode, "validation")
+        both = queries, self._queries(encode, "test")
         settings = self.experiment.index, self.score, folder, self.console
         parameters, report = ann.write_index(catalogue, both, *settings)
         self.reports["index"] = report | {"searched_text": self.dataset.report["served_text"]}
         choice = self._choose_hybrid(queries, evaluated, parameters.ef_search)
         ranking, tried = (choice.ranking, None) if choice.shipped else (None, choice.ranking)
-        model = quality.ServedModel(query.onnx, query.inputs, evaluated, ranking)
+        model = quality.ServedModel(encode, query.inputs, evaluated, ranking)
         self.reports["scores"] = weak_scores.learn(self.data, model, queries, self.score)
         items, weak = self._served_values(), self.reports["scores"].get("weak_score")
         with self.console.status("the reference for drift"):
@@ -172,25 +175,25 @@ class _BundleBuilder:
         reference.write(folder)
         self._quality(model, tried, folder)
         served = self._write_lexical(choice, catalogue, folder)
-        self._judged(quality.ServedModel(query.onnx, query.inputs, catalogue, served))
+        self._judged(quality.ServedModel(encode, query.inputs, catalogue, served))
         self._items(served is not None).write(folder)
         self.model.schema.copy_files(folder)
         write_reports(self.reports, folder)
         hybrid = None if served is None else served.fusion.hybrid
         return self._manifest(towers, catalogue, parameters, hybrid)
 
-    def _vectors(self, exporter: TowerExporter, towers: ExportedTowers) -> tuple[Any, Any]:
-        """Item vectors (N, D) for evaluation and for serving."""
-        path = towers.served["item"].path
+    def _vectors(self, exporter: TowerExporter, path: Path) -> tuple[Any, Any]:
+        """Item vectors (N, D) for evaluation and for serving, by the tower in a file."""
         evaluated = exporter.encode_items(path, self.data.items).vectors
         if not _has_catalogue_text(self.experiment):
             return evaluated, evaluated
         return evaluated, exporter.encode_items(path, self._served_values(), "items as served").vectors
 
-    def _queries(self, query: ServedTower, part: str) -> Any:
+    def _queries(self, encode: Encode, part: str) -> Any:
         rows, _ = self.data.parts[part].by_query()
         title = f"{part} queries"
-        return quality.encode_queries(query.onnx, query.inputs, self.data, rows, self.console, title)
+        inputs = self.model.schema.side("query")
+        return quality.encode_queries(encode, inputs, self.data, rows, self.console, title)
 
     def _choose_hybrid(self, queries: Any, evaluated: Any, ef_search: int) -> Choice:
         """Decide by the validation queries whether the bundle gets a lexical index, and say why.
@@ -285,7 +288,7 @@ class _BundleBuilder:
 
     def _manifest(
         self,
-        towers: ExportedTowers,
+        towers: Mapping[Side, ExportedTower],
         catalogue: Any,
         parameters: bundle.IndexParameters,
         hybrid: bundle.Hybrid | None,
@@ -308,7 +311,7 @@ class _BundleBuilder:
             ann=self.reports["index"],
             latency=self.reports["latency"],
             score=self.score,
-            precision=bundle.Precisions(towers.served["query"].precision, towers.served["item"].precision),
+            precision=bundle.Precisions(towers["query"].variant, towers["item"].variant),
             filters=filter_kinds(self.dataset.items),
             letters=known_letters(self.experiment, self.data),
             unicode=unicodedata.unidata_version,

@@ -6,7 +6,7 @@ torch tower whose tables are rounded in the same way, and timed beside it.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,47 +17,16 @@ from twinspire.export.benchmark.towers import TowerForms, measure_towers, torch_
 from twinspire.export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_once
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
-from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, onnx_encoder, torch_encoder
+from twinspire.export.onnx.runtimes import LARGEST_BATCH, onnx_encoder, torch_encoder
 from twinspire.export.quantization import ExportedTower, choose_precision
 from twinspire.protos import bundle
-from twinspire.protos.features import SIDES, Side, TowerInputs
+from twinspire.protos.features import SIDES, Side
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.models.towers import Tower
 from twinspire.train.training.trained_model import Model
 
 SAMPLE = 500  # test records for parity and latency, or fewer if they have more than `CHARACTERS`
 CHARACTERS = 16 * LARGEST_BATCH
-
-
-@dataclass(frozen=True)
-class ServedTower:
-    """One tower as an ONNX file.
-
-    Args:
-        path: the ONNX file.
-        onnx: that file, loaded.
-        precision: name of its variant.
-    """
-
-    side: Side
-    inputs: TowerInputs
-    path: Path
-    onnx: Encode
-    precision: bundle.Variant
-
-
-@dataclass(frozen=True)
-class ExportedTowers:
-    """Both towers and their measurements.
-
-    Args:
-        served: by side.
-        reports: `parity`, `precision` and `latency`.
-    """
-
-    served: dict[Side, ServedTower]
-    reports: dict[str, dict[str, Any]]
 
 
 class TowerExporter:
@@ -78,8 +47,11 @@ class TowerExporter:
         self.experiment, self.model, self.data = experiment, model, data
         self.console = console
 
-    def export(self, folder: Path, scratch: Path) -> ExportedTowers:
+    def export(self, folder: Path, scratch: Path) -> tuple[dict[Side, ExportedTower], dict[str, Any]]:
         """Write both towers into `folder`, and their variants into `scratch`.
+
+        Returns:
+            The towers as they will be served, and the reports `parity`, `precision` and `latency`.
 
         Raises:
             GateRefused: torch and ONNX Runtime differ by more than the tolerance.
@@ -88,11 +60,12 @@ class TowerExporter:
         plain = {side: self._export(side, scratch) for side in SIDES}
         own, items = (self.experiment.precision, scratch, self.console), self.data.items
         chosen = choose_precision(plain, self.data, *own, lambda path: self.encode_items(path, items).vectors)
-        served = {side: self._serve(each, folder) for side, each in chosen.towers.items()}
-        rounded = {side: each.tower for side, each in chosen.towers.items()}
-        parities: dict[str, Any] = {side: self._parity(each, rounded[side]) for side, each in served.items()}
-        reports = {"parity": parities, "precision": chosen.report, "latency": self._latency(served, rounded)}
-        return ExportedTowers(served, reports)
+        served = {
+            side: replace(each, path=shutil.copyfile(each.path, folder / bundle.TOWERS[side]))
+            for side, each in chosen.towers.items()
+        }
+        parities = {side: self._parity(each) for side, each in served.items()}
+        return served, {"parity": parities, "precision": chosen.report, "latency": self._latency(served)}
 
     def encode_items(
         self, path: Path, values: Mapping[str, Sequence[Any]], title: str = "items as evaluated"
@@ -123,28 +96,23 @@ class TowerExporter:
             export_tower(tower, inputs.features, example, path)
         return ExportedTower(side, inputs, tower, path)
 
-    def _serve(self, each: ExportedTower, folder: Path) -> ServedTower:
-        path = shutil.copyfile(each.path, folder / bundle.TOWERS[each.side])
-        onnx = onnx_encoder(path, self.experiment.export.threads)
-        return ServedTower(each.side, each.inputs, path, onnx, each.variant)
-
-    def _parity(self, each: ServedTower, tower: Tower) -> dict[str, Any]:
+    def _parity(self, each: ExportedTower) -> dict[str, Any]:
         """Compare a file with the tower in torch, whose tables are rounded as in the file."""
         # Torch's idle threads spin: on a busy machine two take up to 20 times as much processor time as one.
-        threads = torch_threads(self.experiment.export.threads)
-        with threads, self.console.status(f"parity of the {each.side} tower"):
+        threads = self.experiment.export.threads
+        with torch_threads(threads), self.console.status(f"parity of the {each.side} tower"):
             return parity.check(
                 each.side,
                 each.inputs,
-                each.onnx,
-                torch_encoder(tower),
+                onnx_encoder(each.path, threads),
+                torch_encoder(each.tower),
                 self.sample(each.side),
                 self.experiment.export.parity_tolerance,
             )
 
-    def _latency(self, served: Mapping[Side, ServedTower], rounded: Mapping[Side, Tower]) -> dict[str, Any]:
+    def _latency(self, served: Mapping[Side, ExportedTower]) -> dict[str, Any]:
         forms = {
-            side: TowerForms(each.inputs, rounded[side], each.path, self.sample(side))
+            side: TowerForms(each.inputs, each.tower, each.path, self.sample(side))
             for side, each in served.items()
         }
         return measure_towers(forms, self.experiment.export)

@@ -53,7 +53,7 @@ SPLIT_INTO_CHARACTERS = (  # code points, first and last: scripts without spaces
     (0x1AFF0, 0x1B16F),  # Kana
     (0x20000, 0x323AF),  # Han
 )
-_ASCII_RUN = re.compile(r"\w+", re.ASCII)
+_ASCII_RUNS = re.sub(r"\W", " ", "".join(map(chr, range(128))))  # each character, or a space between runs
 _JOINERS = (0x200C, 0x200D)  # inside words of Persian and of Indic scripts
 # The ends of an identifier's parts: underscores, and before capitals, as in `readCsv` and `CSVReader`.
 _PART_ENDS = re.compile(r"_+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -190,7 +190,7 @@ def unspaced_share(texts: Iterable[str]) -> float:
 
 def runs_of(text: str) -> list[str]:
     """The runs of letters, marks, digits and underscores in a text."""
-    return _ASCII_RUN.findall(text) if text.isascii() else _runs().findall(_composed(text))
+    return text.translate(_ASCII_RUNS).split() if text.isascii() else _runs().findall(_composed(text))
 
 
 def _composed(text: str) -> str:

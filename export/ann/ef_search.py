@@ -5,14 +5,14 @@ so on validation queries. The reported recall is measured on test queries.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from twinspire.export.ann.graph import Vectors
-from twinspire.export.ann.search import Shares, approximate, kth_scores, shares_above
+from twinspire.export.ann.search import approximate, kth_scores, shares_above
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.nearest.coded_vectors import CodedVectors, is_compiled
 from twinspire.train.config.index import IndexConfig
@@ -48,43 +48,10 @@ class EfChoice:
         return next(point for point in self.curve if point["ef"] == self.ef_search)
 
 
-def tune(
-    graph: CodedVectors,
-    queries: Vectors,
-    config: IndexConfig,
-    on_point: Callable[[Point], None] = lambda point: None,
-) -> EfChoice:
+def tune(graph: CodedVectors, queries: Vectors, config: IndexConfig) -> EfChoice:
     """The smallest width that reaches the target on these queries, or the largest if none does.
 
-    The curve has one point beyond the choice, to show the alternative.
-
-    Args:
-        on_point: called with each measured width.
-    """
-    curve: list[Point] = []
-    chosen = 0
-    for point in recall_curve(graph, queries, config):
-        curve.append(point)
-        on_point(point)
-        if chosen:
-            break
-        if reaches_target(point, config.recall_target):
-            chosen = point["ef"]
-    return EfChoice(chosen or curve[-1]["ef"], bool(chosen), curve)
-
-
-def reaches_target(point: Mapping[str, float], target: float) -> bool:
-    """Whether a width will reach the target on queries that it was not chosen on."""
-    wanted = target + MARGIN if target + MARGIN <= 1 else target
-    return point["recall"] - 2 * point["standard_error"] >= wanted
-
-
-def recall_curve(
-    graph: CodedVectors,
-    queries: Vectors,
-    config: IndexConfig,
-) -> Iterator[Point]:
-    """Measure recall and time of each width, from small to large, up to the size of the graph.
+    The curve has one point beyond the choice, to show the alternative, and ends at the size of the graph.
 
     Raises:
         GateRefused: the graph is so disconnected that a query reaches fewer than k items.
@@ -98,11 +65,26 @@ def recall_curve(
     vectors = graph.vectors
     queries = queries[np.random.default_rng(config.seed).permutation(len(queries))[:MOST]]
     bounds = kth_scores(vectors, queries, config.k)
+    curve: list[Point] = []
+    chosen = 0
     for ef in ef_ladder(config.k, len(vectors)):
         each = shares_above(approximate(graph, queries, config.k, ef), vectors, queries, bounds)
-        yield {"ef": ef, **_point(each), "us_per_query": _search_us(graph, queries, config.k, ef)}
+        error = float(each.std() / len(each) ** 0.5)
+        point = {"ef": ef, "recall": float(each.mean()), "standard_error": error, "queries": len(each)}
+        curve.append(point | {"us_per_query": _search_us(graph, queries, config.k, ef)})
+        if chosen:
+            break
+        if reaches_target(curve[-1], config.recall_target):
+            chosen = ef
         if ef >= len(vectors):
             break
+    return EfChoice(chosen or curve[-1]["ef"], bool(chosen), curve)
+
+
+def reaches_target(point: Mapping[str, float], target: float) -> bool:
+    """Whether a width will reach the target on queries that it was not chosen on."""
+    wanted = target + MARGIN if target + MARGIN <= 1 else target
+    return point["recall"] - 2 * point["standard_error"] >= wanted
 
 
 def ef_ladder(k: int, count: int) -> tuple[int, ...]:
@@ -114,11 +96,6 @@ def ef_ladder(k: int, count: int) -> tuple[int, ...]:
     """
     least = max(k, min(2 * k, count))
     return least, *(ef for ef in EF_LADDER if ef > least)
-
-
-def _point(each: Shares) -> Point:
-    error = float(each.std() / len(each) ** 0.5)
-    return {"recall": float(each.mean()), "standard_error": error, "queries": len(each)}
 
 
 def _search_us(graph: CodedVectors, queries: Vectors, k: int, ef: int) -> float:

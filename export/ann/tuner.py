@@ -54,7 +54,8 @@ def tune_index(
             graph = build_graph(wanted, vectors, score, config.threads)
         seconds = time.perf_counter() - begun
         try:
-            tuned = _search_width(graph, queries, config, console)
+            with console.status("index: recall and time by search width"):
+                tuned = tune(graph, queries, config)
             break
         except GateRefused:
             if is_denser:
@@ -104,18 +105,6 @@ def _is_small(vectors: Vectors, config: IndexConfig) -> bool:
     if graph_width(config.k, 2 * config.k, len(vectors)) is None:
         return True
     return vectors.size <= EXACT_SIZE
-
-
-def _search_width(graph: CodedVectors, queries: Vectors, config: IndexConfig, console: Console) -> EfChoice:
-    with console.status("index: recall and time by search width") as status:
-
-        def show(point: Point) -> None:
-            status.update(
-                f"index: search width {point['ef']}: recall@{config.k} {point['recall']:.4f} at "
-                f"{point['us_per_query']:,.0f} µs a query; target {config.recall_target}"
-            )
-
-        return tune(graph, queries, config, show)
 
 
 def _width(tuned: EfChoice, config: IndexConfig) -> str:

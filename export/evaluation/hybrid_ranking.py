@@ -1,17 +1,19 @@
 """Rankings by vectors, searched exactly, and terms together (`protos/hybrid/`)."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from twinspire.export import ann
-from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, with_words
+from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, shares
 from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
 Candidates = tuple[list[int], list[float]]  # of the dense search: rows and inner products
+Weight = TypeVar("Weight", bound=float | None)
 
 
 class HybridRanking:
@@ -57,16 +59,35 @@ class HybridRanking:
                 bundle ranks by default.
             candidates: as `candidates` gives them for this `k` or a higher one, if known.
         """
-        ranked = np.full((len(queries), min(k, len(self._items))), -1, np.int64)
+        return self.rank_each(queries, texts, k, (weight,), candidates)[weight]
+
+    def rank_each(
+        self,
+        queries: Vectors,
+        texts: Sequence[str],
+        k: int,
+        weights: Sequence[Weight],
+        candidates: Sequence[Candidates] | None = None,
+    ) -> dict[Weight, Rows]:
+        """As `rank`, by each of several weights; the scores of the candidates are computed once for all."""
+        hybrid, count = self.fusion.hybrid, len(self._items)
+        ranked = {weight: np.full((len(queries), min(k, count)), -1, np.int64) for weight in weights}
         found = self.candidates(queries, k) if candidates is None else candidates
-        most = max(k, self.fusion.hybrid.dense_candidates)
+        dense_most, most = max(k, hybrid.dense_candidates), max(k, hybrid.lexical_candidates)
         terms = [*map(self.fusion.index.terms, texts)]
         for n, (query, own, (rows, scores)) in enumerate(zip(queries, terms, found, strict=True)):
             if own:
-                best = self.fusion.rank(FusionQuery(own, query, rows[:most], scores[:most]), k, weight)
-                (found_rows, *_) = with_words(best) if weight == BM25_ALONE else best
-                ranked[n, : len(found_rows)] = found_rows
-        if weight != BM25_ALONE:
-            plain = np.array([n for n, own in enumerate(terms) if not own], np.int64)
-            ranked[plain] = ann.exact(queries[plain], self._items, k)
+                asked = FusionQuery(own, query, rows[:dense_most], scores[:dense_most])
+                every, _, *parts = self.fusion.rank(asked, count, weights[0], most)
+                items, (dense, lexical, prior) = np.array(every, np.int64), np.array(parts, np.float32)
+                for weight, each in ranked.items():
+                    own_weight, prior_weight = np.array(shares(hybrid, weight), np.float32)
+                    fused = (1 - own_weight) * dense + own_weight * lexical + prior_weight * prior
+                    best = np.lexsort((items, -fused))[:k]
+                    best = best[lexical[best] > 0] if weight == BM25_ALONE else best
+                    each[n, : len(best)] = items[best]
+        plain = np.array([n for n, own in enumerate(terms) if not own], np.int64)
+        nearest = ann.exact(queries[plain], self._items, k)
+        for weight in {*weights} - {BM25_ALONE}:
+            ranked[weight][plain] = nearest
         return ranked

@@ -204,9 +204,8 @@ class _Learned:
         found = self.rankings[KINDS[0]].candidates(self.vectors, K)
         measured: dict[Setting, Metrics] = {}
         for kind, each in self.rankings.items():
-            for weight in (*WEIGHTS, BM25_ALONE):
-                ranked = each.rank(self.vectors, self.texts, K, weight, found)
-                measured[kind, weight] = per_query(ranked, self.relevant)
+            ranked = each.rank_each(self.vectors, self.texts, K, (*WEIGHTS, BM25_ALONE), found)
+            measured |= {(kind, weight): per_query(rows, self.relevant) for weight, rows in ranked.items()}
         dense = per_query(ann.exact(self.vectors, self.items, K), self.relevant)
         hybrids = {setting: each for setting, each in measured.items() if setting[1] in WEIGHTS}
         curve = {setting: each[self.metric] for setting, each in hybrids.items()}

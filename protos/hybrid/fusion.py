@@ -78,11 +78,14 @@ class Fusion:
         if compiled is None:
             log.info("the fused search is not compiled, so it takes eight times as long; see `make setup`")
 
-    def rank(self, query: FusionQuery, k: int, weight: float | None = None) -> Ranked:
+    def rank(
+        self, query: FusionQuery, k: int, weight: float | None = None, most: int | None = None
+    ) -> Ranked:
         """The `k` best of the candidates of both sides; fewer if there are fewer.
 
         Args:
             weight: of the lexical score, without priors; if not given, the bundle's own weights are taken.
+            most: candidates of the lexical side; as many as for `k` items if not given.
 
         Returns:
             Rows, fused scores, inner products, lexical scores and priors, best first; of equal ones the
@@ -90,7 +93,7 @@ class Fusion:
         """
         hybrid, found = self.hybrid, self.index.postings
         own, prior_weight = shares(hybrid, weight)
-        most = max(hybrid.lexical_candidates, k)
+        most = max(hybrid.lexical_candidates, k) if most is None else most
         if compiled is None:
             with self._lock:
                 return fuse_numpy(found, self._sums, self._vectors, hybrid, query, own, prior_weight, most, k)

@@ -1,6 +1,5 @@
 """The tuner chooses the smallest search width that reaches the target, or exact search."""
 
-import io
 import json
 from dataclasses import replace
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from rich.status import Status
 
 from twinspire.export import ann
 from twinspire.export.ann import tuner
@@ -68,15 +66,15 @@ def test_a_graph_that_does_not_hold_together_is_built_denser(
     monkeypatch: pytest.MonkeyPatch, config: IndexConfig, sizes: list[tuple[int, int]]
 ) -> None:
     tried: list[int] = []
-    width = tuner._search_width
+    tune = ann.tune
 
     def once_disconnected(graph: CodedVectors, *arguments: Any) -> Any:
         tried.append(graph.links.shape[1] // 2)
         if len(tried) == 1:
             raise GateRefused("index: a search reaches fewer than 10 items; raise index.m")
-        return width(graph, *arguments)
+        return tune(graph, *arguments)
 
-    monkeypatch.setattr(tuner, "_search_width", once_disconnected)
+    monkeypatch.setattr(tuner, "tune", once_disconnected)
     found = HNSW.tune(ITEMS[:1000], ASKED, config, COSINE, Console(quiet=True))
     assert tried == [m for m, _ in sizes]
     chosen = found.index.parameters
@@ -114,16 +112,6 @@ def test_the_size_alone_decides_whether_a_small_catalogue_is_searched_exactly(
     monkeypatch.setattr("twinspire.export.ann.tuner.EXACT_SIZE", items.size - 1)  # then the graph is searched
     pinned = IndexConfig(m=16, ef_construction=100, threads=1)
     assert not HNSW.tune(items, clustered(50, 64, seed=1), pinned, COSINE, console).index.parameters.exact
-
-
-def test_tuning_shows_what_it_has_found_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[str] = []  # a terminal may draw too seldom to show each
-    monkeypatch.setattr(Status, "update", lambda status, text: shown.append(text))
-    console = Console(file=io.StringIO(), force_terminal=True, width=140)
-    config = IndexConfig(search="graph", threads=1, m=8, ef_construction=100)
-    HNSW.tune(ITEMS[:2000], ASKED, config, COSINE, console)
-    assert shown[0].startswith("index: search width 20: recall@10 ")
-    assert "target 0.98" in shown[0]
 
 
 def test_a_large_catalogue_is_searched_in_the_graph(console: Console) -> None:

@@ -25,7 +25,7 @@ from twinspire.export.hybrid.rebuild import (
 )
 from twinspire.protos.bundle import ITEMS as ITEM_FILE
 from twinspire.protos.bundle import Hybrid
-from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, clicked
+from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, clicked
 from twinspire.protos.hybrid.lexical_index import LexicalIndex, Postings
 from twinspire.protos.lexical import Weighting
 from twinspire.train.data.training_data import TrainingData
@@ -82,6 +82,23 @@ def test_queries_without_terms_are_ranked_as_by_the_towers_alone(
     np.testing.assert_array_equal(ranking.rank(queries, ["hat"] * 50, 5), alone)
     assert (ranking.rank(queries, ["shoe"] * 50, 5)[:, 0] == 0).mean() > 0.5
     assert (ranking.rank(queries, ["hat"] * 50, 5, BM25_ALONE) == -1).all()
+
+
+def test_all_weights_at_once_rank_as_the_service_does_by_each() -> None:
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice([*"abcdefghijklmnopqrst"], 6)) for _ in range(450)]
+    vectors = random.normal(size=(480, 8)).astype(np.float32)
+    items, queries = vectors[:450], vectors[450:]
+    hybrid = replace(HYBRID, prior_weight=0.0)
+    index = LexicalIndex(postings_of_texts(texts, hybrid, {}), hybrid)
+    ranking = HybridRanking(items, Fusion(index, items))
+    near, weights = ranking.candidates(queries, 20), (0.05, 0.5, 0.95, BM25_ALONE)
+    found = ranking.rank_each(queries, texts[:30], 10, weights, near)
+    most = max(10, hybrid.dense_candidates)
+    for n, (rows, scores) in enumerate(near):
+        asked = FusionQuery(index.terms(texts[n]), queries[n], rows[:most], scores[:most])
+        for weight in weights:
+            assert found[weight][n].tolist() == ranking.fusion.rank(asked, 10, weight)[0]
 
 
 def test_priors_move_with_the_ids_of_the_items(tmp_path: Path) -> None:
