@@ -10,7 +10,7 @@ from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.ann import tuner
-from twinspire.export.ann.ef_search import recall_curve
+from twinspire.export.ann.ef_search import tune
 from twinspire.export.ann.kinds.hnsw import TunedHnsw
 from twinspire.protos.bundle import Score
 from twinspire.protos.errors import GateRefused, MissingStage
@@ -171,4 +171,4 @@ def test_no_width_is_chosen_where_graphs_are_not_searched(monkeypatch: pytest.Mo
     graph = CodedVectors(clustered(500), links=np.zeros((500, 1), np.uint32))
     monkeypatch.setattr(coded_vectors, "compiled", None)
     with pytest.raises(MissingStage, match=r"the search of graphs is not compiled here.*search = .exact"):
-        next(recall_curve(graph, clustered(10), IndexConfig()))
+        tune(graph, clustered(10), IndexConfig())
