@@ -1,4 +1,4 @@
-"""A socket from the workers to one process, on which no worker ever waits.
+"""A socket from the workers to one process, on which no event loop waits.
 
 Both ends and the counters are created before the fork, and the supervisor keeps them. So a worker or a
 receiver that is restarted uses the same ones, and what is in the socket is not lost.
@@ -7,6 +7,7 @@ receiver that is restarted uses the same ones, and what is in the socket is not 
 import mmap
 import select
 import socket
+import time
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -41,7 +42,7 @@ class DatagramChannel:
         """What a worker could not make a datagram of, since the service started."""
         return sum(self._failed)
 
-    def send(self, slot: int, parts: Sequence[bytes], count: int = 1) -> None:
+    def send(self, slot: int, parts: Sequence[bytes], count: int = 1, seconds: float = 0.0) -> None:
         """Send a datagram of the worker in a slot, or count it as dropped.
 
         It is dropped where the receiver is behind or has died, or where it is larger than the socket's
@@ -50,11 +51,25 @@ class DatagramChannel:
         Args:
             parts: of the datagram, which are joined.
             count: of what it holds.
+            seconds: for which it waits for room in the buffer.
         """
-        try:
-            self._sender.send(b"".join(parts))  # `sendmsg` takes at most 1,024 parts
-        except OSError:
-            self._dropped[slot] += count
+        datagram, until = b"".join(parts), time.monotonic() + seconds  # `sendmsg` takes at most 1,024 parts
+        while True:
+            try:
+                self._sender.send(datagram)
+                return
+            except BlockingIOError:
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                select.select([], [self._sender], [], left)
+            except OSError:
+                break
+        self.drop(slot, count)
+
+    def drop(self, slot: int, count: int = 1) -> None:
+        """Count what the worker in a slot does not send."""
+        self._dropped[slot] += count
 
     def fail(self, slot: int) -> None:
         """Count something of which the worker in a slot could make no datagram."""

@@ -129,7 +129,7 @@ class RetrievalServer:
         self._users = users
         self._log: AnswerSampler | None = None
         if served_log is not None and log_channel is not None:
-            self._log = AnswerSampler(served_log, log_channel, slot, self._call_soon)
+            self._log = AnswerSampler(served_log, log_channel, slot)
         self._servicer = RetrievalServicer(
             TrafficSplit(bundle),
             limits,
@@ -300,7 +300,7 @@ class RetrievalServer:
             self._event_loop.call_soon(self._catalogue.shut_down)
         self._event_loop.stop(grace_seconds)
         if self._log is not None:
-            self._log.flush()
+            self._log.close()
         if self._users is not None:
             self._users.stop()
         self._servicer.stop()

@@ -30,12 +30,11 @@ from twinspire.serving.supervisor import WorkerHandle
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2  # for which it waits for a row
-GATHER_SECONDS = 0.01  # for which it lets rows gather, because each wake-up costs as much as some rows
 MOST_DATAGRAMS = 32  # whose rows become columns at once
 MOST_ROWS = 100_000  # in memory; at this number they are written before the flush is due
 MOST_BYTES = 256 << 20  # of these rows
 PRUNE_SECONDS = 60.0  # between two looks for files beyond the bounds
-NICE = 5  # below the workers
+NICE = 19  # where the system has no policy for processes that run while others are idle
 
 Tables = dict[str, list[pa.Table]]
 
@@ -76,7 +75,7 @@ class LogWriter:
 
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops and the workers have ended."""
-        os.nice(NICE)
+        _yield_to_workers()
         pa.set_cpu_count(1)
         handle.ready()
         stopped = handle.stop_event()
@@ -93,7 +92,6 @@ class LogWriter:
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Take rows, and write what is due; wait up to `seconds` if there are none."""
         if self._channel.wait(seconds):
-            time.sleep(GATHER_SECONDS)
             self._take()
         if self._rows >= MOST_ROWS or self._bytes >= MOST_BYTES or time.monotonic() >= self._flush_due:
             self._flush()
@@ -167,3 +165,11 @@ class LogWriter:
         if reason != self._entry["last_error"]:
             log.error("%s: %s", what, error, exc_info=not isinstance(error, OSError))
         self._entry["last_error"] = reason
+
+
+def _yield_to_workers() -> None:
+    """Let this process, and the threads that it starts, run only where nothing else needs the processor."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError):  # not Linux, or not allowed
+        os.nice(NICE)

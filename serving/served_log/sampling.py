@@ -19,12 +19,12 @@ from twinspire.serving.engine.batching import Job
 from twinspire.serving.retrieval.exploration import Explorer
 from twinspire.serving.retrieval.query import SearchOptions
 from twinspire.serving.served_log.config import ServedLogConfig
+from twinspire.serving.served_log.sender import LogSender
 
 log = logging.getLogger(__name__)
 
 HEAD = struct.Struct("<II")  # of an answer in a datagram: the lengths of its two parts
 NONE: frozenset[int] = frozenset()
-MOST_BYTES = 64 << 10  # of the answers in a datagram, unless one alone has more
 MEASURED = 0.1  # share of all queries that are measured for drift at most: it takes 5 us
 Request = wire.SearchRequest | wire.SearchBatchRequest
 MakeAnswer = Callable[[Job], bytes]
@@ -77,19 +77,11 @@ class AnswerSampler:
     Args:
         channel: to the process of the log.
         slot: of the worker.
-        call_soon: calls a function soon on the event loop's thread, after the batch that is answered now.
     """
 
-    def __init__(
-        self,
-        config: ServedLogConfig,
-        channel: DatagramChannel,
-        slot: int,
-        call_soon: Callable[[Callable[[], None]], None],
-    ) -> None:
-        self._config, self._channel, self._slot, self._call_soon = config, channel, slot, call_soon
-        self._waiting: list[bytes] = []  # parts of the next datagram
-        self._bytes = self._answers = 0  # in it
+    def __init__(self, config: ServedLogConfig, channel: DatagramChannel, slot: int) -> None:
+        self._config, self._channel, self._slot = config, channel, slot
+        self._sender = LogSender(channel, slot)
         self._share, self._explored_share = config.served_log_share, config.explore_share or 0.0
         self._has_failed = False
         self.explorer = Explorer(config.explore_top, config.explore_temperature)
@@ -112,14 +104,12 @@ class AnswerSampler:
         share = self._explored_share if explores else 0.0
         return SampledQueries(self, taken, {n for n in taken if drawn[n] < share} if share else NONE)
 
-    def flush(self) -> None:
-        """Send the waiting answers."""
-        if self._waiting:
-            self._channel.send(self._slot, self._waiting, self._answers)
-            self._waiting, self._bytes, self._answers = [], 0, 0
+    def close(self) -> None:
+        """Send the waiting answers, and take no more."""
+        self._sender.close()
 
     def add(self, job: Job, place: int, query: wire.Query, k: int, request: Request, answer: bytes) -> None:
-        """Send one query of a job that is done, together with others of the same batch.
+        """Log one query of a job that is done.
 
         Args:
             answer: its `SearchResponse`, serialised.
@@ -145,18 +135,11 @@ class AnswerSampler:
         is_default = job.options == retriever.search_options(job.options.k) and not request.exclude_shown
         is_own = is_default and draw is None and mixed is None  # as the bundle orders its hits
         comparable = is_own and found.context.basis.is_searched
-        filter = request.filter.SerializeToString()
+        filter = request.filter.SerializeToString() if request.HasField("filter") else b""
         logged = marshal.dumps(
             (time.time_ns(), user, features, k, filter, candidates, teams, measures, comparable)
         )
-        size = HEAD.size + len(logged) + len(answer)
-        if self._bytes + size > MOST_BYTES:
-            self.flush()
-        if not self._waiting:
-            self._call_soon(self.flush)
-        self._waiting += (HEAD.pack(len(logged), len(answer)), logged, answer)
-        self._bytes += size
-        self._answers += 1
+        self._sender.add((HEAD.pack(len(logged), len(answer)), logged, answer))
 
     def fail(self) -> None:
         """Count an answer that could not be logged; the first time, log the exception that is handled."""

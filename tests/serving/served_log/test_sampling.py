@@ -22,7 +22,8 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log import sampling
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import to_table
-from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, decoded
+from twinspire.serving.served_log.sampling import AnswerSampler, LoggedQuery, decoded
+from twinspire.serving.served_log.sender import MOST_BYTES
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_status import ServiceStatus
 from twinspire.serving.shadow.mirror import TrafficMirror, received

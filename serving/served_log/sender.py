@@ -1,0 +1,71 @@
+"""Sends the answers that a worker logs, on a thread that waits while the process of the log is behind."""
+
+import threading
+import time
+from collections import deque
+
+from twinspire.serving.datagrams import DatagramChannel
+
+MOST_WAITING = 64 << 20  # bytes of answers that wait in a worker; more are dropped
+MOST_BYTES = 64 << 10  # of the answers in a datagram, unless one alone has more
+GATHER_SECONDS = 0.05  # for which answers gather before they are sent: each wake-up costs as much as some
+PATIENCE_SECONDS = 10.0  # for which a datagram waits for room in the socket
+CLOSE_SECONDS = 2.0  # for which `close` waits
+
+Parts = tuple[bytes, ...]
+
+
+class LogSender:
+    """Answers that wait to be sent; `add` is for one thread and never waits. Make it after the fork.
+
+    Args:
+        channel: to the process of the log.
+        slot: of the worker.
+    """
+
+    def __init__(self, channel: DatagramChannel, slot: int) -> None:
+        self._channel, self._slot = channel, slot
+        self._waiting: deque[tuple[int, Parts]] = deque()  # bytes of an answer, and its parts
+        self._added = self._sent = 0  # bytes; each is counted by one thread alone
+        self._wake, self._is_closed, self._has_given_up = threading.Event(), False, False
+        self._thread = threading.Thread(target=self._run, name="served log sender", daemon=True)
+        self._thread.start()
+
+    def add(self, parts: Parts) -> None:
+        """Send the parts of an answer soon, or count it as dropped if too many bytes wait."""
+        size = sum(map(len, parts))
+        if self._added - self._sent + size > MOST_WAITING:
+            self._channel.drop(self._slot)
+            return
+        self._added += size
+        self._waiting.append((size, parts))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def close(self) -> None:
+        """Send what waits; what the process of the log does not take in `CLOSE_SECONDS` is dropped."""
+        self._is_closed = True
+        self._wake.set()
+        self._thread.join(CLOSE_SECONDS)
+        self._has_given_up = True
+        self._channel.drop(self._slot, len(self._waiting))
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            self._wake.wait()
+            if not self._is_closed:
+                time.sleep(GATHER_SECONDS)
+            self._wake.clear()
+            while self._waiting and not self._has_given_up:
+                self._send_datagram()
+
+    def _send_datagram(self) -> None:
+        parts: list[bytes] = []
+        size = answers = 0
+        while self._waiting and (not parts or size + self._waiting[0][0] <= MOST_BYTES):
+            added, each = self._waiting.popleft()
+            parts += each
+            size += added
+            answers += 1
+        self._channel.send(self._slot, parts, answers, PATIENCE_SECONDS)
+        self._sent += size
