@@ -14,7 +14,7 @@ ANSWER = 10_000  # bytes
 
 @pytest.fixture
 def channel() -> Iterator[DatagramChannel]:
-    with closing(DatagramChannel.create(2)) as channel:
+    with closing(DatagramChannel(2)) as channel:
         yield channel
 
 
