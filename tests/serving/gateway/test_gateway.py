@@ -339,7 +339,7 @@ def test_the_objects_of_a_body_are_bounded() -> None:
     ):
         status, _, message = running.ask("/v1/search:batch", queries).error
         assert status == 413
-        assert message.startswith("body: expected at most 68 objects and fields")
+        assert message.startswith("body: expected at most 68 objects, fields, ")
         assert service.seen.empty()
 
 

@@ -174,16 +174,14 @@ def test_the_key_of_a_run_covers_the_files_of_its_text_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = TextFeature("text", column="text", input="tokens")
-    experiment = dataclasses.replace(
-        read_experiment(ROOT / "train/configs/pydocs.toml"), query={"text": text}
-    )
+    monkeypatch.setattr(TextFeature, "files", lambda feature: ("words.txt",))
+    experiment = read_experiment(ROOT / "train/configs/pydocs.toml")
     dataset = Dataset(tmp_path, pl.DataFrame(), pl.DataFrame(), {"fingerprint": "data"})
-    with pytest.raises(DataError, match=r"tokenizer\.json: a feature reads this file: No such file"):
+    with pytest.raises(DataError, match=r"words\.txt: a feature reads this file: No such file"):
         training._fingerprint(experiment, dataset)
     keys = set()
     for content in ("red", "green"):
-        (tmp_path / "tokenizer.json").write_text(content)
+        (tmp_path / "words.txt").write_text(content)
         keys.add(training._fingerprint(experiment, dataset))
         assert training._fingerprint(experiment, dataset) in keys
     assert len(keys) == 2
