@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
+from threading import Timer
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import TwinspireError
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING = 10_000  # answers that wait in a worker; more are dropped
 MOST_SENT = 500  # of them in one request
+PAUSE_SECONDS = 0.5  # after a request that was refused
 MOST_IDS = 50_000  # in one request, unless one answer alone has more
 
 
@@ -80,7 +82,9 @@ class ShownItems:
             self._client.ask(FrameKind.SHOWN, payload, answered, items=len(sent))
         except TwinspireError:  # too many requests wait
             self._dropped(len(sent))
-            self._is_sending = False  # the next answer tries again
+            pause = Timer(PAUSE_SECONDS, self._call_soon, (self._resume,))
+            pause.daemon = True
+            pause.start()
 
     def _answered(self, count: int, reply: Frame | TwinspireError) -> None:
         """Take the reply to a request, on another thread."""
@@ -89,6 +93,9 @@ class ShownItems:
     def _done(self, count: int, has_failed: bool) -> None:
         if has_failed:
             self._dropped(count)
+        self._resume()
+
+    def _resume(self) -> None:
         self._is_sending = False
         if self._waiting:
             self._send()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import socket
 import sys
@@ -82,8 +83,8 @@ class GatewayServer(uvicorn.Server):
             self.force_exit = True
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop on SIGTERM and SIGINT."""
-        asyncio.get_running_loop().call_soon_threadsafe(self.stop)
+        """Stop on SIGTERM and SIGINT, outside the request that the signal has interrupted."""
+        asyncio.get_running_loop().call_soon_threadsafe(self.stop, context=contextvars.Context())
 
 
 def serve(options: GatewayOptions, ready: Callable[[int], None]) -> None:

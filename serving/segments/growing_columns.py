@@ -14,12 +14,14 @@ from twinspire.protos.filters import FilterSchema
 from twinspire.serving.filters.columns import FilterColumns, bitmap
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.kinds import Bound
+from twinspire.serving.segments.packed_items import EncodedItemsDamaged
 
 Mask = npt.NDArray[np.bool_]
 Slots = npt.NDArray[np.int32]
 Weights = npt.NDArray[np.float32]
 NO_SLOTS: Slots = np.empty(0, np.int32)
 NO_WEIGHTS: Weights = np.empty(0, np.float32)
+TERM_BYTES = 8  # for each term: its number and its weight
 FIRST_CAPACITY = 256  # rows
 
 
@@ -30,14 +32,22 @@ class _Ordered:
         self._values: npt.NDArray[Any] = np.zeros(FIRST_CAPACITY, dtype)
         self._has: Mask = np.zeros(FIRST_CAPACITY, np.bool_)
 
-    def set(self, row: int, value: Bound | None) -> None:
-        """Give a row its value: one that has been set before, or the next, from 0 on."""
+    def converted(self, value: Bound | None) -> Any:
+        """A value of `parse_value` as `set` takes it; an error if the column cannot hold it."""
+        if value is None:
+            return None
+        found = np.zeros(1, self._values.dtype)
+        found[0] = value
+        return found[0]
+
+    def set(self, row: int, value: Any) -> None:
+        """Give a row its value: one that has been set before, or the next, from 0 on; always succeeds."""
         if row >= len(self._has):
             more = len(self._has)
             self._values = np.concatenate([self._values, np.zeros(more, self._values.dtype)])
             self._has = np.concatenate([self._has, np.zeros(more, np.bool_)])
-        self._values[row] = 0 if value is None else value
         self._has[row] = value is not None
+        self._values[row] = 0 if value is None else value
 
     def equal(self, value: Bound) -> BitMap:
         return _rows(self._has & (self._values == value))
@@ -69,19 +79,25 @@ class _Strings:
         self._held: list[tuple[str, ...]] = []  # by row
         self.present = BitMap()
 
-    def set(self, row: int, value: str | list[str] | None) -> None:
+    def converted(self, value: str | list[str] | None) -> tuple[str, ...]:
+        """As `_Ordered.converted`."""
+        found = () if value is None else (value,) if isinstance(value, str) else tuple(value)
+        if not all(isinstance(each, str) for each in found):
+            raise TypeError("expected strings")
+        return found
+
+    def set(self, row: int, value: tuple[str, ...]) -> None:
         """As `_Ordered.set`."""
-        strings = () if value is None else (value,) if isinstance(value, str) else tuple(value)
         if row < len(self._held):
             for each in self._held[row]:
                 self._rows[each].discard(row)
             self.present.discard(row)
-            self._held[row] = strings
+            self._held[row] = value
         else:
-            self._held.append(strings)
-        for each in strings:
+            self._held.append(value)
+        for each in value:
             self._rows.setdefault(each, BitMap()).add(row)
-        if strings:
+        if value:
             self.present.add(row)
 
     def equal(self, value: str) -> BitMap:
@@ -103,19 +119,22 @@ class GrowingColumns:
         }
 
     def set(self, row: int, values: bytes) -> None:
-        """Set or replace the values of a row.
+        """Set or replace the values of a row: all of them, or none if one cannot be set.
 
         Args:
             row: the next one, or one that has values.
             values: as JSON: filter field -> value as `protos.filter_kinds.parse_value` gives it.
 
         Raises:
-            TypeError, ValueError, OverflowError: a column cannot hold its value.
+            TypeError, ValueError, OverflowError: a column cannot hold its value, and nothing was set.
         """
         if self._columns:
             given = json.loads(values) if values else {}
+            if not isinstance(given, dict):
+                raise TypeError(f"expected an object of filter fields, got {type(given).__name__}")
+            converted = {field: column.converted(given.get(field)) for field, column in self._columns.items()}
             for field, column in self._columns.items():
-                column.set(row, given.get(field))
+                column.set(row, converted[field])
 
     def evaluate(self, expression: Filter, count: int) -> Mask:
         """Whether each of the first `count` rows passes: bool (count,); errors as of `FilterColumns`."""
@@ -138,7 +157,12 @@ class GrowingPostings:
         Args:
             slot: higher than those before.
             terms: as `EncodedItem.terms`.
+
+        Raises:
+            EncodedItemsDamaged: they are not whole; nothing has been added.
         """
+        if len(terms) % TERM_BYTES:
+            raise EncodedItemsDamaged(f"{len(terms)} bytes of terms, expected {TERM_BYTES} for each")
         half = len(terms) // 2
         numbers, weights = np.frombuffer(terms[:half], np.int32), np.frombuffer(terms[half:], np.float32)
         for term, weight in zip(numbers.tolist(), weights.tolist(), strict=True):

@@ -27,6 +27,7 @@ class LogSender:
         self._channel, self._slot = channel, slot
         self._waiting: deque[tuple[int, Parts]] = deque()  # bytes of an answer, and its parts
         self._added = self._sent = 0  # bytes; each is counted by one thread alone
+        self._sending = 0  # answers of the datagram that waits for room
         self._wake, self._is_closed, self._has_given_up = threading.Event(), False, False
         self._thread = threading.Thread(target=self._run, name="served log sender", daemon=True)
         self._thread.start()
@@ -43,12 +44,12 @@ class LogSender:
             self._wake.set()
 
     def close(self) -> None:
-        """Send what waits; what the process of the log does not take in `CLOSE_SECONDS` is dropped."""
+        """Send what waits; what the process of the log does not take in `CLOSE_SECONDS` counts as dropped."""
         self._is_closed = True
         self._wake.set()
         self._thread.join(CLOSE_SECONDS)
         self._has_given_up = True
-        self._channel.drop(self._slot, len(self._waiting))
+        self._channel.drop(self._slot, self._sending + len(self._waiting))
 
     def _run(self) -> None:
         while not self._is_closed:
@@ -67,5 +68,7 @@ class LogSender:
             parts += each
             size += added
             answers += 1
+        self._sending = answers
         self._channel.send(self._slot, parts, answers, PATIENCE_SECONDS)
+        self._sending = 0
         self._sent += size

@@ -1,12 +1,15 @@
-"""The live items of one bundle: what another thread sees of them."""
+"""The live items of one bundle: what another thread sees of them, and records that cannot be applied."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pytest
 
 from tests.helpers.serving.segments import OtherItems, segment_of
+from twinspire.serving.client import where
 from twinspire.serving.segments.growing import FIRST_CAPACITY, GrowingSegment
+from twinspire.serving.segments.growing_columns import GrowingColumns
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 
 
@@ -35,3 +38,26 @@ def test_vectors_that_another_thread_reads_are_all_rows_of_one_state() -> None:
     live.interrupt = lambda: live.apply(records(FIRST_CAPACITY, 10))  # needs a larger array
     found = live.row_vectors
     assert found[:, 0].tolist() == [*range(FIRST_CAPACITY + 10)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "values"),
+    [
+        ({"price": "number", "tags": "strings"}, b'{"price": 9, "tags": 7}'),
+        ({"tags": "strings", "price": "number"}, b'{"price": "dear", "tags": ["y"]}'),
+        ({"price": "number", "tags": "strings"}, b'{"price": 9, "tags": ["y", ["z"]]}'),
+        ({"price": "number", "tags": "strings"}, b'{"price": [9], "tags": 7}'),
+    ],
+)
+def test_values_of_which_one_cannot_be_set_change_nothing(schema: dict[str, str], values: bytes) -> None:
+    columns = GrowingColumns(cast(Any, schema))
+    columns.set(0, b'{"price": 1, "tags": ["x"]}')
+    for row in (0, 1):
+        with pytest.raises((TypeError, ValueError)):
+            columns.set(row, values)
+        price, tags = columns._columns["price"], cast(Any, columns._columns["tags"])
+        assert cast(Any, price).present.to_array().tolist() == [0]
+        assert (tags.present.to_array().tolist(), tags._held) == ([0], [("x",)])
+        assert columns.evaluate(where.price == 1, 1).all()
+        assert columns.evaluate(where.tags == "x", 1).all()
+        assert not columns.evaluate(where.tags == "y", 1).any()

@@ -15,7 +15,8 @@ from twinspire.protos.bundle import Hybrid
 from twinspire.serving.retrieval.answer import Answer, FusionMode, Timing
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
-from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.segments.growing_columns import GrowingPostings
+from twinspire.serving.segments.packed_items import EncodedItemsDamaged, PackedItems
 
 ITEMS = 300
 NAMES = item_names(ITEMS)
@@ -129,3 +130,10 @@ def test_the_postings_of_many_live_items_are_bounded(tmp_path: Path) -> None:
     assert {"new-00", "new-01", "new-02"} <= {hit.id for hit in found}
     expected = lexical_score(IDF, weights_of(f"{common} {rare}"), [common, rare])
     assert max(hit.lexical or 0 for hit in found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_terms_that_are_not_whole_are_refused() -> None:
+    postings = GrowingPostings()
+    with pytest.raises(EncodedItemsDamaged, match="7 bytes"):
+        postings.add(0, b"1234567")
+    assert len(postings.of(0)[0]) == 0
