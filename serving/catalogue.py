@@ -32,7 +32,7 @@ from typing import Any
 
 from twinspire.protos.bundle import whole_file
 from twinspire.protos.cli import CommandParser
-from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
+from twinspire.protos.errors import ConfigError, MissingStage, TwinspireError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.live.config import LIVE, default_url
 from twinspire.serving.live.encoded_items import LOCK
@@ -116,7 +116,11 @@ def restore(url: str, copy: Path | None) -> dict[str, Any]:
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / path.name
         database.copy_file(copy, draft)
-        with closing(Store.open(f"sqlite:///{draft}", check=True)) as store:
+        try:
+            opened = Store.open(f"sqlite:///{draft}", check=True)
+        except ConfigError as error:
+            raise ConfigError(f"{copy}: {error}") from error.__cause__
+        with closing(opened) as store:
             store.assign_new_id()
         database.replace_file(path, draft)
     return _state(url)
@@ -150,9 +154,9 @@ def compact(url: str, place: Path, keep: Sequence[str]) -> dict[str, Any]:
 
 
 def _open(url: str) -> Store:
-    if database.is_missing(url):
-        raise MissingStage(NO_STORE)
     with database.operator_errors(url, database.CATALOGUE):
+        if database.is_missing(url):
+            raise MissingStage(NO_STORE)
         return Store.open(url)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from twinspire.protos import bundle
 from twinspire.protos.bundle import write_file
-from twinspire.protos.errors import ConfigError
+from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.serving import heap
 from twinspire.serving.address import is_loopback, join
 from twinspire.serving.config import ServiceConfig
@@ -87,6 +87,8 @@ def serve(config: ServiceConfig, ready: Callable[[dict[str, Any]], None]) -> Non
         config.port_file.unlink(missing_ok=True)
     heap.use_one_arena()
     access = _access(config)
+    if config.metrics_port is not None:
+        _check_free(config.metrics_host, config.metrics_port)
     if config.trace_endpoint:
         prepare(config.trace_endpoint, config.trace_ratio)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -331,6 +333,20 @@ class _Service:
         """The state of the store of live items, from the entry that the catalogue's process writes."""
         entry = self.shared_state.read(CATALOGUE)
         return StoreState(entry["store_id"], entry["sequence"])
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse an address of the metrics that is in use, before a bundle is loaded.
+
+    Raises:
+        Unavailable: it cannot be listened on.
+    """
+    try:
+        with reserved(host, port):
+            pass
+    except Unavailable as error:
+        free = "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)"
+        raise Unavailable(f"{error}; does another service serve metrics there? {free}") from None
 
 
 def _access(config: ServiceConfig) -> Access:

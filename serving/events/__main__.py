@@ -26,6 +26,7 @@ from twinspire.protos.entry_points import EVENTS_VARIABLE
 from twinspire.protos.errors import InvalidInput, MissingStage, TwinspireError
 from twinspire.serving.events.config import default_url
 from twinspire.serving.events.store import EventStore
+from twinspire.serving.live.store.database import EVENTS, operator_errors
 from twinspire.serving.served_log.config import LOCK
 from twinspire.serving.wire.converters import LONGEST_USER, check_bytes
 
@@ -115,7 +116,9 @@ def _run(arguments: Namespace) -> dict[str, Any]:
         users = _users(arguments.users)
         folder = _served_log(arguments.served_log) if arguments.served_log else None
     url = arguments.events or os.environ.get(EVENTS_VARIABLE) or default_url()
-    with closing(EventStore.open(url, create=False)) as store:
+    with operator_errors(url, EVENTS):
+        opened = EventStore.open(url, create=False)
+    with closing(opened) as store:
         if arguments.command == "export":
             return {"output": str(arguments.output), "events": export(store, arguments.output)}
         deleted = sum(map(store.delete_user, users))

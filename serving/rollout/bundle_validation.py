@@ -60,6 +60,7 @@ BYTES_PER_SECOND = 10_000_000
 POLL_SECONDS = 0.05  # between two checks whether the process has ended
 STOPPED = (-signal.SIGTERM, -signal.SIGINT)  # exit codes after a signal to the process group
 STOP_SECONDS = 1.0  # in which such a signal reaches this process too
+OUTPUT_SECONDS = 2.0  # to read what the process wrote, after it has ended
 BATCH = 32  # queries in one batch; as many as a worker encodes together by default
 VALUES = 1000  # strings in a feature that takes several; as many as a request may have by default
 UNAVAILABLE = 75  # exit code (EX_TEMPFAIL): the server of the index does not answer
@@ -114,7 +115,10 @@ def validate_bundle(
     if code == 0:
         for warning in _marked(text, WARNING):
             log.warning("%s: %s", folder.name, warning)
-        return float(parse_json(result)["load_s"])
+        try:
+            return float(parse_json(result)["load_s"])
+        except (ValueError, TypeError, KeyError):
+            raise BundleDamaged(f"{folder.name}: the validation printed no result") from None
     reason = f"{folder.name}: {_reason(code, text, seconds).replace(f'{folder.parent}/', '')}"
     raise Unavailable(reason) if code == UNAVAILABLE else BundleDamaged(reason)
 
@@ -123,18 +127,21 @@ def _await(
     process: "subprocess.Popen[bytes]", seconds: float, stop: threading.Event | None
 ) -> tuple[int | None, bytes, str]:
     """The exit code of a process, None if it had to be killed; and what it wrote."""
-    until, is_killed = time.monotonic() + seconds, False
-    try:
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                output, errors = process.communicate(timeout=POLL_SECONDS)
-                code = None if is_killed else process.returncode
-                return code, output, errors.decode(errors="replace").strip()
-            if time.monotonic() > until or (stop is not None and stop.is_set()):
-                process.kill()
-                is_killed = True
-    finally:
-        process.kill()  # does nothing to a process that has ended
+    until = time.monotonic() + seconds
+    with process:  # closes the pipes
+        try:
+            while (code := process.poll()) is None:
+                if time.monotonic() > until or (stop is not None and stop.is_set()):
+                    break
+                with suppress(subprocess.TimeoutExpired):
+                    process.communicate(timeout=POLL_SECONDS)
+        finally:
+            process.kill()  # does nothing to a process that has ended
+        try:
+            output, errors = process.communicate(timeout=OUTPUT_SECONDS)
+        except subprocess.TimeoutExpired as held:  # a process that it has started keeps the pipes open
+            output, errors = held.output or b"", held.stderr or b""
+    return code, output, errors.decode(errors="replace").strip()
 
 
 def _reason(code: int | None, text: str, seconds: float) -> str:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twinspire.protos import bundle
+from twinspire.protos.errors import Unavailable
 from twinspire.protos.files import atomic_directory
 from twinspire.serving import flag_types as flags
 from twinspire.serving.flag_types import option
@@ -27,7 +28,7 @@ from twinspire.serving.rollout.alias_tracker import AliasTracker, Deployment
 from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache
 from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.registry_process import RegistryProcess
-from twinspire.serving.rollout.target import BundleRef, Clock, Workers
+from twinspire.serving.rollout.target import BundleRef, Clock, Workers, bundle_at
 from twinspire.serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
 from twinspire.serving.supervisor import WorkerHandle
 
@@ -166,14 +167,24 @@ class Follower:
             self._others["shadow"] = track(config.shadow, self._shadow_deployment(), 1, "shadow")
 
     def begin(self) -> None:
-        """Have workers drop what an earlier process made them load ahead, and record the first champion."""
+        """Continue from the shared state, and finish a change that an earlier process left incomplete."""
         removed = atomic_directory.remove_abandoned(self._cache.folder)
         if removed:
             log.info("%d downloads that were broken off are removed", removed)
         self._publish()
         self._workers.abandon_next()
-        if self._workers.target.serial == 1:  # the bundle that the service has started with
-            self._champion.remember(self._workers.target.champion)
+        target, pointer = self._workers.target, self._cache.pointer(self._config.model)
+        if pointer and pointer.bundle_version == target.champion.bundle_version:
+            return
+        try:
+            self._workers.settle()
+        except Unavailable as error:
+            if not self._clock.stop.is_set():
+                log.warning("%s: version %s: %s", self._config.model, target.champion.model_version, error)
+                if target.serial > 1:
+                    self._go_back()
+        else:
+            self._champion.remember(target.champion)
 
     def step(self) -> float:
         """Poll the registry once; returns the seconds until the next poll."""
@@ -217,6 +228,17 @@ class Follower:
 
     def _champion_version(self) -> str:
         return self._workers.target.champion.bundle_version
+
+    def _go_back(self) -> None:
+        """Undo a change of an earlier process, which was killed while workers failed to load the champion."""
+        try:
+            served = self._cache.last_served(self._config.model)
+            if served is None:
+                raise Unavailable(f"it is not in {self._cache.folder}")
+            version = bundle.read_manifest(served[0]).bundle_version
+            self._workers.change(bundle_at(served[0], version, served[1]), self._workers.target.canary, 0.0)
+        except Exception as error:  # of any kind: the follower goes on
+            log.error("%s: no way back to what was served before: %s", self._config.model, error)
 
     def _in_use(self) -> Iterator[BundleRef]:
         target = self._workers.target

@@ -143,6 +143,14 @@ class Workers:
         if coming.get("champion"):
             self._shared_state.write(NEXT, {"serial": coming["serial"]})
 
+    def settle(self) -> None:
+        """Wait until every worker serves the target; a worker may only be starting.
+
+        Raises:
+            Unavailable: a worker could not load a bundle, is missing, or took too long.
+        """
+        self._wait("serial", self.target.serial, self._names, TIMEOUT_SECONDS)
+
     def _living(self) -> list[str]:
         """The names of the workers whose process exists."""
         entries = {name: self._shared_state.read(name) for name in self._names}

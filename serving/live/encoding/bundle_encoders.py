@@ -65,7 +65,12 @@ class _BundleEncoder:
         if known == self._known:
             return
         self._known, encoder = known, self.encoder
-        is_little = encoder is not None and not self.error and known.sequence - encoder.sequence <= PAGE
+        is_little = (
+            encoder is not None
+            and not self.error
+            and not encoder.is_removed  # rows that are added to a damaged file are lost
+            and known.sequence - encoder.sequence <= PAGE
+        )
         if encoder is None or not is_little or not self._lock.acquire(blocking=False):
             self._wake.set()
             return

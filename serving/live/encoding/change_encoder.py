@@ -81,6 +81,11 @@ class ChangeEncoder:
         self.failures: Mapping[int, str] = self._writer.failures
         self.sequence = self._writer.state.sequence
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file was damaged, so the next `run_once` encodes all items again."""
+        return self._writer.is_removed
+
     def run_once(self, known: Position, progress: Callable[[], None] = lambda: None) -> int:
         """Encode what is missing, and do what can take long: replace a damaged file, remove outdated rows.
 
@@ -97,7 +102,7 @@ class ChangeEncoder:
             EncodedItemsDamaged: the file is damaged; the next call begins another one.
         """
         writer = self._writer
-        if writer.is_removed:
+        if self.is_removed:
             log.error("%s: its file is damaged, so all items are encoded again", writer.folder)
             writer.begin()
         count = self.encode(known, progress)

@@ -45,7 +45,8 @@ POLL_SECONDS = 0.05  # seconds between polls for other hosts' changes, while not
 # For which a reply waits until its items are encoded; the reasons of failed items are missing then.
 REPLY_WAIT_SECONDS = 20.0
 GROUP_ITEMS = 4096  # items of one transaction, after which no request is added to it
-COUNT_SECONDS = 1.0  # between two counts of the items
+COUNT_SECONDS = 1.0  # between two counts of the items, at least
+COUNT_REST = 50  # the next count follows after 50 times the duration of the last, at least
 LONGEST_ERROR = 500  # characters of an error in shared memory
 LOCK_SECONDS = 10.0  # in which a service that was killed ends, besides its time to finish requests
 
@@ -94,6 +95,7 @@ class CatalogueProcess:
         self._store_id: str = self._entry["store_id"]
         self._known = Position(self._entry["sequence"], self._entry["mark"])
         self._counts = (0, 0)
+        self._counted: tuple[int, int | None] = (-1, 0)  # sequence and base for which `_counts` holds
         self._commits = self._writes_done = 0
         self._commit_seconds = 0.0
 
@@ -329,10 +331,14 @@ class CatalogueProcess:
                 "commit_seconds": round(self._commit_seconds, 3),
             }
             base = encoders.lowest_snapshot
-            if base is not None and time.monotonic() >= self._count_due:
+            counted = self._known.sequence, base
+            if base is not None and counted != self._counted and time.monotonic() >= self._count_due:
+                started = time.monotonic()
                 with suppress(Unavailable):
                     self._counts = store.count(base)
-                self._count_due = time.monotonic() + COUNT_SECONDS
+                    self._counted = counted
+                taken = time.monotonic() - started
+                self._count_due = started + max(COUNT_SECONDS, COUNT_REST * taken)
             entry["live_items"], entry["tombstones"] = self._counts
         if self._dropped:
             entry["dropped"] = self._dropped

@@ -95,6 +95,14 @@ class Channel:
         return socket.socket(fileno=descriptor)
 
 
+def guarded(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call a function whose errors may end no thread of a connection; they are logged."""
+    try:
+        function(*arguments)
+    except Exception:
+        log.exception("a frame, or the end of a connection, could not be handled")
+
+
 class Peer:
     """One end of a connection, with a thread that reads frames and one that writes them.
 
@@ -144,7 +152,7 @@ class Peer:
             writing.start()
             with self._socket.makefile("rb") as stream:
                 while True:
-                    self._received(self, pickle.load(stream))
+                    guarded(self._received, self, pickle.load(stream))
         except (OSError, EOFError):  # the other end was killed
             pass
         except Exception:  # of any kind: bytes may be missing, so no frame after them can be read
@@ -153,10 +161,14 @@ class Peer:
         if writing.ident is not None:  # it was started
             writing.join()
         self._socket.close()
-        self._closed(self)
+        guarded(self._closed, self)
 
     def _write(self) -> None:
-        with suppress(OSError):  # the other end is gone
+        try:
             for frame in iter(self._outgoing.get, None):
                 self._socket.sendall(pickle.dumps(frame))
+        except OSError:  # the other end is gone
+            pass
+        except Exception:
+            log.exception("%s: a connection is closed after an error", self._name)
         self.close()  # so that the reading thread ends as well

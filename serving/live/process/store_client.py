@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from twinspire.protos.errors import Overloaded, TwinspireError, Unavailable
 from twinspire.serving.engine.call import Deferred
-from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind, Peer
+from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind, Peer, guarded
 
 MAX_BYTES = 16 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone
 MAX_REQUESTS = 4096  # the same in number
@@ -154,6 +154,6 @@ class StoreClient:
             self._peer = None
             lost = [number for number, each in self._waiting.items() if not each.repeatable]
         for waiting in filter(None, map(self._take, lost)):
-            waiting.answered(Unavailable(NOT_KNOWN))
+            guarded(waiting.answered, Unavailable(NOT_KNOWN))
         self._stopped.wait(RETRY_SECONDS)  # the next connection may be closed at once, too
         self.start()

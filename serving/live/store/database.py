@@ -65,10 +65,10 @@ def is_missing(url: str, kind: str = CATALOGUE) -> bool:
     """Whether the URL of a kind of store names a file of SQLite that does not exist.
 
     Raises:
-        ConfigError: as `parsed_url`.
+        ConfigError: as `parsed_url`; or the folder cannot be entered.
     """
     parsed = parsed_url(url, kind)
-    return parsed.get_backend_name() == "sqlite" and not _size(parsed)
+    return parsed.get_backend_name() == "sqlite" and _size(parsed, kind) is None
 
 
 def file_of(url: str, kind: str = CATALOGUE) -> Path:
@@ -143,11 +143,18 @@ def replace_file(path: Path, draft: Path) -> None:
     draft.replace(path)
 
 
-def _size(url: URL) -> int:
-    """Bytes of a file of SQLite; 0 if there is none, or it cannot be seen."""
-    with suppress(OSError, ValueError):  # the second: no name of a file
+def _size(url: URL, kind: str) -> int | None:
+    """Bytes of a file of SQLite with a store of a kind; None if there is none.
+
+    Raises:
+        ConfigError: this cannot be known, as where the folder may not be entered.
+    """
+    try:
         return Path(url.database or "").stat().st_size
-    return 0
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: no name of a file
+        return None
+    except OSError as error:
+        raise ConfigError(f"{STORES[kind]} cannot be opened: {error.strerror}") from None
 
 
 class Database:
@@ -213,10 +220,10 @@ class Database:
         """Refuse a file that another program made, or that is damaged, before anything is written to it.
 
         Raises:
-            ConfigError: it is not a store's, or is damaged.
+            ConfigError: it is not a store's, is damaged, or is in a folder that cannot be entered.
             DBAPIError: it is not a database, or cannot be read.
         """
-        if not _size(self._engine.url):
+        if not _size(self._engine.url, self._kind):
             return
         # Without the listeners of `engine_of`, which would write to the file.
         plain = sa.create_engine(self._engine.url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})

@@ -253,6 +253,11 @@ def test_serve_refuses_what_it_cannot_serve(capsys: Capture, tmp_path: Path, pla
         port = busy.getsockname()[1]
         flags = ("--bundle", str(plain), "--port", str(port))
         assert f"127.0.0.1:{port}: cannot listen" in failure(capsys, "serve", *flags)
+        other = ("--bundle", str(plain), "--port", "0", "--metrics-port", str(port))
+        refused = failure(capsys, "serve", *other)
+    assert refused.startswith(f"error: 127.0.0.1:{port}: cannot listen there: ")
+    assert "; does another service serve metrics there? " in refused
+    assert "--metrics-port 0 takes any free port (make serve METRICS_PORT=0)" in refused
 
 
 def test_info_shows_bounds_and_state(capsys: Capture, address: str) -> None:

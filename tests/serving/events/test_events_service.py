@@ -18,7 +18,7 @@ import pytest
 
 from tests.helpers.answers import differences
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
-from twinspire.protos.errors import DataError, InvalidInput, MissingStage, Unavailable
+from twinspire.protos.errors import DataError, InvalidInput, MissingStage, TwinspireError, Unavailable
 from twinspire.protos.events_pb2 import Event as WireEvent
 from twinspire.protos.events_pb2 import RecordRequest
 from twinspire.protos.events_pb2_grpc import EventsStub
@@ -232,6 +232,13 @@ def test_users_are_deleted_by_lines_of_which_each_is_checked_first(tmp_path: Pat
     assert told == {"users": 2, "events_deleted": 2, "log_emptied": True}
     assert command("delete", "-", "--events", url)["users"] == 0
     assert command("delete", "a", "--events", url)["events_deleted"] == 1
+
+
+def test_a_store_of_events_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("these are my notes\n" * 100)
+    for name, error in (("none", "is missing"), ("notes", "cannot be opened now: file is not a database")):
+        with pytest.raises(TwinspireError, match=f"{tmp_path}/{name}: the store of events {error}"):
+            command("export", str(tmp_path / "output"), "--events", f"sqlite:///{tmp_path}/{name}")
 
 
 def test_a_table_of_events_is_recorded_once(shared: CatalogueService, tmp_path: Path) -> None:

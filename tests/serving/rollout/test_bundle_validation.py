@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ from tests.helpers.altered import altered, swell
 from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import build_links, item_names, tiny_bundle
-from twinspire.protos import bundle
+from twinspire.protos import bundle, entry_points
 from twinspire.protos.errors import BundleDamaged, Unavailable
 from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.rollout import bundle_validation, memory_budget
@@ -124,6 +126,32 @@ def test_a_trial_that_does_not_end_is_ended(plain: Path) -> None:
     stop.set()
     with pytest.raises(Unavailable, match="the validation was stopped"):
         bundle_validation.validate_bundle(plain, stop=stop)
+
+
+@pytest.mark.parametrize(("ends", "code"), [("os._exit(3)", 3), ("os.kill(os.getpid(), 9)", -9), ("", None)])
+def test_a_process_that_the_trial_leaves_behind_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, ends: str, code: int | None
+) -> None:
+    monkeypatch.setattr(bundle_validation, "OUTPUT_SECONDS", 0.2)
+    process = started(
+        "import os, time; child = os.fork(); child and print(child, flush=True)\n"
+        f"if child: {ends or 'pass'}\n"
+        "time.sleep(600)"
+    )
+    begun = time.monotonic()
+    found, output, _ = bundle_validation._await(process, 2, None)
+    os.kill(int(output), signal.SIGKILL)
+    assert (found, time.monotonic() - begun < 20) == (code, True)
+
+
+@pytest.mark.parametrize("printed", ["", "[]", "{}", '{"load_s": null}'])
+def test_a_trial_without_a_result_is_a_refusal(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, printed: str
+) -> None:
+    command = [sys.executable, "-c", f"print({printed!r})"]
+    monkeypatch.setattr(entry_points, "command", lambda *_: command)
+    with pytest.raises(BundleDamaged, match=f"{plain.name}: the validation printed no result"):
+        bundle_validation.validate_bundle(plain)
 
 
 def test_a_trial_that_a_signal_ends_together_with_the_service_is_no_fault_of_the_bundle(plain: Path) -> None:

@@ -1,6 +1,7 @@
 """The follower's states, one by one, on a clock that is wound on."""
 
 import logging
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -200,6 +201,47 @@ def test_a_follower_that_is_started_again_keeps_what_is_served(scene: Scene) -> 
     scene.step()
     assert (scene.champion, scene.target["serial"], len(scene.tried)) == ("2", 2, tried)
     assert scene.note["swaps"] == 1
+
+
+def killed_while_the_workers_took_it(scene: Scene) -> None:
+    """The follower has told them of version 2, and no more."""
+    scene.shelf.aliases[CHAMPION] = "2"
+    folder = scene.cache.take(scene.shelf.resolve(CHAMPION), scene.shelf)
+    champion = {"folder": str(folder), "bundle_version": scene.version("2"), "model_version": "2"}
+    scene.shared_state.write("target", {"serial": 2, "champion": champion, "canary": None})
+
+
+def test_a_swap_that_a_killed_follower_left_is_brought_to_its_end(scene: Scene) -> None:
+    killed_while_the_workers_took_it(scene)
+    scene.start()
+    pointer = scene.cache.pointer(CHAMPION)
+    assert pointer and pointer.model_version == "2"
+    assert (scene.champion, scene.target["serial"]) == ("2", 2)
+    assert scene.crew.serves == [scene.version("2")] * 2
+
+
+def test_or_taken_back_where_a_worker_could_not_take_it(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.crew.cannot[scene.version("2")] = "no memory"
+    killed_while_the_workers_took_it(scene)
+    scene.crew.obey()
+    scene.start()
+    assert (scene.champion, scene.target["serial"]) == ("1", 3)
+    assert scene.crew.serves == [scene.version("1")] * 2
+    assert "version 2: worker 1 could not take it: no memory" in caplog.text
+    pointer = scene.cache.pointer(CHAMPION)
+    assert pointer and pointer.model_version == "1"
+
+
+def test_a_way_back_that_is_gone_is_told(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    scene.crew.cannot[scene.version("2")] = "no memory"
+    killed_while_the_workers_took_it(scene)
+    shutil.rmtree(scene.folder / scene.version("1")[:12])
+    scene.crew.obey()
+    scene.start()
+    assert scene.target["serial"] == 2
+    assert "no way back to what was served before: it is not in" in caplog.text
 
 
 def test_workers_load_one_after_the_other_and_change_together(scene: Scene) -> None:

@@ -16,6 +16,7 @@ from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import BundleError, Unavailable
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoded_items import (
+    EncodedItemsReader,
     EncodedOrigin,
     folder_of,
     origin_of,
@@ -157,6 +158,28 @@ def test_only_items_of_no_bundle_in_use_are_removed(
     host.name(host.folder, folders[1])
     wait_until(host.reaches(sequence))
     assert [each.exists() for each in paths] == [False, True]
+
+
+def test_the_thread_that_commits_neither_encodes_a_damaged_file_anew_nor_adds_rows_to_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows would be lost, and the writer told that they can be found."""
+    monkeypatch.setattr(module, "POLL_SECONDS", 60.0)  # the thread does not see the damage before the commit
+    wait_until(host.reaches(host.put("a")))
+    removed = list[bool]()
+    encode = ChangeEncoder.encode
+
+    def noted(encoder: ChangeEncoder, *arguments: Any) -> int:
+        removed.append(encoder.is_removed)
+        return encode(encoder, *arguments)
+
+    monkeypatch.setattr(ChangeEncoder, "encode", noted)
+    sequence = host.put("b")
+    EncodedItemsReader(host.path, host.origin).remove()
+    wait_until(host.reaches(sequence))
+    items, _ = EncodedItemsReader(host.path, host.origin).read()
+    assert [each.item_id for each in items] == ["a", "b"]
+    assert True not in removed
 
 
 def test_a_bundle_that_comes_back_waits_for_its_earlier_thread(

@@ -262,6 +262,28 @@ def test_writes_of_several_clients_share_a_transaction_and_one_alone_does_not_wa
         assert process.process._commits == 6
 
 
+def test_items_are_counted_again_only_after_a_change(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "COUNT_REST", 0)
+    count, counted = Store.count, list[int]()
+
+    def noted(store: Store, after: int) -> tuple[int, int]:
+        counted.append(after)
+        return count(store, after)
+
+    monkeypatch.setattr(Store, "count", noted)
+    with running(plain, tmp_path) as process:
+        for n in (1, 2):
+            process.write(f"item-{n}")
+            wait_until(lambda n=n: process.state.read(CATALOGUE)["live_items"] == n)  # type: ignore[misc]
+        before = len(counted)
+        beats = process.beats.count()
+        wait_until(lambda: process.beats.count() > beats + 2)
+        assert len(counted) == before <= 3
+
+
 GET = json.dumps({"ids": ["a"], "bytes": 4_000_000}).encode()
 
 

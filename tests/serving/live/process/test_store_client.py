@@ -5,6 +5,7 @@ import pickle
 import queue
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -16,7 +17,7 @@ from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.process import store_client as channels
-from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind, Peer
 from twinspire.serving.live.process.store_client import StoreClient
 
 
@@ -155,3 +156,51 @@ def test_errors_are_the_same_on_the_other_side(
         asking.ask(b"")
         found = asking.reply()
     assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
+
+
+def test_a_frame_that_cannot_be_handled_ends_neither_its_connection_nor_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    received: queue.Queue[Frame] = queue.Queue()
+    closed: list[Peer] = []
+
+    def take(peer: Peer, frame: Frame) -> None:
+        received.put(frame)
+        raise ValueError("not a frame that this end knows")
+
+    def lose(peer: Peer) -> None:
+        closed.append(peer)
+        raise ValueError("no new connection")
+
+    ours, theirs = socket.socketpair()
+    gone, kept = socket.socketpair()
+    gone.close()
+    first, second = (Peer("test", each, take, lose) for each in (ours, kept))
+    first.start()
+    second.start()
+    wait_until(lambda: closed == [second])
+    frame = Frame(FrameKind.WRITE, 2, 3, b"x")
+    with theirs:
+        for _ in range(2):
+            theirs.sendall(pickle.dumps(frame))
+            assert received.get(timeout=5) == frame
+        assert "could not be handled" in caplog.text
+        theirs.settimeout(5)
+        first.send(frame)
+        assert pickle.loads(theirs.recv(1000)) == frame
+        first.send(Frame(FrameKind.WRITE, 2, 3, threading.Lock()))  # which cannot be written
+        assert theirs.recv(1) == b""
+
+
+def test_a_worker_connects_again_although_the_end_of_a_request_could_not_be_told(
+    channel: Channel, asking: Asking
+) -> None:
+    def fail(reply: Frame | TwinspireError) -> None:
+        raise ValueError("the event loop is closed")
+
+    with closing(Answering(channel, lambda frame: None)) as first:
+        asking.client.ask(FrameKind.WRITE, b"may not", fail, repeatable=False)
+        wait_until(lambda: first.received)
+    with closing(Answering(channel, echo)):
+        asking.ask(b"later")
+        assert asking.payload() == b"later"

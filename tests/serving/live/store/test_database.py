@@ -1,5 +1,6 @@
 """Databases that cannot be a store, or fail while they are one, and what errors say of them."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -15,7 +16,7 @@ from tests.helpers.mlflow_servers import without_postgres
 from tests.serving.live.store.test_store import one, upsert
 from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.serving.live.store import database
-from twinspire.serving.live.store.database import CATALOGUE, detail, operator_errors
+from twinspire.serving.live.store.database import CATALOGUE, detail, is_missing, operator_errors
 from twinspire.serving.live.store.history import META
 from twinspire.serving.live.store.store import Store
 
@@ -145,6 +146,28 @@ def test_a_statement_that_takes_long_and_a_transaction_that_stands_still_are_end
                 assert one(other, upsert("a")).sequence == 1
             connection.execute(sa.select(META))
         assert store.sequence() == 1
+
+
+def test_a_folder_that_cannot_be_entered_is_an_error_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that saw no store there would go on without live items."""
+    path = tmp_path / "items.db"
+    url = f"sqlite:///{path}"
+    assert is_missing(url)
+    path.touch()
+    assert not is_missing(url)
+    stat = Path.stat
+
+    def refuse(path: Path, **given: Any) -> Any:  # as for a user other than root, in a folder of mode 000
+        if path.name == "items.db":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **given)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for use in (Store.open, is_missing):
+        with pytest.raises(ConfigError, match=r"^the catalogue's store cannot be opened: Permission denied$"):
+            use(url)
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
