@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -162,8 +163,12 @@ def test_a_copy_that_is_none_takes_nothings_place(url: str, tmp_path: Path) -> N
     before = (tmp_path / "items.db").read_bytes()
     (tmp_path / "notes").write_text("these are my notes\n" * 100)
     (tmp_path / "empty").touch()
-    for name in ("missing", "notes", "empty"):
-        with pytest.raises((MissingStage, ConfigError)):
+    backup(url, tmp_path / "later")
+    with closing(sqlite3.connect(tmp_path / "later")) as other:
+        other.execute("UPDATE twinspire_meta SET schema_version = 9")
+        other.commit()
+    for name in ("missing", "notes", "empty", "later"):
+        with pytest.raises((MissingStage, ConfigError), match=f"^{tmp_path / name}: "):
             restore(url, tmp_path / name)
     with pytest.raises(ConfigError, match="expected a file of SQLite, got postgresql"):
         restore("postgresql://host/items", tmp_path / "items.db")
@@ -205,3 +210,15 @@ def test_the_command_prints_json_or_an_error(url: str, tmp_path: Path) -> None:
     done = run("compact", "--catalogue", f"sqlite:///{tmp_path}/none.db")
     assert done.returncode == 1
     assert done.stderr.startswith("error: catalogue: there is no store at this URL")
+
+
+def test_a_backup_has_the_mode_of_the_store_and_does_not_replace_it(url: str, tmp_path: Path) -> None:
+    write(url, ItemWrite("a"))
+    path = tmp_path / "items.db"
+    path.chmod(0o600)
+    backup(url, tmp_path / "copy.db")
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "link.db").symlink_to(path)
+    for each in (path, tmp_path / "link.db"):
+        with pytest.raises(ConfigError, match="is the store itself; name another file"):
+            backup(url, each)

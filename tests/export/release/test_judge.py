@@ -5,6 +5,7 @@ import json
 import math
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -21,6 +22,7 @@ from twinspire.export.judging.off_policy import verdict
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import judge as judging
 from twinspire.export.release import registry
+from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.features import FeatureSpec
 from twinspire.serving.retrieval.query import Query
@@ -140,3 +142,23 @@ def test_a_champion_alone_is_not_judged(store: str, tmp_path: Path) -> None:
     flags = ["--served-log", str(tmp_path), "--events", str(tmp_path)]
     with pytest.raises(MissingStage, match="no version is champion, so there are not two to compare"):
         judging.command(parser().parse_args(["judge", "--config", str(tmp_path / "tiny.toml"), *flags]))
+
+
+def test_a_challenger_on_another_server_gets_no_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = SimpleNamespace(is_remote=True)
+    monkeypatch.setattr(bundle, "read_manifest", lambda folder: remote)
+    files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
+    found = judging.estimated(files, "one", tmp_path)
+    assert found == {"verdict": "no estimate: the challenger's index is on another server"}
+
+
+def test_texts_that_the_log_lacks_are_asked_for(tmp_path: Path) -> None:
+    rows, clicks = explored_rows("one", 30)
+    write_log(tmp_path / "log", [{**row, "query": "{}"} for row in rows])
+    write_events(tmp_path / "events.parquet", clicks)
+    files = ServedFiles(tmp_path / "log", tmp_path / "events.parquet")
+    found = judging.estimated(files, "one", tiny_bundle(tmp_path / "bundle", 60))["verdict"]
+    assert found.startswith("no estimate: no logged query fits the challenger (query.")
+    assert "serve --served-log-texts" in found

@@ -237,3 +237,13 @@ def test_items_of_the_live_catalogue_are_trained_with(
     data = prepare(one._with_data(begun), tmp_path, console=console)
     assert "live" in data.items["item_id"] and "i0" not in data.items["item_id"]
     assert data.report["dropped"]["pair of the service with an unknown item"] > 0
+
+
+def test_an_interrupted_retraining_of_another_champion_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+) -> None:
+    one = retraining._Retraining(read_experiment(write_before(tmp_path)), tmp_path, console)
+    begun, _ = one._begin()
+    assert one._begin() == (begun, False)
+    one.work.note(begun_with={**begun, "champion": "3"})
+    assert one._begin()[1]  # the alias was removed meanwhile

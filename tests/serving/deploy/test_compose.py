@@ -125,11 +125,12 @@ def test_no_port_is_published_beyond_this_machine_and_every_folder_exists() -> N
         assert not service["image"].endswith(":latest")
 
 
-def test_the_health_checks_pass_on_a_service_and_its_gateway(server: RetrievalServer) -> None:
+def test_the_health_checks_pass_where_a_service_and_its_gateway_answer(server: RetrievalServer) -> None:
     with gateway(server.address) as running:
         for name, address in (("serving", server.address), ("gateway", f"127.0.0.1:{running.port}")):
             passed = _run(_health_check(name, address))
             assert passed.returncode == 0, passed.stderr
+            assert _run(_health_check(name)).returncode != 0  # where nothing answers
 
 
 def _run(code: str) -> "subprocess.CompletedProcess[str]":

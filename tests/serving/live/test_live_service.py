@@ -220,3 +220,26 @@ def test_metrics_and_info_show_the_catalogue(plain: Path, tmp_path: Path) -> Non
     for worker in "01":
         of_worker = ("worker_sequence", "worker_lag", "overlay_rows")
         assert [found[f"twinspire_catalogue_{name}['{worker}']"] for name in of_worker] == [6, 0, 5]
+
+
+@pytest.mark.exhaustive
+def test_a_second_service_sees_what_the_first_writes_and_the_other_way_round(
+    plain: Path, url: str, tmp_path: Path
+) -> None:
+    """With a cache of its own it is another host."""
+    cache = {"TWINSPIRE_CACHE": str(tmp_path / "other cache")}
+    with (
+        catalogue_service(plain, url, tmp_path / "one") as one,
+        catalogue_service(plain, url, tmp_path / "other", **cache) as other,
+        one.client() as first_client,
+        other.client() as second,
+    ):
+        clients = [first_client, second]
+        for n in range(8):
+            writer, reader = clients[n % 2], clients[(n + n // 2) % 2]
+            sequence = writer.upsert([item(f"new-{n}", f"{FAR} {n}")]).sequence
+            assert sequence == n + 1
+            assert first(reader, f"{FAR} {n}", sequence) == f"new-{n}"
+        assert one.stop() == 0
+        assert second.upsert([item("last", FAR)]).sequence == 9
+        assert first(second, FAR) == "last"

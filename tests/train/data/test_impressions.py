@@ -104,3 +104,16 @@ def test_an_event_with_a_value_is_positive_from_the_bound_on(tmp_path: Path) -> 
     path = write_events(tmp_path / "events.parquet", [*events, event("u", "i3", START, "r", "view")])
     types = EventTypes({"rate": 1}, True, 4.0)
     assert scan_events(path, types, PERIOD).collect()["use"].to_list() == [1, -1, 1]
+
+
+def test_scores_of_two_interleaved_bundles_are_not_compared(tmp_path: Path) -> None:
+    teams = {"challenger": "b2", "teams": [1, 0]}
+    both = [Answer(f"r{n}", START, ["a", "b"], scores=[9.0, 0.5], others=teams) for n in range(3)]
+    found = read(tmp_path, both, [event("u", "a", START, "r0")])
+    assert found.report["bundles"] == {"b1": 3}
+    assert found.frame["weight"].is_finite().all()
+
+
+def test_request_ids_that_a_client_repeats_count_once(tmp_path: Path) -> None:
+    found = read(tmp_path, [Answer("r", START, ["a"]), Answer("r", START + 5, ["b"])], [])
+    assert found.frame["item_id"].to_list() == ["a"]
