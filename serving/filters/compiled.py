@@ -113,7 +113,7 @@ def content_of(expression: Filter) -> bytes:
     """The expression as bytes; other than `==`, its text distinguishes True from 1.
 
     Raises:
-        InvalidInput: it has so many filters inside each other that it has no text.
+        InvalidInput: its filters are nested too deeply for a text.
     """
     try:
         return repr(expression).encode("utf-8", "surrogatepass")

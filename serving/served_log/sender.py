@@ -44,7 +44,7 @@ class LogSender:
             self._wake.set()
 
     def close(self) -> None:
-        """Send what waits; what the process of the log does not take in `CLOSE_SECONDS` counts as dropped."""
+        """Send the waiting answers; those that are not taken within `CLOSE_SECONDS` count as dropped."""
         self._is_closed = True
         self._wake.set()
         self._thread.join(CLOSE_SECONDS)
