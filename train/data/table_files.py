@@ -176,10 +176,11 @@ def _delimited(written: Layout, name: str) -> Reader:
             text, delimiter = iter(file), written.separator
             if len(delimiter) > 1:  # Python's parser takes one character
                 text, delimiter = (line.replace(written.separator, "\x1f") for line in file), "\x1f"
+            is_quoted = written.quoted and len(written.separator) == 1
             lines = csv.reader(
                 text,
                 delimiter=delimiter,
-                quoting=csv.QUOTE_MINIMAL if written.quoted and delimiter != "\x1f" else csv.QUOTE_NONE,
+                quoting=csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE,
                 strict=True,
             )
             header = [*written.columns] or _header(path, lines)

@@ -215,7 +215,8 @@ def memory_advice(error: BaseException, process: TrainingProcess) -> str | None:
     has_class = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if not has_class and not _OTHER_MEMORY.search(str(error)):
         return None
-    said = str(error).strip().partition(" Use PYTORCH_")[0].rstrip(".")  # Metal's advice lifts a limit of it
+    # Without torch's advice on Metal, which is to lift the system's limit of memory.
+    said = str(error).strip().partition(" Use PYTORCH_")[0].rstrip(".")
     if isinstance(error, MemoryError):
         return f"main memory is too small: {said}; use fewer items, or a machine with more memory"
     ways = ["a smaller training.batch_size"]

@@ -126,6 +126,8 @@ def load_model(run: Run) -> Model:
         raise _download_error(run.info.run_id, error) from None
     try:
         content: dict[str, Any] = parse_json((folder / DESCRIPTION).read_bytes())
+        if not content["experiment"]["split"].get("test_file"):  # of runs from before that key was removed
+            content["experiment"]["split"].pop("test_file", None)
         experiment = parse(content["experiment"], Experiment)
         schema = parse(content["schema"], Schema)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

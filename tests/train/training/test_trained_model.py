@@ -84,6 +84,24 @@ def test_a_model_with_a_key_that_is_not_known_is_refused_with_the_key(
         load_model(mlflow.get_run(run_id))
 
 
+@pytest.mark.parametrize("test_file", ["", "test.csv"])
+def test_a_run_of_before_is_read_unless_it_had_a_file_of_test_pairs(
+    store: str, stdlib: Path, tmp_path: Path, test_file: str
+) -> None:
+    model, _, _ = started(write_toml(stdlib, tmp_path / "a.toml", sections=FEATURES))
+    save_towers(tmp_path / "towers.pt", model.towers)
+    description = json.loads(model.description())
+    description["experiment"]["split"]["test_file"] = test_file
+    with tracked_run("books", "fit", "a") as run_id:
+        mlflow.log_dict(description, f"{ARTIFACTS}/{DESCRIPTION}")
+        mlflow.log_artifact(str(tmp_path / "towers.pt"), ARTIFACTS)
+    if test_file:
+        with pytest.raises(DataError, match=r"split\.test_file: unknown key"):
+            load_model(mlflow.get_run(run_id))
+    else:
+        assert load_model(mlflow.get_run(run_id)).experiment == model.experiment
+
+
 @pytest.mark.parametrize("description", ["{", "{}", '{"experiment": {"name": 3}, "schema": {}}'])
 def test_a_damaged_description_is_named(store: str, description: str) -> None:
     with tracked_run("books", "fit", "a") as run_id:
