@@ -32,8 +32,8 @@ from twinspire.export.hybrid.rebuild import interleaved, weights_of_rows, weight
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.export.refresh.merge import NO_DIGEST, Champion, Merged
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import DataError, MissingStage
-from twinspire.protos.features import TextFeature
+from twinspire.protos.errors import DataError, InvalidInput, MissingStage
+from twinspire.protos.features import TextFeature, TimeFeature
 from twinspire.protos.figures import EXACT, WARNINGS
 from twinspire.protos.hybrid.fusion import Fusion
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
@@ -234,14 +234,20 @@ def evaluation(
         return f"the data set is not that of the champion: {why}"
     lacking = {*column_names(schema.query)} - {*dataset.pairs.columns}
     lacking |= {*column_names(schema.item)} - {*dataset.items.columns}
+    if any(isinstance(each, TimeFeature) for each in schema.query.values()):
+        lacking |= {"time"} - {*dataset.pairs.columns}
     if lacking:
         return f"the data set lacks what the champion's towers read: {', '.join(sorted(lacking))}"
     experiment = experiment.with_features(schema)
-    data = data_of_kept_towers(dataset, experiment)
-    found = Evaluation(experiment, dataset, data, champion, merged)
-    positive = data.parts["test"].positive()
+    try:
+        data = data_of_kept_towers(dataset, experiment)
+        found = Evaluation(experiment, dataset, data, champion, merged)
+        positive = data.parts["test"].positive()
+        is_left_out = np.isin(positive.query, found.left_out)
+    except InvalidInput as error:  # a column has values of another kind than the towers read
+        return f"the data set does not fit the champion's towers: {error}"
     if not len(positive):
         return "the test split has no queries"
-    if np.isin(positive.query, found.left_out).all():
+    if is_left_out.all():
         return "each test query asks for an item that was deleted or edited"
     return found
