@@ -127,10 +127,10 @@ def _series(column: str, values: list[Any], dtype: Any, ids: Sequence[str]) -> p
 
     try:
         return made(values)
-    except _MISFITS:
+    except _MISFITS as whole:
         for item_id, value in zip(ids, values, strict=True):
             try:
                 made([value])
             except _MISFITS as error:
                 raise DataError(f"item {item_id!r}, column {column!r}: expected {dtype}: {error}") from None
-        raise
+        raise DataError(f"column {column!r}: expected {dtype}: {whole}") from None

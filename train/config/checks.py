@@ -12,7 +12,8 @@ def at_least(least: float, section: Any, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not FROM_DATA and not least <= value < float("inf"):
-            raise ValueError(f"{name}: expected at least {least:g}, got {value}")
+            expected = "a finite number" if value == float("inf") else f"at least {least:g}"
+            raise ValueError(f"{name}: expected {expected}, got {value}")
 
 
 def above_zero(section: Any, *names: str) -> None:

@@ -5,7 +5,8 @@ RFC 4180; `layouts.py` says what other delimited text is read. Cells of CSV and 
 "007" is no number; an empty cell is null. A JSONL file has one object on each line; its values keep their
 types.
 
-A cell has at most `MAX_CELL_LENGTH` characters.
+A cell has at most `MAX_CELL_LENGTH` characters. A line of text is refused before more than `MAX_LINE_LENGTH`
+characters of it are read.
 """
 
 import csv
@@ -32,6 +33,7 @@ Reader = Callable[[Path, Sequence[str], int, int], Iterator[pl.DataFrame]]
 DATA_FOLDER = "TWINSPIRE_DATA"
 """Environment variable: folder of files that are not in the folder of the TOML file."""
 MAX_CELL_LENGTH = 1 << 20  # characters; towers read at most 65,536 of a text
+MAX_LINE_LENGTH = 16 * MAX_CELL_LENGTH  # characters
 SEPARATORS = (";", "\t", "|", ":", ",")  # that a header is looked at for, to give advice
 SLICE = 65_536  # rows whose cells are Python objects at one time
 
@@ -169,13 +171,14 @@ def _delimited(written: Layout, name: str) -> Reader:
     """
 
     def read(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
-        csv.field_size_limit(16 * MAX_CELL_LENGTH)  # of columns that are not read, too
+        csv.field_size_limit(MAX_LINE_LENGTH)  # of columns that are not read, too
         # UTF-8 may have a byte order mark.
         encoding = "utf-8-sig" if written.encoding == "utf-8" else written.encoding
         with _opened(path, "", encoding) as file:
-            text, delimiter = iter(file), written.separator
+            text, delimiter = _bounded_lines(path, file), written.separator
             if len(delimiter) > 1:  # Python's parser takes one character
-                text, delimiter = (line.replace(written.separator, "\x1f") for line in file), "\x1f"
+                whole, delimiter = text, "\x1f"
+                text = (line.replace(written.separator, delimiter) for line in whole)
             is_quoted = written.quoted and len(written.separator) == 1
             lines = csv.reader(
                 text,
@@ -197,6 +200,15 @@ def _delimited(written: Layout, name: str) -> Reader:
 
 def _opened(path: Path, newline: str, encoding: str = "utf-8-sig") -> io.TextIOWrapper:
     return io.TextIOWrapper(open_regular(path), encoding=encoding, newline=newline)
+
+
+def _bounded_lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_LENGTH + 1), ""), 1):
+        if len(line) > MAX_LINE_LENGTH:
+            raise DataError(
+                f"{path}: line {number}: expected at most {MAX_LINE_LENGTH:,} characters, got more"
+            )
+        yield line
 
 
 def _header(path: Path, lines: Any) -> list[str]:
@@ -254,7 +266,7 @@ def _jsonl(path: Path, columns: Sequence[str], size: int, first: int) -> Iterato
 def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
     """Lines that are not blank; blank lines are allowed only at the end."""
     blank = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_bounded_lines(path, file), 1):
         if not line.strip():
             blank = blank or number
         elif blank:

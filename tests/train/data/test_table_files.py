@@ -77,3 +77,14 @@ def test_a_string_in_a_list_has_a_maximum_length_too(
     frame.write_parquet(path) if ending == "parquet" else frame.write_ndjson(path)
     with pytest.raises(DataError, match="row 3, column 'tags': expected at most 20 characters"):
         read_table(path, ["tags"])
+
+
+@pytest.mark.parametrize("name", ["items.csv", "items.jsonl"])
+def test_a_line_is_refused_before_it_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(table_files, "MAX_LINE_LENGTH", 1000)
+    path = write_table(tmp_path / name, ["short", "x" * 2000])
+    line = 2 if name.endswith("jsonl") else 3
+    with pytest.raises(DataError, match=rf"line {line}: expected at most 1,000 characters, got more"):
+        read_table(path, ("title",))

@@ -36,6 +36,7 @@ from twinspire.train.data.source import (
 from twinspire.train.data.table_files import identity_of
 
 MIN_TEXT_LENGTH = 20
+SOME_FAILED = "Some index files failed to download"  # a warning of apt-get, which then succeeds
 LICENCE = "package descriptions of the Debian archive, each under the licence of its package"
 
 _TARGET_FORMAT = "$(CREATED_BY)\t$(LABEL)\t$(COMPONENT)\t$(REPO_URI)\t$(LANGUAGE)\t$(FILENAME)"
@@ -95,9 +96,9 @@ class AptLists:
 
 
 def fetch_lists(folder: Path, console: Console, refresh: bool = False) -> AptLists:
-    """Apt's lists in `folder`; fetched if `refresh` is set or there are none.
+    """Apt's lists in `folder`; fetched if `refresh` is set, or if the last update did not fetch all of them.
 
-    One process at a time fetches; the others wait for it.
+    The file `complete` marks an update that did. One process at a time fetches; the others wait for it.
 
     Raises:
         DataError: apt is absent, fails, or has no source with English descriptions of the Debian archive.
@@ -114,10 +115,16 @@ def fetch_lists(folder: Path, console: Console, refresh: bool = False) -> AptLis
         for name in ("state/lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "state/status").touch()
-        found = None if refresh else _known(folder, lock)
+        complete = folder / "complete"
+        found = _known(folder, lock) if complete.exists() and not refresh else None
         if found is None:
+            complete.unlink(missing_ok=True)
             output = _apt(folder, lock, "update", "-q")
             found = _known(folder, lock)
+            if SOME_FAILED in output:
+                console.print("apt: some lists could not be fetched; the next read of the data tries again")
+            else:
+                complete.touch()
     if found is None:
         raise DataError(
             "apt fetched no package list with English descriptions of Debian's main archive; use "

@@ -1,5 +1,6 @@
 """apt's lists become items; nothing here touches the network."""
 
+import contextlib
 import io
 import stat
 from pathlib import Path
@@ -180,3 +181,56 @@ def test_versions_of_one_source_are_one_group() -> None:
     assert debian.source_family("gcc-13") == debian.source_family("gcc-14") == "gcc-"
     assert debian.source_family("python3.11") == "python"
     assert debian.source_family("2048") == "2048"
+
+
+def test_a_list_that_is_missing_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt, log = tmp_path / "apt", tmp_path / "log"
+    script = f"""
+if [ "$1" = update ]; then
+  echo update >> {log}; printf 'Package: a\\n' > {apt}/Packages; printf 'Package: a\\n' > {apt}/Translation-en
+else
+  printf 'Packages\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Packages\\n'
+  printf 'Translations\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Translation-en\\n'
+fi"""
+    write_apt(tmp_path / "bin", monkeypatch, script)
+    known = debian.fetch_lists(apt, NO_CONSOLE)
+    identity = known.identity()
+    assert known.read().origin["apt_lists_sha256"] == identity
+    with (apt / "Packages").open("a") as file:
+        file.write("\nPackage: more\n")
+    assert debian.fetch_lists(apt, NO_CONSOLE).identity() != identity
+    assert known.read().origin["apt_lists_sha256"] == known.identity() == identity
+    (apt / "Packages").unlink()
+    assert debian.fetch_lists(apt, NO_CONSOLE).identity() == identity
+    assert log.read_text() == "update\n" * 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "updates"),
+    [
+        ("echo 'E: interrupted' >&2; exit 100", 3),
+        ("echo 'W: Some index files failed to download. They have been ignored.' >&2", 3),
+        ("", 2),
+    ],
+)
+def test_an_update_that_was_not_whole_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, updates: int
+) -> None:
+    apt, log = tmp_path / "apt", tmp_path / "log"
+    script = f"""
+if [ "$1" = update ]; then
+  echo update >> {log}; printf 'Package: a\\n' > {apt}/Packages; printf 'Package: a\\n' > {apt}/Translation-en
+  if [ "$(wc -l < {log})" = 2 ]; then {fault or ":"}; fi
+else
+  printf 'Packages\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Packages\\n'
+  printf 'Translations\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Translation-en\\n'
+fi"""
+    write_apt(tmp_path / "bin", monkeypatch, script)
+    debian.fetch_lists(apt, NO_CONSOLE)
+    console = Console(file=io.StringIO())
+    with contextlib.suppress(DataError):
+        debian.fetch_lists(apt, console, refresh=True)
+    assert ("could not be fetched" in console.file.getvalue()) == ("W:" in fault)  # type: ignore[attr-defined]
+    for _ in range(2):
+        debian.fetch_lists(apt, NO_CONSOLE)
+    assert log.read_text() == "update\n" * updates
