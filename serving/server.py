@@ -129,7 +129,7 @@ class RetrievalServer:
         self._users = users
         self._log: AnswerSampler | None = None
         if served_log is not None and log_channel is not None:
-            self._log = AnswerSampler(served_log, log_channel, slot)
+            self._log = AnswerSampler(served_log, log_channel, slot, self._call_soon)
         self._servicer = RetrievalServicer(
             TrafficSplit(bundle),
             limits,

@@ -23,7 +23,9 @@ from twinspire.serving.served_log.sender import LogSender
 
 log = logging.getLogger(__name__)
 
-HEAD = struct.Struct("<II")  # of an answer in a datagram: the lengths of its two parts
+LENGTH = struct.Struct("<I")  # of the answers that are written at once, before them in a datagram
+MOST_AT_ONCE = 64  # answers that are written at once, unless they have more bytes
+MOST_BYTES = 32 << 10  # of answers that are written at once, unless one alone has more
 NONE: frozenset[int] = frozenset()
 MEASURED = 0.1  # share of all queries that are measured for drift at most: it takes 5 us
 Request = wire.SearchRequest | wire.SearchBatchRequest
@@ -63,12 +65,11 @@ def decoded(datagram: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]
     """Queries and their answers, from what a worker has sent."""
     begin = 0
     while begin < len(datagram):
-        logged, answer = HEAD.unpack_from(datagram, begin)
-        begin += HEAD.size
-        end = begin + logged
-        query = LoggedQuery(*marshal.loads(datagram[begin:end]))
-        begin = end + answer
-        yield query, wire.SearchResponse.FromString(datagram[end:begin])
+        (length,) = LENGTH.unpack_from(datagram, begin)
+        begin += LENGTH.size
+        for query, answer in marshal.loads(datagram[begin : begin + length]):
+            yield LoggedQuery(*query), wire.SearchResponse.FromString(answer)
+        begin += length
 
 
 class AnswerSampler:
@@ -77,12 +78,21 @@ class AnswerSampler:
     Args:
         channel: to the process of the log.
         slot: of the worker.
+        call_soon: calls a function on the same thread, once the answers at hand have been sent to clients.
     """
 
-    def __init__(self, config: ServedLogConfig, channel: DatagramChannel, slot: int) -> None:
+    def __init__(
+        self,
+        config: ServedLogConfig,
+        channel: DatagramChannel,
+        slot: int,
+        call_soon: Callable[[Callable[[], None]], None],
+    ) -> None:
         self._config, self._channel, self._slot = config, channel, slot
         self._sender = LogSender(channel, slot)
+        self._call_soon = call_soon
         self._share, self._explored_share = config.served_log_share, config.explore_share or 0.0
+        self._taken: list[TakenAnswer] = []  # that are not written yet
         self._has_failed = False
         self.explorer = Explorer(config.explore_top, config.explore_temperature)
 
@@ -97,23 +107,60 @@ class AnswerSampler:
         Args:
             explores: whether the order of some may be drawn.
         """
+        share = self._explored_share if explores else 0.0
+        if self._share >= 1 and not share:
+            return SampledQueries(self, range(queries), NONE)
         drawn = [random() for _ in range(queries)]  # `random` is seeded again in every fork
         taken = [n for n, each in enumerate(drawn) if each < self._share]
         if not taken:
             return None
-        share = self._explored_share if explores else 0.0
         return SampledQueries(self, taken, {n for n in taken if drawn[n] < share} if share else NONE)
 
     def close(self) -> None:
-        """Send the waiting answers, and take no more."""
+        """Send the waiting answers, and take no more; for any thread, after the last answer."""
+        self._write()
         self._sender.close()
 
-    def add(self, job: Job, place: int, query: wire.Query, k: int, request: Request, answer: bytes) -> None:
-        """Log one query of a job that is done.
+    def take(self, answer: "TakenAnswer") -> None:
+        """Log some queries of a job that is done, soon: many answers at once cost less than each alone."""
+        if not self._taken:
+            self._call_soon(self._write)
+        self._taken.append(answer)
 
-        Args:
-            answer: its `SearchResponse`, serialised.
-        """
+    def _write(self) -> None:
+        """Give the taken answers to the sender."""
+        taken, self._taken = self._taken, []
+        rows: list[tuple[Any, bytes]] = []
+        size, now = 0, time.time_ns()
+        for each in taken:
+            for place in each.places:
+                try:
+                    answer = each.answer_of(each.job, each.answer, place)
+                    rows.append((self._row(each, place, now), answer))
+                    size += len(answer)
+                except Exception:
+                    self._fail()
+                if len(rows) == MOST_AT_ONCE or size >= MOST_BYTES:
+                    self._send(rows)
+                    rows, size = [], 0
+        if rows:
+            self._send(rows)
+
+    def _send(self, rows: list[tuple[Any, bytes]]) -> None:
+        try:
+            content = marshal.dumps(rows)
+        except Exception:
+            if len(rows) == 1:
+                self._fail()
+            else:  # the others can be written
+                for row in rows:
+                    self._send([row])
+            return
+        self._sender.add((LENGTH.pack(len(content)), content), len(rows))
+
+    def _row(self, taken: "TakenAnswer", place: int, now: int) -> tuple[Any, ...]:
+        """The values of a `LoggedQuery`."""
+        job, query, request = taken.job, taken.queries[place], taken.request
         retriever, values, found = job.retriever, job.prepared[place].values, job.found[place]
         measures = None
         if values is None:
@@ -132,21 +179,39 @@ class AnswerSampler:
         user = query.user if query.HasField("user") else None
         mixed = found.interleaved
         teams = None if mixed is None else (mixed.challenger, mixed.teams)
-        is_default = job.options == retriever.search_options(job.options.k) and not request.exclude_shown
-        is_own = is_default and draw is None and mixed is None  # as the bundle orders its hits
-        comparable = is_own and found.context.basis.is_searched
+        is_own = draw is None and mixed is None and not request.exclude_shown
+        comparable = is_own and found.context.basis.is_searched and retriever.is_default(job.options)
         filter = request.filter.SerializeToString() if request.HasField("filter") else b""
-        logged = marshal.dumps(
-            (time.time_ns(), user, features, k, filter, candidates, teams, measures, comparable)
-        )
-        self._sender.add((HEAD.pack(len(logged), len(answer)), logged, answer))
+        return now, user, features, taken.k, filter, candidates, teams, measures, comparable
 
-    def fail(self) -> None:
+    def _fail(self) -> None:
         """Count an answer that could not be logged; the first time, log the exception that is handled."""
         self._channel.fail(self._slot)
         if not self._has_failed:
             log.exception("an answer could not be logged; further such answers are only counted")
         self._has_failed = True
+
+
+class TakenAnswer(NamedTuple):
+    """An answer of which the log takes some queries.
+
+    Args:
+        job: that is done.
+        answer: the bytes that the client gets.
+        answer_of: makes the answer to one query of it.
+        places: numbers of the queries that are taken.
+        queries: all of the request.
+        k: hits that were asked for.
+        request: that has the queries.
+    """
+
+    job: Job
+    answer: bytes
+    answer_of: AnswerOf
+    places: Sequence[int]
+    queries: Sequence[wire.Query]
+    k: int
+    request: Request
 
 
 class SampledQueries(NamedTuple):
@@ -173,25 +238,18 @@ class SampledQueries(NamedTuple):
         k: int,
         request: Request,
     ) -> MakeAnswer:
-        """`make`, before which explored answers are drawn, and after which answers are sent to the log.
+        """`make`, before which explored answers are drawn, and after which the log takes answers.
 
         Args:
             make: makes the answer of a job that is done.
-            queries: all of the request.
-            k: hits that were asked for.
-            request: that has the queries.
+            answer_of, queries, k, request: as in `TakenAnswer`.
         """
 
         def logged(job: Job) -> bytes:
             if self.explored:
                 self._explore(job, k)
             answer = make(job)
-            for place in self.places:
-                try:
-                    one = answer_of(job, answer, place)
-                    self.sampler.add(job, place, queries[place], k, request, one)
-                except Exception:  # it must not fail the client's search
-                    self.sampler.fail()
+            self.sampler.take(TakenAnswer(job, answer, answer_of, self.places, queries, k, request))
             return answer
 
         return logged

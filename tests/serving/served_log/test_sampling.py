@@ -15,14 +15,13 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.drift import DriftReference, word_bits
 from twinspire.serving.client import FusionMode, Query, RetrievalClient, where
 from twinspire.serving.datagrams import DatagramChannel
-from twinspire.serving.engine.batching import Job
 from twinspire.serving.observability.metrics import LOG_DROPPED, LOG_FAILED
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log import sampling
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import to_table
-from twinspire.serving.served_log.sampling import AnswerSampler, LoggedQuery, decoded
+from twinspire.serving.served_log.sampling import AnswerSampler, LoggedQuery, TakenAnswer, decoded
 from twinspire.serving.served_log.sender import MOST_BYTES
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_status import ServiceStatus
@@ -165,14 +164,15 @@ def test_large_batches_arrive_in_several_datagrams(plain: Path) -> None:
 def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plain: Path
 ) -> None:
-    add = AnswerSampler.add
+    row = AnswerSampler._row
 
-    def failing(sampler: AnswerSampler, job: Job, place: int, *rest: Any) -> None:
-        if place < 2:
+    def failing(sampler: AnswerSampler, taken: TakenAnswer, place: int, now: int) -> tuple[Any, ...]:
+        if place == 0:
             raise ValueError("of a test")
-        add(sampler, job, place, *rest)
+        written = row(sampler, taken, place, now)
+        return (*written[:-1], object()) if place == 1 else written  # which cannot be written as bytes
 
-    monkeypatch.setattr(AnswerSampler, "add", failing)
+    monkeypatch.setattr(AnswerSampler, "_row", failing)
     with closing(DatagramChannel(2)) as channel:
         config = ServedLogConfig(Path(), served_log_share=1.0)
         server = RetrievalServer(Retriever.load(plain), served_log=config, log_channel=channel, slot=0)

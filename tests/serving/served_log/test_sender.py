@@ -34,7 +34,7 @@ def test_answers_wait_for_a_process_that_is_behind_and_arrive_in_order(channel: 
     given = answers(500)  # several times what the socket holds
     waiting = LogSender(channel, 1)
     for each in given:
-        waiting.add(each)
+        waiting.add(each, 1)
     assert received(channel) == b"".join(map(b"".join, given))
     waiting.close()
     assert channel.dropped == 0
@@ -47,7 +47,7 @@ def test_what_is_beyond_the_bound_is_dropped_and_counted(
     monkeypatch.setattr(sender, "GATHER_SECONDS", 1.0)  # none is sent before all were added
     waiting = LogSender(channel, 1)
     for each in answers(320):
-        waiting.add(each)
+        waiting.add(each, 1)
     assert channel.dropped == 20
     assert len(received(channel)) == 300 * ANSWER
     waiting.close()
@@ -60,7 +60,7 @@ def test_the_end_of_a_worker_waits_shortly_for_a_process_that_hangs(
     monkeypatch.setattr(sender, "PATIENCE_SECONDS", 0.1)
     waiting = LogSender(channel, 1)
     for each in answers(2000):
-        waiting.add(each)
+        waiting.add(each, 1)
     waiting.close()
     arrived = len(received(channel)) // ANSWER
     assert 0 < arrived < 2000
