@@ -1,13 +1,12 @@
 """A socket from the workers to one process, on which no event loop waits.
 
-Both ends and the counters are created before the fork, and the supervisor keeps them. So a worker or a
+Both ends and the counts are created before the fork, and the supervisor keeps them. So a worker or a
 receiver that is restarted uses the same ones, and what is in the socket is not lost.
 """
 
 import mmap
 import select
 import socket
-import time
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -15,7 +14,7 @@ BUFFER = 1 << 20  # bytes of the socket's buffer; Linux doubles it, if its limit
 
 
 class DatagramChannel:
-    """The socket, and for each worker slot counts of what could not be sent. Make it before the fork."""
+    """The socket, and for each worker slot a count of what could not be sent. Make it before the fork."""
 
     def __init__(self, workers: int) -> None:
         # In a connected pair only the sender's buffer limits what is queued, not a number of datagrams.
@@ -23,9 +22,7 @@ class DatagramChannel:
         self._sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self._sender.setblocking(False)
         self._receiver.setblocking(False)
-        cells = memoryview(mmap.mmap(-1, 2 * workers * 8)).cast("Q")
-        self._dropped: memoryview[int] = cells[::2]
-        self._failed: memoryview[int] = cells[1::2]
+        self._dropped = memoryview(mmap.mmap(-1, workers * 8)).cast("Q")
 
     @cached_property
     def _buffer(self) -> memoryview:
@@ -37,43 +34,19 @@ class DatagramChannel:
         """What the socket did not take, since the service started."""
         return sum(self._dropped)
 
-    @property
-    def failed(self) -> int:
-        """What a worker could not make a datagram of, since the service started."""
-        return sum(self._failed)
-
-    def send(self, slot: int, parts: Sequence[bytes], count: int = 1, seconds: float = 0.0) -> None:
-        """Send a datagram of the worker in a slot, or count it as dropped.
+    def send(self, slot: int, parts: Sequence[bytes]) -> None:
+        """Send a datagram of the worker in a slot, or count it as dropped; it never waits.
 
         It is dropped where the receiver is behind or has died, or where it is larger than the socket's
         buffer.
 
         Args:
             parts: of the datagram, which are joined.
-            count: of what it holds.
-            seconds: for which it waits for room in the buffer.
         """
-        datagram, until = b"".join(parts), time.monotonic() + seconds  # `sendmsg` takes at most 1,024 parts
-        while True:
-            try:
-                self._sender.send(datagram)
-                return
-            except BlockingIOError:
-                left = until - time.monotonic()
-                if left <= 0:
-                    break
-                select.select([], [self._sender], [], left)
-            except OSError:
-                break
-        self.drop(slot, count)
-
-    def drop(self, slot: int, count: int = 1) -> None:
-        """Count what the worker in a slot does not send."""
-        self._dropped[slot] += count
-
-    def fail(self, slot: int) -> None:
-        """Count something of which the worker in a slot could make no datagram."""
-        self._failed[slot] += 1
+        try:
+            self._sender.sendmsg(parts)
+        except OSError:
+            self._dropped[slot] += 1
 
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds` until there is something to receive; returns whether there is."""

@@ -24,7 +24,6 @@ from twinspire.serving.api import catalogue_service, events_service
 from twinspire.serving.api.catalogue_service import CatalogueServicer
 from twinspire.serving.api.events_service import EventsServicer
 from twinspire.serving.api.retrieval_service import SERVICE, RetrievalServicer
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Batcher
 from twinspire.serving.engine.call import Call, Method, UnaryCall
 from twinspire.serving.engine.event_loop import EventLoop
@@ -48,6 +47,7 @@ from twinspire.serving.security.auth import Guard, caller
 from twinspire.serving.security.tls import credentials
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.sampling import AnswerSampler
+from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 from twinspire.serving.wire.converters import RequestLimits
@@ -79,7 +79,7 @@ class RetrievalServer:
         events_url: of their store.
         shown_hours: for which the process keeps items shown to users; 0 if it does not.
         served_log: which answers the service keeps in a log, if it has one.
-        log_channel: to the process of that log.
+        log_queues: to the process of that log.
         interleave_share: as of `RetrievalServicer`.
         front: accepts the calls; one for gRPC by default.
 
@@ -107,7 +107,7 @@ class RetrievalServer:
         events_url: str = "",
         shown_hours: int = 0,
         served_log: ServedLogConfig | None = None,
-        log_channel: DatagramChannel | None = None,
+        log_queues: SharedQueues | None = None,
         interleave_share: float = 0.0,
         front: Front | None = None,
     ) -> None:
@@ -128,8 +128,8 @@ class RetrievalServer:
             shown = ShownItems(events, shown_hours * 3600, self._call_soon, dropped)
         self._users = users
         self._log: AnswerSampler | None = None
-        if served_log is not None and log_channel is not None:
-            self._log = AnswerSampler(served_log, log_channel, slot, self._call_soon)
+        if served_log is not None and log_queues is not None:
+            self._log = AnswerSampler(served_log, log_queues, slot, self._call_soon)
         self._servicer = RetrievalServicer(
             TrafficSplit(bundle),
             limits,

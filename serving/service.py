@@ -45,6 +45,7 @@ from twinspire.serving.security.access import Access
 from twinspire.serving.security.tls import ServerTls, check_exposure
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.served_log.config import ServedLogConfig, reserve
+from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_manager import notify
 from twinspire.serving.service_status import ServiceStatus
@@ -174,7 +175,7 @@ class _Service:
         self._catalogue: StoreChannel | None = None
         self._events: StoreChannel | None = None
         self._live: LivePlace | None = None
-        self._log_channel: DatagramChannel | None = None
+        self._log_queues: SharedQueues | None = None
         if config.catalogue:
             self._add_catalogue(config.catalogue)
         if config.events:
@@ -190,7 +191,7 @@ class _Service:
                 shadow = Shadow(self._channel, self.shared_state, alias, limits, self._live)
                 self.processes.append(ProcessSpec("shadow", shadow.run))
         folder = config.served_log.folder if config.served_log else None
-        self._status = ServiceStatus(self.shared_state, self.shared, self._channel, self._log_channel, folder)
+        self._status = ServiceStatus(self.shared_state, self.shared, self._channel, self._log_queues, folder)
 
     def _add_catalogue(self, config: CatalogueConfig) -> None:
         """Add the process of live items."""
@@ -224,12 +225,12 @@ class _Service:
         """Add the process of the served log."""
         self._log_folder = reserve(config.folder)  # until the last process has ended
         self.shared_state.write(SERVED_LOG, {"rows": 0, "lost": 0, "bytes": 0, "last_error": ""})
-        self._log_channel = channel = DatagramChannel(self._config.workers)
+        self._log_queues = queues = SharedQueues(self._config.workers)
 
         def run(handle: WorkerHandle) -> None:
             from twinspire.serving.served_log.process import LogWriter  # which needs pyarrow
 
-            LogWriter(config, channel, self.shared_state, self.shared, self._config.grace).run(handle)
+            LogWriter(config, queues, self.shared_state, self.shared, self._config.grace).run(handle)
 
         self.processes.append(ProcessSpec("served log", run))
 
@@ -273,7 +274,7 @@ class _Service:
                 events_url=config.events.url if config.events else "",
                 shown_hours=config.events.bounds.events_shown_hours if config.events else 0,
                 served_log=config.served_log,
-                log_channel=self._log_channel,
+                log_queues=self._log_queues,
                 interleave_share=follow.interleave_share if follow else 0.0,
             )
             # A canary is loaded like any later change: if it cannot be loaded, the champion answers.

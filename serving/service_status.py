@@ -20,6 +20,7 @@ from twinspire.serving.observability.metrics import Reading
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
 from twinspire.serving.rollout.loaded_bundle import CANARY, CHAMPION
 from twinspire.serving.rollout.target import Target
+from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shadow.report import shadow_readings, shadow_state
 from twinspire.serving.shared_state import (
     ACCESS,
@@ -81,7 +82,7 @@ class ServiceStatus:
     Args:
         shared: the workers' metrics.
         channel: to the shadow, if there is one.
-        log_channel: to the process of the served log, if there is one.
+        log_queues: to the process of the served log, if there is one.
         log: folder of this log.
     """
 
@@ -90,12 +91,12 @@ class ServiceStatus:
         shared_state: SharedState,
         shared: SharedMetrics,
         channel: DatagramChannel | None = None,
-        log_channel: DatagramChannel | None = None,
+        log_queues: SharedQueues | None = None,
         log: Path | None = None,
     ) -> None:
         self._shared_state = shared_state
         self._shared = shared
-        self._channel, self._log_channel, self._log = channel, log_channel, log
+        self._channel, self._log_queues, self._log = channel, log_queues, log
         self._facts: tuple[str, str, int, int, float] | None = None  # of the champion, for `bundle_readings`
 
     def state(self) -> dict[str, Any]:
@@ -127,9 +128,9 @@ class ServiceStatus:
             yield from shadow_readings(self._shared_state.read(SHADOW), self._channel.dropped)
         if entry := entries.get(CATALOGUE):
             yield from catalogue_readings(entry, self._shared.read())
-        if self._log_channel:
-            channel, lost = self._log_channel, entries[SERVED_LOG]["lost"]
-            reasons = {"behind": channel.dropped, "disk": lost, "error": channel.failed}
+        if self._log_queues:
+            queues, lost = self._log_queues, entries[SERVED_LOG]["lost"]
+            reasons = {"behind": queues.dropped, "disk": lost, "error": queues.failed}
             yield metrics.LOG_DROPPED, [([reason], count) for reason, count in reasons.items()]
         if self._log:
             champion = Target.of(self._shared_state.read(TARGET)).champion
@@ -169,10 +170,10 @@ class ServiceStatus:
         return kind(**fields_of(kind, entry)) if entry else None
 
     def _served_log(self) -> wire.ServedLog | None:
-        if self._log_channel is None:
+        if self._log_queues is None:
             return None
-        entry, channel = self._shared_state.read(SERVED_LOG), self._log_channel
-        dropped = entry["lost"] + channel.dropped + channel.failed
+        entry, queues = self._shared_state.read(SERVED_LOG), self._log_queues
+        dropped = entry["lost"] + queues.dropped + queues.failed
         return wire.ServedLog(**fields_of(wire.ServedLog, entry) | {"dropped": dropped})
 
     def _bundles(self) -> list[dict[str, Any]]:

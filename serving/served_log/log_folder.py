@@ -63,6 +63,7 @@ class LogFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._salts: dict[str, bytes] = {}
+        self._written = 0  # files; it is in the names, because rows of two files may have the same time
 
     def digest(self, user: str, day: str) -> str:
         """The digest of a user's key on a day such as `2026-12-01`, whose salt is made if it is missing.
@@ -86,7 +87,8 @@ class LogFolder:
         """
         folder = self.root / hour
         folder.mkdir(exist_ok=True)
-        path = folder / f"{nanoseconds}-{os.getpid()}{SUFFIX}"
+        self._written += 1
+        path = folder / f"{nanoseconds}-{os.getpid()}-{self._written}{SUFFIX}"
         with whole_file(path) as file:
             pq.write_table(table, file, compression="zstd")
         return path

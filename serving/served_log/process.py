@@ -1,7 +1,7 @@
 """The process of the served log: takes the rows of all workers, and writes them as files.
 
 It makes columns of the rows as they come, and writes these on another thread. What the workers send while it
-is behind waits in the socket, and what the socket does not hold is dropped and counted.
+is behind waits in shared memory, and what that does not hold is dropped and counted.
 """
 
 import logging
@@ -18,19 +18,19 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.served_log.config import RAW, ServedLogConfig
 from twinspire.serving.served_log.log_folder import DAY_LENGTH, LogFolder, Row, hour_of, to_table
 from twinspire.serving.served_log.sampling import decoded
+from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
 from twinspire.serving.supervisor import WorkerHandle
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2  # for which it waits for a row
-MOST_DATAGRAMS = 32  # whose rows become columns at once
+MOST_CONTENTS = 32  # of a worker, whose rows become columns at once
 MOST_ROWS = 100_000  # in memory; at this number they are written before the flush is due
 MOST_BYTES = 256 << 20  # of these rows
 PRUNE_SECONDS = 60.0  # between two looks for files beyond the bounds
@@ -43,7 +43,7 @@ class LogWriter:
     """Writes the rows of all workers; `run` is its process.
 
     Args:
-        channel: from the workers.
+        queues: from the workers.
         shared_state: with the entry `SERVED_LOG`.
         shared: metrics of the workers, which say whether these still run.
         grace: seconds for them to end when the service stops.
@@ -52,12 +52,12 @@ class LogWriter:
     def __init__(
         self,
         config: ServedLogConfig,
-        channel: DatagramChannel,
+        queues: SharedQueues,
         shared_state: SharedState,
         shared: SharedMetrics,
         grace: float,
     ) -> None:
-        self._config, self._channel, self._shared_state = config, channel, shared_state
+        self._config, self._queues, self._shared_state = config, queues, shared_state
         self._shared, self._grace = shared, grace
         self._folder = LogFolder(config.folder)
         self._entry: dict[str, Any] = {**shared_state.read(SERVED_LOG), "pid": os.getpid(), "last_error": ""}
@@ -91,7 +91,7 @@ class LogWriter:
 
     def step(self, seconds: float = POLL_SECONDS) -> None:
         """Take rows, and write what is due; wait up to `seconds` if there are none."""
-        if self._channel.wait(seconds):
+        if self._queues.wait(seconds):
             self._take()
         if self._rows >= MOST_ROWS or self._bytes >= MOST_BYTES or time.monotonic() >= self._flush_due:
             self._flush()
@@ -101,10 +101,10 @@ class LogWriter:
         return any(psutil.pid_exists(pid) for pid in pids if pid)
 
     def _take(self) -> int:
-        """Make columns of the rows in the socket; returns how many datagrams these were."""
-        datagrams = self._channel.receive(MOST_DATAGRAMS)
+        """Make columns of rows that wait; returns how many times these were sent."""
+        contents = self._queues.take(MOST_CONTENTS)
         hours: dict[str, list[Row]] = defaultdict(list)
-        for query, answer in chain.from_iterable(map(decoded, datagrams)):
+        for query, answer in chain.from_iterable(map(decoded, contents)):
             hours[hour_of(query.time)].append((query, answer))
         for hour, rows in hours.items():
             try:
@@ -114,7 +114,7 @@ class LogWriter:
                 self._bytes += table.nbytes
             except Exception as error:  # of any kind: other rows go on
                 self._lose(len(rows), error)
-        return len(datagrams)
+        return len(contents)
 
     def _written(self, day: str) -> Callable[[str], str]:
         """Key of a user -> how it is written on a day."""

@@ -7,23 +7,20 @@ times as long, and looking up ids would unshare the memory of the catalogue.
 
 import logging
 import marshal
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from random import random
 from typing import Any, NamedTuple
 
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.retrieval.exploration import Explorer
 from twinspire.serving.retrieval.query import SearchOptions
 from twinspire.serving.served_log.config import ServedLogConfig
-from twinspire.serving.served_log.sender import LogSender
+from twinspire.serving.served_log.shared_queue import SharedQueues
 
 log = logging.getLogger(__name__)
 
-LENGTH = struct.Struct("<I")  # of the answers that are written at once, before them in a datagram
 MOST_AT_ONCE = 64  # answers that are written at once, unless they have more bytes
 MOST_BYTES = 32 << 10  # of answers that are written at once, unless one alone has more
 NONE: frozenset[int] = frozenset()
@@ -61,22 +58,17 @@ class LoggedQuery(NamedTuple):
     comparable: bool = False
 
 
-def decoded(datagram: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
-    """Queries and their answers, from what a worker has sent."""
-    begin = 0
-    while begin < len(datagram):
-        (length,) = LENGTH.unpack_from(datagram, begin)
-        begin += LENGTH.size
-        for query, answer in marshal.loads(datagram[begin : begin + length]):
-            yield LoggedQuery(*query), wire.SearchResponse.FromString(answer)
-        begin += length
+def decoded(content: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
+    """Queries and their answers, from what a worker has sent at once."""
+    for query, answer in marshal.loads(content):
+        yield LoggedQuery(*query), wire.SearchResponse.FromString(answer)
 
 
 class AnswerSampler:
     """Chooses the answers of a worker that the log takes; for one thread. Make it after the fork.
 
     Args:
-        channel: to the process of the log.
+        queues: to the process of the log.
         slot: of the worker.
         call_soon: calls a function on the same thread, once the answers at hand have been sent to clients.
     """
@@ -84,12 +76,11 @@ class AnswerSampler:
     def __init__(
         self,
         config: ServedLogConfig,
-        channel: DatagramChannel,
+        queues: SharedQueues,
         slot: int,
         call_soon: Callable[[Callable[[], None]], None],
     ) -> None:
-        self._config, self._channel, self._slot = config, channel, slot
-        self._sender = LogSender(channel, slot)
+        self._config, self._queues, self._slot = config, queues, slot
         self._call_soon = call_soon
         self._share, self._explored_share = config.served_log_share, config.explore_share or 0.0
         self._taken: list[TakenAnswer] = []  # that are not written yet
@@ -117,9 +108,8 @@ class AnswerSampler:
         return SampledQueries(self, taken, {n for n in taken if drawn[n] < share} if share else NONE)
 
     def close(self) -> None:
-        """Send the waiting answers, and take no more; for any thread, after the last answer."""
+        """Send the taken answers; for any thread, after the last answer."""
         self._write()
-        self._sender.close()
 
     def take(self, answer: "TakenAnswer") -> None:
         """Log some queries of a job that is done, soon: many answers at once cost less than each alone."""
@@ -128,7 +118,7 @@ class AnswerSampler:
         self._taken.append(answer)
 
     def _write(self) -> None:
-        """Give the taken answers to the sender."""
+        """Send the taken answers."""
         taken, self._taken = self._taken, []
         rows: list[tuple[Any, bytes]] = []
         size, now = 0, time.time_ns()
@@ -156,7 +146,7 @@ class AnswerSampler:
                 for row in rows:
                     self._send([row])
             return
-        self._sender.add((LENGTH.pack(len(content)), content), len(rows))
+        self._queues.put(self._slot, content, len(rows))
 
     def _row(self, taken: "TakenAnswer", place: int, now: int) -> tuple[Any, ...]:
         """The values of a `LoggedQuery`."""
@@ -186,7 +176,7 @@ class AnswerSampler:
 
     def _fail(self) -> None:
         """Count an answer that could not be logged; the first time, log the exception that is handled."""
-        self._channel.fail(self._slot)
+        self._queues.fail(self._slot)
         if not self._has_failed:
             log.exception("an answer could not be logged; further such answers are only counted")
         self._has_failed = True

@@ -8,7 +8,6 @@ the third take a bundle that is trained on what the first model of the rounds le
 """
 
 import os
-import statistics
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,7 +105,7 @@ def events(found: Mapping[str, Any]) -> dict[str, Any]:
 def log(found: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of `TARGETS` in what `measure_log` has found, and all of that."""
     shares = {"log_rps_share": found["rps"], "log_p99_ratio": found["p99_us"]}
-    return {**{key: statistics.median(each["ratios"]) for key, each in shares.items()}, "log": found}
+    return {**{key: each["ratio"] for key, each in shares.items()}, "log": found}
 
 
 def show_all(console: Console, report: Mapping[str, Any]) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from tests.serving.served_log.test_log_folder import row
 from twinspire.protos.files.served_log import SUFFIX
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.served_log import process
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import LogFolder
 from twinspire.serving.served_log.process import LogWriter
+from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
 
 Start = Callable[[], LogWriter]
@@ -31,11 +31,11 @@ def start(tmp_path: Path, state: SharedState, monkeypatch: pytest.MonkeyPatch) -
     """Makes the process's object, for which each datagram is one row, and which is not due to write."""
     config = ServedLogConfig(tmp_path, served_log_flush_seconds=3600.0)
     monkeypatch.setattr(process, "decoded", lambda _: [row(1)])
-    with closing(DatagramChannel(1)) as channel:
+    with closing(SharedQueues(1)) as queues:
 
         def made() -> LogWriter:
-            channel.send(0, [b"a row"])
-            return LogWriter(config, channel, state, SharedMetrics(workers=1), 1.0)
+            queues.put(0, b"a row")
+            return LogWriter(config, queues, state, SharedMetrics(workers=1), 1.0)
 
         yield made
 

@@ -21,8 +21,8 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log import sampling
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.log_folder import to_table
-from twinspire.serving.served_log.sampling import AnswerSampler, LoggedQuery, TakenAnswer, decoded
-from twinspire.serving.served_log.sender import MOST_BYTES
+from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, TakenAnswer, decoded
+from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_status import ServiceStatus
 from twinspire.serving.shadow.mirror import TrafficMirror, received
@@ -38,16 +38,16 @@ def logging(
 ) -> Iterator[tuple[RetrievalClient, Callable[[], Rows]]]:
     """A client of a server with a log, and what takes the rows that have arrived."""
     config = ServedLogConfig(Path(), served_log_share=1.0, **options)
-    with closing(DatagramChannel(1)) as channel:
+    with closing(SharedQueues(1)) as queues:
 
         def rows() -> Rows:
             found: Rows = []
-            while channel.wait(0.5):
-                found += chain.from_iterable(map(decoded, channel.receive(100)))
-            assert channel.dropped == 0
+            while queues.wait(0.5):
+                found += chain.from_iterable(map(decoded, queues.take(100)))
+            assert queues.dropped == 0
             return found
 
-        server = RetrievalServer(Retriever.load(folder), limits, served_log=config, log_channel=channel)
+        server = RetrievalServer(Retriever.load(folder), limits, served_log=config, log_queues=queues)
         with server, RetrievalClient(server.address) as client:
             yield client, rows
 
@@ -136,13 +136,13 @@ def test_min_score_holds_for_what_is_explored(plain: Path) -> None:
 
 def test_no_explored_answer_goes_to_a_shadow(plain: Path) -> None:
     config = ServedLogConfig(Path(), served_log_share=1.0, explore_share=0.5)
-    with closing(DatagramChannel(1)) as channel, closing(DatagramChannel(1)) as shadow:
+    with closing(SharedQueues(1)) as queues, closing(DatagramChannel(1)) as shadow:
         state = SharedState(("shadow target",))
         state.write("shadow target", {"bundle_version": "x"})
         server = RetrievalServer(
             Retriever.load(plain),
             served_log=config,
-            log_channel=channel,
+            log_queues=queues,
             mirror=TrafficMirror(shadow, state, 0, 1.0, 1000),
         )
         with server, RetrievalClient(server.address) as client:
@@ -153,7 +153,7 @@ def test_no_explored_answer_goes_to_a_shadow(plain: Path) -> None:
     assert not any(wire.SearchResponse.FromString(response).explored for _, response in mirrored)
 
 
-def test_large_batches_arrive_in_several_datagrams(plain: Path) -> None:
+def test_large_batches_are_sent_in_parts(plain: Path) -> None:
     with logging(plain) as (client, rows):
         answers = client.search_batch(["bavuti"] * 64, k=200)
         logged = rows()
@@ -173,18 +173,18 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
         return (*written[:-1], object()) if place == 1 else written  # which cannot be written as bytes
 
     monkeypatch.setattr(AnswerSampler, "_row", failing)
-    with closing(DatagramChannel(2)) as channel:
+    with closing(SharedQueues(2)) as queues:
         config = ServedLogConfig(Path(), served_log_share=1.0)
-        server = RetrievalServer(Retriever.load(plain), served_log=config, log_channel=channel, slot=0)
+        server = RetrievalServer(Retriever.load(plain), served_log=config, log_queues=queues, slot=0)
         with server, RetrievalClient(server.address) as client:
             answers = client.search_batch(["bavuti"] * 5, k=1)
-            assert channel.wait(5.0)
-            logged = [*chain.from_iterable(map(decoded, channel.receive(9)))]
+            assert queues.wait(5.0)
+            logged = [*chain.from_iterable(map(decoded, queues.take(9)))]
         state = SharedState(ENTRIES)
         champion = {"folder": "gone", "bundle_version": "a", "model_version": ""}
         state.write(TARGET, {"serial": 1, "champion": champion, "canary": None})
         state.write(SERVED_LOG, {"rows": 0, "lost": 4, "bytes": 0, "last_error": "full"})
-        status = ServiceStatus(state, SharedMetrics(1), log_channel=channel)
+        status = ServiceStatus(state, SharedMetrics(1), log_queues=queues)
         readings = dict(status.metrics())
     assert [answer.request_id for _, answer in logged] == [each.request_id for each in answers[2:]]
     assert readings[LOG_FAILED] == [([], 1.0)]
