@@ -1,6 +1,6 @@
 """The served log: what answers to searches held, in files of Parquet that `serve --served-log` writes.
 
-    FOLDER/2026-12-01T20/1764620700123456789-2.parquet    hour (UTC), nanoseconds of its first row, writer
+    FOLDER/2026-12-01T20/1764620700123456789-2-1.parquet  hour (UTC), nanoseconds of first row, writer, number
     FOLDER/drift.json                                     what `python -m twinspire.export drift` found last
 
 A file is written whole, under another name first, so each `*.parquet` can be read. One row is one query's

@@ -49,6 +49,7 @@ def _type(name: str) -> pa.DataType:
 
 
 Row = tuple[LoggedQuery, wire.SearchResponse]
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder each time
 SCHEMA = pa.schema({name: _type(kind) for name, kind in COLUMNS.items()})
 
 
@@ -209,7 +210,7 @@ def to_table(rows: Sequence[Row], written: Callable[[str], str]) -> pa.Table:
         "user": [each.user and written(each.user) for each in queries],
         "measures": [each.measures for each in queries],
         "comparable": [each.comparable for each in queries],
-        "query": [json.dumps(each.features, ensure_ascii=False) for each in queries],
+        "query": [_to_json(each.features) for each in queries],
         "k": [each.k for each in queries],
         "filter": [_filter_text(each.filter) for each in queries],
         "item_ids": _lists([[hit.id for hit in each] for each in hits], pa.string()),

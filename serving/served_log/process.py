@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import psutil
@@ -29,7 +28,8 @@ from twinspire.serving.supervisor import WorkerHandle
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.2  # for which it waits for a row
+STEP_SECONDS = 0.2  # for which it waits for a row
+DRAIN_SECONDS = 3.0  # after the workers' grace; the supervisor kills a process that takes longer
 MOST_CONTENTS = 32  # of a worker, whose rows become columns at once
 MOST_ROWS = 100_000  # in memory; at this number they are written before the flush is due
 MOST_BYTES = 256 << 20  # of these rows
@@ -81,15 +81,24 @@ class LogWriter:
         stopped = handle.stop_event()
         while not stopped.is_set():
             self.step()
-        until = time.monotonic() + self._grace
+        until = time.monotonic() + self._grace + DRAIN_SECONDS
         while time.monotonic() < until and self._workers_run():
             self.step()
-        while self._take():
-            pass
+        self._drain(until)
         self._flush()
         self._thread.shutdown()
 
-    def step(self, seconds: float = POLL_SECONDS) -> None:
+    def _drain(self, until: float) -> None:
+        """Take what waits, up to a time by `time.monotonic()`; count the rest as lost."""
+        while self._queues.wait(0.0) and time.monotonic() < until:
+            self.step(0.0)
+        left = 0
+        while contents := self._queues.take(MOST_CONTENTS):
+            left += sum(1 for content in contents for _ in decoded(content))
+        if left:
+            self._lose(left, TimeoutError("too many waited when the service stopped"))
+
+    def step(self, seconds: float = STEP_SECONDS) -> None:
         """Take rows, and write what is due; wait up to `seconds` if there are none."""
         if self._queues.wait(seconds):
             self._take()
@@ -100,12 +109,17 @@ class LogWriter:
         pids = [int(row[layout.PID]) for row in self._shared.read()]
         return any(psutil.pid_exists(pid) for pid in pids if pid)
 
-    def _take(self) -> int:
-        """Make columns of rows that wait; returns how many times these were sent."""
-        contents = self._queues.take(MOST_CONTENTS)
+    def _take(self) -> None:
+        """Make columns of rows that wait."""
         hours: dict[str, list[Row]] = defaultdict(list)
-        for query, answer in chain.from_iterable(map(decoded, contents)):
-            hours[hour_of(query.time)].append((query, answer))
+        for content in self._queues.take(MOST_CONTENTS):
+            try:
+                rows = [*decoded(content)]
+            except Exception as error:  # of any kind: other rows go on
+                self._lose(1, error)
+                continue
+            for query, answer in rows:
+                hours[hour_of(query.time)].append((query, answer))
         for hour, rows in hours.items():
             try:
                 table = to_table(rows, self._written(hour[:DAY_LENGTH]))
@@ -114,7 +128,6 @@ class LogWriter:
                 self._bytes += table.nbytes
             except Exception as error:  # of any kind: other rows go on
                 self._lose(len(rows), error)
-        return len(contents)
 
     def _written(self, day: str) -> Callable[[str], str]:
         """Key of a user -> how it is written on a day."""

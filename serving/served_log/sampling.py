@@ -121,12 +121,12 @@ class AnswerSampler:
         """Send the taken answers."""
         taken, self._taken = self._taken, []
         rows: list[tuple[Any, bytes]] = []
-        size, now = 0, time.time_ns()
+        size = 0
         for each in taken:
             for place in each.places:
                 try:
                     answer = each.answer_of(each.job, each.answer, place)
-                    rows.append((self._row(each, place, now), answer))
+                    rows.append((self._row(each, place), answer))
                     size += len(answer)
                 except Exception:
                     self._fail()
@@ -148,7 +148,7 @@ class AnswerSampler:
             return
         self._queues.put(self._slot, content, len(rows))
 
-    def _row(self, taken: "TakenAnswer", place: int, now: int) -> tuple[Any, ...]:
+    def _row(self, taken: "TakenAnswer", place: int) -> tuple[Any, ...]:
         """The values of a `LoggedQuery`."""
         job, query, request = taken.job, taken.queries[place], taken.request
         retriever, values, found = job.retriever, job.prepared[place].values, job.found[place]
@@ -172,7 +172,7 @@ class AnswerSampler:
         is_own = draw is None and mixed is None and not request.exclude_shown
         comparable = is_own and found.context.basis.is_searched and retriever.is_default(job.options)
         filter = request.filter.SerializeToString() if request.HasField("filter") else b""
-        return now, user, features, taken.k, filter, candidates, teams, measures, comparable
+        return taken.time, user, features, taken.k, filter, candidates, teams, measures, comparable
 
     def _fail(self) -> None:
         """Count an answer that could not be logged; the first time, log the exception that is handled."""
@@ -186,6 +186,7 @@ class TakenAnswer(NamedTuple):
     """An answer of which the log takes some queries.
 
     Args:
+        time: when it was answered, in nanoseconds since 1970.
         job: that is done.
         answer: the bytes that the client gets.
         answer_of: makes the answer to one query of it.
@@ -195,6 +196,7 @@ class TakenAnswer(NamedTuple):
         request: that has the queries.
     """
 
+    time: int
     job: Job
     answer: bytes
     answer_of: AnswerOf
@@ -239,7 +241,9 @@ class SampledQueries(NamedTuple):
             if self.explored:
                 self._explore(job, k)
             answer = make(job)
-            self.sampler.take(TakenAnswer(job, answer, answer_of, self.places, queries, k, request))
+            self.sampler.take(
+                TakenAnswer(time.time_ns(), job, answer, answer_of, self.places, queries, k, request)
+            )
             return answer
 
         return logged

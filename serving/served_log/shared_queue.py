@@ -5,6 +5,7 @@ restarted uses the same queues, and what waits in them is not lost.
 """
 
 import mmap
+import threading
 import time
 
 MOST_WAITING = 64 << 20  # bytes of a worker's queue; what finds no room is dropped
@@ -34,7 +35,7 @@ class SharedQueues:
 
     @property
     def failed(self) -> int:
-        """What a worker could not write as bytes, since the service started."""
+        """What a worker could not put into its queue because of a fault, since the service started."""
         return sum(each.cells[FAILED] for each in self._queues)
 
     def put(self, slot: int, content: bytes, count: int = 1) -> None:
@@ -44,7 +45,7 @@ class SharedQueues:
             queue.cells[DROPPED] += count
 
     def fail(self, slot: int) -> None:
-        """Count something that the worker in a slot could not write as bytes."""
+        """Count something that the worker in a slot cannot put into its queue because of a fault."""
         self._queues[slot].cells[FAILED] += 1
 
     def wait(self, seconds: float) -> bool:
@@ -72,14 +73,21 @@ class _Queue:
 
     Positions count bytes since the start. The writer publishes content by the cell `WRITTEN`, after it has
     written the content. In a queue that is empty and beyond a quarter of the memory it goes back to the
-    start, so that a queue whose reader keeps up occupies a quarter; until the reader has followed, it holds
-    as much.
+    start, so that a queue whose reader keeps up occupies a quarter; until the reader has taken the next
+    content, it holds as much.
     """
 
     def __init__(self, size: int) -> None:
         self._size = -(-size // CELL) * CELL
         self._memory = mmap.mmap(-1, HEAD + self._size)
         self.cells = memoryview(self._memory).cast("Q")
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def _order(self) -> None:
+        """Keep the processor from moving accesses to memory from one side of this call to the other."""
+        self._lock.release()
+        self._lock.acquire()
 
     @property
     def has_content(self) -> bool:
@@ -100,12 +108,14 @@ class _Queue:
         at = HEAD + begin
         self.cells[at // CELL] = len(content)
         self._memory[at + CELL : at + CELL + len(content)] = content
+        self._order()
         self.cells[WRITTEN] = end
         return True
 
     def take(self, most: int) -> list[bytes]:
         """Remove the oldest contents, at most `most`."""
         written, position = self.cells[WRITTEN], self.cells[READ]
+        self._order()
         contents: list[bytes] = []
         while position != written and len(contents) < most:
             begin = position % self._size
@@ -116,6 +126,7 @@ class _Queue:
                 continue
             contents.append(self._memory[at + CELL : at + CELL + length])
             position += _needed(length)
+        self._order()
         self.cells[READ] = position
         return contents
 

@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ from twinspire.serving.retrieval.answer import FusionMode
 
 CLIENTS = 64
 Figures = dict[str, dict[str, list[float]]]  # name of a service -> figure -> its values in the rounds
+SETTLE_SECONDS = 15.0  # at most, until the log has been written
+STEP_SECONDS = 0.5
 LOAD = 0.8  # of the requests that the service without a log answers
 
 
@@ -41,6 +44,16 @@ def seconds_used(service: Service) -> dict[str, float]:
         times = process.cpu_times()
         used["worker" if process.pid == worker else "others"] += times.user + times.system
     return used
+
+
+def settle(service: Service) -> None:
+    """Wait until the service uses hardly any processor time, so that it is not counted with another's."""
+    until, used = time.monotonic() + SETTLE_SECONDS, seconds_used(service)
+    while time.monotonic() < until:
+        time.sleep(STEP_SECONDS)
+        before, used = used, seconds_used(service)
+        if sum(used.values()) - sum(before.values()) < STEP_SECONDS / 10:
+            return
 
 
 def measure(bundle: Path, rounds: int = 9, seconds: float = 2.0, pairs: int = 4) -> dict[str, Any]:
@@ -77,19 +90,21 @@ def _measure_pair(
             for name, flags in {"none": command, "log": logged}.items()
         }
         for number in range(rounds + 1):  # the first is for warming up
+            rates = found.get("none", {}).get("rps", [])
+            rate = statistics.median(rates) * LOAD if rates else 1000.0
             for name in [*services][:: 1 if (number + seed) % 2 else -1]:
                 service, figures = services[name], found.setdefault(name, {})
                 before = seconds_used(service)
                 with pinned(cores.load):
-                    closed = closed_loop(service.address, searches, CLIENTS, seconds, 0.5, number)
+                    closed = closed_loop(service.address, searches, CLIENTS, seconds, 0.0, number)
+                settle(service)
                 used = {part: value - before[part] for part, value in seconds_used(service).items()}
                 answered = sum(closed.codes.values())
                 measured = {f"{part}_us": 1e6 * value / answered for part, value in used.items()}
-                rates = found.get("none", {}).get("rps", [])
-                rate = statistics.median(rates) * LOAD if rates else 1000.0
                 with pinned(cores.load):
                     offered = OfferedLoad((Segment(rate, seconds),), seed=number)
                     (opened,) = open_loop(service.address, searches, offered)
+                settle(service)
                 measured |= {"rps": closed.rps, "p99_us": opened.percentile_us(99)}
                 answers += sum(each.codes["OK"] for each in (closed, opened)) if name == "log" else 0
                 if number:

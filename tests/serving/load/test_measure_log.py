@@ -1,4 +1,4 @@
-"""The measurement of the served log runs, and each answer is in it or counted as dropped."""
+"""The measurement of the served log runs."""
 
 import json
 import sys

@@ -83,6 +83,11 @@ def salt(folder: LogFolder, days_ago: int) -> bytes:
     return (folder.root / "salts" / day).read_bytes()
 
 
+def test_files_whose_first_rows_have_one_time_are_two(folder: LogFolder) -> None:
+    paths = {write(folder, [row(1)]), write(folder, [row(2)])}
+    assert sorted(pq.read_table(each)["request_id"].to_pylist() for each in paths) == [["r1"], ["r2"]]
+
+
 def test_each_day_has_a_salt_that_its_owner_alone_can_read(folder: LogFolder) -> None:
     digests = [folder.digest("u", day) for day in ("2026-12-01", "2026-12-02", "2026-12-01")]
     assert digests[0] == digests[2] != digests[1]

@@ -166,10 +166,10 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
 ) -> None:
     row = AnswerSampler._row
 
-    def failing(sampler: AnswerSampler, taken: TakenAnswer, place: int, now: int) -> tuple[Any, ...]:
+    def failing(sampler: AnswerSampler, taken: TakenAnswer, place: int) -> tuple[Any, ...]:
         if place == 0:
             raise ValueError("of a test")
-        written = row(sampler, taken, place, now)
+        written = row(sampler, taken, place)
         return (*written[:-1], object()) if place == 1 else written  # which cannot be written as bytes
 
     monkeypatch.setattr(AnswerSampler, "_row", failing)

@@ -77,9 +77,32 @@ def test_what_a_killed_worker_has_sent_is_not_lost_and_its_successor_goes_on(que
     for content, ending in ((b"first", signal.SIGKILL), (b"second", signal.SIGTERM)):
         child = os.fork()
         if not child:
-            queues.put(0, content)
-            os.kill(os.getpid(), ending)
+            try:
+                queues.put(0, content)
+                os.kill(os.getpid(), ending)
+            finally:
+                os._exit(1)
         os.waitpid(child, 0)
     queues.put(1, b"of another worker")
     assert queues.wait(1.0)
     assert queues.take(9) == [b"first", b"second", b"of another worker"]
+
+
+def test_a_reader_of_another_process_gets_what_is_written_meanwhile(queues: SharedQueues) -> None:
+    count = 100_000
+    child = os.fork()
+    if not child:
+        try:
+            for n in range(count):
+                before = queues.dropped
+                queues.put(0, n.to_bytes(4, "little") * (n % 9))
+                while queues.dropped > before:  # until there is room
+                    before = queues.dropped
+                    queues.put(0, n.to_bytes(4, "little") * (n % 9))
+        finally:
+            os._exit(0)
+    taken: list[bytes] = []
+    while len(taken) < count and queues.wait(10.0):
+        taken += queues.take(50)
+    os.waitpid(child, 0)
+    assert taken == [n.to_bytes(4, "little") * (n % 9) for n in range(count)]
