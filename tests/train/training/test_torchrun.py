@@ -1,4 +1,4 @@
-"""Whole runs under torchrun: quality, an end for all with any of them, another number of ranks, two nodes."""
+"""Runs of several ranks, most under torchrun: quality, an end for all with any, another count, two nodes."""
 
 import json
 import shutil
@@ -100,6 +100,13 @@ def same_quality_as_one_process(config: Path, folder: Path, output: str) -> None
     same_quality(json.loads(output)["metrics"], json.loads(expected)["metrics"])
 
 
+def ranks_on(config: Path, folder: Path, count: int) -> list[tuple[int, str, str]]:
+    """Train with some ranks that no launcher has started; of each, exit code, stdout and stderr."""
+    command = ("-m", "twinspire.train", "fit", "--config", str(config), "--json")
+    with environments(count) as ranks:
+        return outcomes([({**environment(folder), **each}, command) for each in ranks])
+
+
 def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
     stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., WarmPython]
 ) -> None:
@@ -159,13 +166,16 @@ def test_two_nodes_train_as_one_process_and_a_finished_run_is_not_trained_again(
     short: Any = {"training": {"epochs": 3, "batch_size": 16, "threads": 1}}
     config = write_toml(stdlib, tmp_path / "a.toml", sections={**PLAIN, **QUICK}, **short)
     alone, both = (in_store(empty_store, tmp_path / name) for name in ("alone", "both"))
-    for reused in (False, True):
-        with held_port() as port:
-            place = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1")
-            meeting = (*place, "--master-port", str(port), "--node-rank")
-            nodes = [start(config, both, (*meeting, str(node))) for node in (0, 1)]
-            (output, said), (nothing, other) = [each.communicate(timeout=250) for each in nodes]
-        assert [each.returncode for each in nodes] == [0, 0], said + other
+    with held_port() as port:
+        place = ("--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1")
+        meeting = (*place, "--master-port", str(port), "--node-rank")
+        nodes = [start(config, both, (*meeting, str(node))) for node in (0, 1)]
+        printed = [each.communicate(timeout=250) for each in nodes]
+    trained = [(each.returncode, *texts) for each, texts in zip(nodes, printed, strict=True)]
+    again = ranks_on(config, both, 2)
+    for found, reused in ((trained, False), (again, True)):
+        (_, output, said), (_, nothing, other) = found
+        assert [code for code, *_ in found] == [0, 0], said + other
         assert not nothing
         assert "recall@10" not in other
         assert json.loads(output)["reused"] == reused
@@ -173,9 +183,7 @@ def test_two_nodes_train_as_one_process_and_a_finished_run_is_not_trained_again(
     same_quality_as_one_process(config, alone, output)
 
 
-def test_a_refit_of_two_ranks_is_that_of_one_process(
-    films: Path, empty_store: Path, tmp_path: Path, start: Callable[..., WarmPython]
-) -> None:
+def test_a_refit_of_two_ranks_is_that_of_one_process(films: Path, empty_store: Path, tmp_path: Path) -> None:
     sections: Sections = {**watched.ATTENTION, "baselines": {"run": ["popularity"]}}
     without = {"input_dropout": 0.0, "dropout": 0.0}  # of which each rank draws its own
     changed: Any = {"training": {"epochs": 2, "refit": True, "average_epochs": 1}, "tower": without}
@@ -183,9 +191,9 @@ def test_a_refit_of_two_ranks_is_that_of_one_process(
     found = []
     for name in ("two", "one"):
         folder = in_store(empty_store, tmp_path / name)
-        process = start(config, folder, (*LOCAL, "2")) if name == "two" else warm_command(config, folder)
-        output, said = process.communicate(timeout=250)
-        assert process.returncode == 0, said
+        ranks = ranks_on(config, folder, 2 if name == "two" else 1)
+        assert [code for code, *_ in ranks] == [0] * len(ranks), ranks
+        output, said = ranks[0][1], "".join(said for _, _, said in ranks)
         assert said.count("training anew on training and validation pairs together") == 1
         found.append(json.loads(output)["metrics"])
     same_quality(found[0], found[1], within=0.01)
