@@ -1,19 +1,53 @@
 """`make remotetest`: it sees answers of another bundle, and its commands end in a report."""
 
 import json
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.helpers.answers import hits_of
 from tests.helpers.milvus import milvus_server, needs_server
+from tests.helpers.shop_logs import write_shop
 from tests.helpers.tiny import item_names, tiny_bundle
+from tests.helpers.warm import WarmPython
+from tests.load import measure_remote
 from tests.load.__main__ import main
 from tests.load.measure_remote import Items
 from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
+
+# What the commands do beyond towers, vectors and collections, which the test does not look at.
+LESS = """[baselines]
+run = ["popularity"]
+
+[precision]
+query = "fp32"
+item = "fp32"
+
+"""
+
+
+def write_small_shop(folder: Path) -> Path:
+    """A shop whose towers are trained in a second; returns the path of its TOML."""
+    config = write_shop(folder, items=600, clicks=2_000)
+    config.write_text(config.read_text().replace("[query.text]", f"{LESS}[query.text]"))
+    return config
+
+
+def run_warm(
+    command: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdout: int, check: bool
+) -> "subprocess.CompletedProcess[str]":
+    """As `subprocess.run` of a command of this Python whose output is read, without its slow imports."""
+    assert stdout == subprocess.PIPE and not check
+    process = WarmPython(*command[1:], env=env, cwd=cwd)
+    output, said = process.communicate()
+    assert process.returncode == 0, said
+    return subprocess.CompletedProcess(command, process.returncode, output, said)
 
 
 def test_hits_of_another_bundle_are_seen(tmp_path: Path) -> None:
@@ -36,9 +70,11 @@ def test_a_host_is_measured_through_the_usual_commands(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(measure_remote, "write_shop", write_small_shop)
+    monkeypatch.setattr(measure_remote, "subprocess", SimpleNamespace(run=run_warm, PIPE=subprocess.PIPE))
     with milvus_server(tmp_path_factory) as server:
         monkeypatch.setenv(URI, server.uri)
-        assert main(["remotetest", "--json", "--small", "600", "--items", "1500", "--seconds", "10"]) == 0
+        assert main(["remotetest", "--json", "--small", "600", "--items", "1500", "--seconds", "3"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (found["items"], found["small_items"], found["engine"]) == (1500, 600, "milvus")
     assert found["failed"] == found["mixed"] == 0
