@@ -8,9 +8,9 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ from google.protobuf import json_format
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.helpers.serving.grpc_servers import grpc_server
 from tests.helpers.waiting import wait_until
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
@@ -26,6 +27,14 @@ from twinspire.serving.gateway.messages import is_map
 from twinspire.serving.gateway.options import GatewayOptions
 
 JSON = {"content-type": "application/json"}
+OTHER = "127.0.1.1"  # the address of another client than the usual one
+START = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+def whole(body: bytes, *headers: str, path: str = "/v1/search") -> bytes:
+    """A request."""
+    fields = "".join(f"{each}\r\n" for each in (f"Content-Length: {len(body)}", *headers))
+    return START.replace(b"/v1/search", path.encode()) + fields.encode() + b"\r\n" + body
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,19 @@ class RunningGateway:
             yield connection
         finally:
             connection.close()
+
+    @contextmanager
+    def send(self, data: bytes = b"", source: str = "127.0.0.1") -> Iterator[socket.socket]:
+        """A connection from an address to it, over which bytes have been sent."""
+        with socket.create_connection(("127.0.0.1", self.port), 30, (source, 0)) as connection:
+            connection.sendall(data)
+            yield connection
+
+    @contextmanager
+    def opened(self, count: int, data: bytes = b"") -> Iterator[list[socket.socket]]:
+        """As `send`, of several connections of another client."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.send(data, OTHER)) for _ in range(count)]
 
     def ask(
         self,
@@ -201,15 +223,19 @@ def decided(**fields: Any) -> Iterator[tuple[Decided, str]]:
     servicer = Decided(**fields)
     # As many calls of a connection as of the service's own (`serve --calls`).
     bounds = [("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 16)]
-    server = grpc.server(ThreadPoolExecutor(16), options=bounds)
-    retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield servicer, f"127.0.0.1:{port}"
-    finally:
-        servicer.released.set()
-        server.stop(None).wait(30)
+    add = partial(retrieval_pb2_grpc.add_RetrievalServicer_to_server, servicer)
+    with grpc_server(add, 16, bounds) as address:
+        try:
+            yield servicer, address
+        finally:
+            servicer.released.set()
+
+
+@contextmanager
+def decided_gateway(**options: Any) -> Iterator[tuple[Decided, RunningGateway]]:
+    """A service whose answers a test decides, and a gateway of it with some options."""
+    with decided() as (service, address), gateway(address, **options) as running:
+        yield service, running
 
 
 def _as_protobuf(message: Any) -> Any:

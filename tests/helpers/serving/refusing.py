@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from tests.helpers.serving.grpc_servers import grpc_server
 from twinspire.protos import catalogue_pb2, catalogue_pb2_grpc, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.client import SERVICE
@@ -115,31 +115,22 @@ class Watching(health.HealthServicer):
         return super().Check(request, context)
 
 
-@contextmanager
 def serving(
     servicer: Refusing,
     credentials: grpc.ServerCredentials | None = None,
     watching: Watching | None = None,
     socket: str | None = None,
-) -> Iterator[str]:
+) -> AbstractContextManager[str]:
     """A server for as long as the block lasts; its address.
 
     It also listens at `socket`, such as `unix:/path`.
     """
-    pool = ThreadPoolExecutor(4)
-    server = grpc.server(pool)
-    retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
-    catalogue_pb2_grpc.add_CatalogueServicer_to_server(servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(watching or Watching(), server)
-    if credentials:
-        port = server.add_secure_port("127.0.0.1:0", credentials)
-    else:
-        port = server.add_insecure_port("127.0.0.1:0")
-    if socket:
-        server.add_insecure_port(socket)
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(0).wait()
-        pool.shutdown()
+
+    def add(server: grpc.Server) -> None:
+        retrieval_pb2_grpc.add_RetrievalServicer_to_server(servicer, server)
+        catalogue_pb2_grpc.add_CatalogueServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(watching or Watching(), server)
+        if socket:
+            server.add_insecure_port(socket)
+
+    return grpc_server(add, credentials=credentials)

@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.serving.certificates import Authority
-from twinspire.serving.__main__ import main
+from tests.serving.cli.test_commands import Capture, failure, misuse
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
 from twinspire.serving.security.tls import ServerTls, TlsFiles
 from twinspire.serving.security.tokens import TokenFile, new_token
 from twinspire.serving.server import RetrievalServer
-
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +51,19 @@ class Silent(http.server.BaseHTTPRequestHandler):
 
 def told(capsys: Capture, address: str, *flags: str) -> tuple[str, str]:
     """The error, and the advice below it."""
-    assert main(["search", "bavuti", "--address", address, *flags]) == 1
-    output, said = capsys.readouterr()
+    said = failure(capsys, "search", "bavuti", "--address", address, *flags)
     error, advice = said.removesuffix("\n").split("\n  ")
-    assert output == ""
     assert "\n" not in advice
     return error.removeprefix(f"error: {address}: "), advice
 
 
-def test_a_dead_port(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_port_and_a_host_that_is_not_known(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TWINSPIRE_MAKE", raising=False)
     error, advice = told(capsys, "127.0.0.1:1")
     assert error == "connection refused"
     assert advice == "is the server running? `python -m twinspire.serving serve` starts one"
     monkeypatch.setenv("TWINSPIRE_MAKE", "1")
     assert told(capsys, "127.0.0.1:1")[1] == "is the server running? `make serve` starts one"
-
-
-def test_a_host_that_is_not_known(capsys: Capture) -> None:
     assert told(capsys, "nowhere.invalid:50051") == ("the host is not known", "check the host in --address")
 
 
@@ -145,10 +138,7 @@ def test_no_token_and_an_unknown_one(
     ],
 )
 def test_a_url_or_a_host_alone_is_no_address(capsys: Capture, address: str, expected: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["info", "--address", address])
-    assert ended.value.code == 2
-    assert f"error: address: {expected}" in capsys.readouterr().err
+    assert f"error: address: {expected}" in misuse(capsys, "info", "--address", address)
 
 
 def test_an_address_of_grpc_is_one(server: RetrievalServer) -> None:

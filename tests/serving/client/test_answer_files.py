@@ -9,13 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers.scores import difference
+from tests.serving.cli.test_commands import Capture, failure
 from twinspire.protos.nearest.scores import PARTS
-from twinspire.serving.__main__ import main
 from twinspire.serving.client import RetrievalClient, answer_files
 from twinspire.serving.client.batch import search_file
 from twinspire.serving.server import RetrievalServer
-
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -71,18 +69,16 @@ def test_an_empty_table_has_its_columns(client: RetrievalClient, source: Path, t
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sent_or_shown(
     capsys: Capture, server: RetrievalServer, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failure(source: Path, output: Path) -> str:
-        assert main(["batch", str(source), "--output", str(output), "--address", server.address]) == 1
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.count("\n") == 1  # and so no bar
-        return said.err
+    def refused(source: Path, output: Path) -> str:
+        said = failure(capsys, "batch", str(source), "--output", str(output), "--address", server.address)
+        assert said.count("\n") == 1  # and so no bar
+        return said
 
     answers = tmp_path / "answers.parquet"
-    assert failure(tmp_path / "none.txt", answers) == (
+    assert refused(tmp_path / "none.txt", answers) == (
         f"error: {tmp_path / 'none.txt'}: cannot be read: No such file or directory\n"
     )
-    assert "cannot hold lists of hits" in failure(source, tmp_path / "answers.csv")
+    assert "cannot hold lists of hits" in refused(source, tmp_path / "answers.csv")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "needs pyarrow; install it with: pip install pyarrow" in failure(source, answers)
+    assert "needs pyarrow; install it with: pip install pyarrow" in refused(source, answers)
     assert sorted(tmp_path.iterdir()) == [source]

@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.answers import differences
 from tests.helpers.serving.refusing import Refusing, serving
 from tests.helpers.tiny import item_names
+from tests.serving.client.ways import WAYS, Way
 from twinspire.protos.errors import DeadlineExceeded, InvalidInput, NotAuthenticated, Unavailable, UnknownItem
 from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, Security
 from twinspire.serving.retrieval.answer import Answer
@@ -88,19 +89,10 @@ def test_a_missing_service_is_unavailable() -> None:
     asyncio.run(session())
 
 
-def test_a_client_that_is_not_let_in_does_not_wait_to_be_ready() -> None:
-    async def session(address: str) -> None:
-        async with AsyncRetrievalClient(address, security=Security(token="wrong")) as client:
-            await client.wait_ready()
-
-    with serving(Refusing()) as address:
-        with pytest.raises(NotAuthenticated, match="unknown token"):
-            asyncio.run(session(address))
-        with (
-            RetrievalClient(address, security=Security(token="wrong")) as client,
-            pytest.raises(NotAuthenticated, match="unknown token"),
-        ):
-            client.wait_ready()
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_that_is_not_let_in_does_not_wait_to_be_ready(way: Way) -> None:
+    with serving(Refusing()) as address, pytest.raises(NotAuthenticated, match="unknown token"):
+        way(address, lambda client: client.wait_ready(), security=Security(token="wrong"))
 
 
 @pytest.mark.parametrize("asks", ["search", "search_stream"])

@@ -1,8 +1,8 @@
 """`min_score` and `weak` over a socket: clients, command line, gateway, and the status of a bundle."""
 
-import asyncio
 import io
 from collections.abc import Iterator
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from rich.console import Console
 from tests.helpers.answers import differences
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.serving.cli.test_commands import Capture, document, failure
+from tests.serving.client.ways import WAYS, Way, streamed
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.cli import tables
-from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient
+from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.answer import Answer, Basis, Timing
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
@@ -49,26 +50,22 @@ def address(weak_server: RetrievalServer) -> str:
     return weak_server.address
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("least", [None, 0.0, 0.4, 2.0])
-def test_both_clients_get_what_the_retriever_finds(folder: Path, address: str, least: float | None) -> None:
+def test_both_clients_get_what_the_retriever_finds(
+    folder: Path, address: str, way: Way, least: float | None
+) -> None:
     retriever = Retriever.load(folder)
     queries = [Query(text) for text in TEXTS]
     # A request holds the score in float32.
     rounded = None if least is None else wire.SearchRequest(min_score=least).min_score
     expected = retriever.search(queries, 8, min_score=rounded)
 
-    async def ask() -> list[list[Answer]]:
-        async with AsyncRetrievalClient(address) as client:
-            single = [await client.search(text, 8, min_score=least) for text in TEXTS]
-            batch = await client.search_batch(TEXTS, 8, min_score=least)
-            stream = [each async for each in client.search_stream(TEXTS, 8, min_score=least)]
-            return [single, batch, stream]
-
-    answers = asyncio.run(ask())
-    with RetrievalClient(address) as client:
-        answers.append([client.search(text, 8, min_score=least) for text in TEXTS])
-        answers.append(client.search_batch(TEXTS, 8, min_score=least))
-        answers.append([*client.search_stream(TEXTS, 8, min_score=least)])
+    answers = [
+        [way(address, methodcaller("search", text, 8, min_score=least)) for text in TEXTS],
+        way(address, methodcaller("search_batch", TEXTS, 8, min_score=least)),
+        way(address, lambda client: streamed(client.search_stream(TEXTS, 8, min_score=least))),
+    ]
     for found in answers:
         assert differences(expected, found) == []
         assert [answer.weak for answer in found] == [False, True, True]

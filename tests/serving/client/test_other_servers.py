@@ -1,22 +1,22 @@
 """Answers of a server that is none of ours, or is too talkative: one clear error, and no traceback."""
 
-import asyncio
 import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from operator import methodcaller
 from typing import Any
 
 import grpc
 import pytest
 
+from tests.helpers.serving.grpc_servers import grpc_server
+from tests.serving.cli.test_commands import Capture, failure
+from tests.serving.client.ways import WAYS, asynchronous, blocking, streamed
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput, TwinspireError, Unavailable
-from twinspire.serving.__main__ import main
-from twinspire.serving.client import AsyncRetrievalClient, Item, RetrievalClient, protocol
+from twinspire.serving.client import Item, RetrievalClient, protocol
 
-Capture = pytest.CaptureFixture[str]
 GARBAGE = b"\xff\xfe\x01garbage"
 
 
@@ -39,15 +39,10 @@ class NoMethods(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         return None
 
 
-@contextlib.contextmanager
-def answering(answer: bytes, *handlers: Any) -> Iterator[str]:
+def answering(answer: bytes, *handlers: Any) -> contextlib.AbstractContextManager[str]:
     """The address of a server of gRPC that gives the same bytes for each call."""
-    with ThreadPoolExecutor(2) as threads:
-        server = grpc.server(threads, [*handlers] or [Constant(answer)])
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield f"127.0.0.1:{port}"
-        server.stop(None).wait()
+    given = handlers or (Constant(answer),)
+    return grpc_server(lambda server: server.add_generic_rpc_handlers(given))
 
 
 @contextlib.contextmanager
@@ -77,10 +72,7 @@ def raw(answer: bytes) -> Iterator[str]:
 
 def said(capsys: Capture, *arguments: str) -> str:
     """The error of a command that fails, without its advice."""
-    assert main([*arguments]) == 1
-    output, error = capsys.readouterr()
-    assert output == ""
-    first, *advice = error.splitlines()
+    first, *advice = failure(capsys, *arguments).splitlines()
     assert first.startswith("error: ")
     assert len(advice) <= 1
     return first
@@ -99,16 +91,17 @@ def test_answers_that_are_no_messages(capsys: Capture, command: list[str]) -> No
     assert "the response is not a message of this service" in error
 
 
-def test_answers_that_are_no_messages_for_asyncio() -> None:
-    async def use(address: str) -> None:
-        async with AsyncRetrievalClient(address) as client:
-            with pytest.raises(Unavailable, match="is not a message of this service"):
-                await client.search("a")
-            with pytest.raises(Unavailable, match=r"not serving after 0\.1 s"):
-                await client.wait_ready(0.1)
-
-    with answering(GARBAGE) as address:
-        asyncio.run(use(address))
+@pytest.mark.parametrize(
+    ("use", "text"),
+    [
+        (methodcaller("search", "a"), "is not a message of this service"),
+        (methodcaller("wait_ready", 0.1), r"not serving after 0\.1 s"),
+    ],
+    ids=["search", "wait_ready"],
+)
+def test_answers_that_are_no_messages_for_asyncio(use: Callable[[Any], Any], text: str) -> None:
+    with answering(GARBAGE) as address, pytest.raises(Unavailable, match=text):
+        asynchronous(address, use)
 
 
 @pytest.mark.parametrize("manifest", ["", "[1]", "{}", "7", '{"schema": 5}', '{"schema": {"query": [1]}}'])
@@ -123,14 +116,14 @@ def test_a_service_of_another_kind(capsys: Capture) -> None:
 
 
 def test_an_answer_that_has_not_one_result_for_each_query() -> None:
-    calls: list[Callable[[RetrievalClient], object]] = [
-        lambda client: client.search_batch(["a", "b"]),
-        lambda client: client.encode(["a"]),
-        lambda client: client.encode_items([{"text": "a"}]),
-        lambda client: client.score("a", ["b"]),
-        lambda client: client.upsert([Item("a")]),
-        lambda client: client.delete(["a"]),
-        lambda client: client.get(["a"]),
+    calls = [
+        methodcaller("search_batch", ["a", "b"]),
+        methodcaller("encode", ["a"]),
+        methodcaller("encode_items", [{"text": "a"}]),
+        methodcaller("score", "a", ["b"]),
+        methodcaller("upsert", [Item("a")]),
+        methodcaller("delete", ["a"]),
+        methodcaller("get", ["a"]),
     ]
     with answering(b"") as address, RetrievalClient(address, retries=False) as client:
         for call in calls:
@@ -138,34 +131,23 @@ def test_an_answer_that_has_not_one_result_for_each_query() -> None:
                 call(client)
     vectors = [wire.Vector(values=[1.0]), wire.Vector(values=[1.0, 2.0])]
     answer = wire.EncodeResponse(vectors=vectors).SerializeToString()
-    with (
-        answering(answer) as address,
-        RetrievalClient(address) as client,
-        pytest.raises(Unavailable, match="vectors of different lengths"),
-    ):
-        client.encode(["a", "b"])
+    with answering(answer) as address, pytest.raises(Unavailable, match="vectors of different lengths"):
+        blocking(address, methodcaller("encode", ["a", "b"]))
 
 
 def test_an_answer_above_the_bound_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     hit = wire.Hit(id="a", fields={"text": "x" * (5 << 20)})
     answer = wire.SearchResponse(hits=[hit]).SerializeToString()
-
-    async def other() -> str:
-        async with AsyncRetrievalClient(address) as client:
-            return (await client.search("a")).hits[0].id
-
+    search = methodcaller("search", "a")
     with answering(answer) as address:
-        with RetrievalClient(address) as client:
-            assert client.search("a").hits[0].id == asyncio.run(other()) == "a"
+        assert [way(address, search).hits[0].id for way in WAYS] == ["a", "a"]
         monkeypatch.setattr(protocol, "MAX_ANSWER_BYTES", 1 << 20)
         match = rf"answer: larger than this client takes: {len(answer)} "
-        with RetrievalClient(address) as client:
+        for way in WAYS:
             with pytest.raises(InvalidInput, match=match):
-                client.search("a")
-            with pytest.raises(InvalidInput, match=match):
-                [*client.search_stream(["a"])]
+                way(address, search)
         with pytest.raises(InvalidInput, match=match):
-            asyncio.run(other())
+            blocking(address, lambda client: streamed(client.search_stream(["a"])))
 
 
 def test_what_cannot_be_sent_is_named() -> None:

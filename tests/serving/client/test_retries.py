@@ -5,14 +5,16 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import repeat
+from operator import methodcaller
 
 import grpc
 import pytest
 
 from tests.helpers.serving.refusing import Refusing, serving
+from tests.serving.client.ways import WAYS, Way, asynchronous, blocking, streamed
 from twinspire.protos import errors
 from twinspire.serving.client import AsyncRetrievalClient, Item, RetrievalClient
-from twinspire.serving.client.items import ItemResult, Refusal, Written
+from twinspire.serving.client.items import ItemResult, Refusal
 from twinspire.serving.client.protocol import RETRIES, THROTTLING
 from twinspire.serving.retrieval.answer import Answer
 
@@ -22,25 +24,19 @@ RETRIED = [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED]
 
 
 def ask(address: str, text: str = "a") -> Answer:
-    with RetrievalClient(address) as client:
-        return client.search(text)
+    answer: Answer = blocking(address, methodcaller("search", text))
+    return answer
 
 
 def ask_async(address: str, text: str = "a") -> Answer:
-    async def run() -> Answer:
-        async with AsyncRetrievalClient(address) as client:
-            return await client.search(text)
-
-    return asyncio.run(run())
+    answer: Answer = asynchronous(address, methodcaller("search", text))
+    return answer
 
 
 def stream_async(address: str) -> Answer:
-    async def run() -> Answer:
-        async with AsyncRetrievalClient(address) as client:
-            (answer,) = [each async for each in client.search_stream(["a"], timeout=5)]
-            return answer
-
-    return asyncio.run(run())
+    answer: Answer
+    (answer,) = asynchronous(address, lambda client: streamed(client.search_stream(["a"], timeout=5)))
+    return answer
 
 
 @pytest.mark.parametrize("way", [ask, stream_async])
@@ -136,18 +132,11 @@ def test_a_refused_stream_says_why_while_queries_are_being_sent() -> None:
         asyncio.run(run(address))
 
 
-def test_a_stream_that_ends_with_too_few_answers_is_an_error() -> None:
-    async def run(address: str) -> None:
-        async with AsyncRetrievalClient(address) as client:
-            async for _ in client.search_stream(["a", "skip", "b"], timeout=10):
-                pass
-
+@pytest.mark.parametrize("way", WAYS)
+def test_a_stream_that_ends_with_too_few_answers_is_an_error(way: Way) -> None:
     text = "the stream ended with 2 answers to 3 requests"
-    with serving(Refusing()) as address:
-        with RetrievalClient(address) as client, pytest.raises(errors.Unavailable, match=text):
-            list(client.search_stream(["a", "skip", "b"], timeout=10))
-        with pytest.raises(errors.Unavailable, match=text):
-            asyncio.run(run(address))
+    with serving(Refusing()) as address, pytest.raises(errors.Unavailable, match=text):
+        way(address, lambda client: streamed(client.search_stream(["a", "skip", "b"], timeout=10)))
 
 
 def test_a_stream_that_ends_before_all_queries_are_sent_is_an_error() -> None:
@@ -182,17 +171,12 @@ def test_a_stream_that_ends_before_all_queries_are_sent_is_an_error() -> None:
         assert found == ["a", "b", "end"]
 
 
-def test_retries_can_be_turned_off() -> None:
-    async def once(address: str) -> None:
-        async with AsyncRetrievalClient(address, retries=False) as client:
-            await client.search("a")
-
+@pytest.mark.parametrize("way", WAYS)
+def test_retries_can_be_turned_off(way: Way) -> None:
     with serving(busy := Refusing(always())) as address:
-        with RetrievalClient(address, retries=False) as client, pytest.raises(errors.Overloaded):
-            client.search("a")
         with pytest.raises(errors.Overloaded):
-            asyncio.run(once(address))
-        assert busy.attempts == 2
+            way(address, methodcaller("search", "a"), retries=False)
+        assert busy.attempts == 1
 
 
 def test_retries_do_not_keep_an_overloaded_server_down() -> None:
@@ -257,37 +241,25 @@ def test_a_large_write_is_repeated() -> None:
         assert busy.attempts == 2
 
 
-def write_once(way: str, address: str, timeout: float) -> None:
-    async def write() -> None:
-        async with AsyncRetrievalClient(address) as client:
-            await client.upsert([Item("a")], timeout=timeout)
-
-    if way == "asyncio":
-        asyncio.run(write())
-    else:
-        with RetrievalClient(address) as client:
-            client.upsert([Item("a")], timeout=timeout)
-
-
-@pytest.mark.parametrize("way", ["blocking", "asyncio"])
-def test_a_write_is_repeated_until_its_deadline_and_fails_with_the_reason(way: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_write_is_repeated_until_its_deadline_and_fails_with_the_reason(way: Way) -> None:
     with serving(busy := Refusing([Code.UNAVAILABLE] * 500)) as address:
         began = time.monotonic()
         # If the deadline cuts the last attempt off, the error names that of the attempt before.
         with pytest.raises(errors.Unavailable, match="refused"):
-            write_once(way, address, timeout=0.8)
+            way(address, methodcaller("upsert", [Item("a")], timeout=0.8))
         assert time.monotonic() - began < 2
         assert 2 <= busy.attempts <= 4
 
 
-@pytest.mark.parametrize("way", ["blocking", "asyncio"])
-def test_a_write_whose_last_attempt_meets_the_deadline_names_the_error_before_it(way: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_write_whose_last_attempt_meets_the_deadline_names_the_error_before_it(way: Way) -> None:
     with serving(busy := Refusing([Code.UNAVAILABLE])) as address:
         busy.answers_writes.clear()
         with pytest.raises(
             errors.DeadlineExceeded, match=r"; the attempt before failed: .*refused"
         ) as caught:
-            write_once(way, address, timeout=2.0)
+            way(address, methodcaller("upsert", [Item("a")], timeout=2.0))
         busy.answers_writes.set()
     assert busy.request_ids == [caught.value.request_id] * 2
 
@@ -332,50 +304,32 @@ def always() -> list[grpc.StatusCode]:
 
 @pytest.mark.parametrize("given", [None, "mine"])
 @pytest.mark.parametrize("operation", ["upsert", "delete"])
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_write_that_fails_tells_the_id_with_which_to_repeat_it(
-    operation: str, given: str | None, is_async: bool
+    operation: str, given: str | None, way: Way
 ) -> None:
-    def blocking(address: str) -> None:
-        with RetrievalClient(address, timeout=0.5) as client:
-            client.upsert([Item("a")], request_id=given) if operation == "upsert" else client.delete(
-                ["a"], request_id=given
-            )
-
-    async def asynchronous(address: str) -> None:
-        async with AsyncRetrievalClient(address, timeout=0.5) as client:
-            if operation == "upsert":
-                await client.upsert([Item("a")], request_id=given)
-            else:
-                await client.delete(["a"], request_id=given)
-
+    write = methodcaller(operation, [Item("a")] if operation == "upsert" else ["a"], request_id=given)
     for code in (Code.UNAVAILABLE, Code.INTERNAL, Code.UNIMPLEMENTED):  # the first is repeated
         with serving(refusing := Refusing([code] * 100)) as address:
             with pytest.raises(errors.TwinspireError) as caught:
-                asyncio.run(asynchronous(address)) if is_async else blocking(address)
+                way(address, write, timeout=0.5)
             assert {caught.value.request_id} == {*refusing.request_ids}
             assert caught.value.request_id == (given or caught.value.request_id) != ""
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_an_error_code_of_a_newer_server_counts_as_a_refusal(is_async: bool) -> None:
-    def write(address: str, strict: bool) -> Written:
-        with RetrievalClient(address) as client:
-            return client.upsert([Item("a")], strict=strict)
-
-    async def write_async(address: str, strict: bool) -> Written:
-        async with AsyncRetrievalClient(address) as client:
-            return await client.delete(["a"], strict=strict)
-
-    def written(strict: bool) -> Written:
-        return asyncio.run(write_async(address, strict)) if is_async else write(address, strict)
-
+@pytest.mark.parametrize(
+    ("way", "write", "items"), [(blocking, "upsert", [Item("a")]), (asynchronous, "delete", ["a"])]
+)
+def test_an_error_code_of_a_newer_server_counts_as_a_refusal(
+    way: Way, write: str, items: list[Item | str]
+) -> None:
+    strictly = methodcaller(write, items, strict=True)
     with serving(newer := Refusing()) as address:
-        assert written(strict=True).results == (ItemResult("a", 1),)
+        assert way(address, strictly).results == (ItemResult("a", 1),)
         newer.write_error = 77
         with pytest.raises(errors.WriteRefused, match="1 of 1 items: 'a': error 77 of a newer server"):
-            written(strict=True)
-        (result,) = written(strict=False).results
+            way(address, strictly)
+        (result,) = way(address, methodcaller(write, items, strict=False)).results
         assert result.refusal is Refusal.UNKNOWN
         assert result.text.startswith("error 77 of a newer server")
 

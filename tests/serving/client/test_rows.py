@@ -31,11 +31,7 @@ def test_rows_have_the_numbers_of_their_lines_or_of_the_tables_rows(tmp_path: Pa
     [
         ("items.csv", b"id,text\na,\xff\n", r"items\.csv: after line \d: 'utf-8' codec"),
         ("items.csv", b'id,text\na,"b\n', r"items\.csv: line \d: unexpected end of data; is each quote"),
-        (
-            "items.csv",
-            b'id,text\na,"' + b"x" * 100_001 + b'"',
-            r"line \d: field larger than field limit \(100000",
-        ),
+        ("items.csv", b'id,text\na,"' + b"x" * 100_001 + b'"', r"line \d: field larger than field limit"),
         ("items.jsonl", b'{"id": "a"}\n\xff\n', r"items\.jsonl: row 2: 'utf-8' codec"),
         ("items.jsonl", b"{}\n{}" + b" " * 99_999, r"row 2: expected a line of at most 100000 bytes"),
         ("items.jsonl", b"[" * 100_000, r"items\.jsonl: row 1: arrays and objects are nested more than 64"),

@@ -1,8 +1,7 @@
 """Whom a client talks to, who it says it is, and what it sends beside a request."""
 
-import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.refusing import Refusing, Watching, serving
+from tests.serving.client.ways import WAYS
 from twinspire.protos.errors import DataError, InvalidInput, Unavailable
 from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, Security
 
@@ -50,42 +50,21 @@ def credentials(signed: Signed, mutual: bool = False) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(pair.key, pair.certificate)], root, mutual)
 
 
-@pytest.fixture(scope="module")
-def address(authority: Signed) -> Iterator[str]:
-    """Of a server with a certificate of `authority`."""
-    with serving(Refusing(), credentials(authority)) as address:
-        yield address
-
-
 def ask(address: str, security: Security, timeout: float = 5) -> None:
-    with RetrievalClient(address, timeout, security) as client:
-        assert client.search("a").hits
-        client.wait_ready(5)
-
-    async def session() -> None:
-        async with AsyncRetrievalClient(address, timeout, security) as client:
-            assert (await client.search("a")).hits
-            await client.wait_ready(5)
-
-    asyncio.run(session())
+    for way in WAYS:
+        assert way(address, methodcaller("search", "a"), timeout=timeout, security=security).hits
+        way(address, methodcaller("wait_ready", 5), timeout=timeout, security=security)
 
 
-def test_a_certificate_of_the_authority_is_trusted(address: str, authority: Signed) -> None:
-    ask(address, Security(ca=authority.folder / "ca.pem"))
-
-
-def test_any_other_server_is_not(address: str, other: Signed) -> None:
-    for security in (Security(ca=other.folder / "ca.pem"), Security(tls=True), Security()):
-        with pytest.raises(Unavailable):
-            ask(address, security, timeout=1)
-
-
-def test_the_name_in_the_certificate_counts(authority: Signed) -> None:
+def test_a_certificate_of_the_authority_is_trusted_and_no_other(authority: Signed, other: Signed) -> None:
+    trusting = Security(ca=authority.folder / "ca.pem")
+    named = replace(trusting, server_name="search.test")
     with serving(Refusing(), credentials(authority)) as address:
-        security = Security(ca=authority.folder / "ca.pem")
-        with pytest.raises(Unavailable):
-            ask(address, replace(security, server_name="search.test"), timeout=1)
-        ask(address, replace(security, server_name="localhost"))
+        for security in (Security(ca=other.folder / "ca.pem"), Security(tls=True), Security(), named):
+            with pytest.raises(Unavailable):
+                ask(address, security, timeout=1)
+        for security in (trusting, replace(trusting, server_name="localhost")):
+            ask(address, security)
 
 
 def test_mutual_tls(authority: Signed, other: Signed) -> None:

@@ -173,11 +173,7 @@ ENCRYPTED = (
         ("certificate.pem", None, "certificate.pem: cannot be read: No such file"),
         ("key.pem", None, "key.pem: cannot be read: No such file"),
         ("certificate.pem", b"\xff", "certificate.pem: expected certificates as PEM"),
-        (
-            "client-ca.pem",
-            Authority().client("a").certificate,
-            "client-ca.pem: holds no certificate of an auth",
-        ),
+        ("client-ca.pem", Authority().client("a").certificate, "client-ca.pem: holds no certificate"),
         ("key.pem", b"junk", "key.pem: cannot be used with .*certificate.pem"),
         ("key.pem", Authority().server().key, "key.pem: is not the key of .*certificate.pem"),
         ("key.pem", ENCRYPTED + b"-----END EC PRIVATE KEY-----\n", "key.pem: is encrypted"),

@@ -21,10 +21,7 @@ ENTRY = '[[token]]\nname = "a"\nrole = "reader"\nsha256 = "' + "0" * 64 + '"\n'
         ("", "token: required, but missing"),
         ("[[token", "not valid TOML"),
         ("token = " + "[" * 200_000, "not valid TOML: arrays and objects are nested more than"),
-        (
-            ENTRY.replace("reader", "root"),
-            r"token\[0\].role: expected one of 'reader', 'recorder', 'writer', 'admin'",
-        ),
+        (ENTRY.replace("reader", "root"), r"token\[0\].role: expected one of 'reader', 'recorder'"),
         (ENTRY.replace("0" * 64, "secret"), r"token\[0\].sha256: expected 64 hexadecimal digits"),
         (ENTRY.replace('"a"', '"a b"'), r"token\[0\].name: expected 1 to 64 of"),
         (ENTRY + "expires = 1", r"token\[0\].expires: expected a date such as"),
@@ -33,10 +30,7 @@ ENTRY = '[[token]]\nname = "a"\nrole = "reader"\nsha256 = "' + "0" * 64 + '"\n'
         (ENTRY + ENTRY, r"token\[1\].name: the same as that of token\[0\]"),
         (ENTRY + ENTRY.replace('"a"', '"b"'), r"token\[1\].sha256: the same as that of token\[0\]"),
         (ENTRY + '[methods]\n"a/B" = "reader"', r"methods.a/B: unknown method; known: grpc"),
-        (
-            ENTRY + f'[methods]\n"{SERVICE}/Info" = "me"',
-            r"methods\.retrieval.*/Info: expected one of 'anyone'",
-        ),
+        (ENTRY + f'[methods]\n"{SERVICE}/Info" = "me"', r"methods\..*/Info: expected one of 'anyone'"),
     ],
 )
 def test_a_wrong_file_is_an_error_that_names_the_key(tmp_path: Path, text: str, message: str) -> None:
