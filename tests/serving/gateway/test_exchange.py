@@ -1,12 +1,12 @@
 """Bodies: they have a time, and all together have a bound."""
 
+import http.client
 import json
 import time
 
 import pytest
 
-from tests.helpers.serving.gateways import decided, read
-from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.serving.gateways import decided_gateway, read
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.gateway.failures import HttpFailure
@@ -16,17 +16,18 @@ from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 SEARCH = json.dumps({"query": {"text": "a" * 500}}).encode()
 
 
+def begin(connection: http.client.HTTPConnection, body: bytes, count: int) -> None:
+    """Send a search without all but the first bytes of its body."""
+    connection.putrequest("POST", "/v1/search")
+    connection.putheader("Content-Type", "application/json")
+    connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body[:count])
+
+
 def test_the_time_of_a_call_begins_when_its_body_is_whole() -> None:
     content = b'{"query": {"text": "a"}}'
-    with (
-        decided() as (service, address),
-        run_gateway(address, timeout=0.9) as running,
-        running.connect() as connection,
-    ):
-        connection.putrequest("POST", "/v1/search")
-        connection.putheader("Content-Type", "application/json")
-        connection.putheader("Content-Length", str(len(content)))
-        connection.endheaders(content[:5])
+    with decided_gateway(timeout=0.9) as (service, running), running.connect() as connection:
+        begin(connection, content, 5)
         wait_until(lambda: running.server.gateway.pending.held == 5)
         time.sleep(1.5)
         connection.send(content[5:])
@@ -35,22 +36,13 @@ def test_the_time_of_a_call_begins_when_its_body_is_whole() -> None:
 
 def test_bodies_that_do_not_end_have_a_bound_together() -> None:
     bounds = GatewayBounds(max_body_bytes=1000, pending_body_bytes=1600)
-    begun = SEARCH[:400]
-    with decided() as (_, address), run_gateway(address, bounds=bounds) as running:
+    with decided_gateway(bounds=bounds) as (_, running):
         with running.connect() as first, running.connect() as second:
             for each in (first, second):
-                each.putrequest("POST", "/v1/search")
-                each.putheader("Content-Type", "application/json")
-                each.putheader("Content-Length", str(len(SEARCH)))
-                each.endheaders(begun)
-            wait_until(
-                lambda: running.server.gateway.pending.held == 800
-            )  # and as many are for other clients
+                begin(each, SEARCH, 400)
+            wait_until(lambda: running.server.gateway.pending.held == 800)  # as many are for other clients
             with running.connect() as third:
-                third.putrequest("POST", "/v1/search")
-                third.putheader("Content-Type", "application/json")
-                third.putheader("Content-Length", str(len(SEARCH)))
-                third.endheaders(begun)
+                begin(third, SEARCH, 400)
                 refused = read(third)
             assert refused.error[:2] == (503, "UNAVAILABLE")
             assert "has its share" in refused.error[2]

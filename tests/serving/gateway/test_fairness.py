@@ -2,58 +2,33 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, receive_answer
+from tests.helpers.serving.gateways import (
+    JSON,
+    START,
+    RunningGateway,
+    decided_gateway,
+    is_ended,
+    receive_answer,
+    whole,
+)
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.waiting import wait_until
 from twinspire.serving.gateway import fairness, messages
 from twinspire.serving.gateway.failures import HttpFailure
 from twinspire.serving.gateway.fairness import FairPlaces, FairShare, Refusals
 from twinspire.serving.gateway.options import GatewayBounds
-from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
-from twinspire.serving.security.tokens import TokenFile, new_token
 from twinspire.serving.server import RetrievalServer
 
 SEARCH = {"query": {"text": "bavuti"}, "k": 3}
 BODY = json.dumps(SEARCH).encode()
-OTHER = "127.0.1.1"  # another client's address
-HEAD = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {}\r\n{}\r\n"
-
-
-@contextmanager
-def opened(
-    running: RunningGateway, count: int, head: bytes, sources: Sequence[str] = (OTHER,)
-) -> Iterator[list[socket.socket]]:
-    """Connections of other clients over which bytes have been sent."""
-    with ExitStack() as stack:
-        found = []
-        for number in range(count):
-            source = sources[number % len(sources)], 0
-            each = socket.create_connection(("127.0.0.1", running.port), 30, source)
-            found.append(stack.enter_context(each))
-            each.sendall(head)
-        yield found
-
-
-def head(path: str, *headers: str, kind: str = JSON["content-type"]) -> bytes:
-    """The head of a request."""
-    return HEAD.format(path, kind, "".join(f"{each}\r\n" for each in headers)).encode()
-
-
-def whole(path: str, body: bytes, *headers: str) -> bytes:
-    """A request."""
-    return head(path, f"Content-Length: {len(body)}", *headers) + body
 
 
 # Shares, places, turns and refusals by themselves.
@@ -114,11 +89,10 @@ def test_refusals_are_bounded_by_client_and_forgotten() -> None:
 
 def test_bodies_that_do_not_come_take_no_request_of_others() -> None:
     """Before, as many connections as there are requests answered nobody else for a minute."""
-    waits = head("/v1/search", "Content-Length: 100", "Request-Timeout: 60")
+    waits = START + b"Content-Length: 100\r\nRequest-Timeout: 60\r\n\r\n"
     with (
-        decided() as (_, address),
-        run_gateway(address, bounds=GatewayBounds(requests=8, http_connections=40)) as running,
-        opened(running, 60, waits),
+        decided_gateway(bounds=GatewayBounds(requests=8, http_connections=40)) as (_, running),
+        running.opened(60, waits),
     ):
         time.sleep(0.3)
         for _ in range(10):
@@ -126,33 +100,29 @@ def test_bodies_that_do_not_come_take_no_request_of_others() -> None:
 
 
 def test_a_large_body_is_parsed_only_for_a_client_that_may_ask(
-    retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    guarded: tuple[RunningGateway, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def parse(*given: object) -> None:
         raise AssertionError("it was parsed")
 
-    (tmp_path / "tokens.toml").write_text(new_token("page", "reader")[1])
+    running, _ = guarded
     large = b'{"query": {"text": "%s"}}' % (b"a" * messages.LIGHT_BYTES)
-    with (
-        RetrievalServer(retriever, access=Access(tokens=TokenFile(tmp_path / "tokens.toml"))) as server,
-        run_gateway(server.address) as running,
-    ):
-        monkeypatch.setattr("twinspire.serving.gateway.gateway.parse", parse)
-        with opened(running, 1, whole("/v1/search", large, "Authorization: Bearer wrong")) as (connection,):
-            answer = receive_answer(connection)
-            assert answer.startswith(b"HTTP/1.1 401 ")
-            assert b"connection: close" in answer
+    monkeypatch.setattr("twinspire.serving.gateway.gateway.parse", parse)
+    with running.send(whole(large, "Authorization: Bearer wrong")) as connection:
+        answer = receive_answer(connection)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"connection: close" in answer
 
 
 # Calls that are parked.
 
 
 def test_parked_calls_of_one_client_leave_places_for_others() -> None:
-    parked = whole("/v1/search", BODY, "Request-Timeout: 60")
+    parked = whole(BODY, "Request-Timeout: 60")
     bounds = GatewayBounds(connections=1)
-    with decided() as (service, address), run_gateway(address, bounds=bounds) as running:
+    with decided_gateway(bounds=bounds) as (service, running):
         service.released.clear()
-        with opened(running, 40, parked):
+        with running.opened(40, parked):
             for _ in range(8):  # half of 16
                 service.seen.get(timeout=30)
             with running.connect("/v1/search", SEARCH) as connection:
@@ -163,18 +133,18 @@ def test_parked_calls_of_one_client_leave_places_for_others() -> None:
 
 @pytest.mark.parametrize("path", ["/v1/search", "/readyz"])
 def test_a_client_that_leaves_while_it_waits_waits_no_more(path: str) -> None:
-    parked = whole("/v1/search", BODY, "Request-Timeout: 60")
+    parked = whole(BODY, "Request-Timeout: 60")
     later = {
         "/v1/search": parked,
         "/readyz": b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nRequest-Timeout: 60\r\n\r\n",
     }[path]
     bounds = GatewayBounds(connections=1)
-    with decided() as (service, address), run_gateway(address, bounds=bounds, timeout=60.0) as running:
+    with decided_gateway(bounds=bounds, timeout=60.0) as (service, running):
         service.released.clear()
-        with opened(running, 8, parked):
+        with running.opened(8, parked):
             for _ in range(8):
                 service.seen.get(timeout=30)
-            with opened(running, 4, later):
+            with running.opened(4, later):
                 wait_until(lambda: running.server.gateway.requests.held == 12)
             wait_until(lambda: running.server.gateway.requests.held == 8)
         wait_until(lambda: running.server.gateway.requests.held == 0)
@@ -203,8 +173,8 @@ def test_others_are_answered_while_a_large_body_is_parsed(
 
     monkeypatch.setattr("twinspire.serving.gateway.gateway.parse", parse_once_told)
     large = json.dumps({"queries": [query(60)] * 200}).encode()
-    request = whole("/v1/search:batch", large, "Request-Timeout: 60")
-    with opened(gateway, 1, request) as (connection,):
+    request = whole(large, "Request-Timeout: 60", path="/v1/search:batch")
+    with gateway.opened(1, request) as (connection,):
         assert is_reading.wait(60)
         assert gateway.ask("/v1/search", SEARCH).status == 200
         may_go_on.set()
@@ -214,23 +184,20 @@ def test_others_are_answered_while_a_large_body_is_parsed(
 @pytest.mark.parametrize(
     ("request_", "count"),
     [
-        (whole("/v1/search", b"[" * 60_000), 25),
-        (whole("/nowhere", b""), 25),
+        (whole(b"[" * 60_000), 25),
+        (whole(b"", path="/nowhere"), 25),
         (b"no request at all\r\n\r\n", 25),
-        (whole("/v1/search", b'"' + b"a" * (2 << 20)), 2),
+        (whole(b'"' + b"a" * (2 << 20)), 2),
     ],
     ids=["no JSON", "no path", "no HTTP", "2 MB"],
 )
 def test_invalid_requests_cost_their_client(request_: bytes, count: int) -> None:
-    with (
-        decided() as (_, address),
-        run_gateway(address, bounds=GatewayBounds(refused_per_second=2)) as running,
-    ):
+    with decided_gateway(bounds=GatewayBounds(refused_per_second=2)) as (_, running):
         for _ in range(count):
             # The gateway may refuse a large request, and close, before all of it is sent.
-            with suppress(ConnectionError), opened(running, 1, request_) as (connection,):
+            with suppress(ConnectionError), running.opened(1, request_) as (connection,):
                 connection.recv(1 << 16)
-        with opened(running, 1, whole("/v1/search", BODY)) as (connection,):
+        with running.opened(1, whole(BODY)) as (connection,):
             answer = receive_answer(connection)
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"--refused-per-second" in answer
@@ -260,8 +227,8 @@ def test_valid_requests_that_find_nothing_cost_nothing(gateway: RunningGateway) 
 
 def test_a_client_that_connects_too_often_delays_nobody() -> None:
     bounds = GatewayBounds(connections_per_second=2)
-    with decided() as (_, address), run_gateway(address, bounds=bounds) as running:
-        with opened(running, 100, b"") as connections:
+    with decided_gateway(bounds=bounds) as (_, running):
+        with running.opened(100) as connections:
             assert running.ask("/v1/search", SEARCH).status == 200
             assert len(running.server.server_state.connections) <= 30
             assert is_ended(connections[-1])

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from tests.helpers.ports import held_port
 from tests.helpers.serving.certificates import Authority
-from tests.helpers.serving.gateways import RunningGateway, as_json, decided, read
+from tests.helpers.serving.gateways import START, RunningGateway, as_json, decided, decided_gateway, read
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.tiny import FILTERS, tiny_bundle
 from tests.helpers.waiting import wait_until
@@ -39,38 +39,28 @@ def without_times(document: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("path", "method", "request_type", "body"),
+    ("path", "method", "body"),
     [
-        ("/v1/search", "Search", wire.SearchRequest, SEARCH),
-        (
-            "/v1/search",
-            "Search",
-            wire.SearchRequest,
-            {"query": {"item_id": "item-004"}, "exclude": ["item-005"]},
-        ),
-        (
-            "/v1/search:batch",
-            "SearchBatch",
-            wire.SearchBatchRequest,
-            {"queries": [{"text": "bavuti"}, {"text": "xelike"}], "k": 2},
-        ),
-        ("/v1/encode", "Encode", wire.EncodeRequest, {"queries": [{"text": "bavuti"}]}),
+        ("/v1/search", "Search", SEARCH),
+        ("/v1/search", "Search", {"query": {"item_id": "item-004"}, "exclude": ["item-005"]}),
+        ("/v1/search:batch", "SearchBatch", {"queries": [{"text": "bavuti"}, {"text": "xelike"}], "k": 2}),
+        ("/v1/encode", "Encode", {"queries": [{"text": "bavuti"}]}),
         (
             "/v1/score",
             "Score",
-            wire.ScoreRequest,
-            {"queries": [{"query": {"text": "bavuti"}, "item_ids": ["item-004", "nowhere"]}]},
+            {"queries": [{"query": {"text": "bavuti"}, "item_ids": ["item-004", "x"]}]},
         ),
-        ("/v1/info", "Info", wire.InfoRequest, None),
+        ("/v1/info", "Info", None),
     ],
 )
 def test_an_rpc_answers_as_it_does_over_grpc(
-    gateway: RunningGateway, channel: grpc.Channel, path: str, method: str, request_type: Any, body: Any
+    gateway: RunningGateway, channel: grpc.Channel, path: str, method: str, body: Any
 ) -> None:
     answer = gateway.ask(path, body)
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     call = getattr(retrieval_pb2_grpc.RetrievalStub(channel), method)
-    expected = as_json(call(json_format.ParseDict(body or {}, request_type())))
+    request = getattr(wire, f"{method}Request")()
+    expected = as_json(call(json_format.ParseDict(body or {}, request)))
     assert without_times(answer.document) == without_times(expected)
     assert set(answer.document) == set(expected)
     if "request_id" in expected:
@@ -86,21 +76,14 @@ def filtering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGatew
 
 
 @pytest.mark.parametrize(
-    ("text", "tree"),
+    ("text", "field", "bound"),
     [
-        ("price < 20", {"condition": {"field": "price", "range": {"below": {"number": 20}}}}),
-        (
-            "released >= 2026-01-02",
-            {
-                "condition": {
-                    "field": "released",
-                    "range": {"at_least": {"time": "2026-01-02T00:00:00Z"}},
-                }
-            },
-        ),
+        ("price < 20", "price", {"below": {"number": 20}}),
+        ("released >= 2026-01-02", "released", {"at_least": {"time": "2026-01-02T00:00:00Z"}}),
     ],
 )
-def test_a_filter_may_be_a_text(filtering: RunningGateway, text: str, tree: Any) -> None:
+def test_a_filter_may_be_a_text(filtering: RunningGateway, text: str, field: str, bound: Any) -> None:
+    tree = {"condition": {"field": field, "range": bound}}
     given = {"queries": [{"text": "bavuti"}], "k": 300}  # so all items that pass are in the answer
     expected = filtering.ask("/v1/search:batch", {**given, "filter": tree}).document["results"][0]
     passing = {hit["id"] for hit in expected["hits"]}
@@ -131,6 +114,7 @@ def test_a_service_that_is_not_there_is_unavailable() -> None:
         for answer in (running.ask("/readyz"), running.ask("/v1/search", SEARCH)):
             assert answer.error[:2] == (503, "UNAVAILABLE")
         assert running.ask("/healthz").status == 200
+        assert b"twinspire_gateway_in_progress 0.0" in running.ask("/metrics").body
 
 
 @pytest.mark.parametrize(
@@ -174,7 +158,7 @@ def test_a_service_says_when_to_come_back() -> None:
 
 
 def test_the_deadline_is_the_requests_own() -> None:
-    with decided() as (service, address), run_gateway(address, timeout=9.0, longest_timeout=20.0) as running:
+    with decided_gateway(timeout=9.0, longest_timeout=20.0) as (service, running):
         assert running.ask("/v1/search", SEARCH).status == 200
         assert 5 < service.seen.get()["seconds"] <= 9.5
         assert running.ask("/v1/search", SEARCH, {"Request-Timeout": "15"}).status == 200
@@ -197,7 +181,7 @@ def test_headers_are_passed_on_as_metadata() -> None:
         "X-Request-Key": "user-1",
         "Traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     }
-    with decided() as (service, address), run_gateway(address) as running:
+    with decided_gateway() as (service, running):
         assert running.ask("/v1/search", SEARCH, given | {"Cookie": "secret"}).status == 200
         seen = service.seen.get()
         assert {name: seen.get(name.lower()) for name in given} == given
@@ -205,19 +189,12 @@ def test_headers_are_passed_on_as_metadata() -> None:
         assert running.ask("/v1/search", SEARCH, {"Authorization": "Bearer \xe9"}).error[0] == 400
 
 
-def test_a_token_opens_what_it_may(retriever: Retriever, tmp_path: Path) -> None:
-    from twinspire.serving.security.tokens import TokenFile, new_token
-
-    secret, entry = new_token("page", "reader")
-    (tmp_path / "tokens.toml").write_text(entry)
-    with (
-        RetrievalServer(retriever, access=Access(tokens=TokenFile(tmp_path / "tokens.toml"))) as server,
-        run_gateway(server.address) as running,
-    ):
-        refused = running.ask("/v1/search", SEARCH)
-        assert refused.error[:2] == (401, "UNAUTHENTICATED")
-        assert refused.headers["www-authenticate"] == "Bearer"
-        assert running.ask("/v1/search", SEARCH, {"Authorization": f"Bearer {secret}"}).status == 200
+def test_a_token_opens_what_it_may(guarded: tuple[RunningGateway, str]) -> None:
+    running, secret = guarded
+    refused = running.ask("/v1/search", SEARCH)
+    assert refused.error[:2] == (401, "UNAUTHENTICATED")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert running.ask("/v1/search", SEARCH, {"Authorization": f"Bearer {secret}"}).status == 200
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1:50051", "dns:///search.test:1", "dns:///127.0.0.1:1"])
@@ -304,7 +281,7 @@ def test_a_host_may_be_allowed() -> None:
 
 
 def test_the_address_that_it_listens_on_is_a_name_of_it() -> None:
-    with decided() as (_, address), run_gateway(address, host="127.0.0.2") as running:
+    with decided_gateway(host="127.0.0.2") as (_, running):
         connection = http.client.HTTPConnection("127.0.0.2", running.port, timeout=30)
         connection.request("GET", "/v1/gateway")
         assert read(connection).status == 200
@@ -315,28 +292,20 @@ def test_the_address_that_it_listens_on_is_a_name_of_it() -> None:
 
 
 def test_bodies_are_bounded() -> None:
-    with (
-        decided() as (service, address),
-        run_gateway(address, bounds=GatewayBounds(max_body_bytes=1000)) as running,
-    ):
+    with decided_gateway(bounds=GatewayBounds(max_body_bytes=1000)) as (service, running):
         large = json.dumps({"query": {"text": "a" * 1000}}).encode()
         told = running.ask("/v1/search", large)
         assert told.error[:2] == (413, "INVALID_ARGUMENT")
         # Without a length, in parts: the gateway answers before the last part, which never comes.
-        head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        parts = f"{600:x}\r\n{'a' * 600}\r\n" * 2
-        with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
-            connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n{parts}".encode())
+        parts = b"%x\r\n%s\r\n" % (600, b"a" * 600) * 2
+        with running.send(START + b"Transfer-Encoding: chunked\r\n\r\n" + parts) as connection:
             assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
         assert service.seen.empty()
 
 
 def test_the_objects_of_a_body_are_bounded() -> None:
     queries = {"queries": [{"text": "a"}] * 34}  # 70 objects and fields
-    with (
-        decided() as (service, address),
-        run_gateway(address, bounds=GatewayBounds(max_body_fields=17 * 16)) as running,
-    ):
+    with decided_gateway(bounds=GatewayBounds(max_body_fields=17 * 16)) as (service, running):
         status, _, message = running.ask("/v1/search:batch", queries).error
         assert status == 413
         assert message.startswith("body: expected at most 68 objects, fields, ")
@@ -344,19 +313,16 @@ def test_the_objects_of_a_body_are_bounded() -> None:
 
 
 def test_a_body_that_does_not_arrive_in_time_is_given_up() -> None:
-    head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with (
-        decided() as (_, address),
-        run_gateway(address, timeout=0.5, longest_timeout=0.5) as running,
-        socket.create_connection(("127.0.0.1", running.port), 30) as connection,
+        decided_gateway(timeout=0.5, longest_timeout=0.5) as (_, running),
+        running.send(START + b"Content-Length: 100\r\n\r\n{") as connection,
     ):
-        connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 def test_requests_in_progress_are_bounded() -> None:
-    with decided() as (service, address), run_gateway(address, bounds=GatewayBounds(requests=1)) as running:
+    with decided_gateway(bounds=GatewayBounds(requests=1)) as (service, running):
         service.released.clear()
         with running.connect("/v1/search", SEARCH) as first:
             service.seen.get(timeout=30)
@@ -368,16 +334,8 @@ def test_requests_in_progress_are_bounded() -> None:
         wait_until(lambda: running.ask("/v1/search", SEARCH).status == 200)
 
 
-def test_a_client_that_goes_away_cancels_its_call() -> None:
-    with decided() as (service, address), run_gateway(address) as running:
-        service.released.clear()
-        with running.connect("/v1/search", SEARCH):
-            service.seen.get(timeout=30)
-        # The deadline is 5 s away, and `Search` would wait for it.
-        assert service.ended.get(timeout=4) == "Search"
-
-
-def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
+@pytest.mark.parametrize(("path", "count"), [("/v1/search", 1), ("/v1/compare", 2)])
+def test_a_client_that_goes_away_cancels_its_calls(path: str, count: int) -> None:
     with (
         decided() as (one, address),
         decided() as (other, second),
@@ -385,10 +343,11 @@ def test_a_client_that_goes_away_cancels_both_calls_of_a_comparison() -> None:
     ):
         one.released.clear()
         other.released.clear()
-        with running.connect("/v1/compare", SEARCH):
-            for service in (one, other):
+        asked = (one, other)[:count]
+        with running.connect(path, SEARCH):
+            for service in asked:
                 service.seen.get(timeout=30)
-        for service in (one, other):
+        for service in asked:  # the deadline is 5 s away, and `Search` would wait for it
             assert service.ended.get(timeout=4) == "Search"
 
 

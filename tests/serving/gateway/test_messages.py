@@ -63,18 +63,9 @@ def test_protobufs_usual_names_are_read_too() -> None:
     [
         (b'{"quer": {}}', "quer: unknown field; did you mean query?"),
         (b'{"query": {"texts": "a"}}', "query.texts: unknown field; did you mean text?"),
-        (
-            b'{"query": {"zzz": "a"}}',
-            "query.zzz: unknown field; expected one of text, history, features, item_id",
-        ),
-        (
-            b'{"filter": {"all": {"filters": [{}, {"conditon": {}}]}}}',
-            "filter.all.filters[1].conditon: unknown field; did you mean condition?",
-        ),
-        (
-            b'{"query": {"features": {"price": {"numbr": 1}}}}',
-            "query.features.price.numbr: unknown field; did you mean number?",
-        ),
+        (b'{"query": {"zzz": "a"}}', "query.zzz: unknown field; expected one of text, history"),
+        (b'{"filter":{"all":{"filters":[{},{"conditon":{}}]}}}', "filter.all.filters[1].conditon: unknown"),
+        (b'{"query": {"features": {"price": {"numbr": 1}}}}', "query.features.price.numbr: unknown field"),
         (b'{"query": {"text": 3}}', "query.text: expected string"),
         (b'{"query": []}', "query: expected a JSON object, got a list"),
         (b'{"query": "text"}', "query: expected a JSON object, got a string"),
@@ -90,16 +81,10 @@ def test_protobufs_usual_names_are_read_too() -> None:
         (b'{"min_sequence": ' + b"9" * 5000 + b"}", "body: expected JSON: "),
         (b'{"a":' * 100_000, "body: nested too deeply"),
         (b'{"filter":' + b'{"not":' * 150 + b"{}" + b"}" * 151, "filter.not.not."),
-        (
-            b'{"filter": {"condition": {"field": "a", "present": true, "in": {}}}}',
-            "filter: message type",
-        ),
+        (b'{"filter":{"condition":{"field":"a","present":true,"in":{}}}}', "filter: message type"),
         (b'{"filter": {"condition": {"equals": {"time": "soon"}}}}', "filter: "),
         (b'{"filter": {"not": "a = 1"}}', "filter.not: expected a JSON object, got a string"),
-        (
-            b'{"filter": {"all": {"filters": ["a = 1"]}}}',
-            "filter.all.filters[0]: expected a JSON object, got",
-        ),
+        (b'{"filter": {"all": {"filters": ["a = 1"]}}}', "filter.all.filters[0]: expected a JSON object"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_name(content: bytes, message: str) -> None:

@@ -18,8 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.helpers.serving.certificates import Authority
-from tests.helpers.serving.gateways import JSON, RunningGateway, decided, is_ended, read
-from tests.helpers.serving.gateways import gateway as run_gateway
+from tests.helpers.serving.gateways import JSON, RunningGateway, decided, decided_gateway, is_ended, read
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
 from twinspire.protos.errors import DataError
@@ -172,7 +171,7 @@ def test_no_request_is_lost_when_it_stops_under_load() -> None:
             except Exception as error:
                 failed.append(error)
 
-    with decided() as (_, address), run_gateway(address, grace=60.0) as running:
+    with decided_gateway(grace=60.0) as (_, running):
         clients = [threading.Thread(target=client, args=(running,)) for _ in range(16)]
         for each in clients:
             each.start()
@@ -186,7 +185,7 @@ def test_no_request_is_lost_when_it_stops_under_load() -> None:
 
 def test_an_answer_after_the_drain_says_that_the_connection_ends() -> None:
     """Also where its request began before the signal."""
-    with decided() as (service, address), run_gateway(address, grace=60.0) as running:
+    with decided_gateway(grace=60.0) as (service, running):
         service.released.clear()
         with running.connect("/v1/search", SEARCH) as connection:
             service.seen.get(timeout=30)
@@ -198,10 +197,7 @@ def test_an_answer_after_the_drain_says_that_the_connection_ends() -> None:
 
 
 def test_a_refusal_says_that_the_connection_ends_when_the_gateway_stops() -> None:
-    with (
-        decided() as (service, address),
-        run_gateway(address, bounds=GatewayBounds(requests=1, max_body_bytes=1000)) as running,
-    ):
+    with decided_gateway(bounds=GatewayBounds(requests=1, max_body_bytes=1000)) as (service, running):
         service.released.clear()
         with running.connect("/v1/search", SEARCH) as first:
             service.seen.get(timeout=30)
@@ -218,14 +214,15 @@ def test_a_refusal_says_that_the_connection_ends_when_the_gateway_stops() -> Non
 
 
 def test_a_head_that_does_not_come_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    with decided() as (_, address), run_gateway(address) as running, running.connect() as asked:
+    with decided_gateway() as (_, running), running.connect() as asked:
         asked.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
         assert read(asked).status == 200
         monkeypatch.setattr(http1, "HEAD_SECONDS", 0.3)
         for sent in (b"", b"POST /v1/search HTTP/1.1\r\nHost: "):
-            with socket.create_connection(("127.0.0.1", running.port), 30) as connection:
-                connection.sendall(sent)
+            with running.send(sent) as connection:
                 assert is_ended(connection)
+        closed = "twinspire_gateway_connections_closed_total"
+        assert (running.scrape()[closed, "head"], running.scrape()[closed, "full"]) == (2, 0)
         # The connection that has asked paused for longer.
         asked.request("POST", "/v1/search", json.dumps(SEARCH), JSON)
         assert read(asked).status == 200

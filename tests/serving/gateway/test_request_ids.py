@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.ports import held_port
-from tests.helpers.serving.gateways import RunningGateway, decided
+from tests.helpers.serving.gateways import RunningGateway, decided_gateway
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
@@ -59,7 +59,7 @@ def test_each_answer_has_the_id_of_its_request_or_a_new_one(
 
 
 def test_the_call_carries_the_id() -> None:
-    with decided() as (servicer, address), run_gateway(address) as running:
+    with decided_gateway() as (servicer, running):
         for headers in ({"X-Request-Id": "mine-1"}, {}):
             answer = running.ask("/v1/search", SEARCH, headers)
             assert answer.status == 200

@@ -22,6 +22,8 @@ from twinspire.serving.security.access import Access
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.server import RetrievalServer
 
+MISSING = browser.missing()
+IN_A_BROWSER = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 QUERY = "bavuti xelike mopy"
 HOSTILE_ITEM = "item-280"  # the second hit of the query
 PICTURED_ITEM = "item-250"
@@ -151,6 +153,13 @@ def page(chromium: Browser) -> Iterator[Browser]:
 def asked(page: Browser, url: str, link: str = "") -> None:
     """Open a link of a question, `QUERY` if none is given, and wait for its answer."""
     page.open(f"{url}#{link or f'text={QUERY}'}")
+
+
+def give_token(page: Browser, token: str) -> None:
+    """Enter a token by the button at the top of the page."""
+    page.one("#token-button").click()
+    page.one("#token-input").send_keys(token)
+    page.press("ENTER")
 
 
 def microseconds(text: str) -> float:

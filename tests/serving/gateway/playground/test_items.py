@@ -2,23 +2,21 @@
 
 import json
 
-import pytest
-
-from tests.helpers.serving import browser
 from tests.helpers.serving.browser import Browser
 from tests.helpers.waiting import wait_until
 from tests.serving.gateway.playground.conftest import (
     HOSTILE,
     HOSTILE_ITEM,
+    IN_A_BROWSER,
     PICTURED_ITEM,
     QUERY,
     LiveSite,
     Sites,
     asked,
+    give_token,
 )
 
-MISSING = browser.missing()
-pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = IN_A_BROWSER
 
 
 def facts(page: Browser, within: str = ".detail") -> dict[str, str]:
@@ -131,9 +129,7 @@ def test_items_are_found_by_id_and_by_words(page: Browser, sites: Sites) -> None
 def signed_in(page: Browser, live: LiveSite, role: str, link: str) -> None:
     """Open a link with a token."""
     page.open(f"{live.url}#{link}", ".failure")
-    page.one("#token-button").click()
-    page.one("#token-input").send_keys(live.tokens.plain[role])
-    page.press("ENTER")
+    give_token(page, live.tokens.plain[role])
 
 
 def test_a_writer_edits_withdraws_and_adds_items(page: Browser, live: LiveSite) -> None:

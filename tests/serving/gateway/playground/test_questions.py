@@ -7,18 +7,23 @@ import pytest
 from google.protobuf import json_format
 
 from tests.helpers.lexical import HYBRID
-from tests.helpers.serving import browser
 from tests.helpers.serving.browser import Browser
 from tests.helpers.tiny import FILTERS
 from tests.helpers.waiting import wait_until
-from tests.serving.gateway.playground.conftest import QUERY, Sites, asked, microseconds
+from tests.serving.gateway.playground.conftest import (
+    IN_A_BROWSER,
+    QUERY,
+    Sites,
+    asked,
+    give_token,
+    microseconds,
+)
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.filters.expression import Filter, where
 from twinspire.serving.wire.filter_converters import filter_to_wire
 
-MISSING = browser.missing()
-pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = IN_A_BROWSER
 
 
 def test_a_typed_question_is_answered_with_fields_scores_and_times(page: Browser, sites: Sites) -> None:
@@ -285,8 +290,7 @@ def enter(page: Browser, sites: Sites) -> None:
     """Open the guarded gateway, with a token."""
     page.open(sites.guarded)
     page.console_messages()  # of the request without one
-    page.one("#token-button").click()
-    page.one("#token-input").send_keys(sites.tokens.plain["reader"], "\ue007")
+    give_token(page, sites.tokens.plain["reader"])
     page.wait_for(".blank")
 
 

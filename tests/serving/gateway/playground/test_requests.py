@@ -4,14 +4,19 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.serving import browser
 from tests.helpers.serving.browser import Browser
 from tests.helpers.waiting import wait_until
-from tests.serving.gateway.playground.conftest import QUERY, LiveSite, Sites, asked
+from tests.serving.gateway.playground.conftest import (
+    IN_A_BROWSER,
+    QUERY,
+    LiveSite,
+    Sites,
+    asked,
+    give_token,
+)
 from tests.serving.gateway.playground.test_items import facts
 
-MISSING = browser.missing()
-pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = IN_A_BROWSER
 
 # Keeps path and body of each request from now on, and names a bundle in the answers if there is `answering`.
 WATCH = """
@@ -55,9 +60,7 @@ def test_the_status_is_read_once_for_each_bundle_that_answers(page: Browser, sit
 def test_whether_a_token_may_write_is_asked_once(page: Browser, live: LiveSite, role: str) -> None:
     page.open(f"{live.url}#view=service", ".failure")
     page.run(WATCH)
-    page.one("#token-button").click()
-    page.one("#token-input").send_keys(live.tokens.plain[role])
-    page.press("ENTER")
+    give_token(page, live.tokens.plain[role])
     page.wait_for("#refresh")
     before = page.one("#refresh")
     before.click()
@@ -72,3 +75,9 @@ def test_an_item_without_a_catalogue_costs_no_long_search(page: Browser, sites: 
     page.run("location.hash = 'view=items&find=item-123'")
     assert facts(page, "#found")["id"] == "item-123"
     assert max(body["k"] for body in seen(page, "/v1/search")) == 50
+
+
+def test_the_page_of_the_api_shows_its_methods(page: Browser, sites: Sites) -> None:
+    page.open(f"{sites.both}docs", "#schemas details")
+    for text in ("/v1/search:batch", "SearchResponse", "The k items nearest to one query.", "curl -X POST"):
+        assert text in page.driver.page_source

@@ -4,16 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers.serving import browser
 from tests.helpers.serving.browser import Browser
 from tests.helpers.serving.cataloguing import CatalogueService, catalogue_service
 from tests.helpers.serving.gateways import gateway
 from tests.helpers.tiny import FILTERS, watched_bundle
-from tests.serving.gateway.playground.conftest import HOSTILE_ITEM, Sites, resealed
+from tests.serving.gateway.playground.conftest import HOSTILE_ITEM, IN_A_BROWSER, Sites, resealed
 from twinspire.serving.client import Event
 
-MISSING = browser.missing()
-pytestmark = [pytest.mark.exhaustive, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+pytestmark = IN_A_BROWSER
 
 HOSTILE_TYPE = "<img src=x onerror=\"document.title='owned'\">"
 WITH, WITHOUT = ".side.challenger .hit", ".side.champion .hit"
