@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 import pytest
@@ -10,23 +10,12 @@ import pytest
 from tests.helpers.answers import differences
 from tests.helpers.serving.refusing import Refusing, serving
 from tests.helpers.tiny import item_names
-from tests.serving.client.ways import WAYS, Way
+from tests.serving.client.ways import WAYS, Way, asynchronous
 from twinspire.protos.errors import DeadlineExceeded, InvalidInput, NotAuthenticated, Unavailable, UnknownItem
 from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, Security
 from twinspire.serving.retrieval.answer import Answer
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.server import RetrievalServer
-
-Test = Callable[[AsyncRetrievalClient], Awaitable[None]]
-
-
-def run(address: str, test: Test) -> None:
-    async def session() -> None:
-        async with AsyncRetrievalClient(address) as client:
-            await client.wait_ready()
-            await test(client)
-
-    asyncio.run(session())
 
 
 def test_both_clients_say_the_same(server: RetrievalServer, client: RetrievalClient) -> None:
@@ -45,7 +34,7 @@ def test_both_clients_say_the_same(server: RetrievalServer, client: RetrievalCli
         np.testing.assert_array_equal(await other.encode(queries), client.encode(queries))
         assert (await other.info()).manifest == client.info().manifest
 
-    run(server.address, test)
+    asynchronous(server.address, test)
 
 
 def test_queries_may_come_from_an_asynchronous_iterator(server: RetrievalServer) -> None:
@@ -58,7 +47,7 @@ def test_queries_may_come_from_an_asynchronous_iterator(server: RetrievalServer)
         answers = [answer async for answer in client.search_stream(queries(), k=1)]
         assert [answer.hits[0].id for answer in answers] == [f"item-{n:03}" for n in range(20)]
 
-    run(server.address, test)
+    asynchronous(server.address, test)
 
 
 def test_errors_are_ours(server: RetrievalServer) -> None:
@@ -75,18 +64,17 @@ def test_errors_are_ours(server: RetrievalServer) -> None:
         with pytest.raises(UnknownItem):
             [answer async for answer in client.search_stream(["a", Query(item_id="x")])]
 
-    run(server.address, test)
+    asynchronous(server.address, test)
 
 
 def test_a_missing_service_is_unavailable() -> None:
-    async def session() -> None:
-        async with AsyncRetrievalClient("127.0.0.1:1", timeout=2) as client:
-            with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1: "):
-                await client.search("a")
-            with pytest.raises(Unavailable, match=r"not serving after 0\.3 s: "):
-                await client.wait_ready(timeout=0.3)
+    async def test(client: AsyncRetrievalClient) -> None:
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1: "):
+            await client.search("a")
+        with pytest.raises(Unavailable, match=r"not serving after 0\.3 s: "):
+            await client.wait_ready(timeout=0.3)
 
-    asyncio.run(session())
+    asynchronous("127.0.0.1:1", test, timeout=2)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -105,32 +93,30 @@ def test_cancelling_a_task_cancels_its_call(asks: str) -> None:
         yield "a"
         await asyncio.sleep(30)
 
-    async def session(address: str) -> None:
-        async with AsyncRetrievalClient(address, timeout=30) as client:
-            work = client.search("wait") if asks == "search" else stream(client)
-            task = asyncio.create_task(work)
-            while not servicer.attempts:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert await asyncio.to_thread(servicer.cancelled.wait, 5)
+    async def test(client: AsyncRetrievalClient) -> None:
+        work = client.search("wait") if asks == "search" else stream(client)
+        task = asyncio.create_task(work)
+        while not servicer.attempts:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(servicer.cancelled.wait, 5)
 
     with serving(servicer := Refusing()) as address:
-        asyncio.run(session(address))
+        asynchronous(address, test, timeout=30)
 
 
 def test_a_timeout_of_asyncio_is_asyncios() -> None:
-    async def session(address: str) -> None:
-        async with AsyncRetrievalClient(address) as client:
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(client.search("wait"), 0.1)
-            with pytest.raises(DeadlineExceeded):
-                await client.search("wait", timeout=0.1)
+    async def test(client: AsyncRetrievalClient) -> None:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.search("wait"), 0.1)
+        with pytest.raises(DeadlineExceeded):
+            await client.search("wait", timeout=0.1)
 
     with serving(servicer := Refusing()) as address:
-        asyncio.run(session(address))
+        asynchronous(address, test)
         assert servicer.cancelled.wait(5)
 
 
@@ -151,7 +137,7 @@ def test_what_the_queries_raise_comes_after_the_answers_before(
         with pytest.raises(InvalidInput, match="query: expected Unicode"):
             [answer async for answer in other.search_stream(["a", "\ud800"])]
 
-    run(server.address, test)
+    asynchronous(server.address, test)
     answers: list[Answer] = []
     with pytest.raises(KeyError, match="mine"):
         answers.extend(client.search_stream(queries()))
@@ -160,15 +146,14 @@ def test_what_the_queries_raise_comes_after_the_answers_before(
 
 
 def test_leaving_a_stream_ends_it() -> None:
-    async def session(address: str) -> None:
-        async with AsyncRetrievalClient(address) as client:
-            stream = client.search_stream("a" for _ in range(1_000_000))
-            assert (await anext(stream)).hits[0].id == "a"
-            await stream.aclose()  # type: ignore[attr-defined]
-            assert await asyncio.to_thread(servicer.cancelled.wait, 5)
+    async def test(client: AsyncRetrievalClient) -> None:
+        stream = client.search_stream("a" for _ in range(1_000_000))
+        assert (await anext(stream)).hits[0].id == "a"
+        await stream.aclose()  # type: ignore[attr-defined]
+        assert await asyncio.to_thread(servicer.cancelled.wait, 5)
 
     with serving(servicer := Refusing()) as address:
-        asyncio.run(session(address))
+        asynchronous(address, test)
     gc.collect()
 
 

@@ -122,14 +122,13 @@ def test_every_call_has_a_deadline(default: float, timeout: float | None) -> Non
 
 
 def test_a_refused_stream_says_why_while_queries_are_being_sent() -> None:
-    async def run(address: str) -> None:
-        async with AsyncRetrievalClient(address, retries=False) as client:
-            for _ in range(50):
-                with pytest.raises(errors.Overloaded):
-                    [answer async for answer in client.search_stream(["a"] * 50)]
+    async def run(client: AsyncRetrievalClient) -> None:
+        for _ in range(50):
+            with pytest.raises(errors.Overloaded):
+                [answer async for answer in client.search_stream(["a"] * 50)]
 
     with serving(Refusing(always())) as address:
-        asyncio.run(run(address))
+        asynchronous(address, run, retries=False)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -142,32 +141,31 @@ def test_a_stream_that_ends_with_too_few_answers_is_an_error(way: Way) -> None:
 def test_a_stream_that_ends_before_all_queries_are_sent_is_an_error() -> None:
     ended = threading.Event()
 
-    def blocking() -> Iterator[str]:
+    def waiting() -> Iterator[str]:
         yield from ["a", "b", "end"]
         ended.wait(20)
         yield from ["c"] * 7
 
-    async def asynchronous() -> AsyncIterator[str]:
+    async def later() -> AsyncIterator[str]:
         for text in ["a", "b", "end"]:
             yield text
         await asyncio.sleep(20)
         yield "c"
 
-    async def run(address: str) -> None:
-        async with AsyncRetrievalClient(address) as client:
-            async for answer in client.search_stream(asynchronous(), timeout=10):
-                found.append(answer.hits[0].id)  # noqa: PERF401 - which would lose them
+    async def run(client: AsyncRetrievalClient) -> None:
+        async for answer in client.search_stream(later(), timeout=10):
+            found.append(answer.hits[0].id)  # noqa: PERF401 - which would lose them
 
     found: list[str] = []
     text = "the stream ended with 3 answers to requests of which not all were sent"
     with serving(Refusing()) as address:
         with RetrievalClient(address) as client, pytest.raises(errors.Unavailable, match=text):
-            found.extend(answer.hits[0].id for answer in client.search_stream(blocking(), timeout=10))
+            found.extend(answer.hits[0].id for answer in client.search_stream(waiting(), timeout=10))
         ended.set()
         assert found == ["a", "b", "end"]
         found.clear()
         with pytest.raises(errors.Unavailable, match=text):
-            asyncio.run(run(address))
+            asynchronous(address, run)
         assert found == ["a", "b", "end"]
 
 
