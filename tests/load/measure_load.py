@@ -45,19 +45,8 @@ WARM_UP_BATCHES = 8  # of the searches in process
 FIRST = 0.1  # share of the time that memory may grow in
 SERVER_START = 4.0  # seconds, usually; for the progress bar
 MIB = 2**20
-# The time of a request that is neither encoding nor search -> the whole, and these two; microseconds.
-REST = {
-    "inprocess_single_rest_us": (
-        "search_c1_p50_us",
-        "inprocess_single_encode_us",
-        "inprocess_single_search_us",
-    ),
-    "inprocess_batch32_rest_us": (
-        "search_c64_us",
-        "inprocess_batch32_encode_us",
-        "inprocess_batch32_search_us",
-    ),
-}
+# Of the time of a request, in microseconds, that is neither encoding nor search: prefix -> the whole.
+REST = {"inprocess_single": "search_c1_p50_us", "inprocess_batch32": "search_c64_us"}
 PACKAGES = ("grpcio", "hnswlib", "onnxruntime", "numpy", "protobuf")
 
 
@@ -116,18 +105,14 @@ class LoadTest(RoundsTest):
         self.measure(workers)
         for ratio in RATIOS:
             self.figures.divide(*ratio)
-        for name, (whole, *stages) in REST.items():
-            self.figures.combine(name, lambda total, *parts: total - sum(parts), whole, *stages)
+        for prefix, whole in REST.items():
+            names = whole, f"{prefix}_encode_us", f"{prefix}_search_us"
+            self.figures.combine(f"{prefix}_rest_us", lambda total, *parts: total - sum(parts), *names)
 
     def report(self, manifest: Manifest) -> dict[str, Any]:
         """The document of a test that has run."""
-        plan = self.plan
-        setting = {
-            "parts": list(plan.parts),
-            "overload_seconds": plan.overload_seconds,
-            "connections": CONNECTIONS,
-        }
-        return self.document(manifest, PACKAGES, TARGETS, setting)
+        setting = {"parts": list(self.plan.parts), "overload_seconds": self.plan.overload_seconds}
+        return self.document(manifest, PACKAGES, TARGETS, {**setting, "connections": CONNECTIONS})
 
     def once(self, each: Measurement, number: int) -> None:
         """As `RoundsTest.once`."""
@@ -302,10 +287,7 @@ TABLES = (
     Table(
         "a request of Twinspire, microseconds (stages in process, in batches of 1 and 32)",
         ["", "transport and queue", "encode", "search"],
-        {
-            "inprocess_single": ["1 client, p50"],
-            "inprocess_batch32": ["64 clients, 1 / (requests/s)"],
-        },
+        {"inprocess_single": ["1 client, p50"], "inprocess_batch32": ["64 clients, 1 / (requests/s)"]},
         ["{}_rest_us", "{}_encode_us", "{}_search_us"],
     ),
 )

@@ -58,7 +58,7 @@ def choose_cores() -> Cores:
 
 
 class Service:
-    """A started process, in conversation by lines of JSON; `log` is its standard error."""
+    """A started process, in conversation by lines of JSON; `log` is the file of its standard error."""
 
     address = ""  # that it listens on, if it is a server
 
@@ -108,9 +108,13 @@ class Service:
                 total += int(getattr(info, "pss", info.uss))
         return total
 
+    def log(self) -> str:
+        """What it has written to its standard error."""
+        descriptor = self._log.fileno()  # its offset is the process's own, too
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
     def _failed(self, what: str) -> Unavailable:
-        self._log.seek(0)
-        last = self._log.read().decode(errors="replace").strip().rpartition("\n")[2]
+        last = self.log().strip().rpartition("\n")[2]
         return Unavailable(f"{self.name}: {what}: {last or 'its log is empty'}")
 
 

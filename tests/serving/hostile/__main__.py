@@ -17,6 +17,7 @@ from twinspire.protos.bundle import write_file
 from twinspire.protos.errors import TwinspireError
 from twinspire.serving import flag_types as flags
 
+SAME = ("seconds", "rest", "kill_every", "one_core", "at_once")  # options that are fields of `Plan`
 ITEMS = 20_000  # so that a batch of 256 x k = 1,000 costs seconds, as with a real catalogue
 
 
@@ -35,14 +36,10 @@ def main(argv: list[str] | None = None) -> int:
         bundle = parsed.bundle or tiny_bundle(Path(folder), parsed.items)
         plan = Plan(
             bundle,
-            seconds=parsed.seconds,
-            rest=parsed.rest,
             only=only,
-            kill_every=parsed.kill_every,
             flags=shlex.split(parsed.flags),
             behind_haproxy=parsed.haproxy,
-            one_core=parsed.one_core,
-            at_once=parsed.at_once,
+            **{name: getattr(parsed, name) for name in SAME},
         )
         try:
             figures = run(plan)

@@ -129,9 +129,8 @@ def _ask(connect: Any, rate: float, seconds: float, rounds: int) -> dict[str, An
         try:
             with connect() as client:
                 error = _checked(client, number)
-                if (
-                    error is None and time.monotonic() - started > DEADLINE
-                ):  # HTTP's timeout is that of one read
+                # HTTP's timeout is that of one read.
+                if error is None and time.monotonic() - started > DEADLINE:
                     error = TimeoutError("the answer came after its deadline")
         except Exception as failure:  # every failure counts, whatever it is
             error = failure

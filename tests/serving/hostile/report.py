@@ -12,16 +12,9 @@ MOST = {"rss_peak_ratio": 2.5, "rss_after_ratio": 1.2, "descriptors_left": 0}
 
 def missed(figures: Mapping[str, Any]) -> list[str]:
     """Each bound that the figures do not keep to, in words."""
-    found = [
-        f"{name}: expected at least {least:g}, got {figures[name]:g}"
-        for name, least in LEAST.items()
-        if figures[name] < least
-    ]
-    found += [
-        f"{name}: expected at most {most:g}, got {figures[name]:g}"
-        for name, most in MOST.items()
-        if figures[name] > most
-    ]
+    low = [(name, "at least", least) for name, least in LEAST.items() if figures[name] < least]
+    high = [(name, "at most", most) for name, most in MOST.items() if figures[name] > most]
+    found = [f"{name}: expected {text} {bound:g}, got {figures[name]:g}" for name, text, bound in low + high]
     if figures["exit_code"] is not None:
         found.append(f"the service ended by itself with exit code {figures['exit_code']}")
     return found
@@ -30,26 +23,16 @@ def missed(figures: Mapping[str, Any]) -> list[str]:
 def show(console: Console, figures: Mapping[str, Any]) -> None:
     """Print the figures."""
     table = Table("figure", "got", "bound", title=f"{figures['seconds']:g} s of attack")
-    for name, bound in [(n, f">= {b:g}") for n, b in LEAST.items()] + [
-        (n, f"<= {b:g}") for n, b in MOST.items()
-    ]:
-        table.add_row(name, f"{figures[name]:g}", bound)
+    for sign, bounds in ((">=", LEAST), ("<=", MOST)):
+        for name, bound in bounds.items():
+            table.add_row(name, f"{figures[name]:g}", f"{sign} {bound:g}")
     shares = ", ".join(f"{name} {share:g}" for name, share in figures["share_of_a_core"].items())
     table.add_row("share of a core", shares, f"of {figures['cores']}")
     table.add_row("searches a second before", f"{figures['calibration_searches_per_second']:g}", "")
     table.add_row("rounds", ", ".join(figures["rounds"]), "")
     console.print(table)
-    clients = Table(
-        "good calls",
-        "calls",
-        "answered",
-        "worst round",
-        "p50 ms",
-        "p99 ms",
-        "longest gap s",
-        "repeats",
-        "errors",
-    )
+    heads = "calls, answered, worst round, p50 ms, p99 ms, longest gap s, repeats, errors"
+    clients = Table("good calls", *heads.split(", "))
     for name in ("one_connection", "new_connections", "over_http"):
         client = figures[name]
         errors = ", ".join(f"{kind} {count}" for kind, count in client["errors"].items())

@@ -156,14 +156,11 @@ def _run(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     before, descriptors = service.resident(), service.descriptors()
     each_before = service.resident_each()
     seen: dict[str, Any] = {}
-    one, new, http = _good_calls(
-        plan,
-        service,
-        address,
-        plan.seconds,
-        len(plan.rounds()),
-        lambda: seen.update(_attack(plan, service, address)),
-    )
+
+    def attack() -> None:
+        seen.update(_attack(plan, service, address))
+
+    one, new, http = _good_calls(plan, service, address, plan.seconds, len(plan.rounds()), attack)
     peak = max(seen.pop("resident_peak"), service.resident())
     time.sleep(plan.rest)
     after = service.resident()
@@ -231,13 +228,13 @@ def _attack(plan: Plan, service: Service, address: str) -> dict[str, Any]:
     number = 0
     for ended, together in enumerate(rounds.values(), 1):
         until = began + plan.seconds * ended / len(rounds)
-        children = {}
+        children, attackers = {}, []
         for attacker in together:
             number += 1
             target = service.http_address if attacker in gateway_attacks.ALL else address
             attack = Attack("127.0.0.1", int(target.rpartition(":")[2]), f"127.0.1.{number}", until, number)
-            children[attacker.__name__] = _Child(FORK, _attacker, attacker, attack)
-        attackers = [psutil.Process(child.pid) for child in children.values()]
+            children[attacker.__name__] = child = _Child(FORK, _attacker, attacker, attack)
+            attackers.append(psutil.Process(child.pid))  # before it may have ended
         while time.monotonic() < until:
             peak = max(peak, service.resident())
             used.look()

@@ -1,48 +1,32 @@
 """The real service that is attacked, seen from outside: its memory, its descriptors and its workers."""
 
 import contextlib
-import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tests.load.services import ROOT, ended
-from twinspire.protos.errors import Unavailable
-
-START_SECONDS = 60.0
+from tests.load import services
+from tests.load.services import SERVE, started
+from twinspire.serving import environment
 
 
 class Service:
     """A running `python -m twinspire.serving serve`, and a gateway in front of it.
 
     Args:
-        process: the supervisor.
+        service: the supervisor, and what it has started.
         gateway: the process of the gateway.
-        port: that the workers listen on.
-        http_port: that the gateway listens on.
-        log: file that both log into.
     """
 
-    def __init__(
-        self,
-        process: "subprocess.Popen[bytes]",
-        gateway: "subprocess.Popen[bytes]",
-        port: int,
-        http_port: int,
-        log: Path,
-    ) -> None:
-        self.address, self.http_address = f"127.0.0.1:{port}", f"127.0.0.1:{http_port}"
-        self._process, self._gateway, self._log = process, gateway, log
-        self._root = psutil.Process(process.pid)
+    def __init__(self, service: services.Service, gateway: services.Service) -> None:
+        self.address, self.http_address = service.address, gateway.address
+        self._service, self._gateway = service, gateway
 
     def resident(self) -> int:
         """Resident bytes of all its processes."""
@@ -63,31 +47,30 @@ class Service:
 
     def processes(self) -> list[psutil.Process]:
         """All its processes."""
-        try:
-            gateway = psutil.Process(self._gateway.pid)
-            return [gateway, self._root, *self._root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+        with suppress(psutil.NoSuchProcess):
+            return [*self._gateway.processes(), *self._service.processes()]
+        return []
 
     def kill_worker(self, rng: random.Random) -> bool:
         """Kill one worker with SIGKILL; False where none lives."""
-        workers = self._root.children()
+        workers = psutil.Process(self._service.process.pid).children()
         if workers:
             rng.choice(workers).send_signal(signal.SIGKILL)
         return bool(workers)
 
     def exit_code(self) -> int | None:
         """Exit code of the supervisor or the gateway; None while both run."""
-        code = self._process.poll()
-        return self._gateway.poll() if code is None else code
+        code = self._service.process.poll()
+        return self._gateway.process.poll() if code is None else code
 
     def log_bytes(self) -> int:
-        """Size of the log."""
-        return self._log.stat().st_size
+        """Size of both logs."""
+        return sum(len(each.log().encode()) for each in (self._service, self._gateway))
 
     def log_end(self) -> str:
-        """The last lines of the log."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
+        """The last lines of each log."""
+        logs = (each.log().splitlines()[-20:] for each in (self._service, self._gateway))
+        return "\n".join(line for lines in logs for line in lines)
 
     def _sum(self, figure: Callable[[psutil.Process], Any]) -> Any:
         total = 0
@@ -139,57 +122,11 @@ def serving(bundle: Path, workers: int, flags: Sequence[str] = ()) -> Iterator[S
         Unavailable: it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="twinspire-hostile-") as folder:
-        log, catalogue = Path(folder) / "log", f"sqlite:///{folder}/items.db"
-        serve = (
-            "serve",
-            "--bundle",
-            str(bundle),
-            "--workers",
-            str(workers),
-            "--catalogue",
-            catalogue,
-            *flags,
-        )
-        with ExitStack() as stack:
-            process, port = stack.enter_context(_started(serve, log))
-            front = _started(("gateway", "--address", f"127.0.0.1:{port}"), log)
-            gateway, http_port = stack.enter_context(front)
-            yield Service(process, gateway, port, http_port, log)
-
-
-@contextmanager
-def _started(arguments: Sequence[str], log: Path) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
-    """A process of `python -m twinspire.serving`, and the port that it listens on.
-
-    Raises:
-        Unavailable: it does not start.
-    """
-    port_file = log.with_name(f"{arguments[0]}-port")
-    command = [
-        sys.executable,
-        "-m",
-        "twinspire.serving",
-        *arguments,
-        "--port",
-        "0",
-        "--port-file",
-        str(port_file),
-    ]
-    # This process has set the variable for itself, and a gateway needs another value.
-    variables = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=file,
-            cwd=ROOT,
-            env=variables,
-        )
-    with ended(process):
-        until = time.monotonic() + START_SECONDS
-        while not port_file.is_file():
-            if process.poll() is not None or time.monotonic() > until:
-                raise Unavailable(f"it did not start:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.02)
-        yield process, int(port_file.read_text())
+        store = ("--catalogue", f"sqlite:///{folder}/items.db")
+        serve = started("service", *SERVE, "--bundle", str(bundle), "--workers", str(workers), *store, *flags)
+        # This process has set the variable for itself, and a gateway would leave it as it is.
+        variables = {"GRPC_EXPERIMENTS": environment.GATEWAY_EXPERIMENTS}
+        with serve as service:
+            front = ("--json", "--port", "0", "--address", service.address)
+            with started("gateway", "serving", "gateway", *front, environment=variables) as gateway:
+                yield Service(service, gateway)

@@ -1,9 +1,8 @@
 """The load's own HTTP/2: against grpcio's servers, and against a peer that does what those seldom do."""
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
@@ -11,6 +10,7 @@ import pytest
 
 from tests.helpers.ports import held_port
 from tests.helpers.serving import http2
+from tests.helpers.serving.grpc_servers import grpc_server
 from tests.helpers.serving.http2 import WINDOW, Call, ConnectionPool, Status
 from tests.load.load import Requests, closed_loop
 from twinspire.protos.errors import InvalidInput, Unavailable
@@ -18,25 +18,14 @@ from twinspire.protos.errors import InvalidInput, Unavailable
 PATH = "/test.Test/Call"
 ONE = Requests(PATH, [http2.message(b"a")])
 PATIENCE = 30.0
-Behaviour = Callable[[bytes, grpc.ServicerContext], bytes]
 
 
-@contextmanager
-def serving(behaviour: Callable[..., Any], options: list[tuple[str, int]] | None = None) -> Iterator[str]:
+def serving(behaviour: Callable[..., Any]) -> AbstractContextManager[str]:
     """A server of one method whose messages are bytes; its address."""
-    make = grpc.unary_unary_rpc_method_handler
-    server = grpc.server(
-        ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1), *(options or [])]
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("test.Test", {"Call": make(behaviour)}),)
-    )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
+    call = grpc.unary_unary_rpc_method_handler(behaviour)
+    handlers = (grpc.method_handlers_generic_handler("test.Test", {"Call": call}),)
+    unbounded = [("grpc.max_receive_message_length", -1)]
+    return grpc_server(lambda server: server.add_generic_rpc_handlers(handlers), options=unbounded)
 
 
 def call(address: str, message: bytes) -> tuple[Status, bytes]:

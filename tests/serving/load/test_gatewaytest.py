@@ -1,14 +1,13 @@
 """`python -m tests.load gatewaytest`: figures of all servers, and answers that are compared."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.serving.shown import shown
-from tests.load.__main__ import main
 from tests.load.measure_gateway import KINDS, show
 from tests.load.plan import CLIENTS
+from tests.serving.load.commands import document
 
 pytestmark = pytest.mark.exhaustive
 
@@ -16,8 +15,7 @@ pytestmark = pytest.mark.exhaustive
 def test_it_measures_all_servers(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Long enough for an answer by each server where other tests take the cores.
     flags = ["--bundle", str(plain), "--rounds", "1", "--seconds", "1", "--k", "3"]
-    assert main(["gatewaytest", *flags, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = document(capsys, "gatewaytest", *flags)
     for clients in CLIENTS:
         for kind in KINDS:
             assert found[f"{kind}_c{clients}_rps"] > 0

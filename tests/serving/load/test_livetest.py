@@ -1,8 +1,5 @@
 """The live test: short ones run from command to report, on SQLite, and with two services on PostgreSQL."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,41 +10,20 @@ import pytest
 
 from tests.helpers.mlflow_servers import postgres, without_postgres
 from tests.helpers.serving.shown import shown
-from tests.helpers.tiny import tiny_bundle
 from tests.load.live import report
 from tests.load.live.load_run import of_plan
 from tests.load.live.swap_run import SwapOptions
 from tests.load.live.swap_run import run as run_swap
 from tests.load.plan import Plan
-from tests.serving.conftest import ROOT
+from tests.serving.load.commands import measured
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(400)]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Bundles of one model, of 300 and of 200 items."""
-    parent = tmp_path_factory.mktemp("livetest")
-    return tiny_bundle(parent, 300), tiny_bundle(parent, 200)
 
 
 def livetest(folders: tuple[Path, Path], *flags: str) -> dict[str, Any]:
     """The report of a history."""
     bundles = ["--bundle", str(folders[0]), "--other", str(folders[1])]
-    command = [
-        sys.executable,
-        "-m",
-        "tests.load",
-        "livetest",
-        "--json",
-        *bundles,
-        "--only",
-        "history",
-        *flags,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = measured("livetest", *bundles, "--only", "history", *flags)
     return found
 
 

@@ -1,40 +1,20 @@
 """The whole load test, as the command line runs it: servers, report and table."""
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.load.plan import CLIENTS, TARGETS, missed
 from tests.load.report import Figures
-from tests.serving.conftest import ROOT
+from tests.serving.load.commands import measured
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 
 
-@pytest.fixture(scope="module")
-def done(plain: Path) -> "subprocess.CompletedProcess[str]":
-    """The load test of every part, each as short as can be."""
+def test_the_report_is_one_flat_document_and_answers_are_right(plain: Path) -> None:
     flags = ["--bundle", str(plain), "--rounds", "1", "--seconds", "0.2", "--overload-seconds", "0.3"]
-    return subprocess.run(
-        [sys.executable, "-m", "tests.load", "loadtest", "--json", *flags],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-@pytest.fixture(scope="module")
-def report(done: "subprocess.CompletedProcess[str]") -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_the_report_is_one_flat_document(report: Any) -> None:
+    report = measured("loadtest", *flags)
     nested = {key: value for key, value in report.items() if isinstance(value, dict)}
     assert set(nested) == {"errors"}
     for server in ("search", "naive", "noop"):
@@ -54,9 +34,6 @@ def test_the_report_is_one_flat_document(report: Any) -> None:
     assert report["index"] == "exact search" or "ef_search" in report["index"]
     for prefix in ("inprocess_single", "inprocess_batch32"):
         assert report[f"{prefix}_encode_us"] > 0 and report[f"{prefix}_search_us"] > 0
-
-
-def test_answers_are_compared_and_right(report: Any) -> None:
     assert report["content_checked"] > 0
     assert (report["content_different"], report["content_first_difference"]) == (0, "")
 

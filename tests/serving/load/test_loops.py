@@ -3,14 +3,15 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
 from tests.helpers import query_generator
+from tests.helpers.serving.grpc_servers import grpc_server
 from tests.load import reference
 from tests.load.load import closed_loop
 from tests.load.open_loop import OfferedLoad, Segment, arrivals, open_loop
@@ -43,14 +44,10 @@ class Slow(retrieval_pb2_grpc.RetrievalServicer):
         return wire.SearchResponse()
 
 
-@pytest.fixture
-def slow() -> Iterator[str]:
-    server = grpc.server(ThreadPoolExecutor(1))
-    retrieval_pb2_grpc.add_RetrievalServicer_to_server(Slow(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}"
-    server.stop(None).wait()
+def slow(*options: tuple[str, int]) -> AbstractContextManager[str]:
+    """The address of a server that answers one request after the other."""
+    add = partial(retrieval_pb2_grpc.add_RetrievalServicer_to_server, Slow())
+    return grpc_server(add, 1, options)
 
 
 @pytest.mark.parametrize("clients", [1, 7])
@@ -115,27 +112,24 @@ def test_an_open_loop_offers_what_it_should(server: RetrievalServer, expected: W
     assert expected.different == 0
 
 
-def test_latency_counts_from_when_a_request_should_have_been_sent(slow: str) -> None:
+def test_latency_counts_from_when_a_request_should_have_been_sent() -> None:
     requests = Workload([Query(text="a")], K, None).searches()
     offer = OfferedLoad((Segment(150, 0.3),), deadline=20.0, connections=2)
-    (measured,) = open_loop(slow, requests, offer)
+    with slow() as address:
+        (measured,) = open_loop(address, requests, offer)
+        closed = closed_loop(address, requests, 1, 0.5, 0.0)  # which never learns of the waits
     assert measured.errors == {}
     # The server takes each PAUSE after the one before, so the last waits for them all.
     expected = measured.offered * PAUSE - 0.3
     assert max(measured.left_over) >= expected > 0.5
     assert len(measured.latencies) < len(measured.left_over)  # most come after the time that is measured
-    closed = closed_loop(slow, requests, 1, 0.5, 0.0)  # which never learns of that
     assert min(closed.latencies) < 0.5
 
 
 def test_a_request_waits_where_the_server_allows_no_more() -> None:
-    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_concurrent_streams", 1)])
-    retrieval_pb2_grpc.add_RetrievalServicer_to_server(Slow(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
     requests = Workload([Query(text="a")], K, None).searches()
     offer = OfferedLoad((Segment(100, 0.4),), deadline=0.5, connections=1)
-    (measured,) = open_loop(f"127.0.0.1:{port}", requests, offer)
-    server.stop(None).wait()
+    with slow(("grpc.max_concurrent_streams", 1)) as address:
+        (measured,) = open_loop(address, requests, offer)
     assert set(measured.codes) == {"OK", "DEADLINE_EXCEEDED"}
     assert measured.codes.total() == measured.offered

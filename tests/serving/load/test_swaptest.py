@@ -1,10 +1,6 @@
 """The swap test: it counts what fails and what is mixed, and a short one runs from the command on."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +8,10 @@ import pytest
 from tests.helpers.scores import Hits
 from tests.helpers.serving import http2
 from tests.helpers.serving.shown import shown
-from tests.helpers.tiny import tiny_bundle
 from tests.load import measure_swap
 from tests.load.measure_swap import MIXED, Swap, SwapRun, Versions, expecting
 from tests.load.plan import missed
-from tests.serving.conftest import ROOT
+from tests.serving.load.commands import measured
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
 
@@ -27,13 +22,6 @@ EXPECTED: list[list[Hits]] = [
     [[("one", 0.9), ("two", 0.8)], [("same", 0.5)]],
     [[("two", 0.7), ("three", 0.6)], [("same", 0.5)]],
 ]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Bundles of one model, of 300 and of 200 items."""
-    parent = tmp_path_factory.mktemp("swaptest")
-    return tiny_bundle(parent, 300), tiny_bundle(parent, 200)
 
 
 def answer(version: str, hits: Hits, queue_us: int = 7) -> bytes:
@@ -92,21 +80,12 @@ def test_a_request_that_overlaps_a_window_is_during() -> None:
     assert (seconds["window_seconds_median"], seconds["window_seconds_max"]) == (0.75, 1.0)
 
 
-@pytest.fixture(scope="module")
-def done(folders: tuple[Path, Path]) -> "subprocess.CompletedProcess[str]":
-    """A short swap test: a registry, a service that follows it, clients, and memory."""
-    flags = ["--clients", "6", "--seconds", "2", "--swaps", "3", "--workers", "2"]
-    files = ["--bundle", str(folders[0]), "--other", str(folders[1])]
-    command = [sys.executable, "-m", "tests.load", "swaptest", "--json", *files, *flags]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-
-
 @pytest.mark.timeout(300)
-def test_no_request_fails_and_no_answer_is_mixed(
-    done: "subprocess.CompletedProcess[str]", folders: tuple[Path, Path]
-) -> None:
-    assert done.returncode == 0, done.stderr
-    report: Any = json.loads(done.stdout)
+def test_no_request_fails_and_no_answer_is_mixed(folders: tuple[Path, Path]) -> None:
+    """A short test: a registry, a service that follows it, clients, and memory."""
+    files = ["--bundle", str(folders[0]), "--other", str(folders[1])]
+    flags = ["--clients", "6", "--seconds", "2", "--swaps", "3", "--workers", "2"]
+    report = measured("swaptest", *files, *flags)
     assert (report["failed"], report["mixed"], report["errors"]) == (0, 0, {})
     assert report["swaps"] == 3
     assert report["versions"] == [bundle.read_manifest(each).bundle_version for each in folders]
