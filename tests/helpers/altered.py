@@ -1,8 +1,6 @@
 """Copies of a bundle that are altered and sealed again, so that every file is what its manifest says."""
 
 import dataclasses
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +8,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.helpers.tampered import reseal
 from twinspire.export.release.gate import ComparedVersion
 from twinspire.protos import bundle
 
-
-def altered(
-    folder: Path, parent: Path, change: Callable[[Path], object] = lambda _: None, **manifest: Any
-) -> Path:
-    """A copy of a bundle in `parent`.
-
-    Args:
-        change: alters the files of the copy in the folder that it is given.
-        manifest: fields of the manifest that shall be something else.
-    """
-
-    def fill(draft: Path) -> None:
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-        (draft / bundle.MANIFEST).unlink()
-        change(draft)
-
-    return bundle.write(parent, dataclasses.replace(bundle.read(folder), **manifest), fill)
+altered = reseal
 
 
 def side(version: str, folder: Path) -> ComparedVersion:

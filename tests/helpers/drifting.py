@@ -10,73 +10,27 @@ from typing import Any
 import numpy as np
 
 from tests.export.judging.logs import BEGUN
+from tests.helpers.stdlib import QUICK, Sections, write_sections
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 
 NOUNS, ITEMS = 120, 600
 DEVICES = ("phone", "desktop", "tablet")
 SHELVES = tuple(f"shelf {n}" for n in range(8))
-TOML = """
-name = "drifting"
-
-[data]
-kind = "files"
-items = "items.csv"
-pairs = "clicks.csv"
-time = "at"
-
-[split]
-by = "time"
-validation = 0.15
-test = 0.05
-
-[query.text]
-kind = "text"
-column = "query"
-
-[query.device]
-kind = "category"
-column = "device"
-
-[query.budget]
-kind = "number"
-column = "budget"
-
-[item.title]
-kind = "text"
-column = "title"
-
-[item.shelf]
-kind = "category"
-column = "shelf"
-
-[item.price]
-kind = "number"
-column = "price"
-
-[tower]
-kind = "bag"
-dimension = 32
-latent = 8
-buckets = 4096
-
-[training]
-epochs = 2
-threads = 1
-
-[export]
-iterations = 5
-
-[precision]
-query = "fp32"
-item = "fp32"
-
-[hybrid]
-enabled = false
-
-[baselines]
-run = ["popularity"]
-"""
+SECTIONS: Sections = {
+    "data": {"kind": "files", "items": "items.csv", "pairs": "clicks.csv", "time": "at"},
+    "split": {"by": "time", "validation": 0.15, "test": 0.05},
+    "query.text": {"kind": "text", "column": "query"},
+    "query.device": {"kind": "category", "column": "device"},
+    "query.budget": {"kind": "number", "column": "budget"},
+    "item.title": {"kind": "text", "column": "title"},
+    "item.shelf": {"kind": "category", "column": "shelf"},
+    "item.price": {"kind": "number", "column": "price"},
+    "tower": {"kind": "bag", "dimension": 32, "latent": 8, "buckets": 4096},
+    "training": {"epochs": 2, "threads": 1},
+    **QUICK,
+    "baselines": {"run": ["popularity"]},
+}
 
 
 @dataclass
@@ -147,12 +101,10 @@ def write_shop(folder: Path, clicks: int = 8_000) -> Path:
         for n, each in enumerate(Shopper(2).draw(clicks))
     ]
     write_table(folder / "clicks.csv", rows)
-    (folder / "drifting.toml").write_text(TOML)
-    return folder / "drifting.toml"
+    return write_sections(folder / "drifting.toml", "drifting", SECTIONS, {})
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as CSV."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -1,6 +1,7 @@
 """A champion in a real registry, a real store of live items beside it, and refreshes of both."""
 
 import io
+import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -35,7 +36,6 @@ ACCEPT = Decide()
 
 
 def no_data() -> Dataset:
-    """A data set that is away."""
     raise MissingStage("the data set is away")
 
 
@@ -54,12 +54,10 @@ class World:
 
     @property
     def url(self) -> str:
-        """Of the store."""
         return f"sqlite:///{self.folder / 'items.db'}"
 
     @property
     def experiment(self) -> Experiment:
-        """That the champion belongs to."""
         return read_experiment(write_toml(self.folder, self.folder / f"{self.name}.toml", self.name))
 
     def release(self, report: str = "first", **manifest: Any) -> Path:
@@ -92,7 +90,6 @@ class World:
         data: Callable[[], Dataset] = no_data,
         catalogue: str | None = None,
     ) -> RefreshResult:
-        """Refresh the champion."""
         url = self.url if catalogue is None else catalogue
         return steps.refresh(self.experiment, data, self.console, url, items, compare)
 
@@ -102,7 +99,6 @@ class World:
         return "" if found is None else str(found.version)
 
     def versions(self) -> list[str]:
-        """Numbers of all versions."""
         found = mlflow.MlflowClient().search_model_versions(f"name = '{self.name}'")
         return sorted(str(each.version) for each in found)
 
@@ -126,35 +122,16 @@ def without_processes(world: World, patch: pytest.MonkeyPatch) -> None:
 
 
 def item(item_id: str, text: str, fields: Mapping[str, str] | None = None, **features: Any) -> ItemWrite:
-    """An item of the tiny tower."""
-    import json
-
     values = json.dumps({"text": text, **features})
     return ItemWrite(item_id, features=values, fields=json.dumps(dict(fields or {})))
 
 
 def gone(item_id: str) -> ItemWrite:
-    """A delete."""
     return ItemWrite(item_id, True)
 
 
 def vectors_of(folder: Path) -> dict[str, bytes]:
     """Item id -> bytes of its vector, as the bundle stores them."""
-    import json
-
     ids = json.loads((folder / bundle.ITEMS).read_bytes())["ids"]
     rows = np.load(folder / bundle.VECTORS)
     return {item_id: rows[n].tobytes() for n, item_id in enumerate(ids)}
-
-
-def resealed(folder: Path, parent: Path, digests: Any) -> Path:
-    """A copy of a bundle with a file of digests."""
-    import shutil
-    from dataclasses import replace
-
-    def fill(draft: Path) -> None:
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-        (draft / bundle.MANIFEST).unlink()
-        np.save(draft / bundle.DIGESTS, digests)
-
-    return bundle.write(parent, replace(bundle.read_manifest(folder), files={}, bundle_version=""), fill)

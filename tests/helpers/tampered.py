@@ -1,5 +1,6 @@
-"""Bundles with a manifest that Twinspire would not write, though its version is right."""
+"""Copies of bundles, changed and sealed again, also with a manifest that Twinspire would not write."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -35,6 +36,24 @@ def reseal_table(folder: Path, change: Callable[[Table], None]) -> None:
     table["bundle_version"] = ""
     table["bundle_version"] = hashlib.sha256(_canonical(table)).hexdigest()
     path.write_bytes(_canonical(table))
+
+
+def reseal(
+    folder: Path, parent: Path, change: Callable[[Path], object] = lambda _: None, **manifest: Any
+) -> Path:
+    """A copy of a bundle in `parent` whose manifest describes the changed files.
+
+    Args:
+        change: alters the files of the copy in the folder that it is given.
+        manifest: fields of the manifest that shall be something else.
+    """
+
+    def fill(draft: Path) -> None:
+        shutil.copytree(folder, draft, dirs_exist_ok=True)
+        (draft / bundle.MANIFEST).unlink()
+        change(draft)
+
+    return bundle.write(parent, dataclasses.replace(bundle.read_manifest(folder), **manifest), fill)
 
 
 def listed(path: Path) -> Table:

@@ -19,6 +19,7 @@ import grpc
 import numpy as np
 from rich.console import Console
 
+from tests.helpers.answers import hits_of
 from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.http2 import PREFIX_BYTES, Call, Connection, ConnectionPool, Status
 from tests.load import report
@@ -26,7 +27,6 @@ from tests.load.load import Clients, Requests, Tick, percentile
 from tests.load.plan import Target
 from tests.load.report import Report, Table, number, rounded
 from tests.load.services import Service
-from tests.load.workload import hits_of
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import Unavailable
@@ -163,7 +163,6 @@ class SwapClients(Clients):
         self.run.stop = time.perf_counter()
 
     def failures(self) -> str:
-        """The most frequent failures."""
         failed = self.run.failed.most_common(3)
         return ", ".join(f"{count} x {text}" for text, count in failed) or "nothing"
 
@@ -298,7 +297,6 @@ def swap_figures(run: SwapRun) -> dict[str, Any]:
 
 
 def show(console: Console, found: Report) -> None:
-    """Latencies, targets and remarks."""
     first, second = (each[:12] for each in found["versions"])
     about = (
         f"{found['requests']:,} answers, all compared; {found['swaps']} swaps between {first} and "

@@ -10,6 +10,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 
+from tests.helpers.answers import hits_of
 from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.http2 import PREFIX_BYTES, message
 from tests.load.http1 import HttpPool
@@ -52,8 +53,6 @@ class Workload:
         self._searches = [wire.SearchRequest(query=each, **self._options) for each in self._queries]
 
     def searches(self, checked: bool = True) -> Requests:
-        """A request for each query."""
-
         def check(number: int, body: bytes) -> None:
             self._compare(number, hits_of(wire.SearchResponse.FromString(body[PREFIX_BYTES:])))
 
@@ -100,11 +99,6 @@ class Workload:
         self.first = self.first or f"query {number}: {text}"
 
 
-def hits_of(answer: wire.SearchResponse | wire.HitList) -> Hits:
-    """The item ids and scores of an answer."""
-    return [(hit.id, hit.score) for hit in answer.hits]
-
-
 def expected_answers(
     retriever: Retriever, queries: Sequence[Query], k: int, fusion: FusionMode = FusionMode.DEFAULT
 ) -> list[Hits]:
@@ -112,4 +106,4 @@ def expected_answers(
     batches = (queries[start : start + BATCH] for start in range(0, len(queries), BATCH))
     search = partial(retriever.search, k=k, exclude_history=False, fusion=fusion)
     answers = (each for batch in batches for each in search(batch))
-    return [[(hit.id, hit.score) for hit in answer.hits] for answer in answers]
+    return [*map(hits_of, answers)]

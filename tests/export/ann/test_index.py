@@ -1,7 +1,6 @@
 """HNSW graphs against exact search, in memory and after a reload."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from tests.helpers import graphs
 from tests.helpers.limited import files_limited_to
+from tests.helpers.tampered import reseal
 from tests.helpers.tiny import build_links, watched_bundle
 from twinspire.export import ann
 from twinspire.protos import bundle
@@ -206,16 +206,14 @@ def test_a_graph_holds_zero_in_the_padding_dimension() -> None:
 
 def test_an_item_as_a_query_is_compared_with_the_padding_dimension(tmp_path: Path) -> None:
     folder = watched_bundle(tmp_path / "whole", 3000)
-    manifest = dataclasses.replace(bundle.read(folder), files={}, bundle_version="")
+    manifest = bundle.read(folder)
     vectors = unit_vectors(3000, manifest.dimension)
 
-    def fill(draft: Path) -> None:
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-        (draft / bundle.MANIFEST).unlink()
+    def change(draft: Path) -> None:
         np.save(draft / bundle.VECTORS, vectors)
         ann.save(graphs.build(vectors, CONFIG, manifest.score), draft / bundle.LINKS)
 
-    retriever = Retriever.load(bundle.write(tmp_path, manifest, fill))
+    retriever = Retriever.load(reseal(folder, tmp_path, change))
     assert manifest.score == Score("inner_product")
     queries = [Query(item_id="item-005"), Query(history=("item-001", "item-002")), Query(item_id="item-009")]
     answers = retriever.search(queries, 10)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from twinspire.export.ann import tuner
 from twinspire.export.ann.ef_search import tune
 from twinspire.export.ann.kinds.hnsw import TunedHnsw
 from twinspire.protos.bundle import Score
-from twinspire.protos.errors import GateRefused, MissingStage
+from twinspire.protos.errors import BundleError, GateRefused, MissingStage
 from twinspire.protos.nearest import coded_vectors
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.train.config.index import IndexConfig
@@ -172,3 +173,20 @@ def test_no_width_is_chosen_where_graphs_are_not_searched(monkeypatch: pytest.Mo
     monkeypatch.setattr(coded_vectors, "compiled", None)
     with pytest.raises(MissingStage, match=r"the search of graphs is not compiled here.*search = .exact"):
         tune(graph, clustered(10), IndexConfig())
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(
+        BundleError, match=r"manifest\.json: index\.kind: expected one of hnsw, milvus, got 'remote'"
+    ):
+        ann.index_kind("remote")
+
+
+def test_exact_search_needs_no_graph(console: Console, tmp_path: Path) -> None:
+    tuned = ann.index_kind("hnsw").tune(ITEMS, ASKED, IndexConfig(search="exact"), COSINE, console)
+    assert isinstance(tuned.index, TunedHnsw)
+    assert tuned.index.graph is None
+    assert tuned.index.parameters.kind == "exact"
+    np.testing.assert_array_equal(tuned.index.search(ASKED, 7), ann.exact(ASKED, ITEMS, 7))
+    tuned.index.save(tmp_path)
+    assert not [*tmp_path.iterdir()]

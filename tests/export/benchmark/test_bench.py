@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from tests.helpers.tiny_towers import TinyTower, write_tower
-from twinspire.export.benchmark.figures import Figures
+from twinspire.export.benchmark.figures import Figures, percentile, ratio
 from twinspire.export.benchmark.towers import (
     BATCHES,
     TowerForms,
+    distinct_batches,
     measure_towers,
     time_tower,
     torch_threads,
@@ -24,8 +25,6 @@ from twinspire.protos.system import timing
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import FIRST, WARM_UP, Effort, take_turns
 from twinspire.train.config import ExportConfig
-
-pytestmark = pytest.mark.exhaustive
 
 INPUTS = TowerInputs("query", {"text": TextFeature("text", "query", max_length=64)}, {})
 VALUES = {"text": [f"query number {n}" for n in range(100)]}
@@ -49,6 +48,7 @@ class Sleeper(torch.nn.Module):
         return torch.zeros(len(inputs["text"]), 2)
 
 
+@pytest.mark.exhaustive
 def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
     seen: list[Any] = []
     backends = {"served": sleeper(0.001, seen), "torch": sleeper(0.003, [])}
@@ -68,6 +68,7 @@ def test_a_slower_backend_is_measured_slower_on_varied_inputs() -> None:
     assert found.estimates["torch_over_onnx_b1"].low > 1
 
 
+@pytest.mark.exhaustive
 def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> None:
     path = tmp_path / "tower.onnx"
     write_tower(path, TinyTower(INPUTS.features))
@@ -87,6 +88,7 @@ def test_a_bundles_own_report_is_of_the_same_figures_as_ever(tmp_path: Path) -> 
     assert (report["threads"], report["machine"]) == (1, machine())
 
 
+@pytest.mark.exhaustive
 def test_a_bundles_own_report_leaves_out_batches_that_would_take_much_memory(tmp_path: Path) -> None:
     inputs = TowerInputs("item", {"text": TextFeature("text", "text", max_length=4096)}, {})
     path = tmp_path / "tower.onnx"
@@ -99,6 +101,7 @@ def test_a_bundles_own_report_leaves_out_batches_that_would_take_much_memory(tmp
     assert "item_tower_b32_p50_us" not in report["metrics"]
 
 
+@pytest.mark.exhaustive
 def test_contenders_take_the_same_places_in_alternating_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "WARM_UP", WARM_UP)  # tests/conftest.py takes it away
     monkeypatch.setattr(timing, "FIRST", FIRST)
@@ -118,6 +121,7 @@ def test_contenders_take_the_same_places_in_alternating_order(monkeypatch: pytes
         assert first[3][1] == turn * 4 % 7
 
 
+@pytest.mark.exhaustive
 def test_no_more_turns_are_made_once_the_medians_are_certain() -> None:
     def turns(narrow: float) -> int:
         quick: Any = {name: [lambda: None] for name in "ab"}
@@ -127,3 +131,27 @@ def test_no_more_turns_are_made_once_the_medians_are_certain() -> None:
     same, other = [[(100.0, 0.0)] * 3] * 10, [[(300.0, 0.0)] * 3] * 10
     assert timing.half_interval(same) == 0
     assert 0.2 < timing.half_interval(same + other) < 0.3  # 1.96 * 103 / sqrt(20) / 200
+
+
+def test_the_interval_of_a_ratio_contains_the_ratio() -> None:
+    held, single = 0, 0
+    for seed in range(15):
+        random = np.random.default_rng(seed)
+        drift = random.uniform(1, 3, (10, 1))  # the machine is slower in some turns, for both
+        slow, fast = (factor * drift * random.gamma(20, 0.05, (10, 30)) for factor in (600.0, 200.0))
+        found = ratio(slow, fast)
+        assert found.low <= found.mean <= found.high
+        held += found.low <= 3 <= found.high
+        alone = percentile(slow, 50)
+        single += alone.high / alone.low > 1.2
+        assert found.high / found.low < 1.5  # the drift cancels
+    assert held >= 12
+    assert single >= 12  # and shows in a time by itself
+
+
+def test_batches_are_distinct_and_of_real_records() -> None:
+    for batch in (1, 8, 256):
+        batches = distinct_batches(INPUTS, VALUES, batch)
+        assert {len(each["text"]) for each in batches} == {batch}
+        assert len({each["text"].tobytes() for each in batches}) == len(batches) >= 64
+    assert {each["text"].shape[1] for each in distinct_batches(INPUTS, VALUES, 1)} == {14, 15}

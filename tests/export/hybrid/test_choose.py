@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.helpers.stdlib import Sections, write_sections
 from twinspire.export.hybrid import choose as choosing
 from twinspire.export.hybrid.choose import Choice, choose
 from twinspire.export.hybrid.cross_validation import cross_validated
@@ -28,32 +29,14 @@ from twinspire.train.evaluation.ranking import BaselineFitter
 
 ITEMS, DIMENSION = 150, 16
 COSINE = Score("cosine")
-EXPERIMENT = """
-name = "shop"
-
-[data]
-kind = "files"
-items = "items.csv"
-pairs = "pairs.csv"
-
-[split]
-validation = 0.5
-test = 0.25
-
-[query.text]
-kind = "text"
-column = "query"
-
-[item.text]
-kind = "text"
-column = "title"
-
-[tower]
-kind = "bag"
-
-[loss]
-kind = "in_batch_softmax"
-"""
+SECTIONS: Sections = {
+    "data": {"kind": "files", "items": "items.csv", "pairs": "pairs.csv"},
+    "split": {"validation": 0.5, "test": 0.25},
+    "query.text": {"kind": "text", "column": "query"},
+    "item.text": {"kind": "text", "column": "title"},
+    "tower": {"kind": "bag"},
+    "loss": {"kind": "in_batch_softmax"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +53,7 @@ def made(folder: Path, items: Any, pairs: Any) -> tuple[Experiment, TrainingData
     """The experiment, and the data of numbered titles and of queries with the number of an item."""
     _write(folder / "items.csv", ["item_id", "title"], [(f"i{n}", title) for n, title in items])
     _write(folder / "pairs.csv", ["query", "item_id"], [(query, f"i{n}") for query, n in pairs])
-    (folder / "shop.toml").write_text(EXPERIMENT)
-    experiment = read_experiment(folder / "shop.toml")
+    experiment = read_experiment(write_sections(folder / "shop.toml", "shop", SECTIONS, {}))
     dataset = prepare(experiment, folder, cache=folder / "cache", console=Console(quiet=True))
     return experiment, training_data_of(dataset, experiment.query, experiment.item)
 

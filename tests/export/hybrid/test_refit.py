@@ -1,4 +1,4 @@
-"""A hybrid bundle of refitted towers: its weight is chosen before, and it knows the newest pairs."""
+"""Hybrid bundles of trained towers: what is measured is served, and a refit knows the newest pairs."""
 
 import io
 import shutil
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+import polars as pl
 import pytest
 from mlflow.entities import Run
 from rich.console import Console
@@ -15,23 +17,44 @@ from rich.console import Console
 from tests.helpers import releases
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.shop_logs import write_shop
-from tests.helpers.stdlib import PLAIN, QUICK, drawn_once, experiment_at, tracking_at, write_sections
+from tests.helpers.stdlib import (
+    PLAIN,
+    QUICK,
+    Made,
+    drawn_once,
+    experiment_at,
+    tracking_at,
+    tracking_copy,
+    write_sections,
+)
 from twinspire.export.ann import tuner
 from twinspire.export.ann.kinds import hnsw
 from twinspire.export.bundle_builder import build_bundle
+from twinspire.export.evaluation import per_query
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
+from twinspire.export.release.gate import ComparedVersion
+from twinspire.export.release.paired_metrics import evaluate
 from twinspire.protos import bundle
+from twinspire.protos.bundle import LEXICAL_FILES
 from twinspire.protos.documents import parse_json
 from twinspire.protos.hybrid.fusion import clicked
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
+from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.query import Query
-from twinspire.train.config import Experiment
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.config import Experiment, HybridConfig
+from twinspire.train.config.bundle import PrecisionConfig
 from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.training_data import training_data_of
 from twinspire.train.training import run as training
 from twinspire.train.training.run_metrics import metrics_of
 
-pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]  # two runs and two exports
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::Warning:mlflow"),
+    pytest.mark.exhaustive,
+    pytest.mark.timeout(900),  # two runs and two exports
+]
 
 ITEMS, CLICKS = 300, 3_000
 # Asked in the validation part alone; no three letters of them are in a title.
@@ -154,3 +177,38 @@ def test_the_figures_are_of_the_served_towers_and_versions_are_compared_by_the_s
     metric = decisions[1].measured["quality"]["metric"]
     for each, side in ((shop.plain, "champion"), (shop.refitted, "challenger")):
         assert means[side][metric] == pytest.approx(bundle.read(each.folder).quality[metric], abs=1e-6)
+
+
+def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, console: Console) -> None:
+    plain = PrecisionConfig(query="fp32", item="fp32")  # no variant is exported and measured
+    experiment = replace(made_once.experiment, hybrid=HybridConfig(True), precision=plain)
+    # Served by the text that is evaluated, so that both find the same.
+    dataset = made_once.dataset
+    dataset = replace(dataset, items=dataset.items.with_columns(full_text=pl.col("text")))
+    with tracking_copy(made_once, tmp_path):
+        folder, _ = build_bundle(experiment, dataset, made_once.run, console)
+    manifest = bundle.read(folder)
+    assert manifest.hybrid is not None
+    assert set(LEXICAL_FILES.values()) <= set(manifest.files)
+    report = parse_json((folder / bundle.REPORTS / "hybrid.json").read_bytes())
+    assert report["shipped"] and report["weight"] == manifest.hybrid.weight
+    quality = manifest.quality
+    for name in ("recall_at_10", "mrr_at_10"):
+        assert {name, f"exact_{name}", f"lexical_{name}"} <= quality.keys()
+    data = training_data_of(made_once.dataset, experiment.query, experiment.item)
+    rows, relevant = data.parts["test"].by_query()
+    retriever = Retriever.load(folder)
+    texts = [data.queries["text"][row] for row in rows]
+    for fusion, prefix in ((FusionMode.DEFAULT, ""), (FusionMode.DENSE, "exact_")):
+        answers = retriever.search([*map(Query, texts)], k=10, fusion=fusion)
+        hits = [[hit.id for hit in answer.hits] for answer in answers]
+        wanted = [{data.item_ids[item] for item in items} for items in relevant]
+        shares = [len(own & {*found}) / len(own) for own, found in zip(wanted, hits, strict=True)]
+        recall = np.mean(shares)
+        assert recall == pytest.approx(quality[f"{prefix}recall_at_10"], abs=0.011)  # ties, by rounding
+    measured = per_query.load(folder)
+    assert measured is not None
+    assert measured.metrics["recall_at_10"].mean() == pytest.approx(quality["recall_at_10"], abs=1e-6)
+    # A gate that evaluates the bundle again finds the same, with the weight of the manifest.
+    again, _ = evaluate(ComparedVersion("1", folder, manifest), data, console)
+    assert again.metrics["mrr_at_10"].mean() == pytest.approx(quality["mrr_at_10"], abs=1e-6)

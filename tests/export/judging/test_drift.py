@@ -56,7 +56,6 @@ def reference(retriever: Retriever, shop: Made) -> DriftReference:
 def drifted(
     retriever: Retriever, reference: DriftReference, records: Sequence[Any], earlier: Any = None
 ) -> set[str]:
-    """The names of what has drifted."""
     ranks = {f"i{n}": n / ITEMS for n in range(ITEMS)} if earlier else ranks_of(retriever)
     features, _, why = compare(reference, retriever.manifest.schema, records, ranks, earlier)
     assert not why

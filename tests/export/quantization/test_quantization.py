@@ -1,7 +1,8 @@
-"""Variants in lower precision: which parts are rounded, and agreement with torch with the same tables."""
+"""Variants in lower precision agree with torch, and the smallest one within the bound is chosen."""
 
+import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,20 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
+from rich.console import Console
 
 from tests.helpers import watched
 from tests.helpers.exported import Exported, exported, move_weights
 from tests.helpers.stdlib import Sections, started
+from tests.helpers.watched import ATTENTION
+from tests.helpers.watched import write_toml as write_films
+from twinspire.export.encoding import encode_all
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
 from twinspire.export.onnx.runtimes import onnx_encoder, torch_encoder
+from twinspire.export.quantization import ExportedTower, choose_precision
+from twinspire.export.quantization.choose import ChosenPrecision, first_within
+from twinspire.export.quantization.sample import BothVectors, QualitySample, draw_sample
 from twinspire.export.quantization.tables import (
     MIN_BYTES,
     make_variants,
@@ -26,7 +34,11 @@ from twinspire.export.quantization.tables import (
     with_stored_tables,
 )
 from twinspire.protos.bundle import TableVariant
+from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import SIDES, Side, TextFeature, TowerInputs
+from twinspire.train.config.bundle import PrecisionConfig
+from twinspire.train.data.training_data import TrainingData
+from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
@@ -180,3 +192,189 @@ def test_a_table_with_other_readers_is_not_changed() -> None:
     rows = np.array([0, 7, 1023])
     # Equal bits on any processor: each value is one product of a whole number and a scale, rounded once.
     np.testing.assert_array_equal(session.run(None, {"rows": rows})[0], rounded_table(table, "int8")[rows])
+
+
+QUIET = Console(file=io.StringIO())
+METRICS = ("recall_at_10", "ndcg_at_10")
+
+
+@dataclass(frozen=True)
+class World:
+    """Two towers in float32, and the data that their variants are judged on."""
+
+    data: TrainingData
+    towers: Mapping[Side, ExportedTower]
+
+    def choose(self, folder: Path, **changed: Any) -> ChosenPrecision:
+        config, encoded = PrecisionConfig(**changed), self.all_items
+        return choose_precision(self.towers, self.data, config, folder, QUIET, encoded)
+
+    def all_items(self, path: Path) -> Any:
+        """Vectors of all items by the item tower in a file, on one thread."""
+        inputs = self.towers["item"].inputs
+        return encode_all(onnx_encoder(path), inputs, self.data.items, QUIET, "items")
+
+    def vectors(self, sample: QualitySample, towers: Mapping[Side, ExportedTower]) -> dict[Side, Any]:
+        """Of the sample, by towers on one thread."""
+        return {
+            side: sample.encode(side, "", each.inputs, onnx_encoder(each.path), QUIET)
+            for side, each in towers.items()
+        }
+
+
+def world(data: TrainingData, model: Any, towers: Mapping[Side, Tower], paths: Mapping[Side, Path]) -> World:
+    return World(
+        data,
+        {side: ExportedTower(side, model.schema.side(side), towers[side], paths[side]) for side in SIDES},
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(stdlib: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported("plain", stdlib, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def texts(plain: Exported) -> World:
+    return world(plain.data, plain.model, plain.towers, {side: plain.path(side) for side in SIDES})
+
+
+@pytest.fixture(scope="module")
+def chosen(texts: World, tmp_path_factory: pytest.TempPathFactory) -> ChosenPrecision:
+    return texts.choose(tmp_path_factory.mktemp("chosen"))
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_chosen_variant_is_within_the_bound_and_agrees_with_torch(
+    texts: World, chosen: ChosenPrecision, side: Side
+) -> None:
+    found = chosen.towers[side]
+    figures = chosen.report[side]["variants"][found.variant]
+    assert all(figures[f"{metric}_delta"] >= -0.005 for metric in METRICS)
+    assert found.path.stat().st_size == figures["size_bytes"]
+    values = texts.data.sample(side, "test", 8, seed=3)
+    parity.check(side, found.inputs, onnx_encoder(found.path), torch_encoder(found.tower), values, 1e-5)
+
+
+def test_a_variant_with_a_loss_is_not_chosen(plain: Exported, tmp_path: Path) -> None:
+    """One large coordinate, which no item has, takes all the room of a row of int8 and none of float16."""
+    towers, paths = {side: frozen(plain.towers[side]) for side in SIDES}, {}
+    for side, value in zip(SIDES, (200, 0), strict=True):
+        text = towers[side].encoders["text"]
+        assert isinstance(text, HashedTextEncoder)
+        text.table[:, 0] = value
+        model, table = onnx.load(plain.path(side)), text.table.numpy()
+        (constant,) = (each for each in model.graph.initializer if tuple(each.dims) == table.shape)
+        constant.CopyFrom(numpy_helper.from_array(table, constant.name))
+        paths[side] = tmp_path / f"{side}_tower.onnx"
+        onnx.save_model(model, paths[side])
+    lossy = world(plain.data, plain.model, towers, paths)
+    for bound in (0.005, 0.0):
+        found = lossy.choose(tmp_path, max_loss=bound)
+        report = found.report["query"]
+        assert report["variants"]["int8_tables"]["recall_at_10_delta_high"] < -0.1
+        assert f"more than {bound:g}" in report["refused"]["int8_tables"]
+        kept = report["variants"][found.towers["query"].variant]
+        assert min(kept[f"{metric}_delta"] for metric in METRICS) >= -bound
+    forced = lossy.choose(tmp_path, query="int8_tables")
+    assert forced.towers["query"].variant == "int8_tables"
+    report = forced.report["query"]
+    assert report["variants"]["int8_tables"]["recall_at_10_delta"] < -0.1
+    assert set(report["variants"]) == {"fp32", "int8_tables"}
+    assert "set by precision.query, although" in report["why"]
+
+
+def test_a_configured_variant_is_made_or_refused(
+    texts: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = texts.data.sample("item", "test", 8, seed=3)
+    inputs, plain = texts.towers["item"].inputs, onnx_encoder(texts.towers["item"].path)
+    for name in ("fp32", "fp16_tables"):  # alone, the second would not be tried
+        found = texts.choose(tmp_path, item=name)
+        assert (found.towers["item"].variant, found.report["item"]["chosen"]) == (name, name)
+        assert set(found.report["item"]["variants"]) == {"fp32", name}
+        pair = onnx_encoder(found.towers["item"].path), plain
+        difference = parity.difference(*(encode(inputs.to_arrays(values)) for encode in pair))
+        assert (difference > 0) == (name != "fp32")
+    monkeypatch.setattr("twinspire.export.quantization.tables.MIN_BYTES", 2**40)
+    assert texts.choose(tmp_path).report["query"]["why"].startswith("fp32: no table of")
+    with pytest.raises(ConfigError, match=r"precision\.query: int8_tables cannot be made .* no table of"):
+        texts.choose(tmp_path, query="int8_tables")
+
+
+@pytest.mark.parametrize(
+    ("bound", "chosen", "measured"),
+    [(0.5, "tiny", ["tiny"]), (0.05, "small", ["tiny", "small"]), (0.0, "large", ["tiny", "small"])],
+)
+def test_variants_are_tried_from_the_smallest_until_one_is_within_the_bound(
+    texts: World, bound: float, chosen: str, measured: list[str]
+) -> None:
+    sample = draw_sample(texts.data, PrecisionConfig())
+    plain, asked = texts.vectors(sample, texts.towers), list[str]()
+    answered = np.argsort(-sample.metrics(plain)["ndcg_at_10"])  # queries, the best answered first
+
+    def vectors_of(name: str) -> BothVectors:
+        asked.append(name)
+        queries, count = plain["query"].copy(), len(answered) // {"tiny": 4, "small": 40}[name]
+        queries[answered[:count]] *= -1  # these find the worst items
+        return {**plain, "query": queries}
+
+    sizes = {"large": 8, "small": 4, "tiny": 2}
+    config = PrecisionConfig(max_loss=bound)
+    name, vectors, report = first_within("query", config, sizes, plain, vectors_of, sample)
+    assert (name, asked, [*report["variants"]]) == (chosen, measured, ["large", *measured])
+    assert (vectors is plain) == (chosen == "large")
+    assert [*report["refused"]] == [each for each in measured if each != chosen]
+    assert all(f"more than {bound:g}" in why for why in report["refused"].values())
+
+
+def test_a_sample_of_a_large_catalogue_has_all_relevant_items(texts: World) -> None:
+    sampled = PrecisionConfig(items=150, queries=40)
+    sample = draw_sample(texts.data, sampled)
+    assert (len(sample.queries), len(sample.items)) == (40, 150)
+    rows, relevant = texts.data.parts["validation"].by_query()
+    answers = dict(zip(rows.tolist(), relevant, strict=True))
+    for query, places in zip(sample.queries.tolist(), sample.relevant, strict=True):
+        np.testing.assert_array_equal(sample.items[places], answers[query])
+    again = draw_sample(texts.data, sampled)
+    np.testing.assert_array_equal(again.items, sample.items)
+    other = draw_sample(texts.data, replace(sampled, seed=1))
+    assert not np.array_equal(other.items, sample.items)
+    whole = texts.vectors(draw_sample(texts.data, PrecisionConfig()), texts.towers)["item"][sample.items]
+    np.testing.assert_allclose(texts.vectors(sample, texts.towers)["item"], whole, atol=1e-6)
+
+
+def test_all_items_are_encoded_by_the_variant_that_is_tried_first(texts: World, tmp_path: Path) -> None:
+    """The other variants encode the sample alone, of the items of which the caller has all."""
+    paths: list[Path] = []
+
+    def all_items(path: Path) -> Any:
+        paths.append(path)
+        return texts.all_items(path)
+
+    config = PrecisionConfig(items=150, max_loss=0.5)
+    found = choose_precision(texts.towers, texts.data, config, tmp_path, QUIET, all_items)
+    assert {path.stem.partition("-")[2] for path in paths} == {"int8_tables"}
+    assert found.towers["item"].path in paths
+
+
+def test_seen_items_are_not_returned(films: Path, tmp_path: Path) -> None:
+    model, data, _ = started(write_films(films, tmp_path / "a.toml", sections=ATTENTION))
+    sample = draw_sample(data, PrecisionConfig(items=110, queries=100))
+    assert len(sample.items) < data.item_count
+    for query, seen in zip(sample.queries, sample.seen, strict=True):
+        own = data.seen(np.array([query]))[0]
+        np.testing.assert_array_equal(sample.items[seen], own[np.isin(own, sample.items)])
+    encode = torch_encoder(frozen(model.towers[1]))
+    items = sample.encode("item", "", model.schema.side("item"), encode, QUIET)
+    best: BothVectors = {"query": items[[each[0] for each in sample.relevant]], "item": items}
+    assert sample.metrics(best)["recall_at_10"].mean() > 0.9
+    hidden = replace(sample, seen=sample.relevant)
+    assert hidden.metrics(best)["recall_at_10"].max() == 0
+
+
+def test_a_bound_on_the_loss_goes_with_a_choice() -> None:
+    with pytest.raises(ValueError, match=r"max_loss: goes with .auto"):
+        PrecisionConfig(query="fp32", item="fp32", max_loss=0.1)
+    with pytest.raises(ValueError, match="max_loss: expected 0 to below 1"):
+        PrecisionConfig(max_loss=1.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
-from tests.helpers.refreshing import World, gone, item, without_processes
+from tests.helpers.refreshing import World, gone, item
 from tests.helpers.tiny import item_ids, item_names
 from twinspire.protos import bundle
 from twinspire.serving.retrieval.answer import FusionMode
@@ -18,13 +18,6 @@ pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.
 
 NAMES = item_names(60)
 IDF, _ = weights_of_texts(NAMES, HYBRID)
-
-
-@pytest.fixture
-def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World(tmp_path)
-    without_processes(world, monkeypatch)
-    return world
 
 
 def check(folder: Path, texts: dict[str, str]) -> None:

@@ -1,15 +1,14 @@
 """A refresh that is killed (-9) at any step goes on with the same command, to the same result."""
 
-from pathlib import Path
-
 import mlflow
 import pytest
 
 from tests.helpers import tiny
-from tests.helpers.refreshing import World, gone, item, vectors_of, without_processes
+from tests.helpers.refreshing import World, gone, item, vectors_of
 from tests.helpers.warm import WarmPython
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.refresh.work import WORK
+from twinspire.export.release import registry
 from twinspire.export.release.commands import audit_log_of, roll_back
 from twinspire.protos import bundle
 
@@ -59,13 +58,6 @@ STEPS = {
 }
 
 
-@pytest.fixture
-def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World(tmp_path)
-    without_processes(world, monkeypatch)
-    return world
-
-
 @pytest.mark.timeout(900)
 def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> None:
     world.release()
@@ -79,7 +71,7 @@ def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> Non
         _kill_at(world, stop)
         world.write(item("later", f"sotira{n}"))  # it is in the next refresh
         world.refresh()
-        folder = BUNDLES / _served(world)[:12]
+        folder = BUNDLES / _version_of(world, world.alias("champion"))[:12]
         manifest = bundle.read(folder)
         assert manifest.catalogue is not None, step
         assert manifest.catalogue.sequence >= sequence, step
@@ -95,25 +87,14 @@ def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> Non
     assert len(set(bundles)) == len(bundles), "a bundle was registered twice"
 
 
-def _served(world: World) -> str:
-    return _version_of(world, world.alias("champion"))
-
-
 def _version_of(world: World, number: str) -> str:
-    from twinspire.export.release import registry
-
     return registry.by_version(world.name, number).tags["bundle_version"]
 
 
-def _start(world: World, stop: tuple[str, ...]) -> WarmPython:
-    """A refresh that has come to a step."""
+def _kill_at(world: World, stop: tuple[str, ...]) -> None:
+    """Kill a refresh that has come to a step."""
     process = WarmPython("-c", REFRESH, str(world.folder), *stop)
     lines = iter(process.stdout.readline, "")
     assert next(line for line in lines if line in ("here\n", "ended\n")) == "here\n"
-    return process
-
-
-def _kill_at(world: World, stop: tuple[str, ...]) -> None:
-    process = _start(world, stop)
     process.kill()
     process.communicate()

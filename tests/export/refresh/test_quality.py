@@ -18,10 +18,11 @@ from twinspire.export.evaluation import per_query
 from twinspire.export.refresh.refresh import RefreshResult, refresh
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
-from twinspire.export.release.gate import Comparison
+from twinspire.export.release.gate import ComparedVersion, Comparison
 from twinspire.export.release.gates import GATES, compare
 from twinspire.export.release.paired_metrics import Evaluated, refreshed_without_metrics, stored
 from twinspire.protos import bundle
+from twinspire.protos.errors import DataError
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 from twinspire.train.data.training_data import TrainingData, training_data_of
@@ -145,18 +146,13 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
         store.write([WriteRequest([ItemWrite("shop.lamp", features='{"text": "a lamp"}')])])
 
     def away() -> None:
-        from twinspire.protos.errors import DataError
-
         raise DataError("items.parquet: there is no such file")
 
     done = refresh(made.experiment, away, console, url, compare=ACCEPT)  # type: ignore[arg-type]
     assert done.folder is not None
     manifest = bundle.read(done.folder)
     assert "there is no such file" in manifest.quality["not_measured"]
-    from twinspire.export.release.gate import ComparedVersion
-
-    challenger = ComparedVersion("2", done.folder, manifest)
-    champion = ComparedVersion("1", made.folder, bundle.read(made.folder))
+    challenger, champion = altered.side("2", done.folder), altered.side("1", made.folder)
     (gate,) = (each for each in GATES if each.name == "quality")
 
     result = gate.judge(
@@ -167,11 +163,6 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
     assert "not measured: the data set cannot be read" in result[0].text
     assert "the towers are those of the champion" in result[0].text
     files = {**champion.manifest.files, bundle.QUERY_TOWER: bundle.FileRecord("0" * 64, 1)}
-    other = ComparedVersion("1", made.folder, _with_files(champion.manifest, files))
+    other = ComparedVersion("1", made.folder, replace(champion.manifest, files=files))
     assert refreshed_without_metrics(challenger, champion)
     assert not refreshed_without_metrics(challenger, other)  # then it is evaluated
-
-
-def _with_files(manifest: bundle.Manifest, files: dict[str, bundle.FileRecord]) -> bundle.Manifest:
-
-    return replace(manifest, files=files)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from tests.helpers import tiny
-from tests.helpers.refreshing import World, gone, item, vectors_of, without_processes
+from tests.helpers.refreshing import World, gone, item, vectors_of
 from tests.helpers.releases import HELD, REFUSED, Decide
 from tests.helpers.tiny_towers import DIMENSION
 from twinspire.export.bundles import BUNDLES
@@ -35,13 +35,6 @@ from twinspire.serving.retrieval.retriever import Retriever
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:mlflow")
 
 NAMES = tiny.item_names(60)
-
-
-@pytest.fixture
-def world(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World(tmp_path)
-    without_processes(world, monkeypatch)
-    return world
 
 
 @pytest.fixture

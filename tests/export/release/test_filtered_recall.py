@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.helpers.releases import no_data
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import FILTERS, tiny_bundle
 from twinspire.export.release.decision_report import write_report
@@ -15,14 +16,9 @@ from twinspire.export.release.gates import recall
 from twinspire.protos import bundle
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.config.gates import GatesConfig
-from twinspire.train.data.training_data import TrainingData
 
 (GATE,) = (gate for gate in recall.GATES if gate.name == "filtered_recall")
 KINDS = ("random", "anti_correlated")
-
-
-def unasked() -> TrainingData:
-    raise AssertionError("filters need no data set")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +33,7 @@ def judged(
     side = ComparedVersion("1", folder, bundle.read(folder))
     experiment = dataclasses.replace(experiment, gates=GatesConfig(**settings))
     request = {"k": 10, "loads": 1, "iterations": 100, "rounds": 1, **GATE.request(experiment)}
-    compared = Comparison(side, None, experiment, unasked, Console(quiet=True), scratch, request=request)
+    compared = Comparison(side, None, experiment, no_data, Console(quiet=True), scratch, request=request)
     if served is not None:
         compared.served = served
     found = recall.judge_filtered(compared)

@@ -11,7 +11,7 @@ import pytest
 import scipy.special
 from rich.console import Console
 
-from tests.export.release.test_quality_history import log_of
+from tests.export.release.test_audit_log import log_of
 from tests.helpers import altered, releases, tiny
 from twinspire.export.evaluation import pair_losses, per_query
 from twinspire.export.evaluation.per_query import PAIRS, RowMetrics

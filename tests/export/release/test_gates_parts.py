@@ -3,16 +3,20 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
 
+from tests.export.judging.logs import interleaved
 from tests.helpers import altered
-from tests.helpers.stdlib import Made, tracking_at, tracking_copy
+from tests.helpers.releases import no_data
+from tests.helpers.stdlib import Made, tracking_at
+from twinspire.export.__main__ import parser
 from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
+from twinspire.export.judging.served_answers import ServedFiles
+from twinspire.export.release import promote
 from twinspire.export.release.decision_report import write_report
 from twinspire.export.release.gate import (
     ComparedVersion,
@@ -23,26 +27,17 @@ from twinspire.export.release.gate import (
 )
 from twinspire.export.release.gates import (
     GATES,
+    baseline,
     compare,
+    interleaving,
     latency,
     parity,
     recall,
     size_and_load,
 )
 from twinspire.protos import bundle, entry_points
-from twinspire.train.config import GatesConfig
-from twinspire.train.data.training_data import TrainingData
-
-
-@pytest.fixture
-def tracked(made_once: Made, tmp_path: Path) -> Iterator[Path]:
-    """A folder with a copy of the store of `made_once`, which MLflow points at."""
-    with tracking_copy(made_once, tmp_path):
-        yield tmp_path
-
-
-def unasked() -> TrainingData:
-    raise AssertionError("what the bundle brings is enough")
+from twinspire.protos.cli import UsageError
+from twinspire.train.config import Experiment, GatesConfig, TrainingConfig
 
 
 def comparison(
@@ -53,7 +48,7 @@ def comparison(
     **gates: Any,
 ) -> Comparison:
     experiment = dataclasses.replace(made.experiment, gates=GatesConfig(**gates))
-    return Comparison(challenger, champion, experiment, unasked, Console(quiet=True), scratch)
+    return Comparison(challenger, champion, experiment, no_data, Console(quiet=True), scratch)
 
 
 @pytest.mark.timeout(300)  # its bundle may have to be made
@@ -62,7 +57,7 @@ def test_a_bundle_of_histories_is_measured_too(films_made: Made, tmp_path: Path)
     experiment = dataclasses.replace(films_made.experiment, gates=GatesConfig(iterations=200))
     with tracking_at(films_made.uri):
         decision = compare(
-            altered.side("1", films_made.folder), None, experiment, unasked, Console(quiet=True)
+            altered.side("1", films_made.folder), None, experiment, no_data, Console(quiet=True)
         )
     assert decision.accepted, decision.verdict()
     assert [result.name for result in decision.results] == [gate.name for gate in GATES]
@@ -93,7 +88,7 @@ def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: P
         at_least=True,
     )
     side = altered.side("2", made.folder)
-    decision = compare(side, None, made.experiment, unasked, Console(quiet=True), (gate,))
+    decision = compare(side, None, made.experiment, no_data, Console(quiet=True), (gate,))
     assert decision.verdict() == f"refused by item_count: {side.manifest.count} items"
     write_report(decision, tmp_path, (gate,))
     page = (tmp_path / "decision.md").read_text()
@@ -105,7 +100,7 @@ def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: P
 def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_path: Path) -> None:
     champion = altered.altered(made.folder, tmp_path, altered.mislead)
     sides = altered.side("2", made.folder), altered.side("1", champion)
-    decision = compare(*sides, made.experiment, unasked, Console(quiet=True))
+    decision = compare(*sides, made.experiment, no_data, Console(quiet=True))
     (refused,) = decision.refused
     assert refused.name == "load_time"
     assert refused.text.startswith("the champion failed while loading: BundleDamaged: links.npy: ")
@@ -238,3 +233,106 @@ def test_the_process_has_the_declared_threads(tmp_path: Path, monkeypatch: pytes
     assert ask({}, tmp_path, threads=3) == {"threads": "3"}
     assert ask({}, tmp_path, threads=0) == {"threads": None}
     assert "torch" in sys.modules  # here, and not there
+
+
+Policy = Literal["warn", "refuse"]
+BEATEN = {"recall_at_10": 0.5, "bm25_recall_at_10": 0.6, "queries": 9, "drawn": "9 modules"}
+
+
+def judged_baseline(experiment: Experiment, made: Made, scratch: Path, metrics: dict[str, Any]) -> Judgement:
+    """The judgement on a first challenger whose report has these metrics."""
+    side = altered.side("1", made.folder)
+    challenger = dataclasses.replace(side, manifest=dataclasses.replace(side.manifest, quality=metrics))
+    return baseline.judge(Comparison(challenger, None, experiment, no_data, Console(quiet=True), scratch))
+
+
+def baseline_of(made: Made, scratch: Path, metrics: dict[str, Any], policy: Policy = "warn") -> GateResult:
+    experiment = dataclasses.replace(made.experiment, gates=GatesConfig(worse_than_baseline=policy))
+    return judged_baseline(experiment, made, scratch, metrics)[0]
+
+
+def lead(mean: float, low: float, high: float) -> dict[str, float]:
+    ends = zip(("", "_low", "_high"), (mean, low, high), strict=True)
+    return {f"bm25_difference_recall_at_10{end}": value for end, value in ends}
+
+
+@pytest.mark.parametrize("policy", ["warn", "refuse"])
+def test_a_first_champion_that_a_baseline_beats_is_warned_of_or_refused(
+    made: Made, tmp_path: Path, policy: Policy
+) -> None:
+    result = baseline_of(made, tmp_path, BEATEN | lead(-0.1, -0.15, -0.05), policy)
+    assert (result.figure, result.bound, result.holds) == (-0.05, 0.0, policy == "warn")
+    assert result.text.startswith(
+        "better baseline: BM25, recall@10 0.600 against 0.500, -0.1000 (-0.1500 to -0.0500, "
+    )
+    assert result.warning == (result.text if policy == "warn" else "")
+
+
+@pytest.mark.parametrize("metrics", [{}, {"recall_at_10": 0.5}])
+def test_without_baselines_there_is_nothing_to_compare_with(
+    made: Made, tmp_path: Path, metrics: dict[str, Any]
+) -> None:
+    result = baseline_of(made, tmp_path, metrics, "refuse")
+    assert (result.figure, result.holds, result.warning) == (None, True, "")
+
+
+@pytest.mark.parametrize(
+    ("gates", "metrics", "metric"),
+    [
+        ({}, {"auc": 0.7, "itemmean_auc": 0.6, "user_item_auc": 0.71}, "auc"),
+        ({}, {"ndcg_at_10": 0.5}, "ndcg_at_10"),
+        ({"quality_metric": "mrr_at_10"}, {"auc": 0.7}, "mrr_at_10"),
+    ],
+)
+def test_a_model_is_compared_with_baselines_by_the_metric_of_its_training(
+    made: Made, tmp_path: Path, gates: dict[str, Any], metrics: dict[str, Any], metric: str
+) -> None:
+    of_auc = dataclasses.replace(made.experiment, training=TrainingConfig(selection="auc"))
+    experiment = dataclasses.replace(of_auc, gates=GatesConfig(**gates))
+    assert judged_baseline(experiment, made, tmp_path, metrics)[1] == {"metric": metric}
+
+
+def interleaved_of(
+    made: Made, scratch: Path, files: ServedFiles | None, has_champion: bool = True
+) -> GateResult:
+    challenger = altered.side("2", made.folder)
+    version = dataclasses.replace(challenger.manifest, bundle_version="one")
+    champion = dataclasses.replace(challenger, version="1", manifest=version) if has_champion else None
+    console = Console(quiet=True)
+    comparison = Comparison(challenger, champion, made.experiment, no_data, console, scratch, answers=files)
+    return interleaving.judge(comparison)[0]
+
+
+@pytest.mark.parametrize(
+    ("teams", "decision"), [([1] * 60 + [0] * 20, "better"), ([1, 0] * 40, "open"), ([0] * 80, "worse")]
+)
+def test_only_a_challenger_that_users_prefer_passes(
+    made: Made, tmp_path: Path, teams: list[int], decision: str
+) -> None:
+    version = bundle.read_manifest(made.folder).bundle_version
+    result = interleaved_of(made, tmp_path, interleaved(tmp_path / "files", teams, challenger=version))
+    assert result.holds == (decision == "better")
+    assert result.bound == pytest.approx(20)
+    assert result.text.startswith(f"{decision}: {sum(teams)} users preferred the challenger, ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("none", "no --served-log and --events were given"),
+        ("first", "there is no champion"),
+        ("others", "the served log has no answer in which the two were interleaved"),
+    ],
+)
+def test_without_answers_the_gate_holds_and_says_why(made: Made, tmp_path: Path, kind: str, why: str) -> None:
+    files = None if kind == "none" else interleaved(tmp_path / "files", [1, 1])
+    result = interleaved_of(made, tmp_path, files, has_champion=kind != "first")
+    assert (result.figure, result.holds, result.text) == (None, True, f"not judged: {why}")
+
+
+def test_log_and_events_go_together(tmp_path: Path) -> None:
+    known = parser().parse_args(["promote", "--served-log", "log", "--events", "e", "--types", "buy"])
+    assert promote.served_files(known) == ServedFiles(Path("log"), Path("e"), ("buy",))
+    assert promote.served_files(parser().parse_args(["promote"])) is None
+    with pytest.raises(UsageError, match="--served-log and --events go together"):
+        promote.served_files(parser().parse_args(["promote", "--events", "e"]))

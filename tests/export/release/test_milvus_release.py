@@ -1,12 +1,14 @@
-"""A version whose index is on a Milvus server is released only while its collection is there."""
+"""A version whose index is in Milvus is released while its collection is there, which aliases keep."""
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -16,13 +18,17 @@ from tests.helpers.releases import NAME, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
 from twinspire.export.release import audit_log, registry
 from twinspire.export.release import promote as releasing
+from twinspire.export.release import prune as pruning
 from twinspire.export.release.commands import audit_log_of, roll_back
 from twinspire.export.release.gate import ComparedVersion
 from twinspire.export.release.prune import prune
+from twinspire.export.release.registry import by_version
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import MissingStage
+from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
+from twinspire.protos.vector_databases.milvus_collection import CollectionItems, draft_name, fill
 from twinspire.train.training.tracking import experiment_id
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), needs_lite()]
@@ -39,19 +45,25 @@ class Store:
 
 
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def lite(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of the collections, of which there are none; the registry is empty, too."""
     monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
-        tracking = mlflow.MlflowClient()
-        run_id = tracking.create_run(experiment_id(NAME)).info.run_id
-        folder = releases.small_bundle(tmp_path / "bundles", "a", run_id=run_id, index=FLAT)
-        version, _ = registry.register(folder)
-        again = releases.register_again(1)
-        for key, value in version.tags.items():
-            tracking.set_model_version_tag(NAME, again.version, key, value)
         client = MilvusServer.from_environment().connect()
-        yield Store(folder, client, collection_name(bundle.read(folder).bundle_version))
+        yield client
         client.close()
+
+
+@pytest.fixture
+def store(lite: Any, tmp_path: Path) -> Store:
+    tracking = mlflow.MlflowClient()
+    run_id = tracking.create_run(experiment_id(NAME)).info.run_id
+    folder = releases.small_bundle(tmp_path / "bundles", "a", run_id=run_id, index=FLAT)
+    version, _ = registry.register(folder)
+    again = releases.register_again(1)
+    for key, value in version.tags.items():
+        tracking.set_model_version_tag(NAME, again.version, key, value)
+    return Store(folder, lite, collection_name(bundle.read(folder).bundle_version))
 
 
 def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registering_again(
@@ -150,3 +162,72 @@ def test_a_collection_that_is_dropped_while_its_bundle_is_registered_is_written_
     version, _ = registry.register(store.folder)
     assert (dropped, store.client.list_collections()) == ([store.collection], [store.collection])
     assert aliased("challenger") == str(version.version)
+
+
+@pytest.fixture
+def five(lite: Any, tmp_path: Path) -> Any:
+    """The client, with a collection for each of five versions in the registry."""
+    releases.register(tmp_path / "bundles", 1)
+    for number in range(2, 6):
+        version = releases.register_again(1).version
+        mlflow.MlflowClient().set_model_version_tag(NAME, version, BUNDLE_VERSION, f"{number:064x}")
+    for number in range(1, 6):
+        make(lite, name_of(str(number)))
+    return lite
+
+
+def make(client: Any, name: str) -> None:
+    items = CollectionItems([], ["a", "b", "c", "d"], {}, [])
+    fill(client, name, np.eye(4, 8, dtype=np.float32), FLAT, items)
+
+
+def name_of(number: str) -> str:
+    return collection_name(by_version(NAME, number).tags[BUNDLE_VERSION])
+
+
+def test_collections_of_aliases_and_of_the_champions_before_stay(
+    five: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {str(n): name_of(str(n)) for n in range(1, 6)}
+    for before, after in (("", "1"), ("1", "2"), ("2", "3"), ("3", "4")):
+        releases.record_move(NAME, "promote", before, after)
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "challenger", "5")
+    other, old = collection_name("ab" * 32), draft_name("cd" * 32)
+    long_ago = time.time() - 2 * pruning.DRAFT_SECONDS
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: long_ago)
+        abandoned = draft_name("index")
+    for each in (other, old, abandoned, "theirs"):
+        make(five, each)
+    told = prune(NAME, dry_run=True)
+    assert told["dropped"] == sorted([names["1"], abandoned])
+    assert {*five.list_collections()} == {*names.values(), other, old, abandoned, "theirs"}
+    assert prune(NAME)["dropped"] == told["dropped"]
+    assert {*five.list_collections()} == {*names.values(), other, old, "theirs"} - {names["1"]}
+    assert roll_back(NAME) is not None  # to version 3, whose collection is there
+    mlflow.MlflowClient().delete_registered_model_alias(NAME, "challenger")
+    assert prune(NAME)["dropped"] == sorted([names["4"], names["5"]])
+    assert prune(NAME) == {
+        "name": NAME,
+        "dry_run": False,
+        "kept": sorted([names["2"], names["3"]]),
+        "dropped": [],
+    }
+
+
+def test_a_collection_stays_while_any_alias_or_another_model_needs_it(five: Any) -> None:
+    client, names = mlflow.MlflowClient(), {str(n): name_of(str(n)) for n in range(1, 6)}
+    client.set_registered_model_alias(NAME, "champion", "5")
+    client.delete_registered_model_alias(NAME, "challenger")
+    client.set_registered_model_alias(NAME, "canary", "3")
+    client.copy_model_version(f"models:/{NAME}/2", "production")  # with its tags
+    client.set_registered_model_alias("production", "champion", "1")
+    client.copy_model_version(f"models:/{NAME}/4", "production")  # no alias of that model needs it
+    kept = sorted(names[n] for n in "235")
+    assert prune(NAME) == {
+        "name": NAME,
+        "dry_run": False,
+        "kept": kept,
+        "dropped": sorted(names[n] for n in "14"),
+    }
+    assert sorted(five.list_collections()) == kept

@@ -1,10 +1,12 @@
-"""Releases against a real MLflow server over HTTP on PostgreSQL, its artefacts proxied.
+"""Releases on PostgreSQL behind an MLflow server over HTTP, and a release that is killed.
 
 `test_server.py` has one on SQLite.
 """
 
 import functools
 import json
+import shutil
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,6 +21,7 @@ from tests.helpers import releases
 from tests.helpers.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
+from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
@@ -26,15 +29,11 @@ from twinspire.export.release.commands import audit_log_of, roll_back
 from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos.errors import GateRefused
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::Warning:mlflow"),
-    pytest.mark.exhaustive,
-    pytest.mark.usefixtures("warm_fetches"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory, warm_fetches: None) -> Iterator[str]:
     """The URL of a server that holds two versions, which MLflow points at."""
     if without_postgres():
         pytest.skip(without_postgres())
@@ -155,3 +154,63 @@ def test_the_champion_answers_over_http_from_a_fresh_process_elsewhere(clean: st
             found = json.load(answer)["predictions"]
     assert [len(hits) for hits in found] == [3, 3]
     assert found[0][0].keys() == {"id", "score", "fields", "basis", "weak"}
+
+
+# Promotes a version with gates that hold, and stops when the move is on record and the alias is to move.
+PROMOTE = """
+from types import SimpleNamespace
+import sys, time
+from pathlib import Path
+import mlflow
+from rich.console import Console
+from twinspire.export.release import promote as release
+from tests.helpers import releases
+from twinspire.train.training.tracking import connect
+
+def stop(*_, **__):
+    print("here", flush=True)
+    time.sleep(600)
+
+connect()
+mlflow.MlflowClient.set_registered_model_alias = stop
+release.fetch = lambda name, number: (Path(), SimpleNamespace(quality={}))
+release.write_report = lambda decision, folder: None
+experiment = releases.small_experiment(Path(sys.argv[1]))
+release.promote(experiment, releases.no_data, Console(stderr=True), compare=releases.Decide())
+"""
+
+
+@pytest.fixture
+def versions(empty_store: Path, tmp_path: Path) -> Iterator[str]:
+    """A store with three versions, the second champion after the first, the third challenger."""
+    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}") as uri:
+        client = mlflow.MlflowClient()
+        client.create_registered_model(NAME)
+        for number in ("1", "2", "3"):
+            client.create_model_version(NAME, f"{tmp_path}/nothing-is-read", run_id=None)
+            if number != "3":
+                roll_back(NAME, number, "for the test")
+        releases.make_challenger(3)
+        yield uri
+
+
+def test_a_rollback_waits_for_a_promotion_on_this_host_and_goes_on_when_it_is_killed(
+    versions: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = WarmPython("-c", PROMOTE, str(tmp_path))
+    rollback = threading.Thread(target=roll_back, args=(NAME, "1"))
+    try:
+        assert process.stdout.readline() == "here\n"
+        rollback.start()
+        wait_until(lambda: "waits for another release on this host" in caplog.text)
+        assert aliased("champion") == "2"
+        assert audit_log_of(NAME)["records"][-1]["outcome"] == "incomplete"
+    finally:
+        process.kill()
+        process.communicate()
+    rollback.join(60)
+    assert aliased("champion") == "1"
+    found = audit_log_of(NAME)
+    assert (found["intact"], found["beside"]) == (True, [])
+    assert [each["outcome"] for each in found["records"]] == ["done", "done", "incomplete", "done"]
+    assert [each["moved"] for each in found["records"]] == [True, True, False, True]

@@ -43,7 +43,6 @@ pytestmark = [
 
 
 def run(config: Path, patch: pytest.MonkeyPatch, said: io.StringIO | None = None) -> dict[str, Any]:
-    """What the command returns."""
     patch.setattr(command, "PROGRESS", Console(file=said or io.StringIO(), width=300))
     with drawn_once():
         return command.retrain(Namespace(config=config, catalogue=""))

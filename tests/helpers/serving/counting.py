@@ -7,9 +7,9 @@ standard input.
 import os
 import signal
 import sys
-from collections.abc import Callable
 from functools import partial
 
+from tests.helpers.forking import fork
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 
@@ -51,15 +51,6 @@ def scrape(shared: SharedMetrics) -> None:
     with serve_metrics(shared) as port:
         say(f"port {port}")
         signal.pause()
-
-
-def fork(work: Callable[[], None]) -> int:
-    if pid := os.fork():
-        return pid
-    try:
-        work()
-    finally:
-        os._exit(1)
 
 
 def end(pid: int) -> None:

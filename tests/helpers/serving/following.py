@@ -1,6 +1,5 @@
 """What the tests of the follower share: a registry in memory, a clock that is wound on, workers that obey."""
 
-import dataclasses
 import json
 import shutil
 import threading
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.helpers import tampered
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
 from twinspire.serving.rollout.bundle_cache import BundleCache
@@ -18,6 +18,7 @@ from twinspire.serving.rollout.registry_process import RegistryProcess
 from twinspire.serving.rollout.target import Clock, Workers, bundle_at
 from twinspire.serving.shared_state import SharedState
 
+reseal = tampered.reseal
 CHAMPION, CHALLENGER = "models:/tiny@champion", "models:/tiny@challenger"
 NAMES = ("target", "next", "following", "worker 0", "worker 1", "shadow target", "shadow")
 
@@ -188,17 +189,6 @@ class Scene:
     @property
     def champion(self) -> str:
         return str(self.target["champion"]["model_version"])
-
-
-def reseal(folder: Path, parent: Path, change: Callable[[Path], None], **manifest: Any) -> Path:
-    """A copy of a bundle, changed, whose manifest describes the files as they are then."""
-
-    def fill(draft: Path) -> None:
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-        (draft / bundle.MANIFEST).unlink()
-        change(draft)
-
-    return bundle.write(parent, dataclasses.replace(bundle.read_manifest(folder), **manifest), fill)
 
 
 def newer_schema(folder: Path, parent: Path) -> Path:

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 
+from tests.helpers.tampered import reseal
 from twinspire.protos import bundle
 from twinspire.serving.live.encoded_items import origin_of
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
@@ -101,13 +102,4 @@ class LiveWorld:
 
 def copy_with_snapshot(folder: Path, parent: Path, snapshot: bundle.Snapshot) -> Path:
     """A bundle with the same content whose manifest names the state of a store."""
-    import shutil
-    from dataclasses import replace
-
-    manifest = replace(bundle.read(folder), catalogue=snapshot, files={}, bundle_version="")
-
-    def fill(draft: Path) -> None:
-        shutil.copytree(folder, draft, dirs_exist_ok=True)
-        (draft / bundle.MANIFEST).unlink()
-
-    return bundle.write(parent, manifest, fill)
+    return reseal(folder, parent, catalogue=snapshot)
