@@ -103,56 +103,33 @@ def test_the_functions_of_a_command_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "usage", "expected"),
+    ("typed", "expected"),
     [
-        (
-            "train fit --reusme",
-            "python -m twinspire.train fit",
-            "--reusme: no such option; did you mean --resume?",
-        ),
-        ("train fti", "python -m twinspire.train", "invalid choice: 'fti'"),
-        ("train fti", "python -m twinspire.train", "did you mean fit?"),
-        (
-            "export promote --focre",
-            "python -m twinspire.export promote",
-            "--focre: no such option; did you mean --force?",
-        ),
-        (
-            "serving serve --metric-port 1",
-            "python -m twinspire.serving serve",
-            "did you mean --metrics-port?",
-        ),
-        ("serving serach a", "python -m twinspire.serving", "did you mean search?"),
-        (
-            "serving token --nam a",
-            "python -m twinspire.serving token",
-            "--nam: no such option; did you mean --name?",
-        ),
-        ("serving status --xyzzy", "python -m twinspire.serving status", "error: --xyzzy: no such option\n"),
-        (
-            "serving status here",
-            "python -m twinspire.serving status",
-            "error: unrecognized arguments: here\n",
-        ),
-        (
-            "serving.client info --adress a",
-            "python -m twinspire.serving.client info",
-            "did you mean --address?",
-        ),
-        ("serving.client items upsrt a", "python -m twinspire.serving.client items", "did you mean upsert?"),
-        ("serving.bundles --versoin", "python -m twinspire.serving.bundles", "--versoin: no such option"),
+        ("train fit | --reusme", "--reusme: no such option; did you mean --resume?"),
+        ("train | fti", "invalid choice: 'fti'"),
+        ("train | fti", "did you mean fit?"),
+        ("export promote | --focre", "--focre: no such option; did you mean --force?"),
+        ("serving serve | --metric-port 1", "did you mean --metrics-port?"),
+        ("serving | serach a", "did you mean search?"),
+        ("serving token | --nam a", "--nam: no such option; did you mean --name?"),
+        ("serving status | --xyzzy", "error: --xyzzy: no such option\n"),
+        ("serving status | here", "error: unrecognized arguments: here\n"),
+        ("serving.client info | --adress a", "did you mean --address?"),
+        ("serving.client items | upsrt a", "did you mean upsert?"),
+        ("serving.bundles | --versoin", "--versoin: no such option"),
     ],
 )
 def test_a_typing_error_is_answered_with_the_usage_and_the_name_that_was_meant(
-    typed: str, usage: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program, *arguments = typed.split()
-    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    known, wrong = typed.split(" | ")
+    program, *_ = command = known.split()
+    monkeypatch.setattr(sys, "argv", [*command, *wrong.split()])
     with pytest.raises(SystemExit) as ended:
         main_of(program)()
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"usage: {usage} [-h]")
+    assert said.startswith(f"usage: python -m twinspire.{known} [-h]")
     assert expected in said
 
 
@@ -220,7 +197,6 @@ def test_bash_completes_commands_options_values_and_files(
 
 
 def main_of(program: str) -> Callable[[], int]:
-    """The entry point of a program."""
     module = program if program == "serving.bundles" else f"{program}.__main__"
     found: Callable[[], int] = importlib.import_module(f"twinspire.{module}").main
     return found

@@ -45,13 +45,26 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def install(folder: Path, script: str, name: str = "python") -> None:
+    """Put a program where `make setup` puts it, as if that had run."""
+    program = folder / ".venv" / "bin" / name
+    program.parent.mkdir(parents=True)
+    program.write_text(script)
+    program.chmod(0o755)
+    (folder / ".venv" / ".installed").touch()
+
+
+def make(folder: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """What make returns and prints in a folder, with further variables in its environment."""
+    command, environment = ["make", *arguments], {**os.environ, **variables}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
 @pytest.mark.parametrize("target", ["setup", "demo"])
 def test_the_second_of_two_at_once_waits_for_the_first(folder: Path, target: str) -> None:
     log, go = folder / "log", folder / "go"
     if target == "demo":  # made before
-        (folder / ".venv" / "bin").mkdir(parents=True)
-        shutil.copy(folder / "python", folder / ".venv" / "bin" / "python")
-        (folder / ".venv" / ".installed").touch()
+        install(folder, (folder / "python").read_text())
 
     def start(name: str) -> "subprocess.Popen[bytes]":
         command = ["make", target, f"PYTHON={folder}/python", "CONFIG=a.toml"]
@@ -77,28 +90,21 @@ def test_a_pip_that_fails_fails_setup(folder: Path) -> None:
     python = (folder / "python").read_text()
     (folder / "python").write_text(python.replace("  -m*) ;;", '  "-m pip") exit 3 ;;\n  -m*) ;;'))
     (folder / "go").touch()
-    command = ["make", "setup", f"PYTHON={folder}/python"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = make(folder, "setup", f"PYTHON={folder}/python")
     assert done.returncode != 0
     assert not (folder / ".venv" / ".installed").exists()
 
 
 def test_a_python_that_fails_is_shown_and_not_taken_for_another_recipe(folder: Path) -> None:
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    (folder / ".venv" / "bin" / "python").write_text("#!/bin/bash\necho 'no module fcntl' >&2; exit 3\n")
-    (folder / ".venv" / "bin" / "python").chmod(0o755)
-    (folder / ".venv" / ".installed").touch()
-    command = ["make", "demo", f"PYTHON={folder}/python", "CONFIG=a.toml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    install(folder, "#!/bin/bash\necho 'no module fcntl' >&2; exit 3\n")
+    done = make(folder, "demo", f"PYTHON={folder}/python", "CONFIG=a.toml")
     assert done.returncode != 0
     assert "no module fcntl" in done.stderr
     assert "is at work here" not in done.stderr
 
 
 def test_a_killed_demo_does_not_block_the_next(folder: Path) -> None:
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    shutil.copy(folder / "python", folder / ".venv" / "bin" / "python")
-    (folder / ".venv" / ".installed").touch()
+    install(folder, (folder / "python").read_text())
     command = ["make", "demo", f"PYTHON={folder}/python", "CONFIG=a.toml"]
     first = subprocess.Popen(command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL)
     wait_until((folder / "log").exists)
@@ -112,18 +118,13 @@ def test_a_killed_demo_does_not_block_the_next(folder: Path) -> None:
 @pytest.fixture
 def installed(folder: Path) -> Path:
     """`folder` after `make setup`, with a Python that says what it was started with."""
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    stand_in = folder / ".venv" / "bin" / "python"
-    stand_in.write_text('#!/bin/bash\necho "$@ TWINSPIRE_MAKE=$TWINSPIRE_MAKE"\n')
-    stand_in.chmod(0o755)
-    (folder / ".venv" / ".installed").touch()
+    install(folder, '#!/bin/bash\necho "$@ TWINSPIRE_MAKE=$TWINSPIRE_MAKE"\n')
     return folder
 
 
 @pytest.mark.parametrize("target", ["serve", "serve-mlflow", "demo"])
 def test_an_experiment_that_is_not_there_is_named(installed: Path, target: str) -> None:
-    command = ["make", target, "CONFIG=nope.toml"]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    done = make(installed, target, "CONFIG=nope.toml")
     assert done.returncode == 2
     assert done.stdout == ""
     first = done.stderr.splitlines()[0]
@@ -143,34 +144,30 @@ def test_an_experiment_that_is_not_there_is_named(installed: Path, target: str) 
 def test_a_stage_ends_with_the_command_of_the_next_one(
     installed: Path, targets: str, given: str, expected: str
 ) -> None:
-    command = ["make", *targets.split(), *given.split()]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    done = make(installed, *targets.split(), *given.split())
     assert (done.returncode, done.stderr) == (0, expected)
 
 
 @pytest.mark.parametrize(("kind", "asked"), [("history", 'HISTORY="id id id"'), ("text", 'Q="..."')])
 def test_the_demo_suggests_a_query_that_the_model_takes(installed: Path, kind: str, asked: str) -> None:
     (installed / "a.toml").write_text(f'name = "a"\n[query.it]\nkind = "{kind}"\n')
-    command = ["make", "demo", "CONFIG=a.toml"]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    done = make(installed, "demo", "CONFIG=a.toml")
     assert done.stdout.splitlines()[-1].split(maxsplit=2) == ["make", "search", asked]
 
 
 def test_a_bundle_is_served_without_an_experiment(installed: Path) -> None:
-    command = ["make", "serve", "CONFIG=nope.toml", "BUNDLE=b"]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    done = make(installed, "serve", "CONFIG=nope.toml", "BUNDLE=b")
     assert (done.returncode, done.stderr) == (0, "")
     assert " --bundle b" in done.stdout
 
 
 def test_programs_learn_that_make_started_them(installed: Path) -> None:
-    done = subprocess.run(["make", "train", "CONFIG=a.toml"], cwd=installed, capture_output=True, text=True)
+    done = make(installed, "train", "CONFIG=a.toml")
     assert done.stdout == "-m twinspire.train fit --config a.toml TWINSPIRE_MAKE=1\n"
 
 
 def test_several_processes_are_started_by_torchrun_once_the_data_set_is_there(installed: Path) -> None:
-    command = ["make", "train", "CONFIG=a.toml", "RANKS=3", "RESUME=1"]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    done = make(installed, "train", "CONFIG=a.toml", "RANKS=3", "RESUME=1")
     launcher = "-m torch.distributed.run --standalone --local-addr 127.0.0.1 --nproc-per-node 3"
     launched = f"{launcher} -m twinspire.train fit --config a.toml --resume"
     assert done.stdout == f"{launched} TWINSPIRE_MAKE=1\n", done.stderr  # `train data` prints nothing
@@ -178,19 +175,20 @@ def test_several_processes_are_started_by_torchrun_once_the_data_set_is_there(in
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "2.5"])
 def test_a_wrong_number_of_processes_is_misuse(installed: Path, given: str) -> None:
-    command = ["make", "train", "CONFIG=a.toml", f"RANKS={given}"]
-    done = subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=60)
+    done = make(installed, "train", "CONFIG=a.toml", f"RANKS={given}")
     assert (done.returncode, done.stdout) == (2, "")
     assert f"error: RANKS={given}: expected a whole number from 1 on" in done.stderr
 
 
 def test_doctor_runs_after_setup_and_before(folder: Path, installed: Path) -> None:
     shutil.copy(folder / ".venv" / "bin" / "python", folder / "other")
-    command = ["make", "doctor", f"PYTHON={folder}/other", "FLAGS=--json"]
-    expected = "-m twinspire.serving.doctor --json"
-    after = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    arguments, expected = (
+        ("doctor", f"PYTHON={folder}/other", "FLAGS=--json"),
+        "-m twinspire.serving.doctor --json",
+    )
+    after = make(folder, *arguments)
     shutil.rmtree(folder / ".venv")
-    before = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    before = make(folder, *arguments)
     assert after.stdout.startswith(expected)
     version, shown = before.stdout.splitlines()
     assert version.startswith("-c import sys; sys.exit(sys.version_info < (3, 11))")
@@ -200,34 +198,20 @@ def test_doctor_runs_after_setup_and_before(folder: Path, installed: Path) -> No
 def test_doctor_refuses_a_python_that_is_too_old(folder: Path) -> None:
     (folder / "old").write_text('#!/bin/bash\n[ "$1" = --version ] && echo "Python 3.9.2" && exit\nexit 1\n')
     (folder / "old").chmod(0o755)
-    command = ["make", "doctor", f"PYTHON={folder}/old"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    done = make(folder, "doctor", f"PYTHON={folder}/old")
     assert done.returncode != 0
     assert f"needs Python 3.11 or newer; {folder}/old is Python 3.9.2" in done.stderr
 
 
 def test_the_ui_of_a_tracking_server_is_its_own(installed: Path) -> None:
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://ann:secret@tracking.example:5000/"}
-    done = subprocess.run(
-        ["make", "ui"], cwd=installed, env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = make(installed, "ui", MLFLOW_TRACKING_URI="http://ann:secret@tracking.example:5000/")
     expected = "http://tracking.example:5000/#/experiments?workflowType=machine_learning\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, "", expected)
 
 
 def test_the_address_of_the_ui_opens_the_view_for_models(folder: Path) -> None:
-    (folder / ".venv" / "bin").mkdir(parents=True)
-    (folder / ".venv" / "bin" / "mlflow").write_text("#!/bin/sh\nexit 0\n")
-    (folder / ".venv" / "bin" / "mlflow").chmod(0o755)
-    (folder / ".venv" / ".installed").touch()
-    done = subprocess.run(
-        ["make", "ui", "UI_PORT=5055"],
-        cwd=folder,
-        env={**os.environ, "MLFLOW_TRACKING_URI": ""},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    install(folder, "#!/bin/sh\nexit 0\n", "mlflow")
+    done = make(folder, "ui", "UI_PORT=5055", MLFLOW_TRACKING_URI="")
     assert done.stderr == "http://127.0.0.1:5055/#/experiments?workflowType=machine_learning\n"
 
 
