@@ -53,7 +53,6 @@ class Exported:
     folder: Path
 
     def path(self, side: Side) -> Path:
-        """The file of a tower."""
         return self.folder / f"{side}.onnx"
 
     def unoptimised(self, side: Side) -> Path:

@@ -8,10 +8,8 @@ from twinspire.train.config.index import IndexConfig
 
 
 def parameters(config: IndexConfig, ef_search: int) -> IndexParameters:
-    """Parameters with the settings."""
     return IndexParameters(ann.SPACE, config.m, config.ef_construction, ef_search, config.seed)
 
 
 def build(vectors: ann.Vectors, config: IndexConfig, score: Score = ann.COSINE) -> hnswlib.Index:
-    """A graph with these parameters."""
     return ann.build_graph(parameters(config, config.k), vectors, score, config.threads)

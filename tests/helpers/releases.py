@@ -164,7 +164,6 @@ def aliased(alias: str) -> str:
 
 
 def make_challenger(number: int) -> None:
-    """Give the alias to a version."""
     mlflow.MlflowClient().set_registered_model_alias(NAME, registry.CHALLENGER, str(number))
 
 

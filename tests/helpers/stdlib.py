@@ -141,7 +141,6 @@ def write_sections(path: Path, name: str, sections: Sections, changed: Sections)
 
 
 def experiment_at(path: Path) -> tuple[Experiment, Dataset]:
-    """An experiment and its data set."""
     experiment = read_experiment(path)
     return experiment, prepare(experiment, path.parent, console=Console(file=io.StringIO()))
 

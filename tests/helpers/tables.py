@@ -4,5 +4,4 @@ TABLES: dict[str, list[str]] = {}
 
 
 def add(title: str, line: str) -> None:
-    """Add a line to a table."""
     TABLES.setdefault(title, []).append(line)

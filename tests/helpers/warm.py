@@ -58,7 +58,6 @@ class WarmPython:
 
     @property
     def pid(self) -> int:
-        """Its id."""
         assert self.process.pid is not None
         return self.process.pid
 

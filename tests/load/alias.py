@@ -87,7 +87,6 @@ def wait_served(
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the registry's process."""
     name, (folder, *bundles) = arguments[0], map(Path, arguments[1:])
     with contextlib.redirect_stdout(sys.stderr):  # MLflow prints to standard output too
         import mlflow

@@ -53,7 +53,6 @@ class GatewayTest(RoundsTest):
     """Measures the gateway."""
 
     def run(self) -> None:
-        """Measure in rounds."""
         bundle, cores = self.plan.bundle, self.cores.servers
         with ExitStack() as stack:
             self._say("starting")
@@ -76,7 +75,6 @@ class GatewayTest(RoundsTest):
         return self.document(manifest, PACKAGES, TARGETS, {})
 
     def once(self, each: Measurement, number: int) -> None:
-        """As `RoundsTest.once`."""
         plan, workload = self.plan, self.workload
         server = self.servers[each.server]
         requests = workload.searches() if each.server == "grpc" else workload.http_searches()

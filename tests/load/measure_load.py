@@ -82,7 +82,6 @@ class LoadTest(RoundsTest):
     _retriever: Retriever | None = None
 
     def run(self) -> None:
-        """Run all parts of the plan."""
         bundle, cores = self.plan.bundle, self.cores
         first = [each for each in self.plan.measurements if each.kind != "workers"]
         workers = [each for each in self.plan.measurements if each.kind == "workers"]
@@ -115,7 +114,6 @@ class LoadTest(RoundsTest):
         return self.document(manifest, PACKAGES, TARGETS, {**setting, "connections": CONNECTIONS})
 
     def once(self, each: Measurement, number: int) -> None:
-        """As `RoundsTest.once`."""
         measures = {
             "closed loop": self._closed_loop,
             "batches": self._batches,

@@ -160,7 +160,6 @@ class Loop:
 
     @contextmanager
     def service(self, *flags: str) -> Iterator[Service]:
-        """A service that follows the champion."""
         flags += ("--model", f"models:/{NAME}@champion", "--poll", "0.5", "--workers", str(WORKERS))
         with started("serve", *SERVE, *flags, environment=self.environment) as server:
             yield server
@@ -267,7 +266,6 @@ def record(client: RetrievalClient, events: Sequence[Event]) -> None:
 
 
 def show(console: Console, report: Mapping[str, Any]) -> None:
-    """Print the rounds of a report."""
     table = Table("round", "clicks", "towers", "nDCG@10", "change", "seconds", "")
     for each in report["rounds"]:
         change = f"{each['change']:+.4f} ({each['change_low']:+.4f} to {each['change_high']:+.4f})"

@@ -127,5 +127,4 @@ class LoadPlan(Plan):
 
     @property
     def measurements(self) -> list[Measurement]:
-        """The measurements of a round."""
         return [each for each in MEASUREMENTS if {*each.parts} & {*self.parts}]

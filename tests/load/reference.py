@@ -90,7 +90,6 @@ class Noop(retrieval_pb2_grpc.RetrievalServicer):
         self._answer = wire.SearchResponse(hits=hits, bundle_version=manifest.bundle_version, timing=timing)
 
     def Search(self, request: wire.SearchRequest, context: grpc.ServicerContext) -> wire.SearchResponse:
-        """The constant response."""
         return self._answer
 
 
@@ -105,7 +104,6 @@ def start(kind: str, folder: Path) -> tuple[grpc.Server, int]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve until standard input ends."""
     kind, folder = arguments
     server, port = start(kind, Path(folder))
     report_ready(port=port)

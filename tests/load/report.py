@@ -27,12 +27,10 @@ class Figures:
         self.calls: dict[str, int] = {}  # prefix of a p99 -> the fewest calls of any round that it is of
 
     def add(self, **values: float) -> None:
-        """Add a round's values."""
         for name, value in values.items():
             self._values.setdefault(name, []).append(value)
 
     def add_calls(self, prefix: str, result: LoadResult) -> None:
-        """Add requests per second and latencies."""
         values = {"rps": result.rps, "p50_us": result.percentile_us(50), "p99_us": result.percentile_us(99)}
         self.add(**{f"{prefix}_{name}": value for name, value in values.items()})
         self.count_calls(prefix, result)
@@ -98,7 +96,6 @@ class Table(NamedTuple):
     cells: Sequence[str | Callable[[Report, str], str]]
 
     def lines(self, report: Report) -> list[list[str]]:
-        """The texts of all cells."""
         key = next(each for each in self.cells if isinstance(each, str))
         lines = []
         for prefix, texts in self.rows.items():

@@ -44,14 +44,12 @@ class RoundsTest(ABC):
         """Measure one thing in the round of this number."""
 
     def measure(self, measurements: Sequence[Measurement]) -> None:
-        """Measure in rounds."""
         for number in range(self.plan.rounds):
             for each in measurements if number % 2 == 0 else reversed(measurements):
                 self._say(f"round {number + 1} of {self.plan.rounds}: {each.server}, {each.kind} {each.size}")
                 self.once(each, number)
 
     def closed_loop(self, address: str, requests: Requests, clients: int, number: int) -> LoadResult:
-        """The closed loop of a round."""
         plan = self.plan
         return closed_loop(address, requests, clients, plan.seconds, plan.warm_up, plan.seed + number)
 

@@ -69,7 +69,6 @@ class Service:
         self._input, self._output, self._log = process.stdin, process.stdout, log
 
     def send(self, *values: Any) -> None:
-        """Send a line."""
         try:
             self._input.write(json.dumps(values).encode() + b"\n")
             self._input.flush()
@@ -81,7 +80,6 @@ class Service:
         return bool(select.select([self._output], [], [], seconds)[0])
 
     def answer(self, seconds: float = START_SECONDS) -> Any:
-        """The next line."""
         if not self.has_answer(seconds):
             raise self._failed(f"no answer within {seconds:g} s")
         line = self._output.readline()
@@ -95,7 +93,6 @@ class Service:
         return self.answer(seconds)
 
     def processes(self) -> list[psutil.Process]:
-        """The process and its children."""
         root = psutil.Process(self.process.pid)
         return [root, *root.children(recursive=True)]
 

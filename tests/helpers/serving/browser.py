@@ -64,7 +64,6 @@ class Browser:
         return self.driver.execute_script(f"return (async () => {{ {script} }})()", *arguments)
 
     def all(self, selector: str) -> list[WebElement]:
-        """The elements that a selector finds."""
         found: list[WebElement] = self.driver.find_elements("css selector", selector)
         return found
 
@@ -89,7 +88,6 @@ class Browser:
         wait_until(shows, PATIENCE_SECONDS, lambda: f"{selector} never said {text!r}: {self.text()}")
 
     def text(self) -> str:
-        """All text of the page."""
         return str(self.driver.execute_script("return document.body.innerText"))
 
     def text_of(self, selector: str) -> str:
@@ -104,18 +102,15 @@ class Browser:
         wait_until(lambda: self.ids(selector) != ids, PATIENCE_SECONDS, self.text)
 
     def wait_ids(self, ids: list[str], selector: str = ".hit") -> None:
-        """Wait until the hits are these."""
         wait_until(
             lambda: self.ids(selector) == ids, PATIENCE_SECONDS, lambda: f"{self.ids(selector)}, not {ids}"
         )
 
     def texts(self, selector: str) -> list[str]:
-        """The texts of elements."""
         script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText.trim())"
         return list(self.driver.execute_script(script, selector))
 
     def ids(self, selector: str = ".hit") -> list[str]:
-        """The ids of the hits."""
         script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.dataset.id)"
         return list(self.driver.execute_script(script, selector))
 

@@ -44,12 +44,10 @@ class CatalogueService:
 
     @property
     def address(self) -> str:
-        """Where it answers."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def log(self) -> str:
-        """What it has logged."""
         return (self.folder / "log").read_text()
 
     def start(self, seconds: float = 60.0) -> None:
@@ -97,7 +95,6 @@ class CatalogueService:
         return int(pid)
 
     def worker_pids(self) -> set[int]:
-        """The ids of both workers."""
         found: set[int] = set()
         until = time.monotonic() + 30
         while len(found) < 2 and time.monotonic() < until:
@@ -127,7 +124,6 @@ def catalogue_service(
 
 
 def item(item_id: str, text: str = "bavuti", **fields: str) -> Item:
-    """An item of a tiny bundle."""
     return Item(item_id, {"text": text}, fields)
 
 

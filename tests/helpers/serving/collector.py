@@ -29,7 +29,6 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return otlp.ExportTraceServiceResponse()
 
     def stop(self) -> None:
-        """Take no more."""
         self._server.stop(None).wait()
 
     def calls(self) -> list[Span]:
@@ -41,7 +40,6 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 
 def spans_of(request: otlp.ExportTraceServiceRequest) -> list[Span]:
-    """The spans of a batch."""
     return [
         each for resource in request.resource_spans for scope in resource.scope_spans for each in scope.spans
     ]

@@ -123,7 +123,6 @@ class Versions:
         return self.add(folder, json.loads((folder / bundle.MANIFEST).read_bytes())["bundle_version"])
 
     def point(self, version: str, alias: str = ALIAS) -> None:
-        """Let an alias name a version."""
         self.client.set_registered_model_alias(NAME, alias, version)
 
     def files(self, version: str) -> Path:
@@ -172,7 +171,6 @@ class Service:
         self.client = RetrievalClient(self.told["address"], timeout=10)
 
     def stop(self) -> None:
-        """End it, as an operator would."""
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
@@ -184,7 +182,6 @@ class Service:
         return self.client.info().state
 
     def following(self) -> dict[str, Any]:
-        """How it follows the alias."""
         return dict(self.state()["following"])
 
     def served(self) -> str:
@@ -200,7 +197,6 @@ class Service:
         return next(each.value for each in samples if labels.items() <= each.labels.items())
 
     def log(self, start: int = 0) -> str:
-        """What it has logged."""
         return self.log_path.read_bytes()[start:].decode()
 
     def processes(self, *words: str) -> list[psutil.Process]:
@@ -217,7 +213,6 @@ class Service:
         return found
 
     def follower(self) -> psutil.Process:
-        """The process that follows the alias."""
         return psutil.Process(self.processes("twinspire.serving.rollout.registry")[0].ppid())
 
 
@@ -232,7 +227,6 @@ class Asker(threading.Thread):
         self.errors: list[str] = []
 
     def run(self) -> None:
-        """Ask until told to stop."""
         client = RetrievalClient(self._address, timeout=10, retries=False)
         while not self._stopped.is_set():
             try:
@@ -246,7 +240,6 @@ class Asker(threading.Thread):
         client.close()
 
     def stop(self) -> None:
-        """Ask no more."""
         self._stopped.set()
         self.join(30)
 

@@ -47,7 +47,6 @@ class Answer:
 
     @property
     def document(self) -> Any:
-        """Of its JSON."""
         return json.loads(self.body)
 
     @property
@@ -123,7 +122,6 @@ def scraped(text: str) -> dict[tuple[str, ...], float]:
 
 
 def read(connection: http.client.HTTPConnection) -> Answer:
-    """The answer to what was sent."""
     response = connection.getresponse()
     return Answer(
         response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()

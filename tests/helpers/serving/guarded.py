@@ -28,7 +28,6 @@ class Ended:
         self._calls: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def put(self, call: dict[str, Any]) -> None:
-        """Add a call."""
         self._calls.put(call)
 
     def next(self) -> dict[str, Any]:

@@ -33,7 +33,6 @@ def missing() -> str:
 
 
 def environment(address: str, service: str, **settings: str) -> dict[str, str]:
-    """What the configuration reads."""
     return {**os.environ, "TWINSPIRE_LISTEN": address, "TWINSPIRE_SERVICE": service, **settings}
 
 

@@ -68,13 +68,11 @@ REFUSED = Status("UNAVAILABLE", "stream refused before the server processed it")
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
     size = len(payload)
     return HEADER.pack(size >> 8, size & 255, kind, flags, stream) + payload
 
 
 def settings(values: Sequence[tuple[int, int]]) -> bytes:
-    """A SETTINGS frame."""
     return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *each) for each in values))
 
 
@@ -481,7 +479,6 @@ class ConnectionPool:
         return left
 
     def close(self) -> None:
-        """Close all connections."""
         for connection in self.open_connections():
             connection.close()
         self.selector.close()

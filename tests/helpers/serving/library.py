@@ -62,7 +62,6 @@ class Library:
         return self.folder / f"artefacts-{version}" / "bundle" / name
 
     def point(self, version: str, alias: str = "champion") -> None:
-        """Let an alias name a version."""
         self.client.set_registered_model_alias(NAME, alias, version)
 
 

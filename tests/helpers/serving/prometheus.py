@@ -70,7 +70,6 @@ class Prometheus:
         return {each["labels"]["alertname"] for each in self.get("alerts")["alerts"]}
 
     def answers(self) -> bool:
-        """Whether it takes queries."""
         try:
             with urllib.request.urlopen(f"{self._url}/-/ready", timeout=20) as answer:
                 return bool(answer.status == 200)

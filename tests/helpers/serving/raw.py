@@ -63,7 +63,6 @@ class Raw:
         return self._stream
 
     def message(self, stream: int, payload: bytes, last: bool = False) -> None:
-        """Send a message of a call."""
         flags = frames.END_STREAM if last else 0
         self.send(frames.frame(frames.DATA, flags, stream, frames.message(payload)))
 
@@ -83,16 +82,13 @@ class Raw:
         return self._stream
 
     def flush(self) -> None:
-        """Send what waits."""
         self.send(*self._unsent)
         self._unsent.clear()
 
     def reset(self, stream: int) -> None:
-        """Break a call off."""
         self.send(frames.frame(frames.RST_STREAM, 0, stream, struct.pack(">I", frames.CANCEL)))
 
     def status(self, stream: int, seconds: float = 10.0) -> Status:
-        """How a call ends."""
         until = time.monotonic() + seconds
         while stream not in self.statuses:
             assert not self.closed, "the connection was closed"

@@ -24,7 +24,6 @@ class OtherItems:
         return self._count
 
     def find(self, item_id: str) -> None:
-        """No row."""
         return None
 
 
@@ -35,5 +34,4 @@ def segment_of(catalogue: Any, columns: FilterColumns | None = None) -> BuiltSeg
 
 
 def items_of(catalogue: Any) -> Items:
-    """The items of a catalogue alone."""
     return Items(Searcher(segment_of(catalogue)))

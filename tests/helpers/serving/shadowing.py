@@ -76,5 +76,4 @@ class Scene:
 
 
 def asked(*texts: str, k: int = 10) -> list[wire.SearchRequest]:
-    """Searches for texts."""
     return [wire.SearchRequest(query=converters.query_to_wire(Query(text=text)), k=k) for text in texts]

@@ -130,7 +130,6 @@ def traces(collector: Collector) -> str:
 
 @contextmanager
 def clients_under_load(address: str) -> Iterator[LoadClients]:
-    """The clients at work."""
     made = LoadClients(address)
     for thread in made._threads:
         thread.start()

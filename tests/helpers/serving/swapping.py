@@ -48,7 +48,6 @@ class Swapping:
         return LoadedBundle.load(folder, item_tower=True, model_version=model_version)
 
     def aim(self, champion: str, canary: str = "", share: float = 0.5) -> None:
-        """Write a target."""
         self.serial += 1
         other = {**self.one(canary), "share": share} if canary else None
         self.shared_state.write(
@@ -74,7 +73,6 @@ class Swapping:
         return self.shared_state.read(WORKER)
 
     def swapped(self) -> None:
-        """Wait for the last target."""
         assert self.note(serial=self.serial)["failed"] == 0
 
 

@@ -105,7 +105,6 @@ class Systemd:
         return self.ctl("show", "--property", name, "--value", unit).strip()
 
     def log(self, unit: str = "twinspire") -> str:
-        """What a unit has logged."""
         path = self.folder / "var" / "lib" / f"{unit}.log"
         return path.read_text() if path.exists() else ""
 

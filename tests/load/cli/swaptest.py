@@ -115,7 +115,6 @@ def pair(path: Path, other: Path | None) -> tuple[Path, Path]:
 
 
 def _expected(folders: Sequence[Path], queries: Sequence[Query]) -> list[list[Hits]]:
-    """Each bundle's hits for each query."""
     found = []
     for folder in folders:
         retriever = Retriever.load(folder)

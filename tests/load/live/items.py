@@ -87,7 +87,6 @@ class ItemMaker:
         raise MissingStage(f"texts of {self._length} characters are too short: {len(self._texts)} were made")
 
     def stamp(self, fields: Mapping[str, str]) -> str:
-        """The stamp that a hit shows."""
         return fields.get(self._field, "")
 
 
@@ -166,7 +165,6 @@ class Writer:
         return {"seconds": time.perf_counter() - begun, "items": size * len(latencies), "calls": latencies}
 
     def _items(self, numbers: Sequence[int]) -> list[Item]:
-        """Items with new texts."""
         texts = {f"live-{n}": self._maker.text() for n in numbers}
         self._texts.update(texts)
         return [self._maker.item(*each) for each in texts.items()]
@@ -179,7 +177,6 @@ def writing(service: Service, folder: Path, cores: CoreSet, seed: int) -> Abstra
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the process."""
     address, folder, seed = arguments
     writer = Writer(address, Path(folder), int(seed))
     commands = {each.__name__: each for each in (writer.fill, writer.batches, writer.rate)}

@@ -57,7 +57,6 @@ class Operations:
         self._is_held = False
 
     def stop(self, error: BaseException | None = None) -> None:
-        """End all threads."""
         with self._lock:
             self.error = self.error or error
             self.is_stopped = True
@@ -195,7 +194,6 @@ class _Connection:
             time.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:
-        """Close the connection."""
         if self._client is not None:
             self._client.close()
             self._client = None
