@@ -12,8 +12,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
-import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -25,6 +23,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tests.helpers.ports import held_port
+from tests.helpers.small_environment import make_environment
 from twinspire.protos import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +54,6 @@ LOOKED_UP = re.compile(
     r"make (test|lint|setup|ui|bench|loadtest|gatewaytest|swaptest|filtertest|livetest|remotetest"
     r"|test-hostile|serve|data|clean)\b"
 )
-DOCUMENTED = ("pandas/io", "polars/io")  # what the demo reads beside the standard library; all takes minutes
 HTTP_ADDRESS = "127.0.0.1:8080"  # of the gateway, in the same way
 SECONDS = 900.0  # of one command
 LONGEST_PAGE = 250  # lines
@@ -157,25 +155,7 @@ def copy_checkout(folder: Path) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     make_environment(folder / ".venv")
-
-
-def make_environment(folder: Path) -> None:
-    """A virtual environment for the copy.
-
-    Python imports from the packages of these tests (`whole.pth`), but the folder of its own packages, whose
-    docstrings the demo reads, holds only `DOCUMENTED`.
-    """
-    whole = Path(sysconfig.get_path("purelib"))
-    own = folder / whole.relative_to(sys.prefix)
-    for path in (path for part in DOCUMENTED for path in (whole / part).rglob("*.py")):
-        link = own / path.relative_to(whole)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path)
-    lines = f"import sys; {str(own)!r} in sys.path and sys.path.remove({str(own)!r})\n{whole}\n"
-    (own / "whole.pth").write_text(lines)
-    shutil.copy(Path(sys.prefix, "pyvenv.cfg"), folder)
-    (folder / "bin").symlink_to(Path(sys.executable).parent)
-    (folder / ".installed").touch()  # the stamp of `make setup`
+    (folder / ".venv" / ".installed").touch()  # the stamp of `make setup`
 
 
 def counts(checkout: Path) -> tuple[int, ...]:
