@@ -41,22 +41,6 @@ CHINESE = ["启动一个指定的活动", "把文件复制到另一个文件夹"
         ("", []),
         ("... — !", []),
         ("❤️ 🎉", []),  # with a variation selector, which is a mark without a letter
-    ],
-)
-def test_runs_without_spaces_become_characters_and_pairs(text: str, expected: list[str]) -> None:
-    assert CHARACTERS.tokens(text) == expected
-
-
-def test_english_words_become_stems_without_stop_words() -> None:
-    english = ANALYZERS["english"]
-    assert english.tokens("The copying of files") == english.tokens("copied file") == ["copi", "file"]
-    assert english.tokens("复制 the files") == ["复", "复制", "制", "file"]
-    assert CHARACTERS.tokens("The files") == ["the", "files"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
         ("pandas.read_csv", ["pandas", "read", "csv"]),
         ("__init__ _ __", ["init"]),
         ("readCsvFile", ["read", "csv", "file"]),
@@ -65,8 +49,17 @@ def test_english_words_become_stems_without_stop_words() -> None:
         ("iPhone NumPy", ["i", "phone", "num", "py"]),
     ],
 )
-def test_identifiers_become_their_parts(text: str, expected: list[str]) -> None:
+def test_runs_without_spaces_become_characters_and_pairs_and_identifiers_their_parts(
+    text: str, expected: list[str]
+) -> None:
     assert CHARACTERS.tokens(text) == expected
+
+
+def test_english_words_become_stems_without_stop_words() -> None:
+    english = ANALYZERS["english"]
+    assert english.tokens("The copying of files") == english.tokens("copied file") == ["copi", "file"]
+    assert english.tokens("复制 the files") == ["复", "复制", "制", "file"]
+    assert CHARACTERS.tokens("The files") == ["the", "files"]
 
 
 def test_words_are_left_whole_for_texts_that_a_segmenter_has_split() -> None:

@@ -75,6 +75,10 @@ def test_a_missing_file_a_folder_and_an_archive_are_damaged(tmp_path: Path) -> N
     np.savez(tmp_path / "a.npz", a=np.zeros(4, np.float32))
     with pytest.raises(BundleDamaged, match="not an array: "):
         map_array(tmp_path / "a.npz", np.float32, (4,))
+    for content in (b"", b"hello\n", written(tmp_path / "a.npy", header("(4,)")).read_bytes()[:40]):
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(BundleDamaged, match="not an array: "):
+            map_array(tmp_path / "a.npy", np.float32, (4,))
     with pytest.raises(BundleDamaged, match=r"version \(3, 0\) of the format"):
         map_array(written(tmp_path / "a.npy", header("(4,)"), version=b"\x03\x00"), np.float32, (4,))
 

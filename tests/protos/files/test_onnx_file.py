@@ -1,11 +1,10 @@
 """ONNX models with weights outside their own file are found, wherever in the model they are."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import GraphProto, ModelProto, SparseTensorProto, TensorProto, TrainingInfoProto, helper
 
 from tests.helpers.tiny_towers import TinyTower, write_tower
 from twinspire.protos.errors import BundleDamaged
@@ -29,43 +28,27 @@ def external(location: str = "weights.bin", located: bool = True) -> TensorProto
     return tensor
 
 
-def initializer(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(external())
+CONSTANT = helper.make_node("Constant", [], ["c"], value=external("../x"))
+SPARSE = SparseTensorProto(values=external(), dims=[1])
+INNER = helper.make_graph([], "inner", [], [], [external("*/_ORT_MEM_ADDR_/*")])
+PARTS = {
+    "initializer": ModelProto(graph=GraphProto(initializer=[external()])),
+    "unlocated": ModelProto(graph=GraphProto(initializer=[external("/etc/hostname", located=False)])),
+    "attribute": ModelProto(graph=GraphProto(node=[CONSTANT])),
+    "sparse": ModelProto(
+        graph=GraphProto(sparse_initializer=[SparseTensorProto(values=external(), dims=[1])])
+    ),
+    "branch": ModelProto(graph=GraphProto(node=[helper.make_node("If", ["c"], ["o"], then_branch=INNER)])),
+    "function": ModelProto(functions=[helper.make_function("d", "f", [], ["c"], [CONSTANT], [])]),
+    "training": ModelProto(training_info=[TrainingInfoProto(algorithm=GraphProto(initializer=[external()]))]),
+}
 
 
-def unlocated(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(external("/etc/hostname", located=False))
-
-
-def attribute(model: onnx.ModelProto) -> None:
-    model.graph.node.append(helper.make_node("Constant", [], ["c"], value=external("../x")))
-
-
-def sparse(model: onnx.ModelProto) -> None:
-    model.graph.sparse_initializer.add(values=external(), dims=[1])
-
-
-def branch(model: onnx.ModelProto) -> None:
-    inner = helper.make_graph([], "inner", [], [], [external("*/_ORT_MEM_ADDR_/*")])
-    model.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
-
-
-def function(model: onnx.ModelProto) -> None:
-    node = helper.make_node("Constant", [], ["c"], value=external())
-    model.functions.append(helper.make_function("d", "f", [], ["c"], [node], []))
-
-
-def training(model: onnx.ModelProto) -> None:
-    model.training_info.add().algorithm.initializer.append(external())
-
-
-@pytest.mark.parametrize("add", [initializer, unlocated, attribute, sparse, branch, function, training])
-def test_external_data_are_found_wherever_they_are(
-    model: onnx.ModelProto, tmp_path: Path, add: Callable[[onnx.ModelProto], None]
-) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_external_data_are_found_wherever_they_are(model: onnx.ModelProto, tmp_path: Path, part: str) -> None:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    add(changed)
+    changed.MergeFrom(PARTS[part])
     path = tmp_path / "tower.onnx"
     path.write_bytes(changed.SerializeToString())
     with pytest.raises(BundleDamaged, match=r"tower\.onnx: a tensor has external data"):

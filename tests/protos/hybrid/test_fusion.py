@@ -20,7 +20,9 @@ from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 ITEMS, DIMENSION = 400, 16
 WORDS = [f"word{n}" for n in range(200)]
 WIDE = replace(HYBRID, lexical_candidates=ITEMS, most_postings=10**6)  # all items are candidates
-KINDS = ["compiled", "numpy"]
+NEEDS_COMPILED = pytest.mark.skipif(
+    fusion.compiled is None, reason="the fused search is not compiled here: make setup"
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +38,10 @@ def vectors() -> Any:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pytest.param("compiled", marks=NEEDS_COMPILED), "numpy"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "numpy":
         monkeypatch.setattr(fusion, "compiled", None)
-    elif fusion.compiled is None:
-        pytest.skip("the fused search is not compiled here: make setup")
     return str(request.param)
 
 
@@ -102,10 +102,9 @@ def test_clicked_items_are_candidates_and_get_their_prior(texts: list[str], vect
     assert not found._sums.any()
 
 
+@NEEDS_COMPILED
 @pytest.mark.parametrize("scoring", ["bm25", "tfidf"])
 def test_compiled_and_numpy_find_the_same(texts: list[str], vectors: Any, scoring: Any) -> None:
-    if fusion.compiled is None:
-        pytest.skip("the fused search is not compiled here: make setup")
     rng = np.random.default_rng(4)
     queries = [" ".join(rng.choice(WORDS, rng.integers(0, 30))) for _ in range(300)]
     clicks = [np.unique(rng.integers(0, ITEMS, rng.integers(1, 100))).tolist() for _ in queries]
@@ -206,22 +205,17 @@ def test_without_a_known_word_the_dense_order_stays(texts: list[str], vectors: A
     assert (ranked[0], ranked[2], ranked[3]) == ([7, 3], [0.5, 0.25], [0.0, 0.0])
 
 
-@pytest.mark.parametrize(
-    ("terms", "rows", "error"),
-    [([10**6], [], IndexError), ([-1], [], IndexError), ([], [ITEMS], IndexError), ([], [-1], IndexError)],
-)
+@NEEDS_COMPILED
+@pytest.mark.parametrize(("terms", "rows"), [([10**6], []), ([-1], []), ([], [ITEMS]), ([], [-1])])
 def test_the_compiled_search_reads_no_memory_outside(
-    texts: list[str], vectors: Any, terms: list[int], rows: list[int], error: type[Exception]
+    texts: list[str], vectors: Any, terms: list[int], rows: list[int]
 ) -> None:
-    if fusion.compiled is None:
-        pytest.skip("the fused search is not compiled here: make setup")
-    with pytest.raises(error):
+    with pytest.raises(IndexError):
         made(texts, vectors, HYBRID).rank(FusionQuery(terms, vectors[0], rows, [0.0] * len(rows)), 10)
 
 
+@NEEDS_COMPILED
 def test_arrays_of_another_catalogue_are_refused(texts: list[str], vectors: Any) -> None:
-    if fusion.compiled is None:
-        pytest.skip("the fused search is not compiled here: make setup")
     found = made(texts, vectors, HYBRID)
     other = Fusion(found.index, vectors[:-1])
     with pytest.raises(ValueError, match="vectors: do not fit"):

@@ -119,12 +119,6 @@ def test_files_that_do_not_fit_are_refused(folder: Path, damage: str) -> None:
         Postings.read(folder, len(TEXTS))
 
 
-def test_a_file_that_is_no_array_is_refused(folder: Path) -> None:
-    (folder / LEXICAL_FILES["documents"]).write_bytes(b"rows")
-    with pytest.raises(BundleDamaged, match=r"documents\.npy: not an array"):
-        Postings.read(folder, len(TEXTS))
-
-
 def test_tfidf_weighs_a_new_text_as_an_item_of_the_same_text() -> None:
     hybrid = replace(HYBRID, analyzer=Analyzer(ngrams=(1, 2), in_words=True), scoring="tfidf")
     terms = CountedTerms(hybrid.analyzer, TEXTS)

@@ -118,9 +118,6 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     refused(b"not a graph", tmp_path, "11 bytes, expected a header of 96")
     refused(b"no" * 500, tmp_path, "max_M0 is ")
     refused(bytes(1000), tmp_path, "max_M0 is 0, expected 1 to 20000")
-
-
-def test_a_graph_without_items(tmp_path: Path) -> None:
     graph = hnswlib.Index(space="ip", dim=DIMENSION)
     graph.init_index(10)
     refused(saved(graph, tmp_path).read_bytes(), tmp_path, "cur_element_count is 0")

@@ -56,12 +56,6 @@ def test_exact_search_agrees_with_sorting_everything(asked: int) -> None:
     assert exact_search(queries, items[:7], 20)[0].shape == (asked, 7)
 
 
-def test_equal_scores_are_ordered_by_row() -> None:
-    scores = np.array([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0]], np.float32)
-    assert top_k(scores, 3).tolist() == [[1, 3, 0], [0, 1, 2]]
-    assert top_k(scores, 5).tolist() == [[1, 3, 0, 2, 4], [0, 1, 2, 3, 4]]
-
-
 @given(
     count=st.integers(1, 3000),
     k=st.integers(1, 60),
