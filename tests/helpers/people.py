@@ -6,7 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from twinspire.protos.features import FeatureSpec, HistoryFeature, IdFeature, Schema, TimeFeature
+from twinspire.train.config import TowerConfig
 from twinspire.train.data.training_data import Histories, Pairs, TrainingData
+from twinspire.train.models.prepared_inputs import PreparedInputs
+from twinspire.train.models.tower_factory import architecture_of
 
 People = Sequence[Sequence[int]]
 
@@ -57,6 +60,15 @@ def schema_of_people(items: int, max_length: int = 100, times: bool = False) -> 
     if times:
         query["time"] = TimeFeature("time")
     return Schema(query, {"id": IdFeature("id")}, {"items": tuple(ids_of(items))})
+
+
+def both_sides(
+    schema: Schema, data: TrainingData, config: TowerConfig
+) -> tuple[PreparedInputs, PreparedInputs]:
+    """Queries and items as the towers of a configuration read them."""
+    hashing = architecture_of(config).hashing()
+    queries = PreparedInputs(schema, "query", data.queries, hashing)
+    return queries, PreparedInputs(schema, "item", data.items, hashing)
 
 
 def random_people(count: int, items: int, seed: int = 0, longest: int = 12) -> list[list[int]]:

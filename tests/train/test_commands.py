@@ -78,11 +78,13 @@ def test_fit_tells_the_figures_beside_those_of_bm25(run: Any, made: Made) -> Non
     assert line.split()[1:] == [f"{metrics[prefix + 'recall_at_10']:.4f}" for prefix in ROWS]
 
 
-def test_a_configuration_that_is_not_there_is_misuse(run: Any, tmp_path: Path) -> None:
+def test_a_configuration_that_is_not_there_or_wrong_is_misuse(run: Any, stdlib: Path, tmp_path: Path) -> None:
+    write_toml(stdlib, tmp_path / "wrong.toml", training={"epoch": 3})
     for command in ("data", "fit"):
-        code, output, said = run(command, "--config", tmp_path / "none.toml", "--json")
-        assert (code, output) == (2, "")
-        assert "none.toml: there is no such file" in said
+        for name, expected in (("none", "there is no such file"), ("wrong", "training.epoch: unknown key")):
+            code, output, said = run(command, "--config", tmp_path / f"{name}.toml", "--json")
+            assert (code, output) == (2, "")
+            assert f"{name}.toml: {expected}" in said
 
 
 def test_data_at_fault_is_a_failure_that_names_the_file(run: Any, stdlib: Path, tmp_path: Path) -> None:

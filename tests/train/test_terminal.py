@@ -21,8 +21,8 @@ RESULT = {"run_id": "abc", "reused": False, "baselines": {}, "warnings": [], "dr
 RESULT |= {"drawn_pairs": "9 users"}  # a user without a positive pair has no query to rank for
 
 
-def shown(metrics: dict[str, float], **more: Any) -> list[str]:
-    console = Console(file=io.StringIO(), width=150)
+def shown(metrics: dict[str, float], width: int = 150, **more: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
     show_fit({**RESULT, "metrics": metrics, **more}, console)
     return console.file.getvalue().splitlines()  # type: ignore[attr-defined, no-any-return]
 
@@ -40,9 +40,7 @@ def test_each_baseline_that_was_measured_has_a_column() -> None:
 def test_many_rankings_have_a_row_each_that_fits_a_terminal() -> None:
     names = ("popularity", "recent_popularity", "itemknn", "slist", "ease", "ease_recency", "ease_recent")
     metrics = MAIN | {f"{name}_{metric}": 0.125 for name in names for metric in SHOWN}
-    console = Console(file=io.StringIO(), width=80)
-    show_fit({**RESULT, "metrics": metrics}, console)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = shown(metrics, width=80)
     (row,) = (line for line in lines if line.split()[:1] == ["SLIST"])
     assert row.split() == ["SLIST", *["0.1250"] * len(SHOWN)]
     assert sum("two-tower" in line and line.count("0.2500") == len(SHOWN) for line in lines) == 1

@@ -63,6 +63,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"training": {"learning_rate": -1e-3}}, "training.learning_rate: expected a number above 0"),
     ({"training": {"epochs": 2.5}}, "training.epochs: expected an integer, got 2.5"),
     (
+        {"training": {"epoch": 3}},
+        "training.epoch: unknown key; known here: average_epochs, batch_size",
+    ),
+    ({"loss": {"kind": "bprs"}}, "loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
+    ({"tower": {"dimension": "wide"}}, "tower.dimension: expected an integer, got 'wide'"),
+    (
         {"training": {"selection": "log_loss"}},
         'training.selection: "log_loss" needs towers that predict a probability: tower.kind = "clicks"',
     ),

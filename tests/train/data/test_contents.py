@@ -1,15 +1,11 @@
 """What a data set holds: each line, of data that are counted by hand."""
 
-import io
 from pathlib import Path
 
 import polars as pl
-from rich.console import Console
 
-from tests.helpers.stdlib import Sections, write_sections
-from twinspire.train.config import read_experiment
+from tests.helpers.stdlib import Sections, experiment_at, write_sections
 from twinspire.train.data.contents import contents
-from twinspire.train.data.dataset import prepare
 
 TITLES = ["lamp", "lamp", "red lamp", "a chair of wood", "sofa"]
 PAIRS = [("light", 0), ("light", 0), ("light", 3), ("seat", 3), ("sofa", 4), ("sofa", 3)]
@@ -38,9 +34,7 @@ def lines_of(folder: Path) -> list[str]:
             "at": [1_700_000_000.0 + n * 86_400 for n in range(len(PAIRS))],
         }
     ).write_parquet(folder / "pairs.parquet")
-    path = write_sections(folder / "shop.toml", "shop", SECTIONS, {})
-    experiment = read_experiment(path)
-    dataset = prepare(experiment, folder, cache=folder / "cache", console=Console(file=io.StringIO()))
+    experiment, dataset = experiment_at(write_sections(folder / "shop.toml", "shop", SECTIONS, {}))
     return contents(dataset, experiment)
 
 
@@ -67,9 +61,7 @@ def test_events_are_counted_by_user(tmp_path: Path) -> None:
         "item.id": {"kind": "id"},
         "tower": {"kind": "sequence"},
     }
-    path = write_sections(tmp_path / "log.toml", "log", sections, {})
-    experiment = read_experiment(path)
-    dataset = prepare(experiment, tmp_path, cache=tmp_path / "cache", console=Console(file=io.StringIO()))
+    experiment, dataset = experiment_at(write_sections(tmp_path / "log.toml", "log", sections, {}))
     lines = contents(dataset, experiment)
     assert lines[0].startswith("3 items: half of the pairs are of 2 (66.7%)")
     assert lines[1].startswith("4 users: half of the pairs are of 2 (50.0%)")

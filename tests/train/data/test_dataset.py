@@ -99,28 +99,21 @@ def test_pairs_whose_query_is_held_out_are_left_out_and_counted(base: Path) -> N
             assert items.tolist() == sorted({n % 100 for n in range(400) if n * n % 211 == int(number)})
 
 
-def test_it_is_built_once(made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
-    first = made()
-    with monkeypatch.context() as patch:
-        patch.setattr(dataset, "_write", None)
-        second = made()
-    assert second.report == first.report
-    assert second.items.equals(first.items)
-    assert second.pairs.equals(first.pairs)
-    assert [path.name for path in first.folder.parent.iterdir()] == [first.folder.name]
-
-
-def test_another_name_and_other_epochs_read_nothing_again(
+def test_it_is_built_once_whatever_its_name_and_the_epochs_are(
     made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = made()
     with monkeypatch.context() as patch:
         patch.setattr(dataset, "_write", None)
+        second = made()
         longer = made(replace(EXPERIMENT, training=TrainingConfig(epochs=99)))
         renamed = made(replace(EXPERIMENT, name="novels"))
-    assert longer.report == first.report
+    assert second.report == longer.report == first.report
     assert renamed.report == {**first.report, "name": "novels"}
-    assert renamed.pairs.equals(first.pairs)
+    for each in (second, renamed):
+        assert each.items.equals(first.items)
+        assert each.pairs.equals(first.pairs)
+    assert [path.name for path in first.folder.parent.iterdir()] == [first.folder.name]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Nothing of validation and test reaches what the towers read and start from; labels are no features."""
 
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
-from tests.helpers.stdlib import completed
+from tests.helpers.stdlib import completed, experiment_at
 from twinspire.protos.errors import ConfigError
 from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
-from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.dataset import Dataset
 from twinspire.train.evaluation.label_baselines import label_baselines
 from twinspire.train.training.trained_model import build_model
 
@@ -99,8 +97,7 @@ def built(folder: Path, rows: list[list[Any]], rule: str = "mean") -> tuple[Expe
     (folder / "log.csv").write_text(f"{','.join(COLUMNS)}\n{lines}\n")
     kind = "number" if rule in ("mean", "median") else "category"
     (folder / "coins.toml").write_text(TOML.replace("RULE", rule).replace("KIND", kind))
-    experiment = read_experiment(folder / "coins.toml")
-    return experiment, prepare(experiment, folder, folder / "cache", console=Console(file=io.StringIO()))
+    return experiment_at(folder / "coins.toml")
 
 
 def test_values_of_items_are_those_of_their_training_events(tmp_path: Path) -> None:

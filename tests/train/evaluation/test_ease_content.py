@@ -9,10 +9,11 @@ import pytest
 import scipy.sparse
 
 from tests.helpers.people import data_of_people
+from tests.train.evaluation.test_history_baselines import timed
 from twinspire.protos.toml_config import to_table
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.recency import DAY
-from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.baselines import ease_recent
 from twinspire.train.evaluation.baselines.ease_recent import Cosines
 from twinspire.train.evaluation.ranking import Baseline, BaselineFitter
@@ -40,15 +41,10 @@ def people_of_kinds(of_a_kind: int) -> TrainingData:
         taken = person % KINDS * of_a_kind + draw.choice(of_a_kind, EVENTS, replace=False)
         people.append(taken.tolist())
         times += [(person + n) * DAY for n in range(EVENTS)]
-    found = data_of_people(people, items)
-    moments = np.asarray(times, np.float64)
-    parts = {
-        name: Pairs(pairs.query, pairs.item, pairs.weight, time=moments[pairs.query])
-        for name, pairs in found.parts.items()
-    }
+    found = timed(data_of_people(people, items), times)
     genres = [[f"kind {n // of_a_kind}", "film"] for n in range(items)]
     values: dict[str, list[Any]] = {"genres": genres, "title": ["film"] * items, "year": [None] * items}
-    return replace(found, items={**found.items, **values}, parts=parts, moments=moments)
+    return replace(found, items={**found.items, **values})
 
 
 def quality(baseline: Baseline, fitter: BaselineFitter) -> float:

@@ -152,6 +152,8 @@ def test_a_history_weighs_an_item_less_with_each_later_step() -> None:
     found = history_matrix(data, np.array([4, 2, 0]), 0.5).toarray()
     # Item 0 counts where it occurs last.
     assert found.tolist() == [[0.5, 0.25, 1, 0], [0.5, 1, 0, 0], [0, 0, 0, 0]]
+    every = history_matrix(data, np.array([4]), 0.5, every=True).toarray()  # of all events of an item
+    assert every.tolist() == [[0.5 + 0.125, 0.25, 1, 0]]
     by_session = with_steps(data, [7, 7, 8, 8, 9])
     assert history_matrix(by_session, np.array([4]), 0.5).toarray().tolist() == [[1, 0.5, 1, 0]]
 
@@ -324,12 +326,6 @@ def test_where_purchases_repeat_an_item_counts_for_itself() -> None:
         assert quality[name] > quality["ease"] + 0.1
     once = fitter(data_of_people(random_people(60, ITEMS), ITEMS))
     assert ease_recency.weights(once)[1].own == 0
-
-
-def test_an_item_for_itself_counts_the_weights_of_all_its_events() -> None:
-    data = data_of_people([[0, 1, 0, 2, 3]], 5, exclude_seen=False)
-    found = history_matrix(data, np.array([4]), 0.5, every=True).toarray()
-    assert found.tolist() == [[0.5 + 0.125, 0.25, 1, 0, 0]]
 
 
 def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None:

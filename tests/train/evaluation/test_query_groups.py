@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers.people import data_of_people
 from tests.helpers.shop_logs import write_shop
+from tests.helpers.stdlib import experiment_at
 from tests.train.evaluation.test_baselines import data_of
 from tests.train.evaluation.test_report import pairs_of
 from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.train.config import read_experiment
-from twinspire.train.data.dataset import prepare
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation.baselines import baselines
 from twinspire.train.evaluation.intervals import clusters_of, interval
@@ -87,8 +86,7 @@ def test_without_known_queries_there_are_no_groups() -> None:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingData]:
     folder = tmp_path_factory.mktemp("shop")
     path = write_shop(folder, items=500, clicks=6_000)
-    experiment = read_experiment(path)
-    dataset = prepare(experiment, folder, cache=folder / "cache", console=Console(quiet=True))
+    experiment, dataset = experiment_at(path)
     return path, training_data_of(dataset, experiment.query, experiment.item)
 
 

@@ -7,18 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.people import data_of_people, random_people
+from tests.train.losses.test_objective import pairs_of
 from twinspire.train.config.losses import InBatchSoftmax
-from twinspire.train.data.training_data import Pairs, Positives
+from twinspire.train.data.training_data import Positives
 from twinspire.train.losses.hard_negatives import mine_hard_negatives
 from twinspire.train.losses.objective import build_objective
 
 QUERIES, ITEMS = 12, 20
 PAIRS = st.lists(st.tuples(st.integers(0, QUERIES - 1), st.integers(0, ITEMS - 1)), min_size=2, max_size=40)
-
-
-def pairs_of(pairs: list[tuple[int, int]]) -> Pairs:
-    query, item = np.array(pairs).T
-    return Pairs(query, item, np.ones(len(pairs), np.float32))
 
 
 def unit(rows: int, seed: int) -> torch.Tensor:

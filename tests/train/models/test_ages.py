@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
+from tests.helpers.people import both_sides, data_of_people, dated, random_people, schema_of_people
 from tests.train.training.test_trainer import Watcher
 from twinspire.protos.inputs.events import LATEST
 from twinspire.train.config.losses import FullSoftmax
@@ -65,10 +65,7 @@ def prepared_queries() -> PreparedInputs:
 
 
 def trainer(made: Towers, batch_size: int = 14) -> Trainer:
-    prepared = (
-        prepared_queries(),
-        PreparedInputs(SCHEMA, "item", DATA.items, HASHING),
-    )
+    prepared = both_sides(SCHEMA, DATA, TOWER)
     training = TrainingConfig(epochs=2, batch_size=batch_size)
     return Trainer(made, DATA, prepared, FullSoftmax("full_softmax"), training, shared_windows=True)
 
@@ -106,17 +103,6 @@ def test_an_age_without_a_time_is_not_known() -> None:
         [UNKNOWN_AGE, UNKNOWN_AGE],
     ]
 
-
-def test_ages_count_alike_in_training_and_in_the_exported_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    moments, times = (torch.randint(-(2**33), 2**33, (400, 300), generator=generator) for _ in range(2))
-    times[::7], moments[:, ::5] = LATEST, LATEST
-    in_training = age_rows(moments, times)
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-    assert torch.equal(in_training, age_rows(moments, times))
-
-
-def test_records_at_one_place_share_the_earliest_moment() -> None:
     times = torch.tensor([[LATEST, 10, 20], [LATEST, LATEST, 30]])
     asked = torch.tensor([[25], [12], [11], [40]])
     found = moments_in_windows(torch.tensor([2, 1, 1, 5]), times, asked)

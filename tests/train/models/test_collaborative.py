@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from tests.helpers.people import data_of_people, ids_of, random_people, schema_of_people
+from tests.helpers.people import both_sides, data_of_people, ids_of, random_people, schema_of_people
 from twinspire.train.config.towers import SequenceTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.ranking import rank_by_scores
@@ -121,12 +121,7 @@ def started(
     initialize_ease(towers, data, schema, STRENGTH)
     for tower in towers:
         tower.eval()
-    hashing = architecture_of(config).hashing()
-    return (
-        towers,
-        PreparedInputs(schema, "query", data.queries, hashing),
-        PreparedInputs(schema, "item", data.items, hashing),
-    )
+    return towers, *both_sides(schema, data, config)
 
 
 @torch.no_grad()

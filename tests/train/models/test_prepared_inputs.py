@@ -39,12 +39,6 @@ def test_a_batch_holds_the_texts_of_its_index(texts: list[str], data: st.DataObj
         assert found[n] == expected
 
 
-def test_empty_texts_have_no_rows() -> None:
-    corpus = hash_texts(["", "...", ""], 20, HASHING)
-    bags = corpus.bags(np.array([2, 0, 1]))
-    assert (len(bags.rows), bags.offsets.tolist()) == (0, [0, 0, 0])
-
-
 def test_categories_and_numbers_are_gathered_by_row() -> None:
     features: dict[str, FeatureSpec] = {
         "text": TEXT,

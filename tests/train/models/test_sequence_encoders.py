@@ -116,11 +116,6 @@ def test_no_other_position_attends_to_the_empty_history() -> None:
     assert torch.equal(encode_rows(module, [[4, 7]], LONGEST), before)
 
 
-@pytest.mark.parametrize("kind", ["sum", "mean"])
-def test_an_empty_history_is_zero_when_pooled(kind: str) -> None:
-    assert torch.equal(encode_rows(encoder(kind), [[], []], 3), torch.zeros(2, WIDTH))
-
-
 @pytest.mark.parametrize("mean", [False, True])
 @given(history=HISTORY)
 def test_pooling_equals_a_loop(mean: bool, history: list[int]) -> None:

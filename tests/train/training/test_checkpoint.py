@@ -99,24 +99,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_towers(tmp_path / "run.pt", towers_of(BAG, 0))
 
 
-def test_a_run_comes_back(tmp_path: Path) -> None:
-    first, second = trainer_of(BAG, 1), trainer_of(BAG, 2)
-    first.state.epoch, first.state.step, first.state.best = 2, 1, 0.5
-    first.state.hard_negatives = np.arange(8)[:, None]
-    first.state.losses, first.state.history = [1.0, 0.5], [{"loss": 0.75}]
-    for batch in first._batches()[1]:
-        first._step(batch)
-    save_run(tmp_path / "run.pt", first)
-    load_run(tmp_path / "run.pt", second)
-    assert all(map(torch.equal, state(first.towers), state(second.towers)))
-    np.testing.assert_array_equal(second.state.hard_negatives, first.state.hard_negatives)
-    for name in ("epoch", "step", "best", "losses", "history"):
-        assert getattr(second.state, name) == getattr(first.state, name)
-    ours, theirs = (trainer.optimiser.state_dict()["state"] for trainer in (first, second))
-    for one, other in zip(ours.values(), theirs.values(), strict=True):
-        assert torch.equal(one["exp_avg_sq"], other["exp_avg_sq"])
-
-
 def test_a_run_of_another_experiment_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     save_run(path, trainer_of(BAG, 0))

@@ -1,7 +1,6 @@
 """One module knows the device and the processes; trainer, callbacks and run go through it."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.helpers.people import data_of_people, random_people, schema_of_people
 from tests.helpers.stdlib import experiment_at, write_toml
-from tests.train.losses.test_objective import (
-    IN_BATCH,
-    ITEMS,
-    LOSSES,
-    batches_and_candidates,
-    data_of_pairs,
-    pairs_of,
-)
 from tests.train.models.test_tower_factory import (
     TAKEN,
     built,
@@ -32,13 +22,9 @@ from tests.train.models.test_tower_factory import (
 from tests.train.training.test_checkpoint import BAG, SCHEMA, trainer_of
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import SIDES
-from twinspire.train.config.losses import Bce
-from twinspire.train.config.towers import ClicksTower, SequenceTower
+from twinspire.train.config.towers import ClicksTower
 from twinspire.train.config.training import Device
-from twinspire.train.data.batches import HistoryBatches
-from twinspire.train.losses.objective import build_objective
 from twinspire.train.models.encoders import TextBags
-from twinspire.train.models.prepared_inputs import PreparedHistories
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.paths import ROOT
 from twinspire.train.training.device import (
@@ -112,25 +98,6 @@ def test_towers_that_share_a_buffer_share_it_on_the_device() -> None:
     assert {value.device.type for tower in towers for value in tower.state_dict().values()} == {"meta"}
 
 
-@pytest.mark.parametrize("kind", [*LOSSES, "logq", "labels"])
-def test_a_loss_computes_on_the_device_of_its_scores(kind: str) -> None:
-    loss = LOSSES.get(kind, Bce("bce"))
-    data = data_of_people(random_people(25, ITEMS), ITEMS)
-    if kind == "logq":
-        loss = replace(IN_BATCH, correction="logq")
-    if kind == "labels":
-        data = data_of_pairs(pairs_of([(n % 3, n) for n in range(8)], [1.0, 0.0] * 4))
-    objective = build_objective(loss, data)
-    for batch, candidates in batches_and_candidates(objective, data):
-        scores = torch.zeros(len(batch.queries), len(candidates.items), device="meta", requires_grad=True)
-        placed = ELSEWHERE.place(candidates)
-        with OnOneDevice():
-            losses = objective.losses(scores, batch, placed)
-            losses.sum().backward()  # type: ignore[no-untyped-call]
-        assert losses.shape == (len(batch.pairs),)
-        assert losses.is_meta
-
-
 @pytest.mark.parametrize(("kind", "schema"), TAKEN)
 def test_a_tower_computes_on_the_device_of_its_inputs(kind: str, schema: str) -> None:
     towers = built(kind, schema)
@@ -142,29 +109,6 @@ def test_a_tower_computes_on_the_device_of_its_inputs(kind: str, schema: str) ->
             with OnOneDevice():
                 vectors = tower(placed)
             assert vectors.is_meta
-
-
-def test_dropout_and_windows_of_histories_stay_on_the_device() -> None:
-    """Such as training uses, beside the towers of `KINDS`."""
-    sequence: dict[str, Any] = {
-        "dimension": 8,
-        "buckets": 64,
-        "history_dropout": 0.5,
-    }
-    schema = schema_of_people(ITEMS, max_length=10)
-    data = data_of_people(random_people(25, ITEMS), ITEMS)
-    assert data.histories is not None
-    histories = PreparedHistories(data.histories, data.item_ids, 10)
-    for history in ("attention", "sum"):
-        towers = architecture_of(SequenceTower("sequence", history=history, **sequence)).build(schema)
-        ELSEWHERE.place_towers(towers)
-        for batch in HistoryBatches(data.parts["train"], histories, 8, shared=True).draw((0, 0)):
-            assert batch.spans is not None
-            windows = ELSEWHERE.place(histories.windows(batch.spans))
-            ids = torch.zeros(len(batch.queries), 1, dtype=torch.int64, device="meta")
-            with OnOneDevice():
-                assert towers[0].train()({"history": windows}).is_meta
-                assert towers[1].train()({"id": ids}).is_meta
 
 
 def test_each_step_encodes_its_queries_and_candidates_through_the_process() -> None:

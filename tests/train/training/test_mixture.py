@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.people import data_of_people, random_people, schema_of_people
+from tests.helpers.people import both_sides, data_of_people, random_people, schema_of_people
 from tests.train.evaluation.test_history_baselines import experiment_with
 from twinspire.train.config.losses import FullSoftmax
 from twinspire.train.config.towers import SequenceTower
@@ -22,7 +22,6 @@ from twinspire.train.evaluation.baselines import ease, ease_recency, slist
 from twinspire.train.evaluation.intervals import clusters_of
 from twinspire.train.evaluation.ranking import BaselineFitter, rank_by, summed
 from twinspire.train.metrics import mean, per_query
-from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training import mixture, part_weights
 from twinspire.train.training.checkpoint import load_towers, save_towers
@@ -50,12 +49,8 @@ def untrained(data: TrainingData, linear: int = ITEMS) -> Trainer:
     config = SequenceTower("sequence", dimension=8, linear=linear)
     schema = schema_of_people(ITEMS)
     towers = architecture_of(config).build(schema)
-    queries, items = (
-        PreparedInputs(schema, "query", data.queries, architecture_of(config).hashing()),
-        PreparedInputs(schema, "item", data.items, architecture_of(config).hashing()),
-    )
     settings = TrainingConfig(batch_size=100, selection="ndcg_at_10")
-    return Trainer(towers, data, (queries, items), FullSoftmax("full_softmax"), settings)
+    return Trainer(towers, data, both_sides(schema, data, config), FullSoftmax("full_softmax"), settings)
 
 
 def ranked(trainer: Trainer) -> Any:

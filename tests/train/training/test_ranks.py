@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers.emulated_device import NO_ROOM
-from tests.helpers.people import data_of_people, dated, random_people, schema_of_people
+from tests.helpers.people import both_sides, data_of_people, dated, random_people, schema_of_people
 from tests.helpers.rank_pair import LONGEST, on_two_ranks
 from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
 from tests.train.training.test_trainer import Watcher, weights
@@ -24,7 +24,6 @@ from twinspire.train.evaluation.exact_search import BLOCK
 from twinspire.train.losses.hard_negatives import mine_hard_negatives
 from twinspire.train.models import encoders
 from twinspire.train.models.encoders import ROWS_FROM, HashedTextEncoder
-from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.checkpoint import start_alike
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
@@ -74,11 +73,7 @@ def of_texts(
     pairs = Pairs(query, item, np.linspace(0.5, 2, 38, dtype=np.float32), label)
     parts = dict.fromkeys(("train", "validation", "test"), pairs)
     data = TrainingData({"text": text}, items, parts, 20, ITEMS)
-    hashing = architecture_of(config).hashing()
-    prepared = (
-        PreparedInputs(TEXTS, "query", data.queries, hashing),
-        PreparedInputs(TEXTS, "item", data.items, hashing),
-    )
+    prepared = both_sides(TEXTS, data, config)
     torch.manual_seed(seed)
     towers = architecture_of(config).build(TEXTS)
     training = TrainingConfig(epochs=2, batch_size=batch_size)
@@ -103,11 +98,7 @@ def of_people(
         config = SequenceTower("sequence", history=history, dimension=8, buckets=64, **without)  # type: ignore[arg-type]
     torch.manual_seed(0)
     towers = architecture_of(config).build(schema)
-    hashing = architecture_of(config).hashing()
-    prepared = (
-        PreparedInputs(schema, "query", data.queries, hashing),
-        PreparedInputs(schema, "item", data.items, hashing),
-    )
+    prepared = both_sides(schema, data, config)
     training = TrainingConfig(epochs=2, batch_size=batch_size)
     windows = not isinstance(config, ClicksTower)  # which pools rows
     return Trainer(towers, data, prepared, loss, training, windows, process)
@@ -205,6 +196,7 @@ def test_two_ranks_train_towers_of_histories_as_one_does(rows_from: int) -> None
 
 
 def check_training(process: Rank) -> None:
+    """From evaluation to evaluation: what is mined, the steps, Adam's counters; alike on both ranks."""
     loss = replace(IN_BATCH, hard_negatives=2, mine_from=5)
     for rows_from in (AS_ROWS, ROWS_FROM):
         encoders.ROWS_FROM = rows_from
@@ -219,11 +211,6 @@ def check_training(process: Rank) -> None:
         assert all(map(torch.equal, weights(both), process.from_rank_0(weights(both))))
 
 
-def test_a_training_ends_with_the_towers_of_one_process() -> None:
-    """From evaluation to evaluation: what is mined, the steps, Adam's counters; alike on both ranks."""
-    on_two_ranks(check_training)
-
-
 class VectorsOfTheBest(Watcher):
     """Keeps vectors of queries by the best towers; of two ranks, each encodes about half of them."""
 
@@ -234,6 +221,7 @@ class VectorsOfTheBest(Watcher):
 
 
 def check_averages(process: Rank) -> None:
+    """In double precision, from start to end; they evaluate the averages, and train on without them."""
     one, both = (in_doubles(of_people(CASES["full"], process=each)) for each in (SINGLE_PROCESS, process))
     watchers = VectorsOfTheBest(), VectorsOfTheBest()
     for each, watcher in zip((one, both), watchers, strict=True):
@@ -249,21 +237,13 @@ def check_averages(process: Rank) -> None:
         assert not torch.equal(average, theirs)
 
 
-def test_two_ranks_average_the_weights_as_one_process_does() -> None:
-    """In double precision, from start to end; they evaluate the averages, and train on without them."""
-    on_two_ranks(check_averages)
-
-
 def check_shares(process: Rank) -> None:
+    """Vectors that are encoded in shares are bit for bit those of one process."""
     one, two = of_people(IN_BATCH), of_people(IN_BATCH, process=process)
     many = np.resize(np.arange(len(one.queries)), 3 * BLOCK + 5)  # two blocks for each rank
     for side, rows in ((0, many), (1, np.array([3, 1, 2]))):
         assert torch.equal(two._vectors(side, rows), one._vectors(side, rows))
     assert process.sum(np.array([process.rank, 1])).tolist() == [1, 2]
-
-
-def test_vectors_encoded_in_shares_are_bit_for_bit_those_of_one_process() -> None:
-    on_two_ranks(check_shares)
 
 
 def check_start(process: Rank) -> None:
@@ -279,10 +259,6 @@ def check_start(process: Rank) -> None:
     assert trainer.state.hard_negatives.tolist() == [[0]]
 
 
-def test_all_ranks_start_with_the_state_of_rank_0() -> None:
-    on_two_ranks(check_start)
-
-
 def check_stop(process: Rank) -> None:
     trainer = of_texts(IN_BATCH, process=process)
     with pytest.raises(Interrupted):
@@ -290,8 +266,9 @@ def check_stop(process: Rank) -> None:
     assert trainer.state.step == 2
 
 
-def test_all_ranks_stop_after_the_same_step() -> None:
-    on_two_ranks(check_stop)
+@pytest.mark.parametrize("check", [check_training, check_averages, check_shares, check_start, check_stop])
+def test_two_ranks_start_train_and_stop_as_one_process_does(check: Callable[[Rank], None]) -> None:
+    on_two_ranks(check)
 
 
 def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.people import data_of_people, schema_of_people
+from tests.helpers.people import both_sides, data_of_people, schema_of_people
+from tests.train.evaluation.test_history_baselines import timed as with_times
 from twinspire.protos.features import Schema, TimeFeature
 from twinspire.train.config.losses import FullSoftmax
 from twinspire.train.config.towers import SequenceTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.recency import DAY
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.recent_popularity import EventsByPeriod
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.checkpoint import load_towers, save_towers
@@ -37,11 +37,9 @@ def timed(items_of: Any) -> TrainingData:
     random = np.random.default_rng(0)
     days = np.sort(random.uniform(0, 120, (PEOPLE, EVENTS)), axis=1)
     people = [[int(items_of(random, day)) for day in each] for each in days]
-    data = data_of_people(people, ITEMS, exclude_seen=False)
-    moments = 1e9 + DAY * days.reshape(-1)
-    parts = {name: replace(each, time=moments[each.query]) for name, each in data.parts.items()}
-    queries = {**data.queries, "time": moments.tolist()}
-    return replace(data, parts=parts, moments=moments, queries=queries)
+    times = (1e9 + DAY * days.reshape(-1)).tolist()
+    data = with_times(data_of_people(people, ITEMS, exclude_seen=False), times)
+    return replace(data, queries={**data.queries, "time": times})
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +67,7 @@ def untrained(data: TrainingData, **keys: Any) -> Trainer:
     config = SequenceTower("sequence", dimension=8, recent_popularity=16, **keys)
     plain = schema_of_people(ITEMS)
     schema = Schema({**plain.query, "time": TimeFeature("time")}, plain.item, plain.vocabularies)
-    prepared = (
-        PreparedInputs(schema, "query", data.queries, architecture_of(config).hashing()),
-        PreparedInputs(schema, "item", data.items, architecture_of(config).hashing()),
-    )
+    prepared = both_sides(schema, data, config)
     settings = TrainingConfig(batch_size=100, selection="ndcg_at_10")
     return Trainer(
         architecture_of(config).build(schema), data, prepared, FullSoftmax("full_softmax"), settings

@@ -17,7 +17,7 @@ import torch
 from mlflow.entities import Run
 from rich.console import Console
 
-from tests.helpers.people import data_of_people, random_people
+from tests.helpers.people import both_sides, data_of_people, random_people
 from tests.helpers.stdlib import Sections, experiment_at, tracking_at, write_sections
 from tests.helpers.watched import ATTENTION, RATINGS, write_toml
 from tests.train.evaluation.test_history_baselines import experiment_with, timed
@@ -30,8 +30,6 @@ from twinspire.train.evaluation.baselines import baselines
 from twinspire.train.evaluation.exact_search import encode
 from twinspire.train.evaluation.ranking import BaselineFitter, Tuning
 from twinspire.train.metrics import mean, per_query
-from twinspire.train.models.prepared_inputs import PreparedInputs
-from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training import run as training
 from twinspire.train.training.checkpoint import RUN_STATE
 from twinspire.train.training.refit import REFIT, _RefitCallbacks
@@ -105,14 +103,16 @@ def made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPathFactor
         yield Made(experiment, dataset, refitted, without, *texts, *models)
 
 
-def read_by(model: Model, made: Made) -> tuple[TrainingData, tuple[PreparedInputs, PreparedInputs]]:
-    """The data, and both sides of it as the towers of a model read them."""
+def trainer_of(model: Model, run: Run, made: Made) -> Trainer:
+    """A trainer of stored towers, whose items have unit length, and the quality on test that the run says."""
     data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
-    schema, hashing = model.schema, architecture_of(model.experiment.tower).hashing()
-    return data, (
-        PreparedInputs(schema, "query", data.queries, hashing),
-        PreparedInputs(schema, "item", data.items, hashing),
-    )
+    inputs = both_sides(model.schema, data, model.experiment.tower)
+    lengths = encode(model.towers[1], inputs[1]).norm(dim=1)  # by the radius that is stored
+    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
+    towers = copy.deepcopy(model.towers)  # evaluating them fits their radius
+    trainer = Trainer(towers, data, inputs, made.experiment.loss, model.experiment.training)
+    assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(metrics_of(run)["ndcg_at_10"], abs=1e-6)
+    return trainer
 
 
 def test_what_validation_says_is_that_of_towers_that_have_not_learned_from_it(made: Made) -> None:
@@ -126,16 +126,9 @@ def test_what_validation_says_is_that_of_towers_that_have_not_learned_from_it(ma
 
 
 def test_the_stored_towers_are_the_refitted_ones_and_those_that_test_measures(made: Made) -> None:
-    data, inputs = read_by(made.model, made)
-    towers = copy.deepcopy(made.model.towers)  # evaluating them fits their radius
-    trainer = Trainer(towers, data, inputs, made.experiment.loss, made.model.experiment.training)
-    assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(
-        made.refitted.data.metrics["test/ndcg_at_10"], abs=1e-6
-    )
+    trainer = trainer_of(made.model, made.refitted, made)
     own = metrics_of(made.refitted)["validation_mixture_ndcg_at_10"]
     assert trainer.evaluate("validation")["ndcg_at_10"] > own + 0.05  # it has seen the answers
-    lengths = encode(made.model.towers[1], inputs[1]).norm(dim=1)  # by the radius that is stored
-    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
 
 
 def test_a_run_holds_its_mixture(made: Made) -> None:
@@ -146,14 +139,9 @@ def test_a_run_holds_its_mixture(made: Made) -> None:
     assert f"{metrics['validation_mixture_ndcg_at_10']:.4f}" in made.plain_shown
     ends = [metrics[f"validation_mixture_{each}_ndcg_at_10"] for each in ("alone", "without")]
     assert metrics["validation_mixture_ndcg_at_10"] > max(ends) - 0.03
-    query, item = towers = copy.deepcopy(made.plain_model.towers)  # evaluating them fits their radius
+    query = trainer_of(made.plain_model, made.plain, made).towers[0]
     assert query.mixture is not None
     assert query.mixture.weights[0] > 0
-    data, inputs = read_by(made.plain_model, made)
-    lengths = encode(item, inputs[1]).norm(dim=1)  # by the radius that is stored
-    torch.testing.assert_close(lengths, torch.ones_like(lengths), atol=1e-4, rtol=0)
-    trainer = Trainer(towers, data, inputs, made.experiment.loss, made.plain_model.experiment.training)
-    assert trainer.evaluate("test")["ndcg_at_10"] == pytest.approx(metrics["ndcg_at_10"], abs=1e-6)
 
 
 def test_a_run_holds_recent_popularity_after_a_refit(made: Made) -> None:

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -144,11 +142,6 @@ def test_a_run_names_its_data_set_with_digest_columns_and_sizes(made: Made) -> N
     assert sizes["num_rows"] == report["pairs"]
 
 
-def test_learning_adds_to_the_start(made: Made) -> None:
-    history = mlflow.MlflowClient().get_metric_history(made.run.info.run_id, "validation/recall_at_10")
-    assert max(point.value for point in history[1:]) > history[0].value
-
-
 def test_the_stored_model_is_the_one_that_was_evaluated(made: Made) -> None:
     model = load_model(made.run)
     _, data, (queries, items) = started(made.config)
@@ -261,17 +254,6 @@ def environment(folder: Path) -> dict[str, str]:
     return {**os.environ, **places}
 
 
-def command(config: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "twinspire.train", "fit", "--config", str(config), "--json", *arguments],
-        cwd=ROOT,
-        env=environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def warm_command(config: Path, folder: Path, *arguments: str) -> WarmPython:
     arguments = ("fit", "--config", str(config), "--json", *arguments)
     return WarmPython("-m", "twinspire.train", *arguments, env=environment(folder))
@@ -335,29 +317,6 @@ def test_an_interrupted_run_goes_on_to_the_same_result(
     epochs = client.get_metric_history(killed.info.run_id, "train/epoch_s")
     assert ours["training_s"] > sum(point.value for point in epochs)  # in both parts
     assert {name: ours[name] for name in quality} == {name: theirs[name] for name in quality}
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (
-            {"training": {"epoch": 3}},
-            r"training.epoch: unknown key; known here: average_epochs, batch_size, device",
-        ),
-        ({"loss": {"kind": "bprs"}}, r"loss.kind: expected one of 'full_softmax', 'in_batch_softmax'"),
-        ({"tower": {"dimension": "wide"}}, r"tower.dimension: expected an integer, got 'wide'"),
-    ],
-)
-def test_a_wrong_key_is_misuse_that_names_file_and_key(
-    stdlib: Path, tmp_path: Path, change: Any, said: str
-) -> None:
-    config = write_toml(stdlib, tmp_path / "wrong.toml", **change)
-    process = command(config, tmp_path)
-    output, errors = process.communicate(timeout=150)
-    assert process.returncode == 2
-    assert not output
-    assert "wrong.toml" in errors.replace("\n", "")
-    assert said in " ".join(errors.split())
 
 
 @pytest.mark.exhaustive

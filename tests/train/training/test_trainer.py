@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tests.helpers.stdlib import DSSM, PLAIN, Sections, started, write_toml
-from twinspire.protos.errors import DataError
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.metrics import mean, per_query
 from twinspire.train.training.checkpoint import load_run, save_run
@@ -327,16 +326,6 @@ def test_a_batch_without_any_weight_leaves_the_towers_sound(toml: Callable[..., 
     trainer = one_epoch(toml(epochs=1), weighted(slice(None), 0.0))
     assert all(value.isfinite().all() for value in weights(trainer))
     assert set(trainer.state.losses) == {0.0}
-
-
-def test_a_single_pair_is_refused(toml: Callable[..., Path]) -> None:
-    def first(data: TrainingData) -> TrainingData:
-        train = data.parts["train"]
-        alone = replace(train, query=train.query[:1], item=train.item[:1], weight=train.weight[:1])
-        return replace(data, parts={**data.parts, "train": alone})
-
-    with pytest.raises(DataError, match="the train part of the split holds a single pair"):
-        trainer_at(toml(), first)
 
 
 def test_temperature_and_gamma_reach_the_loss(toml: Callable[..., Path]) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.train.training.test_ranks import parameters
 from tests.train.training.test_trainer import (
     Impatient,
     Watcher,
@@ -25,10 +26,6 @@ __all__ = ["toml"]  # a fixture
 def averages(trainer: Trainer) -> list[torch.Tensor]:
     states = trainer.optimiser.state
     return [states[each][AVERAGE] for group in trainer.optimiser.param_groups for each in group["params"]]
-
-
-def parameters(trainer: Trainer) -> list[torch.Tensor]:
-    return [each.detach() for group in trainer.optimiser.param_groups for each in group["params"]]
 
 
 def test_the_window_is_a_tenth_of_the_steps_until_it_is_full() -> None:

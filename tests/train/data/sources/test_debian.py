@@ -183,16 +183,21 @@ def test_versions_of_one_source_are_one_group() -> None:
     assert debian.source_family("2048") == "2048"
 
 
-def test_a_list_that_is_missing_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    apt, log = tmp_path / "apt", tmp_path / "log"
-    script = f"""
+def script_of(apt: Path, log: Path, after: str = ":") -> str:
+    """Of an `apt-get` that fetches two lists, and runs a command after each update."""
+    return f"""
 if [ "$1" = update ]; then
   echo update >> {log}; printf 'Package: a\\n' > {apt}/Packages; printf 'Package: a\\n' > {apt}/Translation-en
+  {after}
 else
   printf 'Packages\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Packages\\n'
   printf 'Translations\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Translation-en\\n'
 fi"""
-    write_apt(tmp_path / "bin", monkeypatch, script)
+
+
+def test_a_list_that_is_missing_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    apt, log = tmp_path / "apt", tmp_path / "log"
+    write_apt(tmp_path / "bin", monkeypatch, script_of(apt, log))
     known = debian.fetch_lists(apt, NO_CONSOLE)
     identity = known.identity()
     assert known.read().origin["apt_lists_sha256"] == identity
@@ -217,15 +222,8 @@ def test_an_update_that_was_not_whole_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, updates: int
 ) -> None:
     apt, log = tmp_path / "apt", tmp_path / "log"
-    script = f"""
-if [ "$1" = update ]; then
-  echo update >> {log}; printf 'Package: a\\n' > {apt}/Packages; printf 'Package: a\\n' > {apt}/Translation-en
-  if [ "$(wc -l < {log})" = 2 ]; then {fault or ":"}; fi
-else
-  printf 'Packages\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Packages\\n'
-  printf 'Translations\\tDebian\\tmain\\tscheme://archive\\ten\\t{apt}/Translation-en\\n'
-fi"""
-    write_apt(tmp_path / "bin", monkeypatch, script)
+    after = f'if [ "$(wc -l < {log})" = 2 ]; then {fault or ":"}; fi'
+    write_apt(tmp_path / "bin", monkeypatch, script_of(apt, log, after))
     debian.fetch_lists(apt, NO_CONSOLE)
     console = Console(file=io.StringIO())
     with contextlib.suppress(DataError):
