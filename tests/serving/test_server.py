@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.helpers.answers import differences
+from tests.helpers.serving.loopback import client_on
 from tests.helpers.tiny import item_ids, item_names
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
@@ -190,10 +191,7 @@ class FailingMirror(TrafficMirror):
 
 
 def test_a_mirror_that_fails_harms_no_search(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
-    with (
-        RetrievalServer(retriever, mirror=FailingMirror()) as server,
-        RetrievalClient(server.address, retries=False) as client,
-    ):
+    with client_on(retriever, mirror=FailingMirror(), retries=False) as client:
         assert len(client.search(item_names(1)[0], k=3).hits) == 3
         assert len(client.search(item_names(1)[0], k=3).hits) == 3
     assert "a search could not be mirrored to the shadow" in caplog.text

@@ -92,9 +92,10 @@ def far_retriever(near: Retriever, collection: FarCollection) -> Retriever:
 
 @contextmanager
 def serving_far(near: Retriever, collection: FarCollection, **options: Any) -> Any:
-    """A server on the collection, with the options of `reacting`, and a stub of it."""
+    """A server on the collection, with the options of `reacting`, and a stub of it; no call is left open."""
     with (
         reacting(far_retriever(near, collection), **options) as served,
         grpc.insecure_channel(served.address) as channel,
     ):
         yield served, retrieval_pb2_grpc.RetrievalStub(channel)
+        assert served.becomes("in_flight", 0)

@@ -174,6 +174,11 @@ class Scene:
         self.clock.pause(delay)
         return delay
 
+    def promote(self, version: str, alias: str = CHAMPION) -> None:
+        """Let an alias name a version, and look."""
+        self.shelf.aliases[alias] = version
+        self.step()
+
     def version(self, number: str) -> str:
         """Of the bundle in a version on the shelf."""
         return self.shelf.version(number)
@@ -189,6 +194,12 @@ class Scene:
     @property
     def champion(self) -> str:
         return str(self.target["champion"]["model_version"])
+
+    @property
+    def pointed(self) -> str:
+        """The version that the cache remembers as served; empty if there is none."""
+        pointer = self.cache.pointer(CHAMPION)
+        return pointer.model_version if pointer else ""
 
 
 def newer_schema(folder: Path, parent: Path) -> Path:

@@ -108,7 +108,8 @@ class LoadClients:
         """Each request that the service has traced was answered, and the others were told to go elsewhere.
 
         gRPC cancels what it receives while it shuts down. On a machine so busy that clients do not run for a
-        while, some are late in that way; `test_stopping.py` holds that others are refused with UNAVAILABLE.
+        while, some are late in that way; `test_event_loop_stop.py` holds that others are refused with
+        UNAVAILABLE.
 
         Args:
             collector: of the service's traces; the service has stopped.

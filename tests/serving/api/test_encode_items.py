@@ -10,8 +10,9 @@ import pytest
 
 from tests.helpers import tiny
 from tests.helpers.altered import altered
+from tests.helpers.serving.loopback import client_on, stub_of
 from tests.helpers.tiny_towers import FULL, PLAIN, VOCABULARIES, TinyTower, write_tower
-from twinspire.protos import bundle, retrieval_pb2_grpc
+from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.protos.features import Schema
@@ -20,7 +21,6 @@ from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.security.access import Access
-from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
 
 LIMITS = RequestLimits(max_batch=8, max_values=5, max_text_length=100)
@@ -30,14 +30,8 @@ SHORT = {"text": "a"}
 
 
 @pytest.fixture(scope="module")
-def server(plain: Path) -> Iterator[RetrievalServer]:
-    with RetrievalServer(LoadedBundle.load(plain, item_tower=True), LIMITS) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RetrievalServer) -> Iterator[RetrievalClient]:
-    with RetrievalClient(server.address) as client:
+def client(plain: Path) -> Iterator[RetrievalClient]:
+    with client_on(LoadedBundle.load(plain, item_tower=True), LIMITS) as client:
         yield client
 
 
@@ -70,7 +64,7 @@ def test_every_kind_of_feature_reaches_the_item_tower(full_items: Path) -> None:
     rows = [{name: item.get(name) for name in FULL} for item in items]
     rows[1]["tags"] = ["old"]  # one text is a list of it, as in writes
     expected = np.concatenate([encoder.vectors(encoder.arrays([row])) for row in rows])
-    with RetrievalServer(loaded) as server, RetrievalClient(server.address) as client:
+    with client_on(loaded) as client:
         np.testing.assert_allclose(client.encode_items(items), expected, atol=1e-5)
         with pytest.raises(InvalidInput, match=r"items\[1\]\.features\.age: expected a number that fits"):
             client.encode_items([items[0], {"text": "limo", "age": 1e300}])
@@ -98,11 +92,10 @@ def test_items_that_do_not_fit_are_refused_by_name(client: RetrievalClient, item
     assert str(caught.value).startswith(error)
 
 
-def test_a_request_has_either_queries_or_items(server: RetrievalServer) -> None:
+def test_a_request_has_either_queries_or_items(client: RetrievalClient) -> None:
     request = wire.EncodeRequest(queries=[{"text": "a"}], items=[{"features": {"text": {"text": "a"}}}])
     valueless = wire.EncodeRequest(items=[{"features": {"text": {}}}])
-    with grpc.insecure_channel(server.address) as channel:
-        stub = retrieval_pb2_grpc.RetrievalStub(channel)
+    with stub_of(client.address) as stub:
         for wrong, error in (
             (request, "items: expected either queries or items, got both"),
             (valueless, "items[0].features.text: "),
@@ -116,8 +109,7 @@ def test_a_request_has_either_queries_or_items(server: RetrievalServer) -> None:
 
 def test_a_service_without_its_item_tower_says_so(plain: Path) -> None:
     with (
-        RetrievalServer(LoadedBundle.load(plain)) as server,
-        RetrievalClient(server.address) as client,
+        client_on(LoadedBundle.load(plain)) as client,
         pytest.raises(InvalidInput, match=r"items: this service does not offer the item tower \(--item-tow"),
     ):
         client.encode_items([SHORT])
@@ -126,10 +118,7 @@ def test_a_service_without_its_item_tower_says_so(plain: Path) -> None:
 def test_an_item_costs_as_much_as_a_query(plain: Path) -> None:
     loaded = LoadedBundle.load(plain, item_tower=True)
     access = Access(rate=RateLimit(per_second=1e-6, burst=4))
-    with (
-        RetrievalServer(loaded, access=access) as server,
-        RetrievalClient(server.address, retries=False) as client,
-    ):
+    with client_on(loaded, access=access, retries=False) as client:
         client.encode([Query("a")])
         client.encode_items([SHORT] * 3)
         with pytest.raises(Overloaded):
@@ -138,10 +127,7 @@ def test_an_item_costs_as_much_as_a_query(plain: Path) -> None:
 
 def test_vectors_that_are_too_large_for_an_answer_are_refused(plain: Path) -> None:
     loaded = LoadedBundle.load(plain, item_tower=True)
-    with (
-        RetrievalServer(loaded, RequestLimits(max_answer_bytes=400)) as server,
-        RetrievalClient(server.address) as client,
-    ):
+    with client_on(loaded, RequestLimits(max_answer_bytes=400)) as client:
         assert client.encode_items([SHORT] * 2).shape == (2, 32)
         with pytest.raises(InvalidInput, match=r"items: expected an answer of at most 400 bytes"):
             client.encode_items([SHORT] * 3)

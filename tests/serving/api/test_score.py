@@ -8,32 +8,24 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.helpers.serving.loopback import client_of
+from tests.helpers.serving.loopback import client_of, client_on, stub_of
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.client import Query, RetrievalClient
 from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.answer import Basis, FusionMode
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
-from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
 
 TEXTS = (item_names(300)[7], item_names(300)[40])
 
 
 @pytest.fixture(scope="module")
-def server(plain: Path) -> Iterator[RetrievalServer]:
-    with RetrievalServer(Retriever.load(plain), limits=RequestLimits(max_k=300, max_hits=600)) as server:
-        yield server
-
-
-@pytest.fixture
-def client(server: RetrievalServer) -> Iterator[RetrievalClient]:
-    with RetrievalClient(server.address) as client:
+def client(plain: Path) -> Iterator[RetrievalClient]:
+    with client_on(Retriever.load(plain), RequestLimits(max_k=300, max_hits=600)) as client:
         yield client
 
 
@@ -109,19 +101,17 @@ def test_a_bad_request_is_refused_by_field(client: RetrievalClient, pairs: Any, 
         client.score_batch(pairs)
 
 
-def test_a_missing_query_is_refused(server: RetrievalServer) -> None:
-    with grpc.insecure_channel(server.address) as channel:
-        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
-        with pytest.raises(grpc.RpcError, match=r"queries\[0\].query: required, but missing"):
-            stub.Score(wire.ScoreRequest(queries=[{"item_ids": ["x"]}]), timeout=5)
+def test_a_missing_query_is_refused(client: RetrievalClient) -> None:
+    with (
+        stub_of(client.address) as stub,
+        pytest.raises(grpc.RpcError, match=r"queries\[0\].query: required, but missing"),
+    ):
+        stub.Score(wire.ScoreRequest(queries=[{"item_ids": ["x"]}]), timeout=5)
 
 
 def test_the_items_are_charged(plain: Path) -> None:
     access = Access(rate=RateLimit(per_second=1e-6, burst=12))
-    with (
-        RetrievalServer(Retriever.load(plain), access=access) as server,
-        RetrievalClient(server.address, retries=False) as client,
-    ):
+    with client_on(Retriever.load(plain), access=access, retries=False) as client:
         client.score("a", ["x"] * 200)  # 1 token, and 10 for the items
         with pytest.raises(Overloaded, match="too many requests"):
             client.score("a", ["x"] * 200)

@@ -8,6 +8,7 @@ from contextlib import suppress
 import grpc
 import pytest
 
+from tests.helpers.serving.loopback import stub_of
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos import retrieval_pb2 as wire
@@ -36,8 +37,7 @@ def test_nothing_is_searched_for_a_client_that_waits_no_longer(
     slow: RetrievalServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "twinspire.serving.wire.status")
-    with grpc.insecure_channel(slow.address) as channel:
-        stub = retrieval_pb2_grpc.RetrievalStub(channel)
+    with stub_of(slow.address) as stub:
         whole = seconds(stub)
         for share in SHARES:
             with suppress(grpc.RpcError):

@@ -12,6 +12,7 @@ from grpc import StatusCode
 
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.guarded import code_of
+from tests.helpers.serving.loopback import stub_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
@@ -193,6 +194,5 @@ def test_a_stream_that_reads_nothing_is_read_no_further_than_the_bytes_of_its_wi
 
 def answered_by(server: RetrievalServer) -> float:
     """Queries that the server has answered."""
-    with grpc.insecure_channel(server.address) as channel:
-        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
+    with stub_of(server.address) as stub:
         return float(stub.Info(wire.InfoRequest(), timeout=10).state.queries)

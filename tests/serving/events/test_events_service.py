@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from tests.helpers.answers import differences
 from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_service
+from tests.load.loop.kills import kills
 from twinspire.protos.errors import DataError, InvalidInput, MissingStage, TwinspireError, Unavailable
 from twinspire.protos.events_pb2 import Event as WireEvent
 from twinspire.protos.events_pb2 import RecordRequest
@@ -28,7 +30,6 @@ from twinspire.serving.client.events import Recorded, record_request
 from twinspire.serving.events import __main__ as events_command
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import EventTable
-from twinspire.serving.server import RetrievalServer
 
 SECRET = "user-key-that-no-log-may-have"
 
@@ -178,12 +179,11 @@ def test_an_invalid_event_is_named_and_nothing_of_its_request_is_stored(
     assert stored(shared) == before
 
 
-def test_a_service_without_events_says_how_to_have_them(server: RetrievalServer) -> None:
-    with RetrievalClient(server.address) as client:
-        with pytest.raises(MissingStage, match="records no events; start it with --events"):
-            client.record([Event("u", "a")])
-        with pytest.raises(InvalidInput, match=r"query.user: .* started with --events"):
-            client.search(Query("bavuti", user="u"))
+def test_a_service_without_events_says_how_to_have_them(client: RetrievalClient) -> None:
+    with pytest.raises(MissingStage, match="records no events; start it with --events"):
+        client.record([Event("u", "a")])
+    with pytest.raises(InvalidInput, match=r"query.user: .* started with --events"):
+        client.search(Query("bavuti", user="u"))
 
 
 def test_each_answer_has_an_id_that_its_events_give_back(small: CatalogueService) -> None:
@@ -280,3 +280,30 @@ def test_a_locked_store_refuses_events_and_searches_go_on(small: CatalogueServic
             assert differences([expected], [client.search(Query(user="u"), k=5)]) == []
             other.execute("ROLLBACK")
         assert client.record([Event("u", "item-003")]).stored == 1
+
+
+@pytest.mark.exhaustive
+def test_what_was_acknowledged_is_stored_once_whatever_is_killed(service: CatalogueService) -> None:
+    found = kills(service, 3, victims=("store", "worker"))
+    assert found["killed"] == {"store": 2, "worker": 1}
+    assert found["acknowledged"] > 0
+    # Nothing is refused: the client sends requests again, and they have ids.
+    assert (found["refused"], found["lost"], found["twice"]) == (0, 0, 0)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="there is no prlimit")
+def test_on_a_full_disk_events_are_refused_and_searches_go_on(small: CatalogueService) -> None:
+    with small.client() as client:
+        client.record([Event("u", "item-001")])
+        expected = client.search(Query(history=("item-001",)), k=5)
+        log = Path(small.url.removeprefix("sqlite:///") + "-wal")
+        pid = small.store_pid()
+        most = log.stat().st_size + 4096
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+        with pytest.raises(Unavailable, match="the store of events cannot be written now"):
+            client.record([Event("u", f"item-{n:03}") for n in range(1000)], timeout=3.0)
+        assert differences([expected], [client.search(Query(user="u"), k=5)]) == []
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert client.record([Event("u", "item-002")]).stored == 1
+        assert small.store_pid() == pid

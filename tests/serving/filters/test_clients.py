@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.answers import differences
+from tests.helpers.serving.loopback import client_on
 from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.__main__ import main
 from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient, where
@@ -20,7 +21,6 @@ from twinspire.serving.retrieval.answer import Answer
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
-from twinspire.serving.server import RetrievalServer
 
 NODE = (where.price < 20) | (where.section == "section 1")
 Search = Callable[[str, Filter | str | None], list[Answer]]
@@ -65,10 +65,7 @@ def test_a_filter_is_evaluated_after_the_rate_limit(
 
     monkeypatch.setattr(FilterColumns, "evaluate", noted)
     access = Access(rate=RateLimit(per_second=0.001, burst=3))
-    with (
-        RetrievalServer(filtered_retriever, access=access) as server,
-        RetrievalClient(server.address, retries=False) as client,
-    ):
+    with client_on(filtered_retriever, access=access, retries=False) as client:
         client.wait_ready()
         nodes = [where.price < 0.125 + n for n in range(4)]
         assert client.search("bavuti", k=1, filter=nodes[0]).plan in (Plan.EXACT, Plan.EMPTY)
@@ -95,10 +92,7 @@ def test_a_client_pays_for_the_work_of_its_filters(filtered_retriever: Retriever
             super().charge(client, cost)
 
     access = Access(rate=Counting(per_second=1e6, burst=1000))
-    with (
-        RetrievalServer(filtered_retriever, access=access) as server,
-        RetrievalClient(server.address) as client,
-    ):
+    with client_on(filtered_retriever, access=access) as client:
         client.wait_ready()
         many = where.price.is_in([0.0625 + n for n in range(200)])  # 1,600 steps, in a token 20 of them
         client.search("bavuti", k=1, filter=many)

@@ -10,12 +10,12 @@ import pytest
 
 from tests.helpers.tiny import build_index, build_links, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
-from twinspire.protos.bundle import HNSWLIB, LINKS, VECTORS, IndexParameters, Manifest
+from twinspire.protos.bundle import HNSWLIB, LINKS, VECTORS, IndexParameters, Manifest, Score
 from twinspire.protos.errors import BundleDamaged, BundleTooNew
 from twinspire.protos.nearest.links import NO_LINK, Links
 from twinspire.serving.index import vector_index
 from twinspire.serving.index.hnsw_index import HnswIndex
-from twinspire.serving.index.vector_index import VectorIndex, open_index
+from twinspire.serving.index.vector_index import VectorIndex, open_index, shown_scores
 
 COUNT, DIMENSION = 6000, 16
 Vectors = npt.NDArray[np.float32]
@@ -139,3 +139,13 @@ def test_a_query_that_the_graph_fails_is_searched_exactly_and_others_as_alone() 
     alone = index.search(QUERIES[:20], 10).rows
     np.testing.assert_array_equal(together.rows[1:], alone)
     assert (alone != index.exact(QUERIES[:20], 10).rows).any()
+
+
+PRODUCTS = np.array([[1e30, 88, 1.5, 0], [-1.5, -88, -800, -1e30]], np.float32)
+
+
+def test_a_sigmoid_never_overflows() -> None:
+    found = shown_scores(PRODUCTS, Score("sigmoid"))
+    assert found.dtype == np.float32
+    expected = [[1, 1, 0.8175745, 0.5], [0.18242552, 6.054602e-39, 0, 0]]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-44)

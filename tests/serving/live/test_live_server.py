@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import pytest
 from tests.helpers.answers import differences
 from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.serving.live import MemoryFeed, copy_with_snapshot
+from tests.helpers.serving.loopback import stub_of
 from tests.helpers.tiny import item_names
 from tests.helpers.waiting import wait_until
-from twinspire.protos import catalogue_pb2, retrieval_pb2_grpc
+from twinspire.protos import catalogue_pb2
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import (
@@ -53,9 +54,27 @@ class Host:
         self.folder, self.path = folder, place
         self.place = LivePlace(place, lambda: StoreState(self.feed.store_id, self.feed.sequence()))
         self.encoder = self.feed.encoder(folder, place)
-        self.encoder.run_once(self.feed.position())
+        self.encode()
         self.bundle = LoadedBundle.load(folder).with_live(self.place)
         self.server = RetrievalServer(self.bundle)
+
+    def encode(self) -> None:
+        """Encode what the store holds."""
+        self.encoder.run_once(self.feed.position())
+
+    def write(self, item_id: str, *item: dict[str, Any]) -> int:
+        """Store an item, or its deletion, and encode it; gives its sequence."""
+        sequence = self.feed.put(item_id, *item)
+        self.encode()
+        return sequence
+
+    @contextmanager
+    def encoding_later(self, seconds: float) -> Iterator[None]:
+        """Encode what the store holds while the block runs."""
+        later = threading.Timer(seconds, self.encoder.run_once, (self.feed.position(),))
+        later.start()
+        yield
+        later.join()
 
 
 @pytest.fixture
@@ -74,15 +93,12 @@ def client(host: Host) -> Iterator[RetrievalClient]:
 
 def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None:
     sequence = host.feed.put("new", {"text": ZOO}, {"name": ZOO, "section": "zoo", "unknown": "x"})
-    later = threading.Timer(0.3, host.encoder.run_once, (host.feed.position(),))
-    later.start()
-    answer = client.search(ZOO, k=1, min_sequence=sequence)
-    later.join()
+    with host.encoding_later(0.3):
+        answer = client.search(ZOO, k=1, min_sequence=sequence)
     assert [hit.id for hit in answer.hits] == ["new"]
     assert answer.hits[0].fields == {"name": ZOO, "section": "zoo"}
     assert answer.sequence == sequence
-    gone = host.feed.put("new")
-    host.encoder.run_once(host.feed.position())
+    gone = host.write("new")
     (batch, other) = client.search_batch([ZOO, "a"], k=300, min_sequence=gone)
     assert "new" not in {hit.id for hit in (*batch.hits, *other.hits)}
     assert len(batch.hits) == len(other.hits) == 300
@@ -91,10 +107,8 @@ def test_a_search_waits_for_a_write(host: Host, client: RetrievalClient) -> None
 
 def test_a_stream_waits_for_a_write_in_its_order(host: Host, client: RetrievalClient) -> None:
     sequence = host.feed.put("new", {"text": ZOO})
-    later = threading.Timer(0.2, host.encoder.run_once, (host.feed.position(),))
-    later.start()
-    found = list(client.search_stream([ZOO, item_names(300)[7], ZOO], k=1, min_sequence=sequence))
-    later.join()
+    with host.encoding_later(0.2):
+        found = list(client.search_stream([ZOO, item_names(300)[7], ZOO], k=1, min_sequence=sequence))
     assert [answer.hits[0].id for answer in found] == ["new", "item-007", "new"]
 
 
@@ -110,15 +124,13 @@ def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
     access = Access(rate=RateLimit(per_second=1e-6, burst=3))
     with (
         RetrievalServer(host.bundle, access=access) as server,
-        grpc.insecure_channel(server.address) as channel,
+        stub_of(server.address) as stub,
     ):
-        stub: Any = retrieval_pb2_grpc.RetrievalStub(channel)
         one = wire.SearchRequest(query={"text": ZOO}, k=1, min_sequence=1)
         batch = wire.SearchBatchRequest(queries=[one.query], k=1, min_sequence=1)
         calls = [stub.Search.future(one, timeout=20), stub.SearchBatch.future(batch, timeout=20)]
         wait_until(lambda: len(server._servicer.waits._waits) == 2)
-        host.feed.put("new", {"text": ZOO})
-        host.encoder.run_once(host.feed.position())
+        host.write("new", {"text": ZOO})
         assert calls[0].result().hits[0].id == "new"
         assert calls[1].result().results[0].hits[0].id == "new"
         one.min_sequence = batch.min_sequence = 5
@@ -132,8 +144,7 @@ def test_a_search_is_charged_before_it_waits_and_only_once(host: Host) -> None:
 def test_a_sequence_that_the_store_cannot_have_given_is_refused_at_once(
     host: Host, client: RetrievalClient
 ) -> None:
-    host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed.position())
+    host.write("new", {"text": ZOO})
     assert client.search("a", min_sequence=1).hits
     for sequence in (200_000, 2**64 - 1):
         with pytest.raises(InvalidInput, match=f"min_sequence: .* known is 1, got {sequence}"):
@@ -151,8 +162,7 @@ def test_a_server_without_live_items_refuses_to_wait(server: RetrievalServer) ->
 def test_live_items_are_queries_and_can_be_excluded(host: Host, client: RetrievalClient) -> None:
     host.feed.put("new", {"text": ZOO})
     host.feed.put("item-007", {"text": ZOO + " ke"})
-    sequence = host.feed.put("item-008")
-    host.encoder.run_once(host.feed.position())
+    sequence = host.write("item-008")
     answer = client.search(Query(item_id="new"), k=2, min_sequence=sequence)
     assert answer.hits[0].id == "item-007"  # the new version
     answer = client.search(Query(item_id="new"), k=2, exclude=["item-007"])
@@ -166,8 +176,7 @@ def test_an_item_that_cannot_be_encoded_hides_its_old_version_and_no_other(
 ) -> None:
     host.feed.put("new", {"text": ZOO})
     wrong = host.feed.put("item-007", {"text": 7.0})
-    sequence = host.feed.put("other", {"text": ZOO})
-    host.encoder.run_once(host.feed.position())
+    sequence = host.write("other", {"text": ZOO})
     assert host.encoder.failures == {wrong: "features.text: expected a string, got float"}
     answer = client.search(ZOO, k=1000, min_sequence=sequence)
     ids = {hit.id for hit in answer.hits}
@@ -185,8 +194,7 @@ def test_a_swap_waits_until_the_new_bundle_has_what_the_old_one_had(
     other = host.feed.encoder(folder, host.path)
     other.run_once(host.feed.position())
     loaded = LoadedBundle.load(folder).with_live(host.place)
-    sequence = host.feed.put("item-008")
-    host.encoder.run_once(host.feed.position())  # the new bundle has not got this one
+    sequence = host.write("item-008")  # the new bundle has not got this one
     assert client.search("a", min_sequence=sequence).sequence == sequence
     swapped = threading.Event()
     host.server.swap(TrafficSplit(loaded), swapped.set)
@@ -219,15 +227,13 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
     """A worker applies changes between reading a request and answering it."""
     live = host.bundle.live
     assert live is not None
-    host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed.position())
+    host.write("new", {"text": ZOO})
     live.catch_up()
     retriever = host.bundle.retriever
     prepared = [retriever.prepare(Query(item_id="new")), retriever.prepare(Query(ZOO))]
     options = [retriever.search_options(5), retriever.search_options(5, ["item-007", "new"])]
     host.feed.put("new", {"text": ZOO + "zo"})
-    host.feed.put("item-007", {"text": ZOO})
-    host.encoder.run_once(host.feed.position())
+    host.write("item-007", {"text": ZOO})
     live.catch_up()
     found = retriever.find(retriever.encode_prepared(prepared), options)
     ids = [[retriever.items.item_id(row) for row in each.rows] for each in found]
@@ -243,8 +249,7 @@ def test_a_worker_changes_over_to_another_generation(host: Host, client: Retriev
     swapper.start()
     host.feed.put("item-007")
     for n in range(20):
-        host.feed.put("new", {"text": f"{ZOO} {n}"}, {"name": str(n)})
-        host.encoder.run_once(host.feed.position())
+        host.write("new", {"text": f"{ZOO} {n}"}, {"name": str(n)})
     before = client.search(ZOO, k=300, min_sequence=21)
     assert before.hits[0].fields == {"name": "19"}
     host.encoder._writer.compact()
@@ -256,8 +261,7 @@ def test_a_worker_changes_over_to_another_generation(host: Host, client: Retriev
     after = client.search(ZOO, k=300)
     assert after.sequence == 21
     assert differences([before], [after]) == []
-    sequence = host.feed.put("other", {"text": ZOO})
-    host.encoder.run_once(host.feed.position())
+    sequence = host.write("other", {"text": ZOO})
     assert client.search(ZOO, k=1, min_sequence=sequence).hits[0].id == "other"
     swapper.stop()
 
@@ -269,8 +273,7 @@ def test_a_swap_gives_what_it_brings_to_calls_that_follow_the_changes(host: Host
         found = catalogue_pb2.ChangesResponse(sequence=last, changes=changes)
         return Frame(FrameKind.ANSWER, frame.number, last, found.SerializeToString())
 
-    host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed.position())
+    host.write("new", {"text": ZOO})
     bundle = LoadedBundle.load(host.folder).with_live(host.place)
     state = SharedState((CATALOGUE,))
     state.write(CATALOGUE, {})
@@ -285,8 +288,7 @@ def test_a_swap_gives_what_it_brings_to_calls_that_follow_the_changes(host: Host
             assert [each.sequence for each in next(stream).changes] == [1]
             wait_until(lambda: [each.is_idle for each in server._catalogue._streams] == [True])  # type: ignore[union-attr]
             host.encoder._writer.compact()
-            host.feed.put("other", {"text": ZOO})
-            host.encoder.run_once(host.feed.position())  # in a file that the bundle does not read
+            host.write("other", {"text": ZOO})  # in a file that the bundle does not read
             server.swap(TrafficSplit(bundle.reopened()))
             assert [each.sequence for each in next(stream).changes] == [2]
         worker.stop()
@@ -298,11 +300,9 @@ def _no_load(folder: Path, version: str) -> LoadedBundle:
 
 def test_a_bundle_is_opened_as_soon_as_all_of_the_store_is_encoded_for_it(host: Host) -> None:
     sequence = host.feed.put("new", {"text": ZOO})
-    later = threading.Timer(0.3, host.encoder.run_once, (host.feed.position(),))
-    later.start()
-    live = LiveItems.open(Retriever.load(host.folder), host.place)
-    assert live.sequence == sequence
-    later.join()
+    with host.encoding_later(0.3):
+        live = LiveItems.open(Retriever.load(host.folder), host.place)
+        assert live.sequence == sequence
 
 
 def test_a_bundle_whose_live_items_are_not_encoded_is_not_opened(
@@ -321,8 +321,7 @@ def test_a_bundle_whose_live_items_are_not_encoded_is_not_opened(
 
 def test_items_that_cannot_be_applied_are_not_skipped(host: Host, client: RetrievalClient) -> None:
     item = EncodedItem(2, "other", EncodedKind.ITEM, b"", b"", b"abc")  # this is no vector
-    host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed.position())
+    host.write("new", {"text": ZOO})
     client.search(ZOO, k=1, min_sequence=1)
     host.feed.put("other", {"text": ZOO})
     host.encoder._writer.append([item], Position(2, 2))
@@ -334,7 +333,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(host: Host, client: Retrie
         answer = client.search(ZOO, k=300)
         assert answer.sequence == 1
         assert not {"other", "third"} & {each.id for each in answer.hits}
-    host.encoder.run_once(host.feed.position())
+    host.encode()
     assert not host.encoder._writer.is_removed
     live = host.bundle.reopened().live
     assert live is not None
@@ -344,8 +343,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(host: Host, client: Retrie
 
 def test_splits_of_traffic_have_the_least_sequence(host: Host) -> None:
     behind = LoadedBundle.load(host.folder)
-    host.feed.put("new", {"text": ZOO})
-    host.encoder.run_once(host.feed.position())
+    host.write("new", {"text": ZOO})
     ahead = replace(behind).with_live(host.place)
     assert ahead.sequence == 1
     assert TrafficSplit(ahead, behind, 0.5).sequence == 0

@@ -20,7 +20,6 @@ from twinspire.protos.errors import (
 )
 from twinspire.serving.client import Item, RetrievalClient
 from twinspire.serving.client.items import ItemState, Origin, Refusal
-from twinspire.serving.server import RetrievalServer
 
 
 def test_a_day_of_an_item_is_seen_by_each_worker(service: CatalogueService) -> None:
@@ -154,14 +153,13 @@ def test_a_restarted_service_has_all_items_from_the_start(small: CatalogueServic
         assert not {"item-001", "new-0"} & ids
 
 
-def test_a_service_without_a_store_takes_no_writes_and_says_how_it_would(server: RetrievalServer) -> None:
-    with RetrievalClient(server.address) as client:
-        for call in (lambda: client.upsert([item("a")]), lambda: client.get(["a"])):
-            with pytest.raises(MissingStage, match="takes no writes; start it with --catalogue"):
-                call()
-        with pytest.raises(MissingStage):
-            next(client.changes())
-        assert not client.info().state["catalogue"]
+def test_a_service_without_a_store_takes_no_writes_and_says_how_it_would(client: RetrievalClient) -> None:
+    for call in (lambda: client.upsert([item("a")]), lambda: client.get(["a"])):
+        with pytest.raises(MissingStage, match="takes no writes; start it with --catalogue"):
+            call()
+    with pytest.raises(MissingStage):
+        next(client.changes())
+    assert not client.info().state["catalogue"]
 
 
 @pytest.mark.exhaustive

@@ -1,5 +1,6 @@
 """Scrapes over HTTP: what the official parsers make of them, and that workers may die in between."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from tests.serving.conftest import ROOT
 from twinspire.protos import bundle, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import Unavailable
+from twinspire.serving.observability import metrics
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.service_status import bundle_readings, index_bytes
+from twinspire.serving.service_status import bundle_readings, drift_readings, index_bytes
 
 
 @pytest.fixture
@@ -231,3 +233,35 @@ def test_a_port_in_use_is_said_and_a_stopped_one_is_free(shared: SharedMetrics) 
         pass
     with serve_metrics(shared, port=port) as again:
         assert Scrape(again)["batch_size_count"] == 0
+
+
+FEATURE = {"psi": 0.25, "p": 1e-9, "effect": None, "drifted": True}
+DOCUMENT: dict[str, Any] = {
+    "bundle": "abc",
+    "computed": 1.7e9,
+    "features": {"device": FEATURE, "text.length": {**FEATURE, "psi": 0.01, "drifted": False}},
+}
+
+
+def test_the_newest_result_of_the_champion_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "drift.json"
+    assert [*drift_readings(path, "abc")] == []
+    path.write_text(json.dumps(DOCUMENT))
+    found = dict(drift_readings(path, "abc"))
+    assert found[metrics.DRIFT_PSI] == [(["device"], 0.25), (["text.length"], 0.01)]
+    assert found[metrics.DRIFT_DETECTED] == [(["device"], 1.0), (["text.length"], 0.0)]
+    assert found[metrics.DRIFT_TIME] == [([], 1.7e9)]
+    assert [*drift_readings(path, "another")] == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "{}", "[" * 100, json.dumps({**DOCUMENT, "features": {"device": {}}})),
+        *(json.dumps({**DOCUMENT, "features": []}), json.dumps({**DOCUMENT, "computed": "now"})),
+    ],
+)
+def test_a_document_that_cannot_be_read_shows_nothing(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "drift.json"
+    path.write_text(content)
+    assert [*drift_readings(path, "abc")] == []

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.helpers.answers import differences
-from tests.helpers.serving.loopback import client_of
+from tests.helpers.serving.loopback import client_of, client_on
 from tests.helpers.tiny import RETIRED, item_ids, popularity, watched_bundle
 from tests.helpers.tiny_towers import HISTORY, TEXT
 from twinspire.protos.bundle import VECTORS, Score
@@ -18,7 +18,6 @@ from twinspire.serving.client import AsyncRetrievalClient, RetrievalClient
 from twinspire.serving.retrieval.answer import Answer, Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
 
 UNKNOWN = "item-010"  # to the tower; the catalogue holds it
@@ -34,14 +33,8 @@ QUERIES = [
 
 
 @pytest.fixture(scope="module")
-def server(watched: Path) -> Iterator[RetrievalServer]:
-    with RetrievalServer(Retriever.load(watched), RequestLimits(max_values=100)) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: RetrievalServer) -> Iterator[RetrievalClient]:
-    with RetrievalClient(server.address) as client:
+def client(watched: Path) -> Iterator[RetrievalClient]:
+    with client_on(Retriever.load(watched), RequestLimits(max_values=100)) as client:
         yield client
 
 
@@ -131,7 +124,7 @@ def test_without_a_wish_histories_are_left_out_as_the_bundle_was_evaluated(
 ) -> None:
     folder = watched_bundle(tmp_path, dataset={"kind": "tiny", "items": 300, "repeats": repeats})
     query = QUERIES[0]
-    with RetrievalServer(Retriever.load(folder)) as server, RetrievalClient(server.address) as client:
+    with client_of(folder) as client:
         usual = client.search(query, k=300)
         assert ids(usual) == ids(client.search(query, k=300, exclude_history=leaves_out))
         assert ids(client.search_batch([query], k=300)[0]) == ids(usual)
@@ -139,7 +132,7 @@ def test_without_a_wish_histories_are_left_out_as_the_bundle_was_evaluated(
         left, full = (client.search(query, 300, exclude_history=each) for each in (True, False))
 
         async def by_asyncio() -> list[Answer]:
-            async with AsyncRetrievalClient(server.address) as other:
+            async with AsyncRetrievalClient(client.address) as other:
                 return [await other.search(query, 300), *await other.search_batch([query], 300)]
 
         assert [ids(each) for each in asyncio.run(by_asyncio())] == [ids(usual)] * 2

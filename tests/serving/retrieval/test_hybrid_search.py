@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers.lexical import HYBRID, lexical_score, weights_of_texts
 from tests.helpers.scores import difference
+from tests.helpers.serving.loopback import client_on
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
@@ -15,7 +16,6 @@ from twinspire.serving.client import RetrievalClient, where
 from twinspire.serving.retrieval.answer import Answer, FusionMode
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.server import RetrievalServer
 
 ITEMS = 300
 NAMES = item_names(ITEMS)
@@ -34,7 +34,7 @@ def hybrid(folder: Path) -> Retriever:
 
 @pytest.fixture(scope="module")
 def hybrid_client(hybrid: Retriever) -> Iterator[RetrievalClient]:
-    with RetrievalServer(hybrid) as server, RetrievalClient(server.address) as client:
+    with client_on(hybrid) as client:
         yield client
 
 

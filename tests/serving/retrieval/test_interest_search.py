@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.answers import differences
+from tests.helpers.serving.loopback import client_on
 from tests.helpers.tiny import FILTERS, INNER_PRODUCT, filter_values, item_ids, tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, HISTORY, TinyTower
 from tests.serving.live.test_live_server import Host
@@ -22,7 +23,6 @@ from twinspire.serving.retrieval.answer import Answer, Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.access import Access
-from twinspire.serving.server import RetrievalServer
 
 K = 3
 IDS = item_ids(300)
@@ -129,10 +129,7 @@ def test_an_item_as_a_query_and_a_query_of_nothing_are_answered_once(
 
 def test_the_rate_limit_charges_each_vector_as_a_search(retriever: Retriever) -> None:
     access = Access(rate=RateLimit(per_second=1e-6, burst=2 * K))
-    with (
-        RetrievalServer(retriever, access=access) as server,
-        RetrievalClient(server.address, retries=False) as client,
-    ):
+    with client_on(retriever, access=access, retries=False) as client:
         client.search_batch(QUERIES[:1] * 2, k=1)
         with pytest.raises(Overloaded, match="too many requests"):
             client.search(QUERIES[0], k=1)
@@ -148,8 +145,7 @@ def test_a_service_answers_with_live_items(folder: Path, tmp_path: Path, expecte
         assert vectors.shape == (len(QUERIES), K * DIMENSION)
         text = "zuzuzu xexexe vuvu"
         host.feed.put("new", {"text": text, "price": 1.0}, {"name": text})
-        sequence = host.feed.put("item-050")
-        host.encoder.run_once(host.feed.position())
+        sequence = host.write("item-050")
         assert client.search(QUERIES[0], min_sequence=sequence).sequence == sequence
         served = host.bundle.retriever
         own = served.searcher.vectors([served.items.rows(["new"]).pop()])[0]

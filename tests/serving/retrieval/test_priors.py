@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers.lexical import HYBRID, postings_of_texts
 from tests.helpers.serving.live import LiveWorld
+from tests.helpers.serving.loopback import client_on
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput
@@ -21,7 +22,6 @@ from twinspire.serving.retrieval.hybrid_search import HybridSearch
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
-from twinspire.serving.server import RetrievalServer
 
 ITEMS = 300
 NAMES = item_names(ITEMS)
@@ -52,7 +52,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
 
 @pytest.fixture(scope="module")
 def priors_client(found: Retriever) -> Iterator[RetrievalClient]:
-    with RetrievalServer(found) as server, RetrievalClient(server.address) as client:
+    with client_on(found) as client:
         yield client
 
 

@@ -1,21 +1,29 @@
 """A bundle answers from its own vectors, and refuses to when its parts do not fit together."""
 
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnxruntime.quantization import quantize_dynamic
 
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import difference
+from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import item_ids, item_names, tiny_bundle
 from tests.helpers.tiny_towers import DIMENSION, TEXT, TinyTower
-from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.bundle import OLDEST_VERSION, QUERY_TOWER, IndexParameters, Precisions
 from twinspire.protos.errors import BundleDamaged, InvalidInput
 from twinspire.protos.features import NumberFeature
 from twinspire.serving.retrieval.answer import Answer
+from twinspire.serving.retrieval.encoder import MAX_PADDING, MAX_QUERIES, length_batches
 from twinspire.serving.retrieval.query import NO_SEARCH, Query, SearchOptions
 from twinspire.serving.retrieval.retriever import Retriever
 
@@ -146,3 +154,43 @@ def test_a_bundle_whose_parts_do_not_fit_is_refused(
 def test_a_bundle_without_examples_is_served(tmp_path: Path) -> None:
     retriever = Retriever.load(tiny_bundle(tmp_path, items=5, examples=()))
     assert len(retriever.search([Query("a")], k=10)[0].hits) == 5
+
+
+def test_a_bundle_whose_towers_are_of_variants_that_are_no_longer_made_is_served(
+    plain: Path, tmp_path: Path
+) -> None:
+    def quantise(folder: Path) -> None:
+        tower = folder / QUERY_TOWER
+        quantize_dynamic(tower, tower, op_types_to_quantize=["Gather"])
+        assert "DequantizeLinear" in {node.op_type for node in onnx.load(tower).graph.node}
+
+    earlier = Precisions(query="int8_dynamic", item="int8_static")
+    retriever = Retriever.load(reseal(plain, tmp_path, quantise, precision=earlier))
+    assert retriever.manifest.precision == earlier
+    (answer,) = retriever.search([Query(item_names(300)[7])], k=1)
+    assert answer.hits[0].id == "item-007"
+
+
+def test_the_bundle_of_schema_3_that_is_kept_here_is_served(tmp_path: Path) -> None:
+    """It is of 1 December 2026. A change that keeps it from being served needs another version."""
+    with zipfile.ZipFile(Path(__file__).with_name("bundle_of_schema_3.zip")) as kept:
+        kept.extractall(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    retriever = Retriever.load(folder)
+    assert retriever.manifest.schema_version == OLDEST_VERSION == 3
+    names = item_names(20)
+    for n, answer in enumerate(retriever.search([*map(Query, names)], k=1)):
+        assert answer.hits[0].id == f"item-{n:03}"
+        assert dict(answer.hits[0].fields)["name"] == names[n]
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=3 * MAX_QUERIES))
+def test_each_query_is_in_one_batch_with_little_padding(lengths: list[int]) -> None:
+    parts = length_batches(lengths)
+    assert sorted(place for part in parts for place in part) == [*range(len(lengths))]
+    each = [[lengths[place] for place in part] for part in parts]
+    for part in each:
+        assert 1 <= len(part) <= MAX_QUERIES
+        assert len(part) * max(part) - sum(part) <= MAX_PADDING
+    if len(parts) > 1:
+        assert all(max(part) <= min(after) for part, after in pairwise(each))

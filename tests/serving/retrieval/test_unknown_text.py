@@ -1,4 +1,4 @@
-"""Texts that say nothing to the query tower, over a real socket: what the answer rests on, and its hits."""
+"""Texts that say nothing to the query tower, and strings of any Unicode, over a real socket."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +10,13 @@ from tests.helpers.answers import differences
 from tests.helpers.serving.loopback import client_of
 from tests.helpers.tiny import item_ids, popularity, tiny_bundle
 from tests.helpers.tiny_towers import FULL, TinyTower
+from twinspire.protos.errors import InvalidInput
+from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.answer import Answer, Basis
 from twinspire.serving.retrieval.encoder import BlankQuery
 from twinspire.serving.retrieval.query import Query
+from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.wire.converters import RequestLimits
 
 UNKNOWN = ("", "\0\0", " ", "\U0001f600", "\u2060" * 3)  # the tiny tower counts no code point of these
 TEXTS = ("bavuti xelike", *UNKNOWN, "kemolira", "")
@@ -91,3 +95,36 @@ def test_a_bundle_whose_example_says_nothing_is_served(tmp_path: Path) -> None:
     folder = tiny_bundle(tmp_path, query_tower=TinyTower(FULL), shares=EVEN, examples=examples)
     with client_of(folder) as client:
         assert client.search("\U0001f600").basis is Basis.NONE
+
+
+LONGEST = RequestLimits().max_text_length
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\0a\0",
+        "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽",
+        "e\u0301\u0327" + "\u0300" * 100,  # combining marks
+        "\u202e\u05e9\u05dc\u05d5\u05dd \u0639\u0644\u064a\u0643\u0645\u202c",  # right to left
+        "中文分词与检索",
+        "ﷺ" * 1000,  # 18 code points each after NFKC
+        "\U0010ffff\ufffe\ufdd0",  # not characters
+        "İıßﬃ",
+        "\ufeff\u200b\u2028\u2029",
+        "a" * LONGEST,
+    ],
+)
+def test_a_string_is_answered(client: RetrievalClient, retriever: Retriever, text: str) -> None:
+    assert len(client.search(text, k=3, timeout=30).hits) == 3
+    (vector,) = client.encode([text], timeout=30)
+    assert vector.shape == (retriever.manifest.dimension,)
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4) or not vector.any()
+
+
+@pytest.mark.parametrize("text", ["\U0001d54f" * (LONGEST + 1), "漢" * 100_000])
+def test_a_string_that_is_too_long_is_refused(client: RetrievalClient, text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        client.search(text)
+    assert caught.value.field == "query.text"

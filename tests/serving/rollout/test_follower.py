@@ -23,8 +23,7 @@ def test_nothing_happens_while_the_alias_stays(scene: Scene) -> None:
 
 def test_a_move_of_the_alias_is_a_swap(scene: Scene) -> None:
     scene.step()
-    scene.shelf.aliases[CHAMPION] = "2"
-    scene.step()
+    scene.promote("2")
     assert scene.target["serial"] == 2
     assert scene.target["champion"] == {
         "folder": str(scene.folder / scene.version("2")[:12]),
@@ -38,15 +37,13 @@ def test_a_move_of_the_alias_is_a_swap(scene: Scene) -> None:
     assert scene.note["last_swap"] > 0
     pointer = scene.cache.pointer(CHAMPION)
     assert pointer and pointer.bundle_version == scene.version("2")
-    scene.shelf.aliases[CHAMPION] = "1"
-    scene.step()
+    scene.promote("1")
     assert (scene.champion, scene.target["serial"], scene.note["swaps"]) == ("1", 3, 2)
 
 
 def test_a_version_without_a_tag_is_refused(scene: Scene) -> None:
     scene.shelf.tags = False
-    scene.shelf.aliases[CHAMPION] = "2"
-    scene.step()
+    scene.promote("2")
     assert scene.target["serial"] == 1
     assert "models:/tiny/2: tag bundle_version: expected" in scene.note["last_error"]
 
@@ -75,8 +72,7 @@ def test_a_version_that_fails_its_trial_is_refused_and_tried_again_ever_later(
     assert scene.note["last_error"] == "version 2 is refused: does not answer its own examples"
     assert [each.levelname for each in caplog.records] == ["WARNING"]
     assert "version 1 stays" in caplog.text
-    scene.shelf.aliases[CHAMPION] = "3"  # another one is not made to wait
-    scene.step()
+    scene.promote("3")  # another one is not made to wait
     assert (scene.champion, scene.note["last_error"], scene.note["failures"]) == ("3", "", 0)
 
 
@@ -84,8 +80,7 @@ def test_a_refused_version_is_forgotten_when_the_alias_goes_back(scene: Scene) -
     scene.shelf.aliases[CHAMPION] = "2"
     scene.bad[scene.version("2")] = "bad"
     scene.step()
-    scene.shelf.aliases[CHAMPION] = "1"
-    scene.step()
+    scene.promote("1")
     assert (scene.note["candidate"], scene.note["last_error"], scene.note["failures"]) == ("", "", 0)
     assert (scene.note["refused"], scene.target["serial"]) == (1, 1)
 
@@ -93,8 +88,7 @@ def test_a_refused_version_is_forgotten_when_the_alias_goes_back(scene: Scene) -
 def test_a_bundle_of_a_newer_schema_is_refused(scene: Scene, tmp_path: Path) -> None:
     scene.shelf.folders["5"] = folder = newer_schema(scene.shelf.folders["2"], tmp_path)
     scene.shelf._versions[folder] = "5" * 64
-    scene.shelf.aliases[CHAMPION] = "5"
-    scene.step()
+    scene.promote("5")
     assert "schema version 5, expected 3 to 4" in scene.note["last_error"]
     assert (scene.champion, scene.note["candidate_stage"]) == ("1", "refused")
 
@@ -122,8 +116,7 @@ def test_an_alias_that_is_gone_changes_nothing_but_is_told(scene: Scene) -> None
     scene.step()
     assert (scene.champion, scene.target["serial"], scene.note["failures"]) == ("1", 1, 1)
     assert scene.note["last_error"] == f"{CHAMPION}: not in the registry"
-    scene.shelf.aliases[CHAMPION] = "1"
-    scene.step()
+    scene.promote("1")
     assert (scene.note["failures"], scene.note["last_error"]) == (0, "")
 
 
@@ -136,8 +129,7 @@ def test_what_a_worker_cannot_take_is_served_by_none(scene: Scene) -> None:
     assert (scene.note["refused"], scene.note["swaps"]) == (1, 0)
     scene.crew.obey()
     assert scene.crew.serves == [scene.version("1")] * 2
-    pointer = scene.cache.pointer(CHAMPION)
-    assert pointer and pointer.model_version == "1"
+    assert scene.pointed == "1"
 
 
 def test_a_worker_that_dies_meanwhile_is_waited_for(scene: Scene) -> None:
@@ -182,17 +174,14 @@ def test_an_error_does_not_show_where_the_cache_is(scene: Scene, monkeypatch: py
     scene.cache.folder = Path(absolute.name)  # as `.cache/bundles`; workers get absolute paths
     for folder in (absolute, scene.cache.folder):
         scene.crew.cannot = {scene.version("2"): f"{folder}/3f2a/index.bin: damaged"}
-        scene.shelf.aliases[CHAMPION] = "2"
-        scene.step()
+        scene.promote("2")
         error = "version 2 is refused: worker 1 could not take it: the cache/3f2a/index.bin: damaged"
         assert scene.note["last_error"] == error
-        scene.shelf.aliases[CHAMPION] = "1"
-        scene.step()
+        scene.promote("1")
 
 
 def test_a_follower_that_is_started_again_keeps_what_is_served(scene: Scene) -> None:
-    scene.shelf.aliases[CHAMPION] = "2"
-    scene.step()
+    scene.promote("2")
     scene.shelf.down = "gone"
     scene.step()
     tried = len(scene.tried)
@@ -214,8 +203,7 @@ def killed_while_the_workers_took_it(scene: Scene) -> None:
 def test_a_swap_that_a_killed_follower_left_is_brought_to_its_end(scene: Scene) -> None:
     killed_while_the_workers_took_it(scene)
     scene.start()
-    pointer = scene.cache.pointer(CHAMPION)
-    assert pointer and pointer.model_version == "2"
+    assert scene.pointed == "2"
     assert (scene.champion, scene.target["serial"]) == ("2", 2)
     assert scene.crew.serves == [scene.version("2")] * 2
 
@@ -230,8 +218,7 @@ def test_or_taken_back_where_a_worker_could_not_take_it(
     assert (scene.champion, scene.target["serial"]) == ("1", 3)
     assert scene.crew.serves == [scene.version("1")] * 2
     assert "version 2: worker 1 could not take it: no memory" in caplog.text
-    pointer = scene.cache.pointer(CHAMPION)
-    assert pointer and pointer.model_version == "1"
+    assert scene.pointed == "1"
 
 
 def test_a_way_back_that_is_gone_is_told(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
@@ -263,8 +250,7 @@ def test_what_a_killed_follower_had_made_ready_is_let_go(scene: Scene) -> None:
     scene.shared_state.write("next", coming)
     scene.start()
     assert scene.shared_state.read("next") == {"serial": 2}
-    scene.shelf.aliases[CHAMPION] = "2"
-    scene.step()
+    scene.promote("2")
     assert (scene.champion, scene.target["serial"]) == ("2", 3)
 
 

@@ -1,17 +1,23 @@
-"""What stands in items.json: ids, popularity and display fields, as many as the manifest says."""
+"""What stands in items.json, and a mapped catalogue that says the same."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.helpers.serving.catalogues import NAMES, catalogues, texts
 from tests.helpers.serving.segments import items_of
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos.bundle import ITEMS
 from twinspire.protos.errors import BundleDamaged
 from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.packed_items import PackedItems
+from twinspire.serving.segments.shared_catalogue import MappedCatalogue, codes_of
 
 TABLE: dict[str, Any] = {
     "ids": ["a", "b", "c", "d"],
@@ -53,3 +59,38 @@ def test_without_popularity_the_order_is_that_of_the_rows(tmp_path: Path) -> Non
 def test_what_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any], expected: str) -> None:
     with pytest.raises(BundleDamaged, match=f"{ITEMS}: {expected}"):
         catalogue(tmp_path, **changed)
+
+
+def mapped(catalogue: Catalogue) -> MappedCatalogue:
+    codes, ranking, shares = codes_of(catalogue.ids).data, catalogue.ranking, catalogue.shares
+    return MappedCatalogue(PackedItems(catalogue), NAMES, codes, ranking, shares)
+
+
+@given(catalogues(), st.lists(texts | st.just("\ud800")), st.data())
+def test_it_says_the_same(catalogue: Catalogue, others: list[str], data: st.DataObject) -> None:
+    made, ids, count = mapped(catalogue), list(catalogue.ids), len(catalogue.ids)
+    assert [made.item_id(row) for row in range(len(made))] == ids
+    for row, item_id in enumerate(ids):
+        assert made.find(item_id) == made.find(item_id) == row
+        assert list(made.fields(row).items()) == list(catalogue.fields(row).items())
+    assert made.rows([*ids, *others]) == catalogue.rows([*ids, *others]) == {*range(count)}
+    excluded = data.draw(st.sets(st.integers(0, count - 1)))
+    assert items_of(made).popular(3, excluded) == items_of(catalogue).popular(3, excluded)
+
+
+def test_ids_of_one_checksum_are_told_apart() -> None:
+    one, other = "plumless", "buckeroo"
+    assert zlib.crc32(one.encode()) == zlib.crc32(other.encode())
+
+    class Two(Catalogue):
+        def __init__(self) -> None:
+            self.ids, self.ranking, self.shares = ["first", one, other], [0, 1, 2], [0.5, 0.0, 0.0]
+
+        def fields(self, row: int) -> dict[str, str]:
+            return {}
+
+    made = mapped(Two())
+    assert (made.find(one), made.find(other)) == (1, 2)
+    assert made.rows(["first", "last"]) == {0}
+    alone = MappedCatalogue(PackedItems(Two()), (), codes_of(["first", one]).data, [], [])
+    assert alone.rows([other]) == set()

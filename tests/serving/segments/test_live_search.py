@@ -1,5 +1,7 @@
 """A search finds what the store holds: no deleted item, no old version, no item twice, and k items."""
 
+import gc
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
@@ -17,7 +19,7 @@ from tests.helpers.tiny import FILTERS as SCHEMA
 from tests.helpers.tiny import filter_values, item_names, tiny_bundle
 from tests.serving.segments.test_live_filters import Shop
 from twinspire.protos.errors import UnknownItem
-from twinspire.serving.filters.expression import Filter
+from twinspire.serving.filters.expression import Filter, where
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.packed_items import hit_of
@@ -166,3 +168,29 @@ def test_histories_skip_what_the_tower_does_not_know_and_exclude_new_versions(
     (like,) = retriever.search([Query(item_id="new")], 5)
     scores = world.expected(world.truth["new"], 5, frozenset({"new"}))
     np.testing.assert_allclose([hit.score for hit in like.hits], scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_live", [False, True], ids=["bundle", "live items"])
+def test_an_index_is_freed_with_its_retriever(tmp_path: Path, is_live: bool) -> None:
+    folder = tiny_bundle(tmp_path / "made", 300, filters=SCHEMA, is_hybrid=True)
+    gc.collect()
+    gc.disable()
+    try:
+        retriever = Retriever.load(folder)
+        index = weakref.ref(retriever.built.index)
+        if is_live:
+            world = LiveWorld(folder, tmp_path / "live", retriever)
+            world.put("new", item_names(300)[3])
+            world.delete("item-004")
+            assert world.sync() == {}
+            retriever = world.live.retriever
+            world.encoder.close()
+            del world
+        for _ in range(3):  # the second use of a filter makes a subset of the index
+            retriever.search([Query(item_names(300)[5])], 5, filter=where.price < 30)
+            retriever.search([Query(item_names(300)[5])], 5)
+        assert index() is not None
+        del retriever
+        assert index() is None
+    finally:
+        gc.enable()

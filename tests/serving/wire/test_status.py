@@ -1,10 +1,14 @@
-"""Every error has a gRPC status, and comes back from it."""
+"""Every error has a gRPC status and comes back from it; messages of newer servers are read."""
 
 import inspect
 
 import pytest
 
 from twinspire.protos import errors
+from twinspire.protos import retrieval_pb2 as wire
+from twinspire.serving.filters.plan import Plan
+from twinspire.serving.retrieval.answer import Basis
+from twinspire.serving.wire.converters import answer_from_wire
 from twinspire.serving.wire.status import CODES, Code, status
 
 CLASSES = [each for _, each in inspect.getmembers(errors, inspect.isclass)]
@@ -35,3 +39,10 @@ def test_a_text_fits_into_the_trailers() -> None:
         _, text = status(error)
         assert text.endswith("語…")
         assert len(text.encode()) * 3 < 8192  # gRPC escapes each byte
+
+
+def test_what_a_newer_server_names_is_unknown() -> None:
+    found = wire.HitList.FromString(wire.HitList(plan=99, basis=98).SerializeToString())  # type: ignore[arg-type]
+    answer = answer_from_wire(found, "v", wire.Timing(), 0, "")
+    assert (answer.plan, answer.basis) == (Plan.UNKNOWN, Basis.UNKNOWN)
+    assert not answer.basis.is_searched
