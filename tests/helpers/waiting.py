@@ -1,10 +1,20 @@
-"""Waiting for what another process or thread does."""
+"""Waiting for what another process or thread does, and time that a test lets pass."""
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def wait_until(what: Callable[[], T], seconds: float = 30.0, otherwise: Callable[[], object] = str) -> T:

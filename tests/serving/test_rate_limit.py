@@ -8,21 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.waiting import Clock
 from tests.serving.conftest import ROOT
 from twinspire.protos.errors import Overloaded
 from twinspire.serving.rate_limit import SLACK_SECONDS, RateLimit
 
 START = 1e7  # seconds: a machine that has been up for four months
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def limit_with(clock: Clock, per_second: float, burst: int, slots: int = 1 << 12) -> RateLimit:
@@ -39,7 +30,7 @@ def wait_for(limit: RateLimit, cost: int = 1, client: str = "a") -> float:
 
 
 def test_a_burst_then_the_rate() -> None:
-    clock = Clock()
+    clock = Clock(START)
     limit = limit_with(clock, per_second=10, burst=3)
     assert [wait_for(limit) for _ in range(3)] == [0, 0, 0]
     assert wait_for(limit) == pytest.approx(0.1)
@@ -53,7 +44,7 @@ def test_a_burst_then_the_rate() -> None:
 
 
 def test_a_batch_costs_its_queries_and_a_refusal_costs_nothing() -> None:
-    clock = Clock()
+    clock = Clock(START)
     limit = limit_with(clock, per_second=10, burst=20)
     assert wait_for(limit, cost=15) == 0
     for _ in range(5):
@@ -62,7 +53,7 @@ def test_a_batch_costs_its_queries_and_a_refusal_costs_nothing() -> None:
 
 
 def test_a_batch_above_the_burst_needs_all_of_it_and_is_paid_in_full() -> None:
-    clock = Clock()
+    clock = Clock(START)
     limit = limit_with(clock, per_second=10, burst=20)
     assert wait_for(limit, cost=100) == 0
     assert wait_for(limit) == pytest.approx(8.1)
@@ -73,7 +64,7 @@ def test_a_batch_above_the_burst_needs_all_of_it_and_is_paid_in_full() -> None:
 
 
 def test_what_is_charged_afterwards_delays_the_next_request() -> None:
-    clock = Clock()
+    clock = Clock(START)
     limit = limit_with(clock, per_second=10, burst=3)
     assert wait_for(limit) == 0
     limit.charge("a", 50)  # above the burst, and not refused
@@ -95,7 +86,7 @@ requests = st.lists(
 def test_no_window_holds_more_than_burst_and_rate(
     requests: list[tuple[float, int]], per_second: float, burst: int, obedient: bool
 ) -> None:
-    clock = Clock()
+    clock = Clock(START)
     limit = limit_with(clock, per_second, burst)
     given: list[tuple[float, int]] = []
     for gap, cost in requests:
@@ -114,7 +105,7 @@ def test_no_window_holds_more_than_burst_and_rate(
 
 
 def test_memory_is_bounded_and_clients_of_one_slot_share() -> None:
-    limit = limit_with(Clock(), per_second=1, burst=5, slots=1)
+    limit = limit_with(Clock(START), per_second=1, burst=5, slots=1)
     assert [wait_for(limit, client=f"client-{n}") > 0 for n in range(6)] == [False] * 5 + [True]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers import tiny
 from tests.helpers.altered import altered
+from tests.helpers.serving.guarded import code_of
 from tests.helpers.serving.loopback import client_on, stub_of
 from tests.helpers.tiny_towers import FULL, PLAIN, VOCABULARIES, TinyTower, write_tower
 from twinspire.protos import bundle
@@ -101,10 +102,8 @@ def test_a_request_has_either_queries_or_items(client: RetrievalClient) -> None:
             (valueless, "items[0].features.text: "),
             (wire.EncodeRequest(), "queries: expected 1 to 8 queries, got 0"),
         ):
-            with pytest.raises(grpc.RpcError) as caught:
-                stub.Encode(wrong, timeout=5)
-            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert str(caught.value.details()).startswith(error)
+            code, said = code_of(stub.Encode, wrong)
+            assert code is grpc.StatusCode.INVALID_ARGUMENT and said.startswith(error)
 
 
 def test_a_service_without_its_item_tower_says_so(plain: Path) -> None:

@@ -1,7 +1,11 @@
-"""One request's share of a worker: items, answer bytes, time and tokens, over real sockets."""
+"""One request's share of a worker: items, answer bytes, time, tokens and deadlines, over real sockets."""
 
 import json
+import logging
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from grpc import StatusCode
 
 from tests.helpers.serving.following import reseal
 from tests.helpers.serving.guarded import code_of
+from tests.helpers.serving.loopback import stub_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
@@ -21,6 +26,7 @@ from twinspire.protos.features import TextFeature
 from twinspire.serving.api.answer_bytes import ENVELOPE_BYTES, ENVELOPE_BYTES_EACH, AnswerBytes
 from twinspire.serving.engine import batching
 from twinspire.serving.engine.batching import Job
+from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.layout import width
 from twinspire.serving.observability.metrics import SIZES
@@ -65,10 +71,6 @@ def metrics() -> SharedMetrics:
     return SharedMetrics(workers=1)
 
 
-def stub_of(channel: grpc.Channel) -> Any:
-    return retrieval_pb2_grpc.RetrievalStub(channel)
-
-
 def searched(metrics: SharedMetrics) -> float:
     """Queries that were in batches or slices."""
     (row,) = metrics.read()
@@ -100,8 +102,7 @@ def test_a_small_request_for_too_many_items_is_refused_before_any_search(
 def test_a_client_with_the_default_bound_receives_the_largest_answer(verbose: Retriever) -> None:
     packed = ResponseWriter(PackedItems(verbose.built.catalogue))
     assert packed.largest > packed.average > 230
-    with RetrievalServer(verbose) as server, grpc.insecure_channel(server.address) as channel:
-        stub = stub_of(channel)
+    with RetrievalServer(verbose) as server, stub_of(server.address) as stub:
         sizes, refused = [], []
         for k in range(40, 65, 4):
             code, text = code_of(stub.SearchBatch, batch_of(256, k))
@@ -120,11 +121,11 @@ def test_a_client_with_the_default_bound_receives_the_largest_answer(verbose: Re
 
 def test_an_answer_is_checked_exactly_where_no_estimate_can_tell(verbose: Retriever) -> None:
     requests = [wire.SearchRequest(query={"text": "a"}, k=k) for k in range(40, 140, 5)]
-    with RetrievalServer(verbose) as server, lone_channel(server) as channel:
-        sizes = [stub_of(channel).Search(each, timeout=10).ByteSize() for each in requests]
+    with RetrievalServer(verbose) as server, lone_stub(server) as stub:
+        sizes = [stub.Search(each, timeout=10).ByteSize() for each in requests]
     limits = RequestLimits(max_answer_bytes=20_000)
-    with RetrievalServer(verbose, limits) as server, lone_channel(server) as channel:
-        ends = [code_of(stub_of(channel).Search, each) for each in requests]
+    with RetrievalServer(verbose, limits) as server, lone_stub(server) as stub:
+        ends = [code_of(stub.Search, each) for each in requests]
     refused = f"k: expected an answer of at most {limits.max_answer_bytes} bytes, got "
     for size, (code, text) in zip(sizes, ends, strict=True):
         if abs(size - 20_000) > 20:  # the times in it have more digits or fewer
@@ -148,8 +149,7 @@ def test_exploring_adds_a_propensity_to_each_hit(verbose: Retriever) -> None:
 
 def test_vectors_are_bounded_too(retriever: Retriever) -> None:
     limits = RequestLimits(max_answer_bytes=5000)
-    with RetrievalServer(retriever, limits) as server, grpc.insecure_channel(server.address) as channel:
-        stub = stub_of(channel)
+    with RetrievalServer(retriever, limits) as server, stub_of(server.address) as stub:
         many = wire.EncodeRequest(queries=[{"text": "a"}] * 200)
         code, text = code_of(stub.Encode, many)
         assert (code, text[:50]) == (
@@ -170,15 +170,15 @@ def test_a_server_answers_single_queries_while_it_works_on_the_largest_batch(
     monkeypatch.setattr(batching, "SLICE_SECONDS", 0.002)  # so that a fast machine has many slices, too
     with (
         RetrievalServer(slow) as server,
-        lone_channel(server) as channel,
-        lone_channel(server) as other,
+        lone_stub(server) as stub,
+        lone_stub(server) as other,
     ):
         between = []
         for _ in range(3):
-            running = stub_of(channel).SearchBatch.future(LARGEST, timeout=60)
+            running = stub.SearchBatch.future(LARGEST, timeout=60)
             answered = 0
             while not running.done():
-                assert len(stub_of(other).Search(ONE, timeout=60).hits) == 3
+                assert len(other.Search(ONE, timeout=60).hits) == 3
                 answered += 1
             assert len(running.result().results) == 256
             between.append(answered)
@@ -188,13 +188,13 @@ def test_a_server_answers_single_queries_while_it_works_on_the_largest_batch(
 def test_a_batch_whose_client_has_gone_stops_before_its_next_slice(
     slow: Retriever, metrics: SharedMetrics
 ) -> None:
-    with RetrievalServer(slow, metrics=metrics) as server, lone_channel(server) as channel:
+    with RetrievalServer(slow, metrics=metrics) as server, lone_stub(server) as stub:
         for _ in range(10):
             before = searched(metrics)
-            running = stub_of(channel).SearchBatch.future(LARGEST, timeout=60)
+            running = stub.SearchBatch.future(LARGEST, timeout=60)
             assert soon(lambda before=before: searched(metrics) > before)  # type: ignore[misc]
             running.cancel()
-            if searched_of_batch(stub_of(channel), metrics, before) < 250:
+            if searched_of_batch(stub, metrics, before) < 250:
                 break
         else:
             pytest.fail("every batch was searched to its end")
@@ -209,11 +209,11 @@ def test_one_bundle_answers_all_queries_of_a_batch_whatever_is_swapped_in_meanwh
         TrafficSplit(LoadedBundle(each, ResponseWriter(PackedItems(each.built.catalogue))))
         for each in (slow, other)
     ]
-    with RetrievalServer(slow, metrics=metrics) as server, lone_channel(server) as channel:
+    with RetrievalServer(slow, metrics=metrics) as server, lone_stub(server) as stub:
         for _ in range(10):
             swap(server, lineups[0])
             before = searched(metrics)
-            running = stub_of(channel).SearchBatch.future(LARGEST, timeout=60)
+            running = stub.SearchBatch.future(LARGEST, timeout=60)
             assert soon(lambda before=before: searched(metrics) > before)  # type: ignore[misc]
             swap(server, lineups[1])
             in_between = not running.done()
@@ -224,8 +224,8 @@ def test_one_bundle_answers_all_queries_of_a_batch_whatever_is_swapped_in_meanwh
                 break
         else:
             pytest.fail("no batch lasted until the swap")
-        with lone_channel(server) as late:
-            answer = stub_of(late).Search(ONE, timeout=10)
+        with lone_stub(server) as late:
+            answer = late.Search(ONE, timeout=10)
             assert answer.bundle_version == other.manifest.bundle_version
 
 
@@ -241,8 +241,8 @@ def test_a_client_pays_for_the_items_that_it_asks_for_or_excludes(retriever: Ret
     def allowed(request: wire.SearchRequest) -> int:
         """Requests that one burst of 100 tokens pays for."""
         access = Access(rate=RateLimit(per_second=0.001, burst=100))
-        with RetrievalServer(retriever, access=access) as server, lone_channel(server) as channel:
-            codes = [code_of(stub_of(channel).Search, request)[0] for _ in range(120)]
+        with RetrievalServer(retriever, access=access) as server, lone_stub(server) as stub:
+            codes = [code_of(stub.Search, request)[0] for _ in range(120)]
         assert codes == sorted(codes, key=lambda code: code is not StatusCode.OK)
         assert {*codes} == {StatusCode.OK, StatusCode.RESOURCE_EXHAUSTED}
         return codes.count(StatusCode.OK)
@@ -261,11 +261,12 @@ def swap(server: RetrievalServer, lineup: TrafficSplit) -> None:
     assert swapped.wait(10)
 
 
-def lone_channel(server: RetrievalServer) -> grpc.Channel:
-    """A channel that shares its connection with no other, and tries a call once."""
-    return grpc.insecure_channel(
-        server.address, [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
-    )
+@contextmanager
+def lone_stub(server: RetrievalServer) -> Iterator[Any]:
+    """A stub that shares its connection with no other, and tries a call once."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    with grpc.insecure_channel(server.address, options) as channel:
+        yield retrieval_pb2_grpc.RetrievalStub(channel)
 
 
 def searched_of_batch(stub: Any, metrics: SharedMetrics, before: float) -> float:
@@ -274,3 +275,55 @@ def searched_of_batch(stub: Any, metrics: SharedMetrics, before: float) -> float
     for _ in range(2):  # the first has been counted when the second is answered, and the batch before both
         assert stub.Search(ONE, timeout=60).hits
     return searched(metrics) - before - 2
+
+
+MANY = wire.SearchBatchRequest(queries=[{"text": "a" * LENGTH}] * 128)
+SHARES = (0.5, 0.3, 0.7, 0.4, 0.6, 0.2, 0.8, 0.1, 0.9) * 4  # of its time, to hit it while it is encoded
+
+
+@pytest.fixture
+def patient(slow: Retriever) -> Iterator[RetrievalServer]:
+    """A server on the slow bundle with much room for waiting queries."""
+    with RetrievalServer(slow, bounds=WorkerLimits(queue=10_000)) as server:
+        yield server
+
+
+def test_nothing_is_searched_for_a_client_that_waits_no_longer(
+    patient: RetrievalServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "twinspire.serving.wire.status")
+    with stub_of(patient.address) as stub:
+        whole = seconds(stub)
+        for share in SHARES:
+            with suppress(grpc.RpcError):
+                stub.SearchBatch(MANY, timeout=share * whole)
+            if wait_for(caplog, "skipped: deadline_exceeded before search"):
+                break
+        else:
+            pytest.fail("it was searched for all the same")
+        assert stub.Search(ONE, timeout=30).hits
+
+
+def seconds(stub: Any) -> float:
+    """How long the batch takes."""
+    stub.SearchBatch(MANY, timeout=30)
+    began = time.monotonic()
+    stub.SearchBatch(MANY, timeout=30)
+    return time.monotonic() - began
+
+
+def wait_for(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    until = time.monotonic() + 0.5
+    while text not in caplog.text and time.monotonic() < until:
+        time.sleep(0.01)
+    return text in caplog.text
+
+
+def test_a_stream_that_was_idle_has_not_waited(patient: RetrievalServer) -> None:
+    def requests() -> Iterator[wire.SearchRequest]:
+        time.sleep(0.3)
+        yield ONE
+
+    with stub_of(patient.address) as stub:
+        (answer,) = stub.SearchStream(requests(), timeout=30)
+    assert answer.timing.queue_us < 200_000

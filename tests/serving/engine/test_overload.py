@@ -14,6 +14,7 @@ from grpc import StatusCode
 
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, ONE, SEARCH, Reacting, reacting, soon
+from tests.helpers.waiting import Clock
 from tests.serving.conftest import ROOT
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.serving.engine import admission
@@ -33,16 +34,6 @@ from twinspire.serving.engine.admission import (
 )
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.retrieval.retriever import Retriever
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Calls:

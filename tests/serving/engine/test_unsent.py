@@ -16,6 +16,7 @@ from tests.helpers.serving.loopback import stub_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
+from tests.helpers.waiting import Clock
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import Overloaded
@@ -30,15 +31,6 @@ BATCH, STREAM = "/retrieval.v1.Retrieval/SearchBatch", "/retrieval.v1.Retrieval/
 LARGE = wire.SearchBatchRequest(queries=[{"text": "bavuti"}] * 16, k=300)  # an answer of about 310 KB
 LARGE_BYTES = 316_000  # roughly; 16 x 300 items of 65 bytes
 ONE = wire.SearchRequest(query={"text": "bavuti"}, k=3)
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Call:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.answers import hits_of
 from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
@@ -13,7 +14,7 @@ from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.filters.expression import where
-from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode
+from twinspire.serving.retrieval.answer import Basis, FusionMode
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 
@@ -62,17 +63,13 @@ def written_again(made: Path, folder: Path) -> Retriever:
     return world.live.retriever
 
 
-def hits(answer: Answer) -> list[tuple[str, float]]:
-    return [(hit.id, hit.score) for hit in answer.hits]
-
-
 @pytest.mark.parametrize("query", [Query(NAMES[3]), Query(UNKNOWN), Query(item_id="item-004"), Query("")])
 def test_hits_below_a_score_are_left_out(retriever: Retriever, query: Query) -> None:
     (whole,) = retriever.search([query], 30)
     scores = [hit.score for hit in whole.hits]
     for least in (-2.0, *scores[10:30:19], 0.0, 2.0):  # Milvus knows no popular items for an empty query
         (found,) = retriever.search([query], 30, min_score=least)
-        assert hits(found) == [each for each in hits(whole) if each[1] >= least]
+        assert hits_of(found) == [each for each in hits_of(whole) if each[1] >= least]
         assert found[1:2] + found[3:] == whole[1:2] + whole[3:]  # all but the hits and the times
 
 

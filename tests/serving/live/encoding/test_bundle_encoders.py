@@ -182,22 +182,31 @@ def test_the_thread_that_commits_neither_encodes_a_damaged_file_anew_nor_adds_ro
     assert True not in removed
 
 
+def hold_back(host: Host, monkeypatch: pytest.MonkeyPatch, wait: Callable[[], None]) -> None:
+    """Let the encoder of the first bundle wait before it derives."""
+    run_once = ChangeEncoder.run_once
+
+    def slow(encoder: ChangeEncoder, *arguments: Any) -> object:
+        if encoder.manifest.bundle_version == host.version:
+            wait()
+        return run_once(encoder, *arguments)
+
+    monkeypatch.setattr(ChangeEncoder, "run_once", slow)
+
+
 def test_a_bundle_that_comes_back_waits_for_its_earlier_thread(
     host: Host, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two threads must not write the same items."""
     release, running, most = threading.Event(), list[int](), list[int]()
-    run_once = ChangeEncoder.run_once
 
-    def slow(encoder: ChangeEncoder, *arguments: Any) -> object:
-        if encoder.manifest.bundle_version == host.version:
-            running.append(1)
-            most.append(len(running))
-            release.wait(20)
-            running.pop()
-        return run_once(encoder, *arguments)
+    def wait() -> None:
+        running.append(1)
+        most.append(len(running))
+        release.wait(20)
+        running.pop()
 
-    monkeypatch.setattr(ChangeEncoder, "run_once", slow)
+    hold_back(host, monkeypatch, wait)
     sequence = host.put("a")
     host.step()
     wait_until(lambda: running)
@@ -216,15 +225,12 @@ def test_a_bundle_that_is_gone_stops_nothing(
 ) -> None:
     """Neither the thread that commits nor a shutdown waits for a bundle with much to derive."""
     release, done = threading.Event(), []
-    run_once = ChangeEncoder.run_once
 
-    def slow(encoder: ChangeEncoder, *arguments: Any) -> object:
-        if encoder.manifest.bundle_version == host.version:
-            release.wait(20)
-            done.append(1)
-        return run_once(encoder, *arguments)
+    def wait() -> None:
+        release.wait(20)
+        done.append(1)
 
-    monkeypatch.setattr(ChangeEncoder, "run_once", slow)
+    hold_back(host, monkeypatch, wait)
     sequence = host.put("a")
     host.step()
     host.name(copy_with_snapshot(plain, tmp_path / "bundles", Snapshot("another", 1)))
