@@ -18,7 +18,6 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 
 ROUNDS = 5
-SOON = 0.045  # seconds; an idle event loop polls for longer if it is not told to hurry
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,8 @@ def test_a_version_that_fails_its_trial_is_refused_and_tried_again_ever_later(
 
 
 def test_a_refused_version_is_forgotten_when_the_alias_goes_back(scene: Scene) -> None:
-    scene.shelf.aliases[CHAMPION] = "2"
     scene.bad[scene.version("2")] = "bad"
-    scene.step()
+    scene.promote("2")
     scene.promote("1")
     assert (scene.note["candidate"], scene.note["last_error"], scene.note["failures"]) == ("", "", 0)
     assert (scene.note["refused"], scene.target["serial"]) == (1, 1)
@@ -121,9 +120,8 @@ def test_an_alias_that_is_gone_changes_nothing_but_is_told(scene: Scene) -> None
 
 
 def test_what_a_worker_cannot_take_is_served_by_none(scene: Scene) -> None:
-    scene.shelf.aliases[CHAMPION] = "2"
     scene.crew.cannot[scene.version("2")] = "no memory"
-    scene.step()
+    scene.promote("2")
     assert (scene.champion, scene.target["serial"]) == ("1", 1)
     assert "worker 1 could not take it: no memory" in scene.note["last_error"]
     assert (scene.note["refused"], scene.note["swaps"]) == (1, 0)

@@ -24,7 +24,7 @@ from twinspire.serving.rollout.registry_process import RegistryProcess
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 
-CHAMPION, CHALLENGER = f"models:/{NAME}@champion", f"models:/{NAME}@challenger"
+CHAMPION = f"models:/{NAME}@champion"
 
 
 @pytest.fixture(scope="module")

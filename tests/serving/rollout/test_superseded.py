@@ -36,9 +36,8 @@ def test_a_promotion_that_is_taken_back_is_not_deployed(scene: Scene, step: str)
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_newer_promotion_takes_the_place_of_one_in_preparation(scene: Scene, step: str) -> None:
-    scene.shelf.aliases[CHAMPION] = "2"
     on(scene, step, lambda: scene.shelf.aliases.update({CHAMPION: "3"}))
-    scene.step()
+    scene.promote("2")
     scene.step()
     assert (scene.champion, scene.target["serial"], scene.note["swaps"]) == ("3", 2, 1)
 
@@ -49,9 +48,8 @@ def test_a_rollback_during_the_download_of_another_alias_comes_with_the_next_pol
 ) -> None:
     scene = make(**{role: CHALLENGER})
     scene.promote("3")
-    scene.shelf.aliases[CHALLENGER] = "2"
     on(scene, "during_download", lambda: scene.shelf.aliases.update({CHAMPION: "1"}))
-    scene.step()
+    scene.promote("2", CHALLENGER)
     assert (scene.champion, scene.note[role]["swaps"]) == ("3", 1)
     scene.step()
     assert (scene.champion, scene.note[role]["refused"]) == ("1", 0)
@@ -104,9 +102,8 @@ def test_a_canary_that_is_promoted_is_the_champion_at_once(make: Any) -> None:
 
 def test_a_canary_that_cannot_be_had_does_not_touch_the_champion(make: Any) -> None:
     scene = make(canary=CHALLENGER)
-    scene.shelf.aliases[CHALLENGER] = "2"
     scene.crew.cannot[scene.version("2")] = "no memory"
-    scene.step()
+    scene.promote("2", CHALLENGER)
     assert (scene.champion, scene.target["canary"], scene.target["serial"]) == ("1", None, 1)
     assert scene.note["last_error"] == ""
     assert "no memory" in scene.note["canary"]["last_error"]
@@ -117,9 +114,8 @@ def test_a_canary_that_cannot_be_had_does_not_touch_the_champion(make: Any) -> N
 def test_a_champion_goes_on_beside_its_canary_when_another_is_refused(make: Any) -> None:
     scene = make(canary=CHALLENGER, canary_share=0.5)
     scene.promote("2", CHALLENGER)
-    scene.shelf.aliases[CHAMPION] = "3"
     scene.crew.cannot[scene.version("3")] = "no memory"
-    scene.step()
+    scene.promote("3")
     assert (scene.champion, scene.target["canary"]["model_version"]) == ("1", "2")
     assert scene.target["canary"]["share"] == 0.5
 
@@ -132,9 +128,8 @@ def test_a_shadow_gets_a_target_of_its_own(make: Any) -> None:
     first = scene.shared_state.read("shadow target")
     assert (first["bundle_version"], first["model_version"]) == (scene.version("2"), "2")
     assert scene.tried == [(scene.version("2"), 1)]
-    scene.shelf.aliases[CHALLENGER] = "3"
     scene.bad[scene.version("3")] = "bad"
-    scene.step()
+    scene.promote("3", CHALLENGER)
     assert scene.shared_state.read("shadow target") == first
     assert "bad" in scene.note["shadow"]["last_error"]
     del scene.shelf.aliases[CHALLENGER]
