@@ -89,7 +89,7 @@ class LogWriter:
         self._thread.shutdown()
 
     def _drain(self, until: float) -> None:
-        """Take what waits, up to a time by `time.monotonic()`; count the rest as lost."""
+        """Take the answers in the queues, up to a time by `time.monotonic()`; count the others as lost."""
         while self._queues.wait(0.0) and time.monotonic() < until:
             self.step(0.0)
         left = 0

@@ -1,7 +1,7 @@
 """Queues of bytes in shared memory, from each worker to one process; a writer needs no system call.
 
 All memory is allocated before the fork, and the supervisor keeps it. So a worker or a reader that is
-restarted uses the same queues, and what waits in them is not lost.
+restarted uses the same queues, and loses no content of them.
 """
 
 import mmap
