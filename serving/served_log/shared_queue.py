@@ -8,7 +8,7 @@ import mmap
 import threading
 import time
 
-MOST_WAITING = 64 << 20  # bytes of a worker's queue; what finds no room is dropped
+MOST_WAITING = 64 << 20  # bytes of a worker's queue; content that finds no room is dropped
 POLL_SECONDS = 0.05  # between two looks of a reader that waits
 WRITTEN, READ, DROPPED, FAILED = range(4)  # cells before the content; the reader alone writes READ
 CELL = 8  # bytes
@@ -24,28 +24,27 @@ class SharedQueues:
         size: bytes of each queue.
     """
 
-    def __init__(self, workers: int, size: int | None = None) -> None:
-        size = size or MOST_WAITING
+    def __init__(self, workers: int, size: int = MOST_WAITING) -> None:
         self._queues = [_Queue(size) for _ in range(workers)]
 
     @property
     def dropped(self) -> int:
-        """What found no room, since the service started."""
+        """Answers that found no room, since the service started."""
         return sum(each.cells[DROPPED] for each in self._queues)
 
     @property
     def failed(self) -> int:
-        """What a worker could not put into its queue because of a fault, since the service started."""
+        """Answers that a fault kept from the queues, since the service started."""
         return sum(each.cells[FAILED] for each in self._queues)
 
     def put(self, slot: int, content: bytes, count: int = 1) -> None:
-        """Add to the queue of the worker in a slot; without room for it, add `count` to `dropped`."""
+        """Add to the queue of the worker in a slot; without room, its `count` answers are dropped."""
         queue = self._queues[slot]
         if not queue.put(content):
             queue.cells[DROPPED] += count
 
     def fail(self, slot: int) -> None:
-        """Count something that the worker in a slot cannot put into its queue because of a fault."""
+        """Count an answer that a fault keeps from the queue of the worker in a slot."""
         self._queues[slot].cells[FAILED] += 1
 
     def wait(self, seconds: float) -> bool:
