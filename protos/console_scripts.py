@@ -2,34 +2,10 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 PROJECT = "twinspire"
-
-
-def train() -> int:
-    """`twinspire-train`."""
-    return _run("train", "train")
-
-
-def export() -> int:
-    """`twinspire-export`."""
-    return _run("export", "train")
-
-
-def serving() -> int:
-    """`twinspire-serving`."""
-    return _run("serving", "serving")
-
-
-def client() -> int:
-    """`twinspire-client`."""
-    return _run("serving.client", "client")
-
-
-def gateway() -> int:
-    """`twinspire-gateway`."""
-    return _run("serving.gateway", "http")
 
 
 def _run(module: str, extra: str) -> int:
@@ -50,3 +26,10 @@ def _run(module: str, extra: str) -> int:
             f"error: {library} is not installed; it comes with the extra {extra!r} of {PROJECT}\n"
         )
         return 1
+
+
+train = partial(_run, "train", "train")  # `twinspire-train`
+export = partial(_run, "export", "train")
+serving = partial(_run, "serving", "serving")
+client = partial(_run, "serving.client", "client")
+gateway = partial(_run, "serving.gateway", "http")
