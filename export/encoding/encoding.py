@@ -98,14 +98,8 @@ def encode_all(
     records = ColumnRecords(values, title)
     if len(records) == 0:
         raise InvalidInput(inputs.side, f"{title}: expected at least one record, got none")
-    vectors: Vectors | None = None
     with _progress(console, title, len(records)) as advance:
-        for n, window in enumerate(encoded_windows(encode, inputs, records, advance)):
-            if vectors is None:
-                vectors = np.empty((len(records), window.shape[1]), np.float32)
-            vectors[n * WINDOW : n * WINDOW + len(window)] = window
-    assert vectors is not None
-    return vectors
+        return np.concatenate([*encoded_windows(encode, inputs, records, advance)])
 
 
 def encode_into(
@@ -195,46 +189,18 @@ def encoded_windows(
     """
     begin = first
     for values in records.slices(WINDOW, first):
-        yield _encode_window(encode, inputs, values, begin, records.name, advance)
-        begin += _size(values)
+        size = len(next(iter(values.values())))
+        encoded = []
+        for rows in _batches(inputs, values, size):
+            encoded.append((rows, encode(_arrays(inputs, values, rows, begin, records.name))))
+            advance(len(rows))
+        window = np.empty((size, encoded[0][1].shape[1]), np.float32)
+        for rows, vectors in encoded:
+            window[rows] = vectors
+        yield window
+        begin += size
     if begin != len(records):
         raise DataError(f"{records.name}: expected {len(records)} records, got {begin}")
-
-
-def _encode_window(
-    encode: Encode,
-    inputs: TowerInputs,
-    values: Values,
-    begin: int,
-    name: str,
-    advance: Callable[[int], None],
-) -> Vectors:
-    """Vectors (n, D) of the records of one window, in their order.
-
-    Args:
-        values: feature name -> raw values of at least one record.
-        begin: row of the first of them, counted from 0, for errors.
-        name: of all records, for errors.
-        advance: called after each batch with its number of records.
-
-    Raises:
-        InvalidInput: a value does not fit its feature; the text names the record's row, counted from 1.
-    """
-    size = _size(values)
-    vectors: Vectors | None = None
-    for rows in _batches(inputs, values, size):
-        encoded = encode(_arrays(inputs, values, rows, begin, name))
-        if vectors is None:
-            vectors = np.empty((size, encoded.shape[1]), np.float32)
-        vectors[rows] = encoded
-        advance(len(rows))
-    assert vectors is not None  # no window is empty
-    return vectors
-
-
-def _size(values: Values) -> int:
-    """The number of records in a window."""
-    return len(next(iter(values.values())))
 
 
 def _batches(inputs: TowerInputs, values: Values, size: int) -> Iterator[Rows]:
