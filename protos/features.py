@@ -88,11 +88,15 @@ class Feature:
         return None
 
     def files(self) -> tuple[str, ...]:
-        """Relative paths of the files that `converter` reads; run and bundle keep a copy of each."""
+        """Relative paths of the files that `converters` reads; run and bundle keep a copy of each."""
         return ()
 
-    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
-        """The function that turns raw values into an array.
+    def arrays(self, name: str) -> dict[str, type[np.generic]]:
+        """The arrays of the feature `name`: name -> dtype; usually one, named as the feature."""
+        return {name: self.dtype}
+
+    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
+        """The function that turns raw values into each of the arrays.
 
         It raises `InvalidInput` with the field's name for a value that does not fit.
 
@@ -101,14 +105,6 @@ class Feature:
             folder: where the paths of `files` begin.
         """
         raise NotImplementedError
-
-    def arrays(self, name: str) -> dict[str, type[np.generic]]:
-        """The arrays of the feature `name`: name -> dtype; usually one, named as the feature."""
-        return {name: self.dtype}
-
-    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
-        """The function that makes each of the arrays; `known` and `folder` as of `converter`."""
-        return {name: self.converter(known, folder)}
 
     def lengths(self, values: Sequence[Any]) -> list[int] | None:
         """How long each record's value is for the tower; None if all have the same length."""
@@ -169,22 +165,18 @@ class TextFeature(Feature):
         """The tokenizer, where the tower reads tokens. No path comes from a manifest."""
         return (TOKENIZER,) if self.reads_tokens else ()
 
-    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
-        """Texts -> int32 (B, L).
-
-        Raises:
-            PackageMissing, BundleDamaged: the tokenizer cannot be opened.
-        """
-        return _tokens(self, folder) if self.reads_tokens else _code_points(self)
-
     def arrays(self, name: str) -> dict[str, type[np.generic]]:
         """One array, or that of the tokens and that of the code points."""
         return {name: self.dtype, **({name + BESIDE: self.dtype} if self.input == BOTH else {})}
 
     def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
-        """That of each array."""
+        """Texts -> int32 (B, L).
+
+        Raises:
+            PackageMissing, BundleDamaged: the tokenizer cannot be opened.
+        """
         beside = {name + BESIDE: _code_points(self)} if self.input == BOTH else {}
-        return {name: self.converter(known, folder), **beside}
+        return {name: _tokens(self, folder) if self.reads_tokens else _code_points(self), **beside}
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Characters of each text, before normalisation."""
@@ -216,9 +208,9 @@ class CategoryFeature(Feature):
         """A vocabulary of its own."""
         return f"{side}.{name}"
 
-    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
         """Rows of the vocabulary."""
-        return lambda values, field_name: _categories(values, self, known, field_name)
+        return {name: lambda values, field_name: _categories(values, self, known, field_name)}
 
 
 @dataclass(frozen=True)
@@ -234,9 +226,9 @@ class NumberFeature(Feature):
     dtype: ClassVar[type[np.generic]] = np.float32
     variable_length: ClassVar[bool] = False
 
-    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
         """The values, NaN where absent."""
-        return _numbers
+        return {name: _numbers}
 
 
 @dataclass(frozen=True)
@@ -261,9 +253,9 @@ class IdFeature(Feature):
         """The known items."""
         return ITEM_VOCABULARY
 
-    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
         """Rows of the known items."""
-        return lambda values, field_name: _ids(values, known, field_name)
+        return {name: lambda values, field_name: _ids(values, known, field_name)}
 
 
 @dataclass(frozen=True)
@@ -299,24 +291,19 @@ class HistoryFeature(Feature):
         """The known items."""
         return ITEM_VOCABULARY
 
-    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
-        """Rows of the known items."""
-        rows = dated_history_rows if self.times else history_rows
-        return lambda values, field_name: rows(values, self.longest, known, field_name)
-
     def arrays(self, name: str) -> dict[str, type[np.generic]]:
         """One array, or that of the rows and that of the times."""
         return {name: self.dtype, **({name + TIMES: np.int64} if self.times else {})}
 
     def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
-        """That of the rows, and that of the times."""
-        rows = {name: self.converter(known, folder)}
+        """Rows of the known items, and the times of their events."""
+
+        def made(convert: Callable[..., Array]) -> Converter:
+            return lambda values, field_name: convert(values, self.longest, known, field_name)
+
         if not self.times:
-            return rows
-        return {
-            **rows,
-            name + TIMES: lambda values, field: history_times(values, self.longest, known, field),
-        }
+            return {name: made(history_rows)}
+        return {name: made(dated_history_rows), name + TIMES: made(history_times)}
 
     def lengths(self, values: Sequence[Any]) -> list[int]:
         """Items of each history, unknown ones among them."""
@@ -337,9 +324,9 @@ class TimeFeature(Feature):
     dtype: ClassVar[type[np.generic]] = np.int64
     variable_length: ClassVar[bool] = False
 
-    def converter(self, known: Mapping[str, int], folder: Path) -> Converter:
+    def converters(self, name: str, known: Mapping[str, int], folder: Path) -> dict[str, Converter]:
         """Whole seconds, `LATEST` where absent."""
-        return query_times
+        return {name: query_times}
 
 
 FeatureSpec = TextFeature | CategoryFeature | NumberFeature | IdFeature | HistoryFeature | TimeFeature

@@ -81,7 +81,7 @@ class Encoder:
         features = [*self.inputs.features.items()]
         name, spec = features[0]
         alone = len(features) == 1 and isinstance(spec, TextFeature) and len(spec.arrays(name)) == 1
-        self._text = (name, spec.converter({}, manifest.schema.folder)) if alone else None
+        self._text = (name, spec.converters(name, {}, manifest.schema.folder)[name]) if alone else None
         self._session = _open(path, threads)
         # `InferenceSession.run` would check the inputs' names in each call; `_check` has done that once.
         self._run = getattr(self._session, "_sess", self._session).run

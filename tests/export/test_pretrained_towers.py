@@ -115,7 +115,7 @@ def test_the_service_reads_the_tokens_of_training(pretrained: Made) -> None:
     encoder = Encoder(pretrained.folder, manifest)
     spec = manifest.schema.query["text"]
     assert isinstance(spec, TextFeature)
-    trained = spec.converter({}, pretrained.config.parent / "mini")
+    trained = spec.converters("text", {}, pretrained.config.parent / "mini")["text"]
     different = []
     for text in texts:
         served = encoder.arrays([{"text": text}])["text"]

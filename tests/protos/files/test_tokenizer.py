@@ -99,7 +99,7 @@ def test_a_bundle_reads_the_tokens_of_training_in_texts_of_many_scripts(tmp_path
 
 def test_a_value_that_is_no_text_is_refused_by_name(folder: Path) -> None:
     with pytest.raises(InvalidInput, match=r"query\.text: expected a string, got int"):
-        feature().converter({}, folder)([7], "query.text")
+        feature().converters("text", {}, folder)["text"]([7], "query.text")
 
 
 def test_a_text_may_be_read_both_ways(folder: Path) -> None:
@@ -111,9 +111,11 @@ def test_a_text_may_be_read_both_ways(folder: Path) -> None:
     assert inputs.files == [folder / TOKENIZER]
     arrays = inputs.to_arrays({"a": [*TEXTS]})
     assert {*arrays} == {"a", "a__code_points"}
-    np.testing.assert_array_equal(arrays["a"], text.converter({}, folder)([*TEXTS], "a"))
+    np.testing.assert_array_equal(arrays["a"], text.converters("text", {}, folder)["text"]([*TEXTS], "a"))
     as_read = dataclasses.replace(plain, max_length=both.longest)
-    np.testing.assert_array_equal(arrays["a__code_points"], as_read.converter({}, folder)([*TEXTS], "a"))
+    np.testing.assert_array_equal(
+        arrays["a__code_points"], as_read.converters("text", {}, folder)["text"]([*TEXTS], "a")
+    )
     with pytest.raises(InvalidInput, match=r"item\.a: expected a string, got int"):
         inputs.to_arrays({"a": [7]})
 
@@ -128,7 +130,7 @@ def test_what_is_read_of_a_text_is_bounded_by_its_tokens(folder: Path) -> None:
     spec = feature(4)
     assert spec.longest == 4 * CHARACTERS_OF_TOKEN
     far = " " * spec.longest + "file"
-    assert not spec.converter({}, folder)([far], "text").any()
+    assert not spec.converters("text", {}, folder)["text"]([far], "text").any()
 
 
 def test_too_few_tokens_are_refused() -> None:

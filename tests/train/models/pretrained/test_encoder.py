@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {  # keys that other architectures spell in t
 
 def ids(folder: PretrainedFolder, texts: tuple[str, ...] = (*TEXTS, "")) -> torch.Tensor:
     spec = TextFeature("text", "text", MAX_TOKENS, input="tokens")
-    return torch.from_numpy(spec.converter({}, folder.path)(texts, "text"))
+    return torch.from_numpy(spec.converters("text", {}, folder.path)["text"](texts, "text"))
 
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)

@@ -17,7 +17,7 @@ SPEC = TextFeature("text", "text", 24, input="tokens")
 
 
 def encoded_now(folder: PretrainedFolder, text: str) -> np.ndarray:
-    ids = SPEC.converter({}, folder.path)([text], "text")
+    ids = SPEC.converters("text", {}, folder.path)["text"]([text], "text")
     with torch.inference_mode():
         return np.asarray(load_encoder(folder)(torch.from_numpy(ids))[0])
 
