@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.export.bundle_files import ItemColumns
-from twinspire.export.encoding.digests import SIZE, Digests, digest, read_digests
+from twinspire.export.encoding.digests import SIZE, digest, read_digests
 from twinspire.export.refresh.sources import ItemChange, SnapshotState, TableItem
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.protos.features import IdFeature
-from twinspire.protos.filter_kinds import Parsed, parse_value
+from twinspire.protos.filter_kinds import parse_value
 from twinspire.protos.filters import column_values, read_filters
 
 NO_DIGEST = bytes(SIZE)  # of an item whose bundle tells none; no item has it
@@ -138,7 +138,7 @@ def merge(
             failed[change.item_id] = str(error)
     for item_id in failed:
         wanted.pop(item_id, None)
-    return _Merge(champion, failed).run(wanted)
+    return _merged(champion, wanted, failed)
 
 
 def _written(change: ItemChange, manifest: Manifest) -> TableItem:
@@ -158,85 +158,65 @@ def _written(change: ItemChange, manifest: Manifest) -> TableItem:
     return TableItem(values, {name: change.fields.get(name) for name in manifest.display_fields}, filters)
 
 
-class _Merge:
-    """Builds a `Merged`, item by item."""
+def _merged(champion: Champion, wanted: Mapping[str, int | TableItem], failed: dict[str, str]) -> Merged:
+    """The catalogue of the wanted items: a row of the champion, or an item of the table or the store.
 
-    def __init__(self, champion: Champion, failed: dict[str, str]) -> None:
-        self.champion, self.failed = champion, failed
-        self.inputs = champion.manifest.schema.side("item")
-        self.rows = {item_id: row for row, item_id in enumerate(champion.items.ids)}
-        self.known = champion.items.digests.tobytes()
-        self.ids: list[str] = []
-        self.origin: list[int] = []
-        self.digests: list[bytes] = []
-        self.popularity: list[float] = []
-        self.fields: dict[str, list[str | None]] = {name: [] for name in champion.manifest.display_fields}
-        self.filters: dict[str, list[Parsed]] = {name: [] for name in champion.manifest.filters}
-        self.fresh: dict[str, list[Any]] = {name: [] for name in self.inputs.features}
-        self.new = self.updated = 0
+    The vector of the latter is the champion's if the content is the same. What fails is added to `failed`.
+    """
+    own, manifest = champion.items, champion.manifest
+    inputs, known = manifest.schema.side("item"), own.digests.tobytes()
+    rows = {item_id: row for row, item_id in enumerate(own.ids)}
+    taken: list[tuple[str, int | TableItem]] = []
+    origin: list[int] = []
+    digests: list[bytes] = []
+    updated = 0
+    for item_id, item in wanted.items():
+        row = rows.get(item_id, FRESH)
+        found = before = known[row * SIZE : (row + 1) * SIZE] if row != FRESH else b""
+        if not isinstance(item, int):
+            try:
+                found = digest(inputs, item.values, manifest.hybrid is not None)
+            except InvalidInput as error:
+                failed[item_id] = str(error)
+                continue
+            row = row if found == before else FRESH
+            updated += row != FRESH and _is_updated(own, row, item)
+        taken.append((item_id, item))
+        origin.append(row)
+        digests.append(found)
+    if not taken:
+        raise DataError("no item is left in the catalogue, so there is nothing to make a bundle of")
+    ids, new = [item_id for item_id, _ in taken], sum(item_id not in rows for item_id, _ in taken)
 
-    def run(self, wanted: Mapping[str, int | TableItem]) -> Merged:
-        for item_id, item in wanted.items():
-            if isinstance(item, int):
-                self._keep(item_id, item)
-            else:
-                self._take(item_id, item)
-        if not self.ids:
-            raise DataError("no item is left in the catalogue, so there is nothing to make a bundle of")
-        digests: Digests = np.frombuffer(b"".join(self.digests), np.uint8).reshape(-1, SIZE)
-        kinds = self.champion.manifest.filters
-        items = ItemColumns(self.ids, self.popularity, self.fields, digests, kinds, self.filters)
-        gone = len(self.rows.keys() - set(self.ids))
-        origin = np.array(self.origin, np.int64)
-        return Merged(items, origin, self.fresh, self.failed, self.new, self.updated, gone)
+    def columns(part: str) -> dict[str, list[Any]]:
+        return {
+            name: [own[item] if isinstance(item, int) else getattr(item, part)[name] for _, item in taken]
+            for name, own in getattr(champion.items, part).items()
+        }
 
-    def _keep(self, item_id: str, row: int) -> None:
-        """Take over an item of the champion."""
-        items = self.champion.items
-        self._add(item_id, row, self._digest_of(row), items.popularity[row])
-        for name, column in self.fields.items():
-            column.append(items.fields[name][row])
-        for name, values in self.filters.items():
-            values.append(items.filters[name][row])
+    items = ItemColumns(
+        ids,
+        [own.popularity[rows[item_id]] if item_id in rows else 0.0 for item_id in ids],
+        columns("fields"),
+        np.frombuffer(b"".join(digests), np.uint8).reshape(-1, SIZE),
+        manifest.filters,
+        columns("filters"),
+    )
+    to_encode = [
+        item
+        for (_, item), row in zip(taken, origin, strict=True)
+        if row == FRESH and not isinstance(item, int)
+    ]
+    fresh = {name: [item.values.get(name) for item in to_encode] for name in inputs.features}
+    gone = len(rows.keys() - {*ids})
+    return Merged(items, np.array(origin, np.int64), fresh, failed, new, updated, gone)
 
-    def _take(self, item_id: str, item: TableItem) -> None:
-        """Take an item of the table or the store; its vector is the champion's if the content is the same."""
-        try:
-            found = digest(self.inputs, item.values, self.champion.manifest.hybrid is not None)
-        except InvalidInput as error:
-            self.failed[item_id] = str(error)
-            return
-        row = self.rows.get(item_id)
-        if row is None:
-            self.new += 1
-        is_same = row is not None and self._digest_of(row) == found
-        popularity = 0.0 if row is None else self.champion.items.popularity[row]
-        self._add(item_id, row if row is not None and is_same else FRESH, found, popularity)
-        for name, column in self.fields.items():
-            column.append(item.fields[name])
-        for name, values in self.filters.items():
-            values.append(item.filters[name])
-        if row is None or not is_same:
-            for name, raw in self.fresh.items():
-                raw.append(item.values.get(name))
-        else:
-            self.updated += self._is_updated(row, item)
 
-    def _add(self, item_id: str, origin: int, found: bytes, popularity: float) -> None:
-        self.ids.append(item_id)
-        self.origin.append(origin)
-        self.digests.append(found)
-        self.popularity.append(popularity)
-
-    def _digest_of(self, row: int) -> bytes:
-        return self.known[row * SIZE : (row + 1) * SIZE]
-
-    def _is_updated(self, row: int, item: TableItem) -> bool:
-        items = self.champion.items
-        return any(items.fields[name][row] != text for name, text in item.fields.items()) or any(
-            _comparable(items.filters[name][row]) != _comparable(value)
-            for name, value in item.filters.items()
-        )
+def _is_updated(own: ItemColumns, row: int, item: TableItem) -> bool:
+    """Whether an item of the same content as the champion's has another display field or filter value."""
+    return any(own.fields[name][row] != text for name, text in item.fields.items()) or any(
+        _comparable(own.filters[name][row]) != _comparable(value) for name, value in item.filters.items()
+    )
 
 
 def _comparable(value: Any) -> Any:
