@@ -180,10 +180,6 @@ class HistoryTower(_OpenKeys, TowerSection):  # type: ignore[misc]
         """The `sequence` tower with these values for keys that are not set."""
         return SequenceTower("sequence", **{**chosen, **self.keys})
 
-    def with_english_defaults(self) -> SequenceTower:  # type: ignore[override]
-        """A `sequence` tower with its usual values."""
-        return self.sequence().with_english_defaults()
-
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """Check that there are a history and an id, and no negative history; else a ValueError."""
         for side, features, needed in (("query", query, "history"), ("item", item, "id")):

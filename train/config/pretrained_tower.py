@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Literal, Self
 
 from twinspire.protos.features import (
     BOTH,
@@ -20,6 +20,7 @@ from twinspire.train.config.losses import InBatchSoftmax, LossConfig
 from twinspire.train.config.tower_section import TextHashing
 
 EncodingPrecision = Literal["float32", "bfloat16"]
+MOST_BUCKETS = 131_072  # rows of the hashed table, chosen from the data
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,6 @@ class TransformerTower(TextHashing):
     align_epochs: int = 4
     buckets: int = field(default=FROM_DATA, kw_only=True)
 
-    _for_english: ClassVar[Mapping[str, Any]] = {**TextHashing._for_english, "buckets": 131_072}
-
     def __post_init__(self) -> None:
         if not self.model:
             raise ValueError("model: expected the folder of a pretrained model, got an empty text")
@@ -79,7 +78,7 @@ class TransformerTower(TextHashing):
             'query or item = "hashed", or words_beside': (is_hashed, ("orders", "words")),
         }
         refuse_unused(self, conditions)
-        if not is_hashed and self.buckets not in (FROM_DATA, self._for_english["buckets"]):
+        if not is_hashed and self.buckets not in (FROM_DATA, MOST_BUCKETS):
             raise ValueError(
                 'buckets: goes with query or item = "hashed", or words_beside; leave it out, it would change '
                 "nothing"
@@ -87,7 +86,7 @@ class TransformerTower(TextHashing):
         if not is_hashed and not (self.query_hidden or self.item_hidden):
             raise ValueError("query_hidden: expected at least 1 on one side: nothing else would learn")
         if not is_hashed:  # nothing is hashed, so nothing is chosen from the data
-            for name, value in self._for_english.items():
+            for name, value in (("characters", ()), ("buckets", MOST_BUCKETS)):
                 if getattr(self, name) is FROM_DATA:
                     object.__setattr__(self, name, value)
         super().__post_init__()

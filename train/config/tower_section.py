@@ -1,7 +1,7 @@
 """What all kinds of `[tower]` have in common."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,17 +29,8 @@ def refuse_tokens(query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSp
 class TowerSection:
     """Base of all kinds. A key with the default `FROM_DATA` is chosen from the data where it is not set."""
 
-    _for_english: ClassVar[Mapping[str, Any]] = {"characters": ()}
     usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
     predicts_probability: ClassVar[bool] = False  # whether the score of a query and an item is a sigmoid
-
-    def with_english_defaults(self) -> Self:
-        """The section with the values for a large set of English texts where a key is not set.
-
-        Benchmarks without data need no more.
-        """
-        unset = (each.name for each in fields(self) if getattr(self, each.name) is FROM_DATA)  # type: ignore[arg-type]
-        return replace(self, **{name: self._for_english[name] for name in unset})  # type: ignore[type-var]
 
     def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:
         """The features of a side, with the text inputs of this kind of tower; by default unchanged."""

@@ -5,8 +5,8 @@ and a part of `TowerConfig`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from twinspire.protos.features import FeatureSpec
 from twinspire.protos.toml_config import FROM_DATA
@@ -59,14 +59,6 @@ class BagTower(TextHashing):
     item_hidden: int = FROM_DATA
     buckets: int = field(default=FROM_DATA, kw_only=True)
 
-    _for_english: ClassVar[Mapping[str, Any]] = {
-        **TowerSection._for_english,
-        "dimension": 512,
-        "latent": 128,
-        "buckets": 65_536,
-        "item_hidden": 1024,
-    }
-
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "dimension")
@@ -74,15 +66,6 @@ class BagTower(TextHashing):
         given = FROM_DATA not in (self.latent, self.dimension)
         if given and not 0 <= self.latent <= self.dimension:
             raise ValueError(f"latent: expected 0 to dimension = {self.dimension}, got {self.latent}")
-
-    def with_english_defaults(self) -> Self:
-        """As `TowerSection`; where only `dimension` or only `latent` is set, the other one fits it."""
-        usual, unset = self._for_english, (self.dimension is FROM_DATA, self.latent is FROM_DATA)
-        if unset == (False, True):
-            return replace(self, latent=min(usual["latent"], self.dimension)).with_english_defaults()
-        if unset == (True, False):
-            return replace(self, dimension=max(usual["dimension"], self.latent)).with_english_defaults()
-        return super().with_english_defaults()
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from twinspire.protos.lexical import unspaced_share
 from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config import Experiment
 from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
+from twinspire.train.config.pretrained_tower import MOST_BUCKETS
 from twinspire.train.config.towers import BagTower, HistoryTower, TransformerTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.prepared_inputs import hash_texts
@@ -293,7 +294,7 @@ def _buckets(
 ) -> tuple[int, str]:
     """Rows of the hashed table: a power of two from the number of distinct n-grams and words of the items."""
     smallest, largest = BUCKETS
-    largest = max(largest, tower.with_english_defaults().buckets)
+    largest = MOST_BUCKETS if isinstance(tower, TransformerTower) else largest
     if data.item_count > SAMPLE:
         return largest, f"more than {SAMPLE:,} items"
     hashing = WordHashing(tower.orders, tower.words, PROBE, tower.characters)

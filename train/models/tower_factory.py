@@ -32,6 +32,7 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.train.config import TowerConfig
+from twinspire.train.config.towers import HistoryTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.encoders import CategoryEncoder, NumberEncoder
 from twinspire.train.models.placement import Place, as_given
@@ -80,8 +81,8 @@ class Architecture(ABC, Generic[Config]):
 
     def hashing(self) -> WordHashing:
         """The word hashing of both towers; whole words are hashed only if the section has a key for that."""
-        words = getattr(self.config, "words", False)
-        return WordHashing(self.config.orders, words, self.config.buckets, self.config.characters)
+        words, characters = getattr(self.config, "words", False), self.config.characters or ()
+        return WordHashing(self.config.orders, words, self.config.buckets, characters)
 
     def prepare(
         self,
@@ -147,8 +148,8 @@ ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("twinspire.train.mod
 
 
 def architecture_of(config: TowerConfig) -> Architecture[Any]:
-    """The architecture of a `[tower]` section; what is not set is as for a large set of English texts."""
-    complete = config.with_english_defaults()
+    """The architecture of a `[tower]` section; towers are built of one in which every key is set."""
+    complete = config.sequence() if isinstance(config, HistoryTower) else config
     return ARCHITECTURES.find(complete)(complete)
 
 

@@ -82,6 +82,17 @@ def test_every_key_is_set_and_has_a_reason(tmp_path: Path) -> None:
     assert "tower.dimension = 256  (240 items, at least 64 and at most 512)" in chosen.lines()
 
 
+@pytest.mark.parametrize(
+    ("keys", "dimension", "latent"), [({"dimension": 48}, 48, 48), ({"latent": 300}, 300, 300)]
+)
+def test_latent_dimensions_fit_where_one_key_is_set(
+    tmp_path: Path, keys: dict[str, Any], dimension: int, latent: int
+) -> None:
+    tower = chosen_for(experiment_on(tmp_path, *english(240), tower=keys))[0].experiment.tower
+    assert isinstance(tower, BagTower)
+    assert (tower.dimension, tower.latent) == (dimension, latent)
+
+
 def test_a_key_that_is_set_keeps_its_value(tmp_path: Path) -> None:
     changed: dict[str, Any] = {
         "query.text": {"max_length": 33},
