@@ -13,6 +13,7 @@ from rich.console import Console
 from twinspire.export.arguments import add_options
 from twinspire.protos.cli import Document, UsageError, command_line, imports_frozen
 from twinspire.train.cli import add_experiment_command, execute
+from twinspire.train.config import read_experiment
 
 
 class Command(NamedTuple):
@@ -20,13 +21,15 @@ class Command(NamedTuple):
 
     Args:
         help: one sentence.
-        run: takes the arguments, and returns the document.
+        run: takes the experiment and the arguments, and returns the document.
         show: prints the document on a console.
+        connects: whether it asks MLflow, whose store is found before.
     """
 
     help: str
     run: str
     show: str
+    connects: bool = True
 
 
 COMMANDS = {
@@ -39,6 +42,7 @@ COMMANDS = {
         "Encode a table of items with a bundle's item tower; resumes after a kill.",
         "twinspire.export.encoding.command:encode",
         "twinspire.export.encoding.command:show_encoded",
+        connects=False,
     ),
     "bench": Command(
         "Measure the latency of a bundle (towers beside torch, retriever, loading), with intervals.",
@@ -84,6 +88,7 @@ COMMANDS = {
         "Write the items of the data set with the changes of the store, as a table that training reads.",
         "twinspire.export.refresh.command:catalogue",
         "twinspire.export.refresh.command:show_table",
+        connects=False,
     ),
     "rollback": Command(
         "Make the champion before this one the champion again, or the version that is named.",
@@ -123,7 +128,11 @@ def _add(commands: Any, name: str, command: Command) -> ArgumentParser:
     def run(arguments: Namespace) -> Document:
         if getattr(arguments, "force", False) and not arguments.reason:
             raise UsageError("promote --force: say why with --reason")
-        document: Document = find(command.run)(arguments)
+        carry_out = find(command.run)
+        if command.connects:
+            with imports_frozen():  # of MLflow's store
+                find("twinspire.train.training.tracking:connect")()
+        document: Document = carry_out(read_experiment(arguments.config), arguments)
         return document
 
     def show(document: Document, console: Console) -> None:

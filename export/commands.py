@@ -1,6 +1,7 @@
 """The commands `bundle` and `evaluate` of `python -m twinspire.export`.
 
-Each takes its arguments and returns one JSON document. `__main__.py` says where the other commands are.
+Each takes the experiment and the arguments, and returns one JSON document. `__main__.py` says where the other
+commands are.
 """
 
 from argparse import Namespace
@@ -16,20 +17,18 @@ from twinspire.export.served_model import served_model
 from twinspire.protos import bundle
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, MissingStage
-from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.training_data import data_of_kept_towers
 from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.progress import PROGRESS
 from twinspire.train.training.run import STAGE as FIT
 from twinspire.train.training.run import choices_of, finished_run
-from twinspire.train.training.tracking import connect, find_run, get_run
+from twinspire.train.training.tracking import find_run, get_run
 
 
-def make_bundle(arguments: Namespace) -> dict[str, Any]:
+def make_bundle(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Export the towers of a run, measure them, build the index, and write the bundle."""
-    connect()
-    experiment = read_experiment(arguments.config)
     newest = _run(experiment, arguments.run)  # before the data, which can take minutes to read
     dataset = _dataset(experiment, arguments)
     run = newest if arguments.run else _run_of_settings(experiment, dataset, newest)
@@ -37,10 +36,8 @@ def make_bundle(arguments: Namespace) -> dict[str, Any]:
     return _summary(folder) | {"reused": reused}
 
 
-def evaluate(arguments: Namespace) -> dict[str, Any]:
+def evaluate(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Measure a bundle on test split and judged queries again, by its towers and terms."""
-    connect()
-    experiment = read_experiment(arguments.config)
     folder, manifest = find_bundle(experiment, arguments.bundle)
     dataset = _dataset(experiment, arguments)
     if why := why_not_comparable(manifest, dataset.split_hash, dataset.report):

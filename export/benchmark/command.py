@@ -15,12 +15,12 @@ from twinspire.export.bundles import find_bundle
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.protos.system.machine import versions
-from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.fingerprint import fingerprint
 from twinspire.train.progress import PROGRESS
-from twinspire.train.training.tracking import connect, git_commit, log_metrics, tracked_run
+from twinspire.train.training.tracking import git_commit, log_metrics, tracked_run
 
 STAGE = "bench"
 ARTIFACT = "bench/latency.json"
@@ -35,10 +35,8 @@ LOADING = ("load_s", "start_s")
 Document = dict[str, Any]
 
 
-def bench(arguments: Namespace) -> Document:
+def bench(experiment: Experiment, arguments: Namespace) -> Document:
     """Measure a bundle (towers beside torch, retriever, loading), with intervals."""
-    connect()
-    experiment = read_experiment(arguments.config)
     folder, manifest = find_bundle(experiment, arguments.bundle)
     dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
     read = training_data_of(dataset, experiment.query, experiment.item)

@@ -8,14 +8,13 @@ from rich.console import Console
 from twinspire.export.bundles import find_bundle
 from twinspire.export.encoding import ItemTower, TableRecords, encode_into
 from twinspire.protos.system import memory
-from twinspire.train.config import read_experiment
+from twinspire.train.config import Experiment
 from twinspire.train.data.source import source_config
 from twinspire.train.progress import PROGRESS
 
 
-def encode(arguments: Namespace) -> dict[str, Any]:
+def encode(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Encode a table of items with a bundle's item tower; resumes after a kill."""
-    experiment = read_experiment(arguments.config)
     folder, manifest = find_bundle(experiment, arguments.bundle)
     tower = ItemTower.of(folder, manifest)
     with PROGRESS.status(f"checking {arguments.items}"):

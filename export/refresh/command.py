@@ -15,18 +15,15 @@ from twinspire.export.refresh.refresh import refresh as run
 from twinspire.export.refresh.table import catalogue_table, store_changes, write_table
 from twinspire.export.terminal import show_record
 from twinspire.protos import bundle
-from twinspire.train.config import read_experiment
+from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.progress import PROGRESS
-from twinspire.train.training.tracking import connect
 
 SHOWN = 20  # items that could not be encoded, in the result
 
 
-def refresh(arguments: Namespace) -> dict[str, Any]:
+def refresh(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Make a new bundle of the champion's towers and the catalogue as it stands; resumes after a kill."""
-    connect()
-    experiment = read_experiment(arguments.config)
 
     def data() -> Dataset:
         return prepare(experiment, arguments.config.parent, console=PROGRESS)
@@ -35,9 +32,8 @@ def refresh(arguments: Namespace) -> dict[str, Any]:
     return document(experiment.name, done)
 
 
-def catalogue(arguments: Namespace) -> dict[str, Any]:
+def catalogue(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Write the items of the data set with the changes of the store, as a table that training reads."""
-    experiment = read_experiment(arguments.config)
     dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
     state = store_changes(arguments.catalogue)
     display = dataset.report["display"]

@@ -14,14 +14,12 @@ from twinspire.export.release.registry import AliasState, by_version
 from twinspire.export.release.release_records import CHAMPION, ReleaseRecord
 from twinspire.protos.cli import imports_frozen
 from twinspire.protos.errors import GateRefused, MissingStage
-from twinspire.train.config import read_experiment
-from twinspire.train.training.tracking import connect, mlflow_errors
+from twinspire.train.config import Experiment
+from twinspire.train.training.tracking import mlflow_errors
 
 
-def register(arguments: Namespace) -> dict[str, Any]:
+def register(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Put a bundle into the MLflow model registry, as the challenger."""
-    connect()
-    experiment = read_experiment(arguments.config)
     folder, manifest = find_bundle(experiment, arguments.bundle)
     version, reused = registry.register(folder)
     is_champion = AliasState.of(manifest.name).champion == str(version.version)
@@ -33,14 +31,12 @@ def register(arguments: Namespace) -> dict[str, Any]:
     }
 
 
-def rollback(arguments: Namespace) -> dict[str, Any]:
+def rollback(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Make the champion before this one the champion again, or the version that is named."""
-    connect()
-    name = read_experiment(arguments.config).name
-    record = roll_back(name, arguments.to, arguments.reason)
+    record = roll_back(experiment.name, arguments.to, arguments.reason)
     version = record.after if record else arguments.to
     return {
-        "model": f"models:/{name}/{version}",
+        "model": f"models:/{experiment.name}/{version}",
         "alias": CHAMPION,
         "move": record and asdict(record),
     }
@@ -99,19 +95,17 @@ def _target(name: str, to: str, reason: str) -> tuple[str, str]:
     return champion, after
 
 
-def prune(arguments: Namespace) -> dict[str, Any]:
+def prune(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Drop the collections on the Milvus server that no alias of the model can come back to."""
     from twinspire.export.release.prune import prune as drop
 
-    connect()
-    return drop(read_experiment(arguments.config).name, arguments.dry_run)
+    return drop(experiment.name, arguments.dry_run)
 
 
-def history(arguments: Namespace) -> dict[str, Any]:
+def history(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Print every record of the audit log, and what is wrong with it."""
     with imports_frozen():  # MLflow imports its store when it is first asked
-        connect()
-        return audit_log_of(read_experiment(arguments.config).name)
+        return audit_log_of(experiment.name)
 
 
 def audit_log_of(name: str) -> dict[str, Any]:

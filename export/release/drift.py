@@ -30,12 +30,12 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.drift import DriftReference
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.files import served_log
-from twinspire.train.config import read_experiment
+from twinspire.train.config import Experiment
 from twinspire.train.html_page import html_page
 from twinspire.train.markdown import plain, table
 from twinspire.train.plots import BASELINE_COLOUR, MODEL_COLOUR, as_png, style_axes
 from twinspire.train.progress import PROGRESS
-from twinspire.train.training.tracking import connect, mlflow_errors, tracked_run
+from twinspire.train.training.tracking import mlflow_errors, tracked_run
 
 STAGE = "drift"
 WINDOW = timedelta(days=1)  # before `until`, by default
@@ -46,15 +46,14 @@ FIGURES = ("psi", "effect", "p", "drifted")  # of a feature in the document
 PLOTS, BINS = 30, 12  # most plots, and most bins in one
 
 
-def command(arguments: Namespace) -> dict[str, Any]:
+def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """The command `drift`: what has drifted, feature by feature; its exit code says whether something has.
 
     Raises:
         MissingStage: there is no champion, or no served log.
         InvalidInput: the log cannot be read.
     """
-    connect()
-    name = read_experiment(arguments.config).name
+    name = experiment.name
     until = (arguments.until or datetime.now()).astimezone(UTC)
     since = arguments.since.astimezone(UTC) if arguments.since else until - WINDOW
     with mlflow_errors(), PROGRESS.status("fetching the champion"):

@@ -25,22 +25,20 @@ from twinspire.export.release.registry import CHALLENGER, AliasState, fetch
 from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
-from twinspire.train.config import read_experiment
+from twinspire.train.config import Experiment
 from twinspire.train.progress import PROGRESS
-from twinspire.train.training.tracking import connect, mlflow_errors
+from twinspire.train.training.tracking import mlflow_errors
 
 SECONDS_PER_RECORD = 0.1  # for which its scores are waited for, at most
 
 
-def command(arguments: Namespace) -> dict[str, Any]:
+def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """The command `judge`: both judgements, `off_policy` and `interleaving`.
 
     Raises:
         MissingStage: there is no challenger, no champion, or no served log.
         InvalidInput: log or events cannot be read.
     """
-    connect()
-    experiment = read_experiment(arguments.config)
     name, files = experiment.name, ServedFiles(arguments.served_log, arguments.events, tuple(arguments.types))
     with mlflow_errors():
         aliases = AliasState.of(name)

@@ -35,12 +35,12 @@ from twinspire.export.release.registry import (
 from twinspire.export.release.release_records import CHAMPION, Action, ReleaseRecord
 from twinspire.protos.cli import UsageError
 from twinspire.protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
-from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.training_data import TrainingData, data_of_kept_towers
 from twinspire.train.progress import PROGRESS
 from twinspire.train.training.run_metrics import select_compared
-from twinspire.train.training.tracking import connect, log_metrics, mlflow_errors
+from twinspire.train.training.tracking import log_metrics, mlflow_errors
 
 Compare = Callable[
     [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
@@ -66,10 +66,8 @@ class Promotion:
     run_id: str = ""
 
 
-def command(arguments: Namespace) -> dict[str, Any]:
+def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """The command `promote`: make the challenger the champion, if all gates hold."""
-    connect()
-    experiment = read_experiment(arguments.config)
 
     def data() -> TrainingData:
         return challenger_data(experiment, prepare(experiment, arguments.config.parent, console=PROGRESS))

@@ -11,15 +11,12 @@ from rich.console import Console
 from twinspire.export.release.registry import AliasState
 from twinspire.export.retrain.retrain import retrain as run
 from twinspire.export.terminal import show_record
-from twinspire.train.config import read_experiment
+from twinspire.train.config import Experiment
 from twinspire.train.progress import PROGRESS
-from twinspire.train.training.tracking import connect
 
 
-def retrain(arguments: Namespace) -> dict[str, Any]:
+def retrain(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Train the champion on with newer data, and promote the better towers; resumes after a kill."""
-    connect()
-    experiment = read_experiment(arguments.config)
     found = run(experiment, arguments.config.parent, PROGRESS, arguments.catalogue)
     champion = AliasState.of(experiment.name).champion
     model = f"models:/{experiment.name}/{champion}" if champion else ""

@@ -29,6 +29,7 @@ from twinspire.serving.client import Query
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
 from twinspire.serving.retrieval.query import example_query
+from twinspire.train.config import read_experiment
 from twinspire.train.data.training_data import Pairs, TrainingData, data_of_kept_towers, training_data_of
 from twinspire.train.evaluation.exact_search import encode
 from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
@@ -113,7 +114,7 @@ def test_a_bundle_is_compared_with_the_best_of_all_baselines_of_labels(clicks: M
     of_labels = {name for name in quality if name.endswith(("auc", "log_loss"))}
     arguments = Namespace(config=clicks.config, bundle=clicks.folder)
     with tracking_at(clicks.uri):
-        again = commands.evaluate(arguments)
+        again = commands.evaluate(read_experiment(clicks.config), arguments)
     assert {name: again[name] for name in of_labels} == pytest.approx({n: quality[n] for n in of_labels})
     assert again["verdict"] == quality["verdict"]
 
@@ -123,7 +124,9 @@ def test_without_its_run_a_bundle_is_compared_with_the_baselines_of_its_manifest
 ) -> None:
     quality = bundle.read(clicks.folder).quality
     with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
-        again = commands.evaluate(Namespace(config=clicks.config, bundle=clicks.folder))
+        again = commands.evaluate(
+            read_experiment(clicks.config), Namespace(config=clicks.config, bundle=clicks.folder)
+        )
     assert again["user_item_auc"] == quality["user_item_auc"]
     assert again["verdict"] == quality["verdict"]
 

@@ -41,6 +41,7 @@ from twinspire.export.encoding.command import encode, show_encoded
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, DataError, Unavailable
 from twinspire.protos.features import Arrays, IdFeature, TextFeature
+from twinspire.train.config import read_experiment
 
 COUNT = 2 * WINDOW + 1000
 
@@ -330,7 +331,10 @@ def test_the_command_encodes_a_table(tmp_path: Path, console: Console) -> None:
     items = json.loads((folder / bundle.ITEMS).read_bytes())
     pl.DataFrame({"text": items["fields"]["name"]}).write_csv(tmp_path / "items.tsv", separator="\t")
     output = tmp_path / "new" / "vectors.npy"
-    found = encode(Namespace(config=config, bundle=folder, items=tmp_path / "items.tsv", output=output))
+    found = encode(
+        read_experiment(config),
+        Namespace(config=config, bundle=folder, items=tmp_path / "items.tsv", output=output),
+    )
     np.testing.assert_allclose(np.load(output), np.load(folder / bundle.VECTORS), atol=1e-6)
     assert (found["items"], found["dimension"], found["resumed_at"]) == (300, DIMENSION, 0)
     assert found["output"] == str(output)
@@ -353,7 +357,9 @@ def test_the_command_reads_a_table_as_the_experiment_does(tmp_path: Path) -> Non
     names = json.loads((folder / bundle.ITEMS).read_bytes())["fields"]["name"]
     table, output = tmp_path / "new.dat", tmp_path / "vectors.npy"
     table.write_text("".join(f"{n}::{name}\n" for n, name in enumerate(names)))
-    found = encode(Namespace(config=inline, bundle=folder, items=table, output=output))
+    found = encode(
+        read_experiment(inline), Namespace(config=inline, bundle=folder, items=table, output=output)
+    )
     assert found["items"] == 300
     np.testing.assert_allclose(np.load(output), np.load(folder / bundle.VECTORS), atol=1e-6)
 

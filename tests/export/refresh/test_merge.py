@@ -34,6 +34,7 @@ from twinspire.protos.features import (
 from twinspire.protos.toml_config import parse
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.train.config import read_experiment
 from twinspire.train.config.data import FilterConfig
 from twinspire.train.data.filters import with_filter_columns
 from twinspire.train.data.source import SourceConfig, source_config
@@ -209,11 +210,11 @@ def test_the_command_writes_the_items_of_the_data_set_with_the_changes(stdlib: P
     given = ["catalogue", "--config", str(config), "--catalogue", url, "--output", str(output)]
     arguments = parser().parse_args(given)
     with pytest.raises(TwinspireError, match="there is no store at this URL"):
-        command.catalogue(arguments)
+        command.catalogue(read_experiment(config), arguments)
     written = ItemWrite(second, features='{"text": "a new text"}', fields='{"name": "new"}')
     with closing(Store.open(url)) as store:
         store.write([WriteRequest([ItemWrite(first, True), written])])
-    done = command.catalogue(arguments)
+    done = command.catalogue(read_experiment(config), arguments)
     assert (done["items"], done["written"], done["deletes"]) == (before.height - 1, 1, 1)
     found = pl.read_parquet(output)
     (row,) = found.filter(pl.col("item_id") == second).to_dicts()

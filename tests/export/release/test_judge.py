@@ -27,6 +27,7 @@ from twinspire.protos.errors import MissingStage
 from twinspire.protos.features import FeatureSpec
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.config import read_experiment
 
 
 def explored_rows(champion: str, count: int) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
@@ -125,7 +126,7 @@ def test_the_command_shows_both_judgements(store: str, tmp_path: Path) -> None:
     small_experiment(tmp_path)
     files = ["--served-log", str(tmp_path / "log"), "--events", str(tmp_path / "events.parquet")]
     arguments = parser().parse_args(["judge", "--config", str(config), *files])
-    found = judging.command(arguments)
+    found = judging.command(read_experiment(config), arguments)
     assert found["model"] == f"models:/{NAME}/2"
     assert found["interleaving"]["decision"] == "better"
     assert math.isfinite(found["off_policy"]["estimates"]["cascade_dr"]["value"][0])
@@ -141,7 +142,10 @@ def test_a_champion_alone_is_not_judged(store: str, tmp_path: Path) -> None:
     small_experiment(tmp_path)
     flags = ["--served-log", str(tmp_path), "--events", str(tmp_path)]
     with pytest.raises(MissingStage, match="no version is champion, so there are not two to compare"):
-        judging.command(parser().parse_args(["judge", "--config", str(tmp_path / "tiny.toml"), *flags]))
+        judging.command(
+            read_experiment(tmp_path / "tiny.toml"),
+            parser().parse_args(["judge", "--config", str(tmp_path / "tiny.toml"), *flags]),
+        )
 
 
 def test_a_challenger_on_another_server_gets_no_estimate(

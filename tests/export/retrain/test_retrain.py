@@ -45,7 +45,7 @@ pytestmark = [
 def run(config: Path, patch: pytest.MonkeyPatch, said: io.StringIO | None = None) -> dict[str, Any]:
     patch.setattr(command, "PROGRESS", Console(file=said or io.StringIO(), width=300))
     with drawn_once():
-        return command.retrain(Namespace(config=config, catalogue=""))
+        return command.retrain(read_experiment(config), Namespace(config=config, catalogue=""))
 
 
 def champion() -> str:
