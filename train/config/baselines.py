@@ -1,17 +1,13 @@
 """`[baselines]`: which baselines a run measures beside its model, and what they read."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-_MODULES = Path(__file__).parents[1] / "evaluation" / "baselines"
-LABEL_BASELINE_NAMES = ("base_rate", "itemmean", "user_item", "user_item_knn")
-"""Baselines that predict labels, of `train/evaluation/label_baselines.py`; the others rank."""
-
-
-def baseline_names() -> list[str]:
-    """The names of all baselines; those that rank are named as their modules, which are not imported."""
-    return sorted([*LABEL_BASELINE_NAMES, *(path.stem for path in _MODULES.glob("[a-z]*.py"))])
+NAMES = (
+    *("base_rate", "bm25", "bm25_full", "ease", "ease_recency", "ease_recent", "itemknn", "itemmean"),
+    *("popularity", "query_popularity", "recent_popularity", "slist", "tfidf", "user_item", "user_item_knn"),
+)
+"""Of the baselines in `train/evaluation/baselines/`, and of those in `label_baselines.py` beside it."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +28,9 @@ class BaselinesConfig:
     run: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        names = baseline_names()
         for name in self.run:
-            if name not in names:
-                raise ValueError(f"run: there is no baseline {name!r}; there are {', '.join(names)}")
+            if name not in NAMES:
+                raise ValueError(f"run: there is no baseline {name!r}; there are {', '.join(NAMES)}")
 
     def measures(self, name: str) -> bool:
         """Whether `run` does not leave a baseline out."""

@@ -1,4 +1,6 @@
-"""The weights of a history's events by their age, beside those by step; chosen on validation.
+"""Baselines of item-item weights, whose events weigh by step and by age; what is chosen on validation.
+
+    BASELINE = item_baseline("itemknn", "item-kNN", weights)
 
 The towers may read when events were and when a query is asked, so item-item baselines may, too: an event
 weighs decay^steps * (1 + age / minute)^-ages. Beyond minutes, twice the age is the same factor whether it is
@@ -8,11 +10,21 @@ searched one after the other, from 7 and 13 values, with the item-item weights t
 without ages.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.evaluation.ranking import DECAYS, BaselineFitter, Scorer, summed
+from twinspire.train.evaluation.ranking import (
+    DECAYS,
+    Baseline,
+    BaselineFitter,
+    FittedBaseline,
+    Scorer,
+    has_histories,
+    rank_by,
+    summed,
+)
 from twinspire.train.models.collaborative import ItemWeights
 
 AGES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)  # powers
@@ -30,9 +42,30 @@ class EventWeights:
     decay: float
     ages: float = 0.0
 
-    def shown(self, data: TrainingData) -> dict[str, float]:
-        """The settings for reports; without `ages` where none are read."""
-        return vars(self) if reads_ages(data) else {"decay": self.decay}
+
+def item_baseline(
+    name: str,
+    label: str,
+    weights: Callable[[BaselineFitter], tuple[ItemWeights, Any]],
+    named: Callable[[BaselineFitter, Any], Mapping[str, float]] = lambda _, settings: vars(settings),
+) -> Baseline:
+    """The baseline of some item-item weights, summed over the history.
+
+    Args:
+        weights: with what was chosen for them, a `decay` among it.
+        named: what was chosen, by name, as a run logs it.
+    """
+
+    def fit(fitter: BaselineFitter) -> FittedBaseline:
+        found, settings = weights(fitter)
+        events = event_weights(fitter, label, lambda each: weights(each)[0], settings.decay)
+        shown = {**named(fitter, settings), "decay": events.decay}
+        if reads_ages(fitter.data):
+            shown["ages"] = events.ages
+        ranked = rank_by(fitter.data, summed(fitter.data, found, events.decay, events.ages))
+        return FittedBaseline(ranked, shown)
+
+    return Baseline(name, label, has_histories, fit, "histories")
 
 
 def reads_ages(data: TrainingData) -> bool:

@@ -9,8 +9,7 @@
 
 `user_item` reads the histories of the towers, where these read positive and negative ones
 (`label_means.py`). `user_item_knn` also reads which items are in them (`label_neighbours.py`). To add a
-baseline, add a `LabelBaseline` to `LABEL_BASELINES`, and its name to `LABEL_BASELINE_NAMES` of
-`train/config/baselines.py`.
+baseline, add a `LabelBaseline` to `LABEL_BASELINES`, and its name to `train/config/baselines.py`.
 """
 
 from collections.abc import Callable

@@ -245,7 +245,7 @@ class Baseline:
     """A ranking that needs no training by gradient.
 
     Args:
-        name: prefix of its metrics, as in `bm25_ndcg_at_10`, and name of its module.
+        name: prefix of its metrics, as in `bm25_ndcg_at_10`.
         applies: whether the data hold what it reads.
         reads: what it reads, for the sentence that says why it does not apply.
     """
@@ -308,14 +308,14 @@ def rank_by(data: TrainingData, score: Scorer) -> Ranker:
     return rank
 
 
-def rank_by_scores(data: TrainingData, weights: Floats | scipy.sparse.csr_matrix) -> Ranker:
-    """Rank by item-item weights (N, N) summed over a history, or by one score per item (N,)."""
-    return rank_by(data, constant(weights) if weights.ndim == 1 else summed(data, weights))
+def rank_by_scores(data: TrainingData, scores: Floats) -> Ranker:
+    """Rank by one score for each item (N,), the same for every query."""
+    return rank_by(data, lambda rows: np.tile(scores, (len(rows), 1)))
 
 
-def constant(scores: Floats) -> Scorer:
-    """The same scores (N,) for every query."""
-    return lambda rows: np.tile(scores, (len(rows), 1))
+def most_popular(fitter: BaselineFitter) -> FittedBaseline:
+    """The items with most training pairs, the same for every query."""
+    return FittedBaseline(rank_by_scores(fitter.data, fitter.data.counts().astype(np.float32)))
 
 
 def summed(

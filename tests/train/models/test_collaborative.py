@@ -12,7 +12,7 @@ import torch
 from tests.helpers.people import both_sides, data_of_people, ids_of, random_people, schema_of_people
 from twinspire.train.config.towers import SequenceTower
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.evaluation.ranking import rank_by_scores
+from twinspire.train.evaluation.ranking import rank_by, summed
 from twinspire.train.models import initialization
 from twinspire.train.models.collaborative import (
     ease,
@@ -97,7 +97,7 @@ def test_an_item_has_no_more_neighbours_where_all_are_equally_similar() -> None:
 def test_item_weights_are_summed_over_a_history(data: TrainingData, dense: Floats) -> None:
     weights = ease(interaction_matrix(data), STRENGTH)
     queries = data.parts["validation"].query
-    ranked = rank_by_scores(data, weights)(queries)
+    ranked = rank_by(data, summed(data, weights))(queries)
     assert data.histories is not None
     for query, row in zip(queries.tolist(), ranked, strict=True):
         seen = data.histories.rows(query)

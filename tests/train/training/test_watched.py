@@ -17,7 +17,7 @@ from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation.baselines import baselines
 from twinspire.train.evaluation.exact_search import search
-from twinspire.train.evaluation.ranking import rank_by_scores
+from twinspire.train.evaluation.ranking import rank_by, summed
 from twinspire.train.evaluation.report import evaluate_ranking
 from twinspire.train.metrics import mean, per_query
 from twinspire.train.models.collaborative import ease, interaction_matrix
@@ -101,7 +101,7 @@ def test_it_starts_as_good_as_ease(toml: Callable[..., Path]) -> None:
     """With as many factors as items; what is learned adds nothing as yet."""
     changed: Any = {"tower": {"latent": 120, "regularisation": 50.0}, "query.history": {"max_length": 100}}
     _, training_data, trainer = begun(toml(SUM, **changed))
-    rank = rank_by_scores(training_data, ease(interaction_matrix(training_data), 50.0))
+    rank = rank_by(training_data, summed(training_data, ease(interaction_matrix(training_data), 50.0)))
     queries, _ = training_data.parts["validation"].by_query()
     for tower in trainer.towers:
         assert tower.factors

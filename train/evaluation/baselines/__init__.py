@@ -4,8 +4,8 @@ Which of them apply follows from the data: BM25, TF-IDF and query popularity rea
 histories.
 Their hyperparameters (k1 and b, neighbours, lambda) are chosen on validation, as the epoch of the model is.
 
-To add one, add a module that is named as the baseline and holds its `BASELINE`, and name it in `BASELINES`;
-metrics, tables and plots of a run follow, and the key `[baselines] run`.
+To add one, add it to `BASELINES`, and its name to `train/config/baselines.py`; metrics, tables and plots of
+a run follow.
 """
 
 from rich.console import Console
@@ -13,38 +13,45 @@ from rich.console import Console
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.baselines import (
-    bm25,
-    bm25_full,
     ease,
     ease_recency,
     ease_recent,
     itemknn,
-    popularity,
     query_popularity,
     recent_popularity,
     slist,
-    tfidf,
 )
 from twinspire.train.evaluation.label_baselines import LABEL_BASELINES, labels_needed
-from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline
+from twinspire.train.evaluation.lexical_choice import has_cut_texts, has_texts, lexical_baseline
+from twinspire.train.evaluation.ranking import (
+    Baseline,
+    BaselineFitter,
+    FittedBaseline,
+    has_histories,
+    most_popular,
+)
 from twinspire.train.progress import PROGRESS, progress_bar
 
+TEXTS = "texts on both sides"
 # In the order of tables and plots.
-BASELINES = tuple(
-    module.BASELINE
-    for module in (
-        bm25,
-        bm25_full,
-        tfidf,
-        query_popularity,
-        popularity,
-        recent_popularity,
-        itemknn,
-        slist,
-        ease,
-        ease_recency,
-        ease_recent,
-    )
+BASELINES = (
+    Baseline("bm25", "BM25", has_texts, lexical_baseline("bm25", cut=True), TEXTS),
+    Baseline(
+        "bm25_full",
+        "BM25, full texts",
+        has_cut_texts,
+        lexical_baseline("bm25", cut=False),
+        f"{TEXTS}, of which one is longer than its max_length",
+    ),
+    Baseline("tfidf", "TF-IDF", has_texts, lexical_baseline("tfidf", cut=True), TEXTS),
+    query_popularity.BASELINE,
+    Baseline("popularity", "popularity", has_histories, most_popular, "histories"),
+    recent_popularity.BASELINE,
+    itemknn.BASELINE,
+    slist.BASELINE,
+    ease.BASELINE,
+    ease_recency.BASELINE,
+    ease_recent.BASELINE,
 )
 LABELS = {
     **{each.name: each.label for each in BASELINES},

@@ -6,17 +6,13 @@ and the factor are chosen on validation.
 
 from dataclasses import dataclass, replace
 
-from twinspire.train.evaluation.age_decay import event_weights
+from twinspire.train.evaluation.age_decay import item_baseline
 from twinspire.train.evaluation.baselines import ease
 from twinspire.train.evaluation.ranking import (
     DECAYS,
-    Baseline,
     BaselineFitter,
-    FittedBaseline,
     Scorer,
-    has_histories,
     own_range,
-    rank_by,
     summed,
     usual_own,
 )
@@ -52,11 +48,8 @@ def _choose(fitter: BaselineFitter) -> RecencySettings:
     return tuning.search(RecencySettings(own=usual_own(tuning.data)), ranges, scorer)
 
 
-def _fit(fitter: BaselineFitter) -> FittedBaseline:
-    found, settings = weights(fitter)
-    events = event_weights(fitter, "EASE, recency weights", lambda each: weights(each)[0], settings.decay)
-    ranked = rank_by(fitter.data, summed(fitter.data, found, events.decay, events.ages))
-    return FittedBaseline(ranked, ease.named(fitter) | vars(settings) | events.shown(fitter.data))
+def _named(fitter: BaselineFitter, settings: RecencySettings) -> dict[str, float]:
+    return ease.named(fitter) | vars(settings)
 
 
-BASELINE = Baseline("ease_recency", "EASE, recency weights", has_histories, _fit, "histories")
+BASELINE = item_baseline("ease_recency", "EASE, recency weights", weights, _named)

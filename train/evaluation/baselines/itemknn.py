@@ -7,16 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twinspire.train.evaluation.age_decay import event_weights
+from twinspire.train.evaluation.age_decay import item_baseline
 from twinspire.train.evaluation.ranking import (
     DECAYS,
-    Baseline,
     BaselineFitter,
-    FittedBaseline,
     Scorer,
-    has_histories,
     own_range,
-    rank_by,
     summed,
     usual_own,
 )
@@ -51,13 +47,6 @@ def weights(fitter: BaselineFitter) -> tuple[ItemWeights, NeighbourSettings]:
     return fitter.once("weights of item-kNN", fit), settings
 
 
-def _fit(fitter: BaselineFitter) -> FittedBaseline:
-    found, settings = weights(fitter)
-    events = event_weights(fitter, "item-kNN", lambda each: weights(each)[0], settings.decay)
-    ranked = rank_by(fitter.data, summed(fitter.data, found, events.decay, events.ages))
-    return FittedBaseline(ranked, vars(settings) | events.shown(fitter.data))
-
-
 def _choose(fitter: BaselineFitter) -> NeighbourSettings:
     tuning = fitter.tuning()
     most = item_knn(interaction_matrix(tuning.data), NEIGHBOURS[-1]).T.tocsr()
@@ -71,4 +60,4 @@ def _choose(fitter: BaselineFitter) -> NeighbourSettings:
     return tuning.search(NeighbourSettings(own=usual_own(tuning.data)), ranges, scorer)
 
 
-BASELINE = Baseline("itemknn", "item-kNN", has_histories, _fit, "histories")
+BASELINE = item_baseline("itemknn", "item-kNN", weights)

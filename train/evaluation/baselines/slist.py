@@ -23,19 +23,14 @@ import torch
 from torch import Tensor
 
 from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.evaluation.age_decay import event_weights
+from twinspire.train.evaluation.age_decay import item_baseline
 from twinspire.train.evaluation.ranking import (
     DECAYS,
     TUNED_ITEMS,
-    Baseline,
     BaselineFitter,
-    FittedBaseline,
     Floats,
     Rows,
     Scorer,
-    has_histories,
-    rank_by,
-    summed,
 )
 from twinspire.train.models.collaborative import (
     ItemWeights,
@@ -175,13 +170,6 @@ def weights(fitter: BaselineFitter) -> tuple[ItemWeights, SlistSettings]:
     return fitter.once("weights of SLIST", fit)
 
 
-def _fit(fitter: BaselineFitter) -> FittedBaseline:
-    found, settings = weights(fitter)
-    events = event_weights(fitter, "SLIST", lambda each: weights(each)[0], settings.decay)
-    scorer = summed(fitter.data, found, events.decay, events.ages)
-    return FittedBaseline(rank_by(fitter.data, scorer), named(fitter, settings) | events.shown(fitter.data))
-
-
 def named(fitter: BaselineFitter, settings: SlistSettings) -> dict[str, float]:
     """What was chosen, by name, as a run logs it."""
     chosen = {name: getattr(settings, name) for name in ("alpha", "tau", "decay")}
@@ -194,4 +182,4 @@ def _choose(fitter: BaselineFitter) -> SlistSettings:
     return tuning.search(SlistSettings(), ranges, Slist(tuning.data).scorer)
 
 
-BASELINE = Baseline("slist", "SLIST", has_histories, _fit, "histories")
+BASELINE = item_baseline("slist", "SLIST", weights, named)
