@@ -10,16 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
-from twinspire.export.refresh.refresh import RefreshResult
 from twinspire.export.refresh.refresh import refresh as run
 from twinspire.export.refresh.table import catalogue_table, store_changes, write_table
 from twinspire.export.terminal import show_record
-from twinspire.protos import bundle
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.progress import PROGRESS
-
-SHOWN = 20  # items that could not be encoded, in the result
 
 
 def refresh(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
@@ -28,8 +24,7 @@ def refresh(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     def data() -> Dataset:
         return prepare(experiment, arguments.config.parent, console=PROGRESS)
 
-    done = run(experiment, data, PROGRESS, arguments.catalogue, arguments.items)
-    return document(experiment.name, done)
+    return run(experiment, data, PROGRESS, arguments.catalogue, arguments.items)
 
 
 def catalogue(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
@@ -45,27 +40,6 @@ def catalogue(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
         "written": sum(not each.deleted for each in state.changes),
         "deletes": sum(each.deleted for each in state.changes),
         "catalogue": asdict(state.snapshot),
-    }
-
-
-def document(name: str, result: RefreshResult) -> dict[str, Any]:
-    """The result as JSON."""
-    promotion, folder = result.promotion, result.folder
-    version = result.source if promotion is None else promotion.version
-    return {
-        "model": f"models:/{name}/{version}",
-        "alias": "champion",
-        "refreshed": folder is not None,
-        "refreshed_from": f"models:/{name}/{result.source}",
-        "bundle": folder and str(folder),
-        "bundle_version": folder and bundle.read_manifest(folder).bundle_version,
-        "catalogue": result.snapshot and asdict(result.snapshot),
-        **result.counts,
-        "failed_items": dict([*result.failed.items()][:SHOWN]),
-        "resumed_at": result.resumed_at,
-        "move": promotion and promotion.record and asdict(promotion.record),
-        "decision": promotion and promotion.decision and promotion.decision.document(),
-        "compacted": result.compacted,
     }
 
 

@@ -9,7 +9,7 @@ host; of two hosts one is refused when it promotes, because the champion has mov
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,30 +45,7 @@ from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.tracking import find_run, mlflow_errors, tracked_run
 
 STAGE = "refresh"  # of its runs
-
-
-@dataclass(frozen=True)
-class RefreshResult:
-    """What came of a refresh.
-
-    Args:
-        source: version of the bundle that was refreshed.
-        counts: of items; see `Merged.counts`.
-        failed: id -> why an item is left out.
-        compacted: what was removed from the store, and from what was derived from it.
-        folder: of the new bundle; None if nothing has changed.
-        resumed_at: number of vectors that an earlier process had encoded.
-        promotion: of the new bundle.
-    """
-
-    source: str
-    snapshot: Snapshot | None
-    counts: dict[str, int]
-    failed: dict[str, str]
-    compacted: dict[str, Any]
-    folder: Path | None = None
-    resumed_at: int = 0
-    promotion: Promotion | None = None
+SHOWN = 20  # items that could not be encoded, in the result
 
 
 def refresh(
@@ -78,7 +55,7 @@ def refresh(
     catalogue: str = "",
     items: Path | None = None,
     compare: Compare = gates.compare,
-) -> RefreshResult:
+) -> dict[str, Any]:
     """Make a new bundle of the champion and the catalogue as it stands, and promote it if all gates hold.
 
     Args:
@@ -87,6 +64,13 @@ def refresh(
         catalogue: URL of the store of live items; empty for that of the service, if there is one.
         items: a table that takes the place of the champion's items.
         compare: measures both bundles and decides.
+
+    Returns:
+        A document with `model`, the champion now, and `refreshed_from`, the version that was refreshed;
+        whether it was `refreshed`, the new `bundle` and its `bundle_version`, None if nothing has changed;
+        `catalogue`, the state of the store; numbers of items (`Merged.counts`) and the first `failed_items`,
+        with reasons; `resumed_at`, the number of vectors that an earlier process had encoded; `move` and
+        `decision` of the promotion; and what was `compacted` in the store, and in what was derived from it.
 
     Raises:
         MissingStage: there is no champion, or nothing to refresh from.
@@ -116,7 +100,7 @@ class _Refresh:
         self.name = self.experiment.name
         self.work = RefreshFolder(self.name)
 
-    def run(self) -> RefreshResult:
+    def run(self) -> dict[str, Any]:
         version = AliasState.of(self.name).champion
         if not version:
             raise MissingStage(f"{self.name}: no version is {CHAMPION}; `make register promote` makes one")
@@ -134,12 +118,32 @@ class _Refresh:
         promotion = self._promoted(folder, merged)
         return self._result(version, snapshot, merged, folder, resumed_at, promotion)
 
-    def _result(self, version: str, snapshot: Snapshot | None, merged: Merged, *made: Any) -> RefreshResult:
+    def _result(
+        self,
+        version: str,
+        snapshot: Snapshot | None,
+        merged: Merged,
+        folder: Path | None = None,
+        resumed_at: int = 0,
+        promotion: Promotion | None = None,
+    ) -> dict[str, Any]:
         """End the refresh, compact the store, and say what came of it."""
         self._end()
-        compacted = self._compact(snapshot)
-        counts, failed = merged.counts(), dict(merged.failed)
-        return RefreshResult(version, snapshot, counts, failed, compacted, *made)
+        return {
+            "model": f"models:/{self.name}/{promotion.version if promotion else version}",
+            "alias": CHAMPION,
+            "refreshed": folder is not None,
+            "refreshed_from": f"models:/{self.name}/{version}",
+            "bundle": folder and str(folder),
+            "bundle_version": folder and bundle.read_manifest(folder).bundle_version,
+            "catalogue": snapshot and asdict(snapshot),
+            **merged.counts(),
+            "failed_items": dict([*merged.failed.items()][:SHOWN]),
+            "resumed_at": resumed_at,
+            "move": promotion and promotion.record and asdict(promotion.record),
+            "decision": promotion and promotion.decision and promotion.decision.document(),
+            "compacted": self._compact(snapshot),
+        }
 
     def _catalogue(self, champion: Champion) -> tuple[Snapshot | None, Callable[[Mapping[str, str]], Merged]]:
         """The catalogue as it stands, or stood when a refresh began that was killed.

@@ -20,7 +20,6 @@ from tests.helpers.tiny import FILTERS
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.refresh import refresh as steps
 from twinspire.export.refresh import sources
-from twinspire.export.refresh.refresh import RefreshResult
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.protos import bundle
@@ -89,7 +88,7 @@ class World:
         compare: Any = ACCEPT,
         data: Callable[[], Dataset] = no_data,
         catalogue: str | None = None,
-    ) -> RefreshResult:
+    ) -> dict[str, Any]:
         url = self.url if catalogue is None else catalogue
         return steps.refresh(self.experiment, data, self.console, url, items, compare)
 

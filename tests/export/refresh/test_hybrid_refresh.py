@@ -47,13 +47,13 @@ def test_written_changed_and_deleted_items_are_in_the_lexical_index(world: World
     del texts["item-005"]
     world.write(item("lamp", texts["lamp"]), item("item-003", second), gone("item-005"))
     done = world.refresh()
-    assert done.folder is not None
-    manifest, before = bundle.read(done.folder), bundle.read(champion)
+    assert done["bundle"]
+    manifest, before = bundle.read(Path(done["bundle"])), bundle.read(champion)
     assert manifest.hybrid == before.hybrid
     for name in ("terms", "idf"):
         path = bundle.LEXICAL_FILES[name]
         assert manifest.files[path] == before.files[path]  # frozen
-    check(done.folder, texts)
+    check(Path(done["bundle"]), texts)
 
 
 def test_a_text_that_differs_only_for_the_lexical_index_is_read_again(world: World) -> None:
@@ -65,9 +65,9 @@ def test_a_text_that_differs_only_for_the_lexical_index_is_read_again(world: Wor
         texts["lamp"] = text
         world.write(item("lamp", text))
         done = world.refresh()
-        assert done.folder is not None
-        assert done.counts["encoded"] == 1
-        check(done.folder, texts)
+        assert done["bundle"]
+        assert done["encoded"] == 1
+        check(Path(done["bundle"]), texts)
 
 
 def test_priors_belong_to_ids(world: World) -> None:
@@ -76,7 +76,7 @@ def test_priors_belong_to_ids(world: World) -> None:
     world.release(is_hybrid=True, hybrid=replace(HYBRID, prior_weight=0.8), priors=priors)
     world.write(item("item-003", NAMES[9]), gone("item-005"), item("lamp", NAMES[8]))
     done = world.refresh()
-    assert done.folder is not None
-    (answer,) = Retriever.load(done.folder).search([Query("Nothing  known")], k=60)
+    assert done["bundle"]
+    (answer,) = Retriever.load(Path(done["bundle"])).search([Query("Nothing  known")], k=60)
     found = {hit.id: hit.prior for hit in answer.hits if hit.prior}
     assert found == {"item-003": 0.5, "item-040": 0.125}

@@ -79,7 +79,7 @@ def test_a_killed_refresh_goes_on_and_leaves_nothing_behind(world: World) -> Non
         assert f"item-{n:03}" not in vectors_of(folder), step
         assert audit_log_of(world.name)["intact"], step
         world.refresh()  # takes what came later, or finds nothing
-        assert world.refresh().folder is None, step
+        assert world.refresh()["bundle"] is None, step
         assert not (WORK / world.name).exists(), step
         assert [*BUNDLES.glob(".making-*"), *BUNDLES.glob(".bundle-*")] == [], step
         assert world.alias("challenger") == "2", step

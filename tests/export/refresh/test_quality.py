@@ -15,7 +15,7 @@ from tests.helpers import altered, releases
 from tests.helpers.refreshing import ACCEPT, World, without_processes
 from tests.helpers.stdlib import Made, tracking_copy
 from twinspire.export.evaluation import per_query
-from twinspire.export.refresh.refresh import RefreshResult, refresh
+from twinspire.export.refresh.refresh import refresh
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.export.release.gate import ComparedVersion, Comparison
@@ -49,7 +49,7 @@ def in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refreshed(
     made: Made, folder: Path, console: Console, *items: ItemWrite, compare: object = ACCEPT
-) -> RefreshResult:
+) -> dict[str, Any]:
     url = f"sqlite:///{folder / 'items.db'}"
     with closing(Store.open(url)) as store:
         store.write([WriteRequest(items)])
@@ -75,26 +75,26 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
         ItemWrite("shop.lamp", features=new, fields='{"name": "lamp"}'),
         compare=compare,
     )
-    assert done.folder is not None and done.promotion is not None and done.promotion.decision is not None
-    assert (done.counts["encoded"], done.counts["deleted"]) == (1, 1)
-    decision = done.promotion.decision
-    assert decision.accepted, decision.verdict()
-    (gate,) = (each for each in decision.results if each.name == "quality")
-    assert f"over {len(rows) - asked:,} queries" in gate.text
-    assert f"{asked:,} queries are left out, because they ask for deleted or edited items" in gate.text
-    assert decision.measured["quality"]["left_out"].startswith(f"{asked:,} queries")
-    own, before = per_query.load(done.folder), per_query.load(made.folder)
+    assert done["bundle"]
+    assert (done["encoded"], done["deleted"]) == (1, 1)
+    decision = done["decision"]
+    assert decision["accepted"], decision["verdict"]
+    (gate,) = (each for each in decision["gates"] if each["name"] == "quality")
+    assert f"over {len(rows) - asked:,} queries" in gate["text"]
+    assert f"{asked:,} queries are left out, because they ask for deleted or edited items" in gate["text"]
+    assert decision["measured"]["quality"]["left_out"].startswith(f"{asked:,} queries")
+    own, before = per_query.load(Path(done["bundle"])), per_query.load(made.folder)
     assert own is not None and before is not None
     assert set(own.rows) < set(before.rows)
     shared, other = per_query.common(own, before)
     # The same towers and texts: a query's metrics change only where the new item or the gap moves an answer.
     same = shared.metrics["recall_at_10"] == other.metrics["recall_at_10"]
     assert same.mean() > 0.95
-    manifest = bundle.read(done.folder)
+    manifest = bundle.read(Path(done["bundle"]))
     assert manifest.quality["queries_left_out"] == asked
     assert manifest.quality["warnings"] == bundle.read(made.folder).quality["warnings"] != []
     assert manifest.quality["ndcg_at_10"] == pytest.approx(float(own.metrics["ndcg_at_10"].mean()), abs=1e-6)
-    ids = json.loads((done.folder / bundle.ITEMS).read_bytes())["ids"]
+    ids = json.loads((Path(done["bundle"]) / bundle.ITEMS).read_bytes())["ids"]
     assert lost not in ids and kept in ids
 
 
@@ -117,22 +117,22 @@ def test_queries_that_ask_for_an_edited_item_are_left_out(
     done = refreshed(
         made, tmp_path, console, ItemWrite(data.item_ids[asked], features=json.dumps({"text": "qqq zzz"}))
     )
-    assert done.folder is not None
-    own, manifest = per_query.load(done.folder), bundle.read(done.folder)
+    assert done["bundle"]
+    own, manifest = per_query.load(Path(done["bundle"])), bundle.read(Path(done["bundle"]))
     assert own is not None
     gone = {int(digests[n]) for n in range(len(rows)) if asked in relevant[n].tolist()}
     assert int(digests[chosen]) in gone
     assert {*before.rows.tolist()} - {*own.rows.tolist()} == gone
     assert manifest.quality["queries_left_out"] == len(gone)
-    sides = altered.side("2", done.folder), altered.side("1", made.folder)
+    sides = altered.side("2", Path(done["bundle"])), altered.side("1", made.folder)
     found = stored(Comparison(*sides, made.experiment, releases.no_data, console, tmp_path))
     assert isinstance(found, Evaluated) and found.queries.champion is not None
     assert np.array_equal(found.queries.challenger.rows, found.queries.champion.rows)
     assert found.queries.left_out == len(gone)
     # The next refresh does not have the new text, and leaves out the same queries.
     again = refreshed(made, tmp_path, console, ItemWrite("shop.lamp", features='{"text": "A lamp."}'))
-    assert again.folder is not None
-    later = per_query.load(again.folder)
+    assert again["bundle"]
+    later = per_query.load(Path(again["bundle"]))
     assert later is not None and np.array_equal(later.rows, own.rows)
 
 
@@ -149,10 +149,10 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
         raise DataError("items.parquet: there is no such file")
 
     done = refresh(made.experiment, away, console, url, compare=ACCEPT)  # type: ignore[arg-type]
-    assert done.folder is not None
-    manifest = bundle.read(done.folder)
+    assert done["bundle"]
+    manifest = bundle.read(Path(done["bundle"]))
     assert "there is no such file" in manifest.quality["not_measured"]
-    challenger, champion = altered.side("2", done.folder), altered.side("1", made.folder)
+    challenger, champion = altered.side("2", Path(done["bundle"])), altered.side("1", made.folder)
     (gate,) = (each for each in GATES if each.name == "quality")
 
     result = gate.judge(
