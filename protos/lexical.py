@@ -13,7 +13,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,20 +82,8 @@ class Analyzer:
 
     def tokens(self, text: str) -> list[str]:
         """The tokens of one text, in order, repeated ones included."""
-        return next(self.analyze([text]))
-
-    def analyze(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """The tokens of each text, as `tokens` gives them; what occurs in several texts is analysed once."""
-        known: dict[str, list[str]] = {}
         of_run = self.of_run()
-        for text in texts:
-            tokens: list[str] = []
-            for run in runs_of(text):
-                found = known.get(run)
-                if found is None:
-                    found = known[run] = of_run(run)
-                tokens += found
-            yield tokens
+        return [token for run in runs_of(text) for token in of_run(run)]
 
     def __str__(self) -> str:
         words = "English stems without stop words" if self.language else "words"

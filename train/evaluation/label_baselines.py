@@ -21,10 +21,11 @@ from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.label_means import (
     FittedLabels,
+    histories_of,
     item_means,
     user_item,
 )
-from twinspire.train.evaluation.label_neighbours import histories_of, item_neighbours
+from twinspire.train.evaluation.label_neighbours import item_neighbours
 
 
 @dataclass(frozen=True)
@@ -43,28 +44,27 @@ class LabelBaseline:
 
 
 def label_baselines(experiment: Experiment, data: TrainingData) -> dict[str, FittedLabels]:
-    """Name -> predictions of each baseline that applies to the towers, and that `[baselines] run` allows.
-
-    Item means stand beside every model of labelled pairs, the others beside a predicted probability.
-    """
-    found = [each for each in LABEL_BASELINES if experiment.baselines.measures(each.name)]
-    if not experiment.tower.predicts_probability:
-        found = [each for each in found if each.name == "itemmean"]
-    if not histories_of(experiment.query, data):
-        found = [each for each in found if not each.reads_histories]
-    return {each.name: each.fit(experiment, data) for each in found}
+    """Name -> predictions of each baseline that applies to the towers, and that `[baselines] run` allows."""
+    measured = [each for each in LABEL_BASELINES if experiment.baselines.measures(each.name)]
+    return {each.name: each.fit(experiment, data) for each in measured if not _needs(each, experiment, data)}
 
 
 def labels_needed(experiment: Experiment, data: TrainingData) -> dict[str, str]:
     """Name -> what it needs, of each baseline that does not apply to these towers and data."""
-    names = [each.name for each in LABEL_BASELINES]
     if not data.parts["test"].has_both_labels:
-        return dict.fromkeys(names, "positive and negative pairs in the test part")
-    if experiment.tower.predicts_probability:
-        without = not histories_of(experiment.query, data)
-        return {each.name: "histories" for each in LABEL_BASELINES if each.reads_histories and without}
-    needs = 'towers that predict a probability: tower.kind = "clicks"'
-    return {name: needs for name in names if name != "itemmean"}
+        needs = "positive and negative pairs in the test part"
+        return {each.name: needs for each in LABEL_BASELINES}
+    return {each.name: needs for each in LABEL_BASELINES if (needs := _needs(each, experiment, data))}
+
+
+def _needs(baseline: LabelBaseline, experiment: Experiment, data: TrainingData) -> str:
+    """What a baseline needs that these towers and data lack; empty if it applies.
+
+    Item means stand beside every model of labelled pairs, the others beside a predicted probability.
+    """
+    if baseline.name != "itemmean" and not experiment.tower.predicts_probability:
+        return 'towers that predict a probability: tower.kind = "clicks"'
+    return "histories" if baseline.reads_histories and not histories_of(experiment.query, data) else ""
 
 
 def _base_rate(experiment: Experiment, data: TrainingData) -> FittedLabels:

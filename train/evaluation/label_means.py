@@ -64,9 +64,9 @@ def user_item(query: Mapping[str, FeatureSpec], data: TrainingData) -> FittedLab
     """
     smoothing = item_means(data).settings["smoothing"]
     shares = item_shares(data, smoothing)
-    histories, item = both_histories(query, data), scipy.special.logit(shares)
+    histories, item = histories_of(query, data), scipy.special.logit(shares)
     residuals: list[tuple[dict[str, Any], Residuals]]
-    if histories:
+    if len(histories) == len(KINDS):
         residuals = [
             ({"events": name}, _history_sums(histories, shares, as_read))
             for name, as_read in (("as the towers", True), ("all", False))
@@ -101,16 +101,16 @@ def _of_users(item: Floats, residuals: Residuals, smoothing: float, factor: floa
     return np.asarray(scipy.special.expit(item[pairs.item] + factor * sums / (counts + smoothing)))
 
 
-def both_histories(
+def histories_of(
     query: Mapping[str, FeatureSpec], data: TrainingData
 ) -> dict[str, tuple[HistoryFeature, Histories]]:
-    """Kind -> feature and values, where queries have histories of both kinds; else empty."""
+    """Kind -> feature and values of the queries' histories; empty if there are none."""
     found: dict[str, tuple[HistoryFeature, Histories]] = {}
     for name, spec in query.items():
-        values = data.queries[name]
+        values = data.queries.get(name)
         if isinstance(spec, HistoryFeature) and isinstance(values, Histories):
             found[spec.kind] = (spec, values)
-    return found if set(found) == set(KINDS) else {}
+    return found
 
 
 def item_shares(data: TrainingData, smoothing: float) -> Floats:

@@ -21,10 +21,17 @@ import numpy.typing as npt
 import scipy.sparse
 import scipy.special
 
-from twinspire.protos.features import FeatureSpec, HistoryFeature
+from twinspire.protos.features import FeatureSpec
 from twinspire.train.data.ranges import concatenate_ranges, range_indices, range_starts
-from twinspire.train.data.training_data import Histories, Pairs, TrainingData
-from twinspire.train.evaluation.label_means import FittedLabels, Floats, first_event, item_shares, user_item
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.evaluation.label_means import (
+    FittedLabels,
+    Floats,
+    first_event,
+    histories_of,
+    item_shares,
+    user_item,
+)
 from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 EVENTS = ("as the towers", "all")
@@ -34,15 +41,6 @@ WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 LARGEST = 5_000  # items; up to six matrices of N x N are held at once, 600 MB at this size
 TUNED_PAIRS = 20_000
 _BLOCK = 1_000  # pairs whose events are read at a time
-
-
-def histories_of(
-    query: Mapping[str, FeatureSpec], data: TrainingData
-) -> list[tuple[HistoryFeature, Histories]]:
-    """The features of queries that are histories, with their values; empty if there are none."""
-    specs = {name: spec for name, spec in query.items() if isinstance(spec, HistoryFeature)}
-    found = [(spec, data.queries.get(name)) for name, spec in specs.items()]
-    return [(spec, values) for spec, values in found if isinstance(values, Histories)]
 
 
 def item_neighbours(query: Mapping[str, FeatureSpec], data: TrainingData) -> FittedLabels:
@@ -78,7 +76,7 @@ class ResidualNeighbours:
     def __init__(self, query: Mapping[str, FeatureSpec], data: TrainingData, base: FittedLabels) -> None:
         train = data.parts["train"]
         assert train.user is not None  # pairs with histories are events
-        self._histories = histories_of(query, data)
+        self._histories = histories_of(query, data).values()
         self._shares = item_shares(data, base.settings["item_smoothing"])
         self._smoothing = base.settings["smoothing"]
         read = np.argsort(-data.counts(negative=True), kind="stable")[:LARGEST]

@@ -11,6 +11,7 @@ weight of an item for itself is that of EASE with recency weights.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -19,7 +20,7 @@ import scipy.sparse
 import torch
 
 from twinspire.protos.features import CategoryFeature, FeatureSpec, TextFeature
-from twinspire.protos.lexical import ANALYZERS
+from twinspire.protos.lexical import ANALYZERS, runs_of
 from twinspire.train.config import Experiment
 from twinspire.train.data.recency import WHOLE, WINDOWS, RecentShares
 from twinspire.train.data.training_data import TrainingData
@@ -93,10 +94,11 @@ def content_vectors(experiment: Experiment, data: TrainingData) -> scipy.sparse.
 
 def _terms(experiment: Experiment, data: TrainingData) -> Iterator[list[list[Any]]]:
     """Of each feature, the terms of all items."""
+    of_run = cache(ANALYZERS["characters"].of_run())  # what occurs in several texts is analysed once
     for name, spec in experiment.item.items():
         values = data.items[name]
         if isinstance(spec, TextFeature):
-            yield [*ANALYZERS["characters"].analyze(text or "" for text in values)]
+            yield [[token for run in runs_of(text or "") for token in of_run(run)] for text in values]
         elif isinstance(spec, CategoryFeature):
             several = (each if isinstance(each, list) else [each] for each in values)
             yield [[f"{name}={each}" for each in one if each is not None] for one in several]
