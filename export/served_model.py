@@ -6,7 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from twinspire.export.encoding import ColumnRecords, ItemTower, encode_once
+from twinspire.export.encoding.encoding import ItemTower, encode_once
+from twinspire.export.encoding.records import ColumnRecords
 from twinspire.export.evaluation.quality import ServedModel
 from twinspire.export.hybrid.rebuild import ranking_of
 from twinspire.export.onnx.runtimes import onnx_encoder

@@ -14,7 +14,8 @@ import numpy as np
 from rich.console import Console
 
 from twinspire.export.benchmark.towers import TowerForms, measure_towers, torch_threads
-from twinspire.export.encoding import ColumnRecords, EncodedFile, ItemTower, encode_once
+from twinspire.export.encoding.encoding import EncodedFile, ItemTower, encode_once
+from twinspire.export.encoding.records import ColumnRecords
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
 from twinspire.export.onnx.runtimes import LARGEST_BATCH, onnx_encoder, torch_encoder

@@ -7,26 +7,3 @@
 byte, on one kind of processor, because the position of a record determines its batch. A file that is resumed
 on another processor is equally valid, but its vectors differ by rounding.
 """
-
-from twinspire.export.encoding.encoding import (
-    BATCH,
-    EncodedFile,
-    ItemTower,
-    encode_all,
-    encode_into,
-    encode_once,
-)
-from twinspire.export.encoding.records import WINDOW, ColumnRecords, Records, TableRecords
-
-__all__ = [
-    "BATCH",
-    "WINDOW",
-    "ColumnRecords",
-    "EncodedFile",
-    "ItemTower",
-    "Records",
-    "TableRecords",
-    "encode_all",
-    "encode_into",
-    "encode_once",
-]

@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from twinspire.export.bundles import find_bundle
-from twinspire.export.encoding import ItemTower, TableRecords, encode_into
+from twinspire.export.encoding.encoding import ItemTower, encode_into
+from twinspire.export.encoding.records import TableRecords
 from twinspire.protos.system import memory
 from twinspire.train.config import Experiment
 from twinspire.train.data.source import source_config

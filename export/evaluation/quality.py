@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from twinspire.export import ann
-from twinspire.export.encoding import encode_all
+from twinspire.export.encoding.encoding import encode_all
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.protos.bundle import Score

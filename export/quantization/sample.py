@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from twinspire.export.encoding import encode_all
+from twinspire.export.encoding.encoding import encode_all
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.protos.features import Side, TowerInputs
 from twinspire.train.config.bundle import PrecisionConfig

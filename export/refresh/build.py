@@ -15,7 +15,7 @@ from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.bundle_files import write_bundle, write_reports
-from twinspire.export.encoding import encode_all
+from twinspire.export.encoding.encoding import encode_all
 from twinspire.export.evaluation.drift_reference import refreshed
 from twinspire.export.evaluation.quality import encode_queries
 from twinspire.export.example_queries import example_queries

@@ -24,8 +24,9 @@ import numpy.typing as npt
 from rich.console import Console
 
 from twinspire.export.bundles import why_not_comparable
-from twinspire.export.encoding import ColumnRecords, ItemTower, encode_once
 from twinspire.export.encoding.digests import item_digests
+from twinspire.export.encoding.encoding import ItemTower, encode_once
+from twinspire.export.encoding.records import ColumnRecords
 from twinspire.export.evaluation import pair_losses, per_query, quality
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts

@@ -19,7 +19,8 @@ import numpy as np
 from rich.console import Console
 
 from twinspire.export.bundles import BUNDLES
-from twinspire.export.encoding import ColumnRecords, ItemTower, encode_into
+from twinspire.export.encoding.encoding import ItemTower, encode_into
+from twinspire.export.encoding.records import ColumnRecords
 from twinspire.export.logged_model import log_bundle
 from twinspire.export.refresh import sources
 from twinspire.export.refresh.build import RefreshBuild, find_built

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.helpers.tiny_towers import DIMENSION, PLAIN
-from twinspire.export.encoding import ItemTower
+from twinspire.export.encoding.encoding import ItemTower
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.protos.features import TowerInputs
 

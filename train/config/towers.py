@@ -13,27 +13,13 @@ from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config.checks import at_least, below_one
 from twinspire.train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
 from twinspire.train.config.losses import Bce, LossConfig, SampledSoftmax
-from twinspire.train.config.pretrained_tower import EncodingPrecision, TransformerTower
+from twinspire.train.config.pretrained_tower import TransformerTower
 from twinspire.train.config.tower_section import (
-    MAX_NGRAM,
     TextHashing,
     TowerSection,
     check_orders,
     refuse_tokens,
 )
-
-__all__ = [
-    "MAX_NGRAM",
-    "BagTower",
-    "ClicksTower",
-    "ComirecTower",
-    "DssmTower",
-    "EncodingPrecision",
-    "HistoryTower",
-    "SequenceTower",
-    "TowerConfig",
-    "TransformerTower",
-]
 
 
 @dataclass(frozen=True)

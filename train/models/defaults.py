@@ -36,9 +36,10 @@ from twinspire.protos.files.tokenizer import TOKENIZER, open_tokenizer
 from twinspire.protos.lexical import unspaced_share
 from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config import Experiment
+from twinspire.train.config.history_towers import HistoryTower
 from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
-from twinspire.train.config.pretrained_tower import MOST_BUCKETS
-from twinspire.train.config.towers import BagTower, HistoryTower, TransformerTower
+from twinspire.train.config.pretrained_tower import MOST_BUCKETS, TransformerTower
+from twinspire.train.config.towers import BagTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.prepared_inputs import hash_texts
 from twinspire.train.models.pretrained.folder import PretrainedFolder

@@ -27,17 +27,10 @@ from tests.helpers.tiny_towers import DIMENSION, PLAIN, TinyTower, write_tower
 from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
 from twinspire.export.arguments import path_with
-from twinspire.export.encoding import (
-    WINDOW,
-    ColumnRecords,
-    ItemTower,
-    TableRecords,
-    encode_all,
-    encode_into,
-    encode_once,
-    encoding,
-)
+from twinspire.export.encoding import encoding
 from twinspire.export.encoding.command import encode, show_encoded
+from twinspire.export.encoding.encoding import ItemTower, encode_all, encode_into, encode_once
+from twinspire.export.encoding.records import WINDOW, ColumnRecords, TableRecords
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, DataError, Unavailable
 from twinspire.protos.features import Arrays, IdFeature, TextFeature
@@ -51,7 +44,8 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from rich.console import Console
-from twinspire.export.encoding import TableRecords, encode_into
+from twinspire.export.encoding.encoding import encode_into
+from twinspire.export.encoding.records import TableRecords
 from tests.helpers.item_tower import tower_at
 
 table, tower, output = map(Path, sys.argv[1:])

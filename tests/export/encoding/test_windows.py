@@ -13,7 +13,8 @@ from rich.console import Console
 
 from tests.helpers.tiny import SYLLABLES
 from tests.helpers.tiny_towers import PLAIN
-from twinspire.export.encoding import BATCH, WINDOW, TableRecords, encode_all
+from twinspire.export.encoding.encoding import BATCH, encode_all
+from twinspire.export.encoding.records import WINDOW, TableRecords
 from twinspire.export.onnx.runtimes import LARGEST_BATCH
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.protos.features import (

@@ -10,7 +10,7 @@ from rich.console import Console
 from tests.helpers.lexical import HYBRID
 from tests.helpers.stdlib import Made
 from twinspire.export import ann
-from twinspire.export.encoding import encode_all
+from twinspire.export.encoding.encoding import encode_all
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.evaluation.quality import (
     ServedModel,

@@ -18,7 +18,7 @@ from tests.helpers.exported import Exported, exported, move_weights
 from tests.helpers.stdlib import Sections, started
 from tests.helpers.watched import ATTENTION
 from tests.helpers.watched import write_toml as write_films
-from twinspire.export.encoding import encode_all
+from twinspire.export.encoding.encoding import encode_all
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
 from twinspire.export.onnx.runtimes import onnx_encoder, torch_encoder

@@ -16,7 +16,7 @@ from tests.helpers.refreshing import World, gone, item, vectors_of
 from tests.helpers.releases import HELD, REFUSED, Decide
 from tests.helpers.tiny_towers import DIMENSION
 from twinspire.export.bundles import BUNDLES
-from twinspire.export.encoding import encode_into
+from twinspire.export.encoding.encoding import encode_into
 from twinspire.export.refresh import refresh as refreshing
 from twinspire.export.refresh.command import show_refreshed
 from twinspire.export.refresh.work import WORK

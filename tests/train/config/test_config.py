@@ -28,9 +28,7 @@ from twinspire.train.config import (
     read_experiment,
 )
 from twinspire.train.config.bundle import HybridConfig
-from twinspire.train.config.towers import (
-    SequenceTower,
-)
+from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.paths import CONFIGS
 
 SHIPPED = sorted(CONFIGS.glob("*.toml"))

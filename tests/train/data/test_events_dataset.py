@@ -23,8 +23,9 @@ from twinspire.protos.features import (
 )
 from twinspire.train.__main__ import show_data
 from twinspire.train.config import Experiment, SplitConfig
+from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.losses import InBatchSoftmax
-from twinspire.train.config.towers import BagTower, ClicksTower, SequenceTower
+from twinspire.train.config.towers import BagTower, ClicksTower
 from twinspire.train.data.cleaning import Derived
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.sources.events import EventsData

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.helpers.people import data_of_people, random_people, schema_of_people
-from twinspire.train.config.towers import SequenceTower
+from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.evaluation.exact_search import blocks_of_like_length, encode, search
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of

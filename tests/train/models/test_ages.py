@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from tests.helpers.people import both_sides, data_of_people, dated, random_people, schema_of_people
 from tests.train.training.test_trainer import Watcher
 from twinspire.protos.inputs.events import LATEST
+from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.losses import FullSoftmax
-from twinspire.train.config.towers import SequenceTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import (

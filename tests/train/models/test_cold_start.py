@@ -17,7 +17,7 @@ from twinspire.protos.features import (
     Schema,
     TextFeature,
 )
-from twinspire.train.config.towers import SequenceTower
+from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.models.cold_start import fit_content_fallback
 from twinspire.train.models.initialization import fit_number_encoders
 from twinspire.train.models.prepared_inputs import PreparedInputs

@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 
 from tests.helpers.people import both_sides, data_of_people, ids_of, random_people, schema_of_people
-from twinspire.train.config.towers import SequenceTower
+from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.ranking import rank_by, summed
 from twinspire.train.models import initialization

@@ -15,8 +15,9 @@ from tests.helpers.stdlib import experiment_at, started, write_sections
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import HistoryFeature, TextFeature
 from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.history_towers import HistoryTower, SequenceTower
 from twinspire.train.config.losses import Bce, FullSoftmax, LossConfig
-from twinspire.train.config.towers import BagTower, HistoryTower, SequenceTower
+from twinspire.train.config.towers import BagTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
 from twinspire.train.models.defaults import (

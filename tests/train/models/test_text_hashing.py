@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from twinspire.protos.inputs.texts import code_point_rows, folded, normalise
 from twinspire.protos.lexical import SPLIT_INTO_CHARACTERS
-from twinspire.train.config.towers import MAX_NGRAM
+from twinspire.train.config.tower_section import MAX_NGRAM
 from twinspire.train.models.text_hashing import HASHING_VERSION, LAST_LETTER, MAX_WORD_LENGTH, WordHashing
 
 BUCKETS = 4096

@@ -18,12 +18,8 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.train.config import TowerConfig
-from twinspire.train.config.towers import (
-    BagTower,
-    ComirecTower,
-    DssmTower,
-    SequenceTower,
-)
+from twinspire.train.config.history_towers import ComirecTower, SequenceTower
+from twinspire.train.config.towers import BagTower, DssmTower
 from twinspire.train.models.heads import ItemDotHead, QueryDotHead
 from twinspire.train.models.interests import largest_products
 from twinspire.train.models.sequence_encoders import PoolingEncoder

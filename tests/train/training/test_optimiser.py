@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TextFeature
-from twinspire.train.config.towers import BagTower, SequenceTower
+from twinspire.train.config.history_towers import SequenceTower
+from twinspire.train.config.towers import BagTower
 from twinspire.train.models.encoders import with_dense_gradients
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.optimiser import (

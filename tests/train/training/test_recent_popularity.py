@@ -14,8 +14,8 @@ import torch
 from tests.helpers.people import both_sides, data_of_people, schema_of_people
 from tests.train.evaluation.test_history_baselines import timed as with_times
 from twinspire.protos.features import Schema, TimeFeature
+from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.losses import FullSoftmax
-from twinspire.train.config.towers import SequenceTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.recency import DAY
 from twinspire.train.data.training_data import TrainingData

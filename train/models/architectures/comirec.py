@@ -7,7 +7,7 @@ import numpy.typing as npt
 from torch import nn
 
 from twinspire.protos.features import HistoryFeature, IdFeature, Schema
-from twinspire.train.config.towers import ComirecTower
+from twinspire.train.config.history_towers import ComirecTower
 from twinspire.train.models.cold_start import fit_content_fallback
 from twinspire.train.models.heads import InterestsHead
 from twinspire.train.models.history_towers import content_fallback, inner_product_heads, text_factory

@@ -10,7 +10,7 @@ from torch import nn
 
 from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
 from twinspire.protos.inputs.events import TIMES
-from twinspire.train.config.towers import SequenceTower
+from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.models.cold_start import fit_content_fallback
 from twinspire.train.models.history_towers import content_fallback, inner_product_heads, text_factory
 from twinspire.train.models.initialization import initialize_ease

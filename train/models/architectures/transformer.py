@@ -13,7 +13,7 @@ from torch import nn
 
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import BESIDE, BOTH, CODE_POINTS, SIDES, Schema, Side, TextFeature
-from twinspire.train.config.towers import TransformerTower
+from twinspire.train.config.pretrained_tower import TransformerTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.alignment import AlignmentTask, align
 from twinspire.train.models.encoders import HashedTextEncoder

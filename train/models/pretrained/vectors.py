@@ -21,7 +21,7 @@ import torch
 from twinspire.protos.features import PADDING, TOKENS, TextFeature
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.files.tokenizer import TOKENIZER, open_tokenizer
-from twinspire.train.config.towers import EncodingPrecision
+from twinspire.train.config.pretrained_tower import EncodingPrecision
 from twinspire.train.fingerprint import fingerprint
 from twinspire.train.models.placement import Place, as_given
 from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
