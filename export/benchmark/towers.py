@@ -21,7 +21,7 @@ from twinspire.protos.features import (
 )
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import Effort, Times, take_turns
-from twinspire.train.config import ExportConfig
+from twinspire.train.config.bundle import ExportConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.towers import Tower
 from twinspire.train.progress import PROGRESS, progress_bar

@@ -25,7 +25,8 @@ from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.system.machine import machine
-from twinspire.train.config import Experiment, GatesConfig
+from twinspire.train.config import Experiment
+from twinspire.train.config.gates import GatesConfig
 from twinspire.train.data.training_data import TrainingData
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers import graphs
 from twinspire.export import ann
-from twinspire.train.config import IndexConfig
+from twinspire.train.config.index import IndexConfig
 from twinspire.train.models.heads import ItemDotHead, LogisticHead
 
 pytestmark = pytest.mark.exhaustive

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from twinspire.protos.features import FeatureSpec, HistoryFeature, IdFeature, Schema, TimeFeature
-from twinspire.train.config import TowerConfig
+from twinspire.train.config.towers import TowerConfig
 from twinspire.train.data.training_data import Histories, Pairs, TrainingData
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of

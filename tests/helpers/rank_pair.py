@@ -13,7 +13,7 @@ LONGEST = 900  # seconds that the processes of a test may take
 # The process calls a function of a module with its `Rank`, and with texts.
 CODE = """
 import importlib, sys
-from twinspire.train.config import TrainingConfig
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.training.ranks import joined
 module, function, *texts = sys.argv[1:]
 with joined(TrainingConfig(threads=1)) as process:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from twinspire.protos.features import FeatureSpec
-from twinspire.train.config import FilterConfig
+from twinspire.train.config.data import FilterConfig
 from twinspire.train.data.source import SourceContext
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from twinspire.train import fingerprint
-from twinspire.train.config import IndexConfig, TrainingConfig
+from twinspire.train.config.index import IndexConfig
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.fingerprint import code_fingerprint
 from twinspire.train.paths import ROOT
 

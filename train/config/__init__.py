@@ -43,26 +43,6 @@ from twinspire.train.config.retrain import RetrainConfig
 from twinspire.train.config.towers import TowerConfig
 from twinspire.train.config.training import TrainingConfig
 
-__all__ = [
-    "BaselinesConfig",
-    "DataConfig",
-    "Experiment",
-    "ExportConfig",
-    "FilterConfig",
-    "GatesConfig",
-    "HybridConfig",
-    "IndexConfig",
-    "JudgedConfig",
-    "LossConfig",
-    "PrecisionConfig",
-    "RecordedEventsConfig",
-    "RetrainConfig",
-    "SplitConfig",
-    "TowerConfig",
-    "TrainingConfig",
-    "read_experiment",
-]
-
 SOURCES = KindsIn("twinspire.train.data.sources")
 
 

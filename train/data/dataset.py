@@ -36,7 +36,8 @@ from twinspire.protos.features import HistoryFeature, TextFeature, TimeFeature
 from twinspire.protos.files import atomic_directory
 from twinspire.protos.files.draft_file import sync
 from twinspire.train import paths
-from twinspire.train.config import Experiment, JudgedConfig
+from twinspire.train.config import Experiment
+from twinspire.train.config.data import JudgedConfig
 from twinspire.train.config.losses import learns_from_negatives
 from twinspire.train.data import splits
 from twinspire.train.data.columns import column_names

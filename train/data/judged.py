@@ -16,7 +16,7 @@ import polars as pl
 
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import FeatureSpec, HistoryFeature, TextFeature
-from twinspire.train.config import JudgedConfig
+from twinspire.train.config.data import JudgedConfig
 from twinspire.train.data.columns import column_names, features_of, read_columns
 from twinspire.train.data.table_files import find_data_file
 

@@ -35,7 +35,7 @@ from rich.console import Console
 
 from twinspire.protos.features import FeatureSpec
 from twinspire.protos.inputs.texts import normalise
-from twinspire.train.config import DataConfig, FilterConfig, JudgedConfig, RecordedEventsConfig
+from twinspire.train.config.data import DataConfig, FilterConfig, JudgedConfig, RecordedEventsConfig
 from twinspire.train.data.cleaning import cast_columns
 from twinspire.train.data.columns import Columns, column_names, items_of, read_columns
 from twinspire.train.data.filters import filter_columns

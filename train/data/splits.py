@@ -56,7 +56,7 @@ import polars as pl
 
 from twinspire.protos.errors import DataError
 from twinspire.protos.inputs.query_words import word_numbers
-from twinspire.train.config import SplitConfig
+from twinspire.train.config.data import SplitConfig
 from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions
 
 PARTS = ("train", "validation", "test")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from twinspire.protos.errors import DataError
-from twinspire.train.config import LossConfig
+from twinspire.train.config.losses import LossConfig
 from twinspire.train.data.batches import Batch
 from twinspire.train.data.training_data import Pairs, Positives, TrainingData
 from twinspire.train.losses.hard_negatives import mine_hard_negatives

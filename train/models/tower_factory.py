@@ -31,8 +31,8 @@ from twinspire.protos.features import (
     Side,
     TextFeature,
 )
-from twinspire.train.config import TowerConfig
 from twinspire.train.config.history_towers import HistoryTower
+from twinspire.train.config.towers import TowerConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.encoders import CategoryEncoder, NumberEncoder
 from twinspire.train.models.placement import Place, as_given

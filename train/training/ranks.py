@@ -32,7 +32,7 @@ from torch import Tensor
 
 from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.protos.system.cores import thread_count
-from twinspire.train.config import TrainingConfig
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.batches import Batch
 from twinspire.train.evaluation.exact_search import blocks_of_like_length, encode
 from twinspire.train.interrupts import SIGNALS

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from twinspire.protos.errors import DataError
-from twinspire.train.config import LossConfig, TrainingConfig
+from twinspire.train.config.losses import LossConfig
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.batches import Batch, HistoryBatches, batch_count, batches
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.exact_search import encode, search

@@ -30,7 +30,8 @@ from twinspire.export.release.paired_metrics import (
     why_without_losses,
 )
 from twinspire.protos.errors import TwinspireError
-from twinspire.train.config import Experiment, GatesConfig
+from twinspire.train.config import Experiment
+from twinspire.train.config.gates import GatesConfig
 from twinspire.train.evaluation.baselines import LABELS
 from twinspire.train.evaluation.ranking import selection_metric
 from twinspire.train.markdown import plain, table

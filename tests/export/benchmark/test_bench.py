@@ -24,7 +24,7 @@ from twinspire.protos.features import Arrays, TextFeature, TowerInputs
 from twinspire.protos.system import timing
 from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import FIRST, WARM_UP, Effort, take_turns
-from twinspire.train.config import ExportConfig
+from twinspire.train.config.bundle import ExportConfig
 
 INPUTS = TowerInputs("query", {"text": TextFeature("text", "query", max_length=64)}, {})
 VALUES = {"text": [f"query number {n}" for n in range(100)]}

@@ -17,7 +17,7 @@ from twinspire.export.terminal import BENCH_LINES, show_bench
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.train.config import ExportConfig
+from twinspire.train.config.bundle import ExportConfig
 from twinspire.train.data.training_data import training_data_of
 
 pytestmark = pytest.mark.exhaustive

@@ -19,7 +19,9 @@ from twinspire.export.hybrid.rebuild import over_texts
 from twinspire.protos.bundle import Score
 from twinspire.protos.errors import DataError, GateRefused
 from twinspire.protos.lexical import Analyzer, Weighting
-from twinspire.train.config import Experiment, HybridConfig, IndexConfig, read_experiment
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.bundle import HybridConfig
+from twinspire.train.config.index import IndexConfig
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation import lexical_choice

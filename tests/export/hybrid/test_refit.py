@@ -43,8 +43,8 @@ from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.train.config import Experiment, HybridConfig
-from twinspire.train.config.bundle import PrecisionConfig
+from twinspire.train.config import Experiment
+from twinspire.train.config.bundle import HybridConfig, PrecisionConfig
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import training_data_of
 from twinspire.train.training import run as training

@@ -24,7 +24,9 @@ from twinspire.export.release.paired_metrics import Evaluated, Paired
 from twinspire.export.release.promote import _summary
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Refreshed, Score
-from twinspire.train.config import Experiment, GatesConfig, TrainingConfig
+from twinspire.train.config import Experiment
+from twinspire.train.config.gates import GatesConfig
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.intervals import Clusters
 from twinspire.train.evaluation.labelled_metrics import Auc

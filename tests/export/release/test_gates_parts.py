@@ -37,7 +37,9 @@ from twinspire.export.release.gates import (
 )
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.cli import UsageError
-from twinspire.train.config import Experiment, GatesConfig, TrainingConfig
+from twinspire.train.config import Experiment
+from twinspire.train.config.gates import GatesConfig
+from twinspire.train.config.training import TrainingConfig
 
 
 def comparison(

@@ -19,7 +19,8 @@ from twinspire.export.release.gates.quality import judge_metrics, metric_of
 from twinspire.export.release.paired_metrics import Evaluated, Paired
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged
-from twinspire.train.config import GatesConfig, TrainingConfig
+from twinspire.train.config.gates import GatesConfig
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation.intervals import Clusters
 from twinspire.train.metrics import mean

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from twinspire.protos.features import FeatureSpec, HistoryFeature, IdFeature, TimeFeature
-from twinspire.train.config import Experiment, TowerConfig
+from twinspire.train.config import Experiment
 from twinspire.train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
+from twinspire.train.config.towers import TowerConfig
 from twinspire.train.data.sources.events import EventsData
 
 DATED: FeatureSpec = HistoryFeature("history", times=True)

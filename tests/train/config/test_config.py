@@ -16,19 +16,13 @@ from twinspire.protos.features import (
     TextFeature,
     TimeFeature,
 )
-from twinspire.train.config import (
-    Experiment,
-    ExportConfig,
-    FilterConfig,
-    GatesConfig,
-    IndexConfig,
-    PrecisionConfig,
-    SplitConfig,
-    TrainingConfig,
-    read_experiment,
-)
-from twinspire.train.config.bundle import HybridConfig
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.bundle import ExportConfig, HybridConfig, PrecisionConfig
+from twinspire.train.config.data import FilterConfig, SplitConfig
+from twinspire.train.config.gates import GatesConfig
 from twinspire.train.config.history_towers import SequenceTower
+from twinspire.train.config.index import IndexConfig
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.paths import CONFIGS
 
 SHIPPED = sorted(CONFIGS.glob("*.toml"))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from twinspire.protos.toml_config import parse
-from twinspire.train.config import SplitConfig
+from twinspire.train.config.data import SplitConfig
 from twinspire.train.data.sources.events import EventsData
 from twinspire.train.data.sources.movielens import MovielensData
 

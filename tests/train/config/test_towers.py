@@ -8,10 +8,9 @@ import pytest
 
 from twinspire.protos.features import SIDES, HistoryFeature, IdFeature, TextFeature
 from twinspire.protos.toml_config import FROM_DATA, parse, to_table
-from twinspire.train.config import TowerConfig
 from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.pretrained_tower import TransformerTower
-from twinspire.train.config.towers import BagTower
+from twinspire.train.config.towers import BagTower, TowerConfig
 
 
 def test_every_key_but_the_kind_has_a_default() -> None:

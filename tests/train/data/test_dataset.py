@@ -14,9 +14,11 @@ from rich.console import Console
 from tests.helpers.limited import files_limited_to
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import TextFeature
-from twinspire.train.config import Experiment, SplitConfig, TrainingConfig
+from twinspire.train.config import Experiment
+from twinspire.train.config.data import SplitConfig
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data import dataset
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.source import Tables, collapse_spaces, contains_query, sample_groups, without_query

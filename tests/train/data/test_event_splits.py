@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twinspire.protos.errors import DataError
-from twinspire.train.config import SplitConfig
+from twinspire.train.config.data import SplitConfig
 from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions, sort_and_filter
 from twinspire.train.data.splits import PARTS, SHOWN, assign_parts, known_events
 

@@ -22,7 +22,8 @@ from twinspire.protos.features import (
     TimeFeature,
 )
 from twinspire.train.__main__ import show_data
-from twinspire.train.config import Experiment, SplitConfig
+from twinspire.train.config import Experiment
+from twinspire.train.config.data import SplitConfig
 from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower, ClicksTower

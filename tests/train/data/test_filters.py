@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.sources import source_context
 from twinspire.protos.errors import ConfigError, DataError
 from twinspire.protos.features import CategoryFeature, FeatureSpec, NumberFeature, TextFeature
-from twinspire.train.config import FilterConfig
+from twinspire.train.config.data import FilterConfig
 from twinspire.train.data.filters import filter_kinds, filter_values, with_filter_columns
 from twinspire.train.data.sources.events import EventsData
 from twinspire.train.data.sources.files import FilesData

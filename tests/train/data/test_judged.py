@@ -14,7 +14,8 @@ from rich.console import Console
 from tests.helpers.beir import write_folder
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import CategoryFeature, FeatureSpec, HistoryFeature, TextFeature
-from twinspire.train.config import Experiment, JudgedConfig, read_experiment
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.data import JudgedConfig
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower
 from twinspire.train.data.dataset import Dataset, prepare

@@ -11,7 +11,8 @@ import pytest
 
 from tests.helpers.stdlib import completed, experiment_at
 from twinspire.protos.errors import ConfigError
-from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.evaluation.label_baselines import label_baselines
 from twinspire.train.training.trained_model import build_model

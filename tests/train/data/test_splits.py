@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from twinspire.protos.errors import DataError
 from twinspire.protos.inputs.query_words import word_numbers
-from twinspire.train.config import SplitConfig
+from twinspire.train.config.data import SplitConfig
 from twinspire.train.data.source import BY_RANKING
 from twinspire.train.data.splits import (
     LEAST_OTHERS,

@@ -10,7 +10,8 @@ import numpy as np
 from tests.helpers.stdlib import started, write_toml
 from tests.train.evaluation.test_report import pairs_of
 from twinspire.protos.features import FeatureSpec, TextFeature
-from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.baselines import baselines
 from twinspire.train.evaluation.ranking import FittedBaseline

@@ -16,8 +16,8 @@ from rich.console import Console
 from tests.helpers.people import data_of_people, random_people
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.toml_config import to_table
-from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
-from twinspire.train.config.baselines import NAMES
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.baselines import NAMES, BaselinesConfig
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.recency import DAY, WHOLE, RecentShares
 from twinspire.train.data.training_data import Pairs, TrainingData

@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pytest
 import scipy.special
 
-from twinspire.train.config import BaselinesConfig, Experiment, read_experiment
+from twinspire.train.config import Experiment, read_experiment
+from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.label_baselines import label_baselines
 from twinspire.train.evaluation.label_means import SMOOTHINGS, item_means, item_shares

@@ -8,7 +8,8 @@ import pytest
 
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import experiment_at
-from twinspire.train.config import BaselinesConfig, Experiment
+from twinspire.train.config import Experiment
+from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation import label_neighbours
 from twinspire.train.evaluation.label_baselines import label_baselines

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.people import data_of_people, random_people
 from twinspire.protos.errors import DataError
-from twinspire.train.config import LossConfig
-from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, SampledSoftmax
+from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 from twinspire.train.data.batches import Batch, HistoryBatches, batches
 from twinspire.train.data.training_data import Pairs, Positives, TrainingData
 from twinspire.train.losses.objective import Candidates, Objective, build_objective

@@ -17,9 +17,8 @@ from twinspire.protos.features import (
     Side,
     TextFeature,
 )
-from twinspire.train.config import TowerConfig
 from twinspire.train.config.history_towers import ComirecTower, SequenceTower
-from twinspire.train.config.towers import BagTower, DssmTower
+from twinspire.train.config.towers import BagTower, DssmTower, TowerConfig
 from twinspire.train.models.heads import ItemDotHead, QueryDotHead
 from twinspire.train.models.interests import largest_products
 from twinspire.train.models.sequence_encoders import PoolingEncoder

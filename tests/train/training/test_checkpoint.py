@@ -10,9 +10,9 @@ import torch
 
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import Schema, TextFeature
-from twinspire.train.config import TrainingConfig
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower, DssmTower
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Towers, architecture_of

@@ -27,7 +27,7 @@ from tests.train.training.test_ranks import BAG, CASES, CLICKS, LABELS, of_peopl
 from tests.train.training.test_trainer import Watcher, history
 from twinspire.protos.errors import Unavailable
 from twinspire.protos.features import FIRST_KNOWN
-from twinspire.train.config import LossConfig
+from twinspire.train.config.losses import LossConfig
 from twinspire.train.data.training_data import Pairs
 from twinspire.train.models import initialization
 from twinspire.train.models.architectures import transformer

@@ -16,7 +16,8 @@ from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.people import data_of_people
 from tests.helpers.stdlib import experiment_at, tracking_at
 from twinspire.protos.bundle import Score
-from twinspire.train.config import BaselinesConfig, read_experiment
+from twinspire.train.config import read_experiment
+from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.data.training_data import Pairs
 from twinspire.train.evaluation.calibration import Calibration
 from twinspire.train.models.heads import LogisticHead

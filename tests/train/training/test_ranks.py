@@ -15,10 +15,10 @@ from tests.train.losses.test_objective import IN_BATCH, ITEMS, LOSSES
 from tests.train.training.test_trainer import Watcher, weights
 from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.protos.features import CategoryFeature, Schema, TextFeature
-from twinspire.train.config import LossConfig, TowerConfig, TrainingConfig
 from twinspire.train.config.history_towers import ComirecTower, SequenceTower
-from twinspire.train.config.losses import Bce, FullSoftmax
-from twinspire.train.config.towers import BagTower, ClicksTower
+from twinspire.train.config.losses import Bce, FullSoftmax, LossConfig
+from twinspire.train.config.towers import BagTower, ClicksTower, TowerConfig
+from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.exact_search import BLOCK
 from twinspire.train.losses.hard_negatives import mine_hard_negatives

@@ -36,7 +36,8 @@ from twinspire.protos.bundle import read_manifest
 from twinspire.protos.errors import DataError, MissingStage
 from twinspire.protos.features import TextFeature
 from twinspire.protos.mlflow_keys import STAGE
-from twinspire.train.config import BaselinesConfig, read_experiment
+from twinspire.train.config import read_experiment
+from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import training_data_of

@@ -38,7 +38,7 @@ from twinspire.protos import names
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import TextFeature
 from twinspire.protos.inputs.texts import normalise
-from twinspire.train.config import JudgedConfig
+from twinspire.train.config.data import JudgedConfig
 from twinspire.train.data.columns import Columns, column_names, items_of, read_columns
 from twinspire.train.data.filters import filter_columns
 from twinspire.train.data.judged import (

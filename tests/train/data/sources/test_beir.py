@@ -10,7 +10,8 @@ from tests.helpers.beir import write_folder
 from tests.helpers.sources import source_context
 from twinspire.protos.errors import ConfigError, DataError
 from twinspire.protos.features import CategoryFeature, FeatureSpec, TextFeature
-from twinspire.train.config import FilterConfig, read_experiment
+from twinspire.train.config import read_experiment
+from twinspire.train.config.data import FilterConfig
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import DssmTower
 from twinspire.train.data.filters import PREFIX

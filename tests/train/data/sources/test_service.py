@@ -19,7 +19,8 @@ from twinspire.protos.features import (
     IdFeature,
     TextFeature,
 )
-from twinspire.train.config import RecordedEventsConfig, read_experiment
+from twinspire.train.config import read_experiment
+from twinspire.train.config.data import RecordedEventsConfig
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.source import BY_RANKING, Source, Tables
 from twinspire.train.data.sources.service import ServiceData, ServiceSource
