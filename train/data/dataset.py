@@ -42,7 +42,7 @@ from twinspire.train.config.losses import learns_from_negatives
 from twinspire.train.data import splits
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.filters import filter_kinds, with_filter_columns
-from twinspire.train.data.judged import JudgedTable, judged_files, read_judged
+from twinspire.train.data.judged import judged_files, read_judged
 from twinspire.train.data.source import (
     BY_RANKING,
     BY_TIME,
@@ -156,7 +156,9 @@ def prepare(
         stored = load(folder)
         return dataclasses.replace(stored, report={**stored.report, "name": experiment.name})
     tables = sample_groups(source.read(), experiment.data.max_items, experiment.split.seed)
-    judged = read_judged(base, config, experiment.query, tables.items["item_id"]) if config else None
+    judged, left_out = None, dict[str, int]()
+    if config is not None:
+        judged, left_out = read_judged(base, config, experiment.query, tables.items["item_id"])
     if _identity(source, config, base) != identity:
         raise DataError(
             f"{experiment.name}: the data ({experiment.data.kind}) changed while they were read; "
@@ -177,11 +179,11 @@ def prepare(
         events[NEGATIVES] = known.filter(~POSITIVE).select("item_row")
     report = _report(experiment, tables, pairs, fingerprint) | by_ranking
     if config is not None and judged is not None:
-        texts = _query_texts(experiment)
-        report |= _report_of_judged(config, judged, pairs, texts, report["dropped"])
+        report |= _report_of_judged(config, judged, pairs, _query_texts(experiment))
+        report["dropped"] |= {f"judged: {reason}": count for reason, count in left_out.items()}
     numbered = pairs.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1))  # no keys of users
     frames = {ITEMS: tables.items, PAIRS: numbered, **events}
-    frames |= {} if judged is None else {JUDGED: judged.rows}
+    frames |= {} if judged is None else {JUDGED: judged}
     if answers is not None:
         frames[ANSWERS], report["answers"] = answers, answers.height
     _write(folder, frames, report, refresh)
@@ -394,28 +396,23 @@ def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
 
 
 def _report_of_judged(
-    config: JudgedConfig,
-    judged: JudgedTable,
-    pairs: pl.DataFrame,
-    texts: Sequence[str],
-    dropped: Mapping[str, int],
+    config: JudgedConfig, judged: pl.DataFrame, pairs: pl.DataFrame, texts: Sequence[str]
 ) -> dict[str, Any]:
     """The part of the report that only experiments with judged queries have."""
     trained = pairs.filter(pl.col("part") == "train")
-    asked = judged.rows.unique("query_id")
+    asked = judged.unique("query_id")
     words = np.zeros(0, np.int64)  # of queries without a text
     if texts:
         words = splits.words_of(pl.concat([asked.select(texts), trained.select(texts)]), texts)
     known = np.isin(words[: asked.height], words[asked.height :]) & (words[: asked.height] >= 0)
-    scores = judged.rows["score"].value_counts().sort("score").iter_rows()
+    scores = judged["score"].value_counts().sort("score").iter_rows()
     return {
         "judged": {
             **dataclasses.asdict(config),
             "queries": asked.height,
             "judgements": {str(score): count for score, count in scores},
             "queries_in_training": int(known.sum()),
-        },
-        "dropped": {**dropped, **{f"judged: {reason}": count for reason, count in judged.dropped.items()}},
+        }
     }
 
 

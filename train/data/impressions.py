@@ -56,20 +56,6 @@ class Period:
         return self.cutoff - self.window
 
 
-@dataclass(frozen=True)
-class Impressions:
-    """Closed impressions with labels and weights.
-
-    Args:
-        frame: `request_id`, `time`, `user`, `query` (JSON), `item_id`, `position` from 1, `label` (1 of a
-            click), `acted` (whether any event counts), `explored`, `weight`.
-        report: counts, dates, bundles, share of exploration, and the examination of each position.
-    """
-
-    frame: pl.DataFrame
-    report: dict[str, Any]
-
-
 def log_files(folder: Path, until: float = float("inf"), since: float = 0.0) -> list[Path]:
     """Files of a served log, oldest first.
 
@@ -125,13 +111,18 @@ def scan_events(path: Path, types: EventTypes, period: Period) -> pl.LazyFrame:
 
 def read_impressions(
     folder: Path, events: pl.DataFrame, period: Period, may_be_empty: bool = False
-) -> Impressions:
-    """The closed impressions of a served log.
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The closed impressions of a served log, with labels and weights.
 
     Args:
         folder: of the log.
         events: as `scan_events` gives them.
         may_be_empty: whether a log without a closed answer has no impressions, and is no error.
+
+    Returns:
+        `request_id`, `time`, `user`, `query` (JSON), `item_id`, `position` from 1, `label` (1 of a click),
+        `acted` (whether any event counts), `explored`, `weight`; and a report with counts, dates, bundles,
+        the share of exploration, and the examination of each position.
 
     Raises:
         DataError: the log cannot be read, or has no closed answer.
@@ -181,7 +172,7 @@ def read_impressions(
         "examination": [round(each, 3) for each in examination.tolist()],
     }
     kept = ["request_id", "time", "user", "query", "item_id", "position", "label", "acted", "explored"]
-    return Impressions(shown.select(*kept, pl.Series("weight", weights, pl.Float64)), report)
+    return shown.select(*kept, pl.Series("weight", weights, pl.Float64)), report
 
 
 def time_text(seconds: Any) -> str:

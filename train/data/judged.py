@@ -9,7 +9,6 @@ without a relevant item: every system would score 0 on them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -34,20 +33,6 @@ REPEATED = "judgement merged with an equal one"
 UNANSWERABLE = "judged query without a relevant document"
 
 
-@dataclass(frozen=True)
-class JudgedTable:
-    """Judged queries as a table.
-
-    Args:
-        rows: one for each judgement with a score above 0: `query_id`, `item_row` (UInt32, row of the items),
-            `score` (Int64), and the columns of the query's features; sorted by the order of `queries.jsonl`.
-        dropped: reason -> number of judgements, or queries, that were left out.
-    """
-
-    rows: pl.DataFrame
-    dropped: Mapping[str, int]
-
-
 def judged_files(base: Path, config: JudgedConfig) -> tuple[Path, Path]:
     """Paths of the queries and of the judgements."""
     folder = find_data_file(base, config.folder)
@@ -56,13 +41,18 @@ def judged_files(base: Path, config: JudgedConfig) -> tuple[Path, Path]:
 
 def read_judged(
     base: Path, config: JudgedConfig, query: Mapping[str, FeatureSpec], item_ids: pl.Series
-) -> JudgedTable:
+) -> tuple[pl.DataFrame, dict[str, int]]:
     """The judged queries of a folder.
 
     Args:
         config: `[judged]`.
         query: features of the query tower. A single text feature is read from the key `text`. Any other
             feature, and each of several text features, is read from the key with the name of its column.
+
+    Returns:
+        A row for each judgement with a score above 0: `query_id`, `item_row` (UInt32, row of the items),
+        `score` (Int64), and the columns of the query's features, in the order of `queries.jsonl`; and reason
+        -> number of judgements, or queries, that were left out.
 
     Raises:
         DataError: a file is missing or a value is invalid, which the text names by file, row and column; the
@@ -84,7 +74,7 @@ def read_judged(
         )
     answers = kept.select(pl.col(QUERY_ID).alias("query_id"), "item_row", SCORE)
     found = queries.join(answers, on="query_id", how="inner", maintain_order="left_right")
-    return JudgedTable(found, {reason: count for reason, count in dropped.items() if count})
+    return found, {reason: count for reason, count in dropped.items() if count}
 
 
 def read_queries(path: Path, query: Mapping[str, FeatureSpec]) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Weights of impressions undo what position and the choice of the service do to clicks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,6 @@ import pytest
 from tests.helpers.served import START, Answer, event, write_events, write_log
 from twinspire.protos.inputs.event_types import EventTypes
 from twinspire.train.data.impressions import (
-    Impressions,
     Period,
     fit_examination,
     read_impressions,
@@ -55,7 +55,9 @@ def test_without_clicks_no_position_is_corrected() -> None:
     assert examination.tolist() == [1, 1, 1]
 
 
-def read(folder: Path, answers: list[Answer], events: list[dict[str, object]]) -> Impressions:
+def read(
+    folder: Path, answers: list[Answer], events: list[dict[str, object]]
+) -> tuple[pl.DataFrame, dict[str, Any]]:
     write_log(folder / "served", answers)
     found = scan_events(write_events(folder / "events.parquet", events), EventTypes(), PERIOD).collect()
     return read_impressions(folder / "served", found, PERIOD)
@@ -75,7 +77,7 @@ def test_weights_estimate_clicks_as_if_every_position_were_examined(tmp_path: Pa
         for examined, each in zip((1.0, 0.5, 0.25), order, strict=True):
             if draw.random() < examined * attractive[each]:
                 events.append(event("u", each, START + n, f"r{n}"))
-    frame = read(tmp_path, answers, events).frame
+    frame = read(tmp_path, answers, events)[0]
     shares = frame.group_by("item_id").agg(
         ((pl.col("label") * pl.col("weight")).sum() / pl.col("weight").sum()).alias("corrected"),
         pl.col("label").mean().alias("plain"),
@@ -93,10 +95,10 @@ def test_a_hit_of_an_explored_answer_weighs_the_inverse_of_its_propensity(tmp_pa
     }  # fmt: skip
     answers = [Answer("r1", START, ["a", "b"], others=explored), Answer("r2", START, ["a", "b"])]
     found = read(tmp_path, answers, [])
-    weights = found.frame["weight"].to_list()
+    weights = found[0]["weight"].to_list()
     # A uniform draw takes the first of three with 1 / 3, the next of two with 1 / 2.
     assert weights == pytest.approx([1 / 3 / 0.8, 1 / 2 / 0.25, 1, 1], abs=1e-5)
-    assert found.report["explored"] == 0.5
+    assert found[1]["explored"] == 0.5
 
 
 def test_an_event_with_a_value_is_positive_from_the_bound_on(tmp_path: Path) -> None:
@@ -110,10 +112,10 @@ def test_scores_of_two_interleaved_bundles_are_not_compared(tmp_path: Path) -> N
     teams = {"challenger": "b2", "teams": [1, 0]}
     both = [Answer(f"r{n}", START, ["a", "b"], scores=[9.0, 0.5], others=teams) for n in range(3)]
     found = read(tmp_path, both, [event("u", "a", START, "r0")])
-    assert found.report["bundles"] == {"b1": 3}
-    assert found.frame["weight"].is_finite().all()
+    assert found[1]["bundles"] == {"b1": 3}
+    assert found[0]["weight"].is_finite().all()
 
 
 def test_request_ids_that_a_client_repeats_count_once(tmp_path: Path) -> None:
     found = read(tmp_path, [Answer("r", START, ["a"]), Answer("r", START + 5, ["b"])], [])
-    assert found.frame["item_id"].to_list() == ["a"]
+    assert found[0]["item_id"].to_list() == ["a"]

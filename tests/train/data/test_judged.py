@@ -19,7 +19,7 @@ from twinspire.train.config.data import JudgedConfig
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower
 from twinspire.train.data.dataset import Dataset, prepare
-from twinspire.train.data.judged import JudgedTable, read_judged
+from twinspire.train.data.judged import read_judged
 from twinspire.train.data.sources.files import FilesData
 from twinspire.train.data.training_data import TrainingData, training_data_of
 
@@ -35,26 +35,26 @@ def read(
     judged: Any = JUDGED,
     query: Mapping[str, FeatureSpec] = QUERY,
     queries: Mapping[str, str] | None = None,
-) -> JudgedTable:
+) -> tuple[pl.DataFrame, dict[str, int]]:
     write_folder(base / "asked", [], queries or QUERIES, test=judged)
     return read_judged(base, JudgedConfig("asked"), query, IDS)
 
 
 def test_each_judgement_of_a_relevant_item_is_a_row(tmp_path: Path) -> None:
     table = read(tmp_path)
-    assert table.rows.select("query_id", "asked", "item_row", "score").rows() == [
+    assert table[0].select("query_id", "asked", "item_row", "score").rows() == [
         ("q1", "wings", 1, 3),
         ("q1", "wings", 0, 1),
         ("q2", "heat", 1, 2),
         ("q3", "wings", 2, 1),
     ]
-    assert table.dropped == {"judged query without a relevant document": 1}
+    assert table[1] == {"judged query without a relevant document": 1}
 
 
 def test_what_nobody_knows_is_left_out_and_counted(tmp_path: Path) -> None:
     table = read(tmp_path, [*JUDGED, ("q9", "a", 1), ("q2", "z", 1), ("q3", "c", 1)])
-    assert table.rows.height == 4
-    assert table.dropped == {
+    assert table[0].height == 4
+    assert table[1] == {
         "judgement merged with an equal one": 1,
         "judgement of a query that is not in queries.jsonl": 1,
         "judgement of a document that is not in the catalogue": 1,

@@ -207,9 +207,9 @@ class ServiceSource:
         items, display = self._items_of(old)
         period = self.period
         events = collected(scan_events(self.events, self.types, period), self.events)
-        found = read_impressions(self.folder, events, period, may_be_empty=by_user)
+        shown, report = read_impressions(self.folder, events, period, may_be_empty=by_user)
         dropped = dict(old.dropped) if old else {}
-        new, lacking = self._with_queries(found.frame, not by_user)
+        new, lacking = self._with_queries(shown, not by_user)
         if by_user:
             new = self._with_events(new, events, period)
         elif not self.context.learns_from_negatives:
@@ -226,7 +226,7 @@ class ServiceSource:
         dropped["answer without the texts of its query"] = lacking
         dropped["pair of the service with an unknown item"] = new.height - kept.height
         pairs, mixed = self._mixed(kept, old, known, by_user, dropped)
-        report = found.report | mixed
+        report |= mixed
         origin = {"service": report, "notes": _notes(report), "before": dict(old.origin) if old else {}}
         dropped = {reason: count for reason, count in dropped.items() if count}
         if not by_user:
