@@ -30,16 +30,16 @@ def refresh(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
 def catalogue(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Write the items of the data set with the changes of the store, as a table that training reads."""
     dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
-    state = store_changes(arguments.catalogue)
+    snapshot, changes = store_changes(arguments.catalogue)
     display = dataset.report["display"]
-    items = catalogue_table(dataset.items, experiment.item, display, state.changes)
+    items = catalogue_table(dataset.items, experiment.item, display, changes)
     write_table(items, arguments.output)
     return {
         "output": str(arguments.output),
         "items": items.height,
-        "written": sum(not each.deleted for each in state.changes),
-        "deletes": sum(each.deleted for each in state.changes),
-        "catalogue": asdict(state.snapshot),
+        "written": sum(not each.deleted for each in changes),
+        "deletes": sum(each.deleted for each in changes),
+        "catalogue": asdict(snapshot),
     }
 
 

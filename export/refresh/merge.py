@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from twinspire.export.bundle_files import ItemColumns
 from twinspire.export.encoding.digests import SIZE, digest, read_digests
-from twinspire.export.refresh.sources import ItemChange, SnapshotState, TableItem
+from twinspire.export.refresh.sources import ItemChange, TableItem
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.documents import parse_json
@@ -110,7 +110,7 @@ class Merged:
 def merge(
     champion: Champion,
     table: Mapping[str, TableItem] | None,
-    state: SnapshotState | None,
+    changes: Sequence[ItemChange],
     refused: Mapping[str, str] | None = None,
 ) -> Merged:
     """The catalogue as it stands.
@@ -118,7 +118,7 @@ def merge(
     Args:
         champion: the bundle that is refreshed.
         table: items that take the place of the champion's; None to keep those.
-        state: of the store of live items, if there is one.
+        changes: of the store of live items, if there is one, lowest sequence first.
         refused: id -> why an item is left out.
 
     Raises:
@@ -128,7 +128,7 @@ def merge(
     wanted: dict[str, int | TableItem] = (
         {item_id: row for row, item_id in enumerate(champion.items.ids)} if table is None else {**table}
     )
-    for change in state.changes if state is not None else ():
+    for change in changes:
         if change.deleted:
             wanted.pop(change.item_id, None)
             continue

@@ -173,8 +173,7 @@ class _Refresh:
                     'CATALOGUE="sqlite:///items.db" or ITEMS="items.csv"'
                 )
             work.note(begun_with=begun_with)
-        state = sources.read_snapshot(work.changes) if work.changes.exists() else None
-        snapshot = state.snapshot if state is not None else None
+        snapshot, changes = sources.read_snapshot(work.changes) if work.changes.exists() else (None, [])
         if known and snapshot and known.store == snapshot.store and snapshot.sequence < known.sequence:
             work.end()
             raise Unavailable(
@@ -185,7 +184,7 @@ class _Refresh:
         if items is not None:
             with self.console.status(f"reading {items}"):
                 table = sources.read_items(items, layout, champion.manifest)
-        return snapshot, partial(merge, champion, table, state)
+        return snapshot, partial(merge, champion, table, changes)
 
     def _built(
         self,

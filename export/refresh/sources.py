@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,20 +34,6 @@ class ItemChange(NamedTuple):
     deleted: bool
     features: Mapping[str, Any]
     fields: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class SnapshotState:
-    """One state of the store of live items.
-
-    Args:
-        snapshot: which state.
-        changes: the latest state of each item that has changed, lowest sequence first; of all items, or of
-            those that changed after the champion's snapshot.
-    """
-
-    snapshot: Snapshot
-    changes: Sequence[ItemChange]
 
 
 class TableItem(NamedTuple):
@@ -112,12 +97,17 @@ def _catalogue(*arguments: str) -> dict[str, Any] | None:
     return found
 
 
-def read_snapshot(path: Path) -> SnapshotState:
-    """What `take_snapshot` has written."""
+def read_snapshot(path: Path) -> tuple[Snapshot, list[ItemChange]]:
+    """What `take_snapshot` has written.
+
+    Returns:
+        Which state of the store it is; and the latest state of each item that has changed, lowest sequence
+        first: of all items, or of those that changed after the champion's snapshot.
+    """
     with path.open(encoding="utf-8") as file:
         head = json.loads(next(file))
         changes = [ItemChange(**json.loads(line)) for line in file]
-    return SnapshotState(Snapshot(head["store"], head["sequence"], head.get("mark", 0)), changes)
+    return Snapshot(head["store"], head["sequence"], head.get("mark", 0)), changes
 
 
 def table_identity(path: Path) -> str:

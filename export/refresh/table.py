@@ -13,7 +13,7 @@ import polars as pl
 
 from twinspire.export.refresh import sources
 from twinspire.export.refresh.sources import ItemChange
-from twinspire.protos.bundle import whole_file
+from twinspire.protos.bundle import Snapshot, whole_file
 from twinspire.protos.errors import DataError, InvalidInput, MissingStage
 from twinspire.protos.features import FeatureSpec
 from twinspire.protos.filter_kinds import KINDS, parse_value
@@ -70,7 +70,7 @@ def write_table(items: pl.DataFrame, output: Path) -> None:
         items.write_parquet(file)
 
 
-def store_changes(url: str) -> sources.SnapshotState:
+def store_changes(url: str) -> tuple[Snapshot, list[ItemChange]]:
     """All changes of the store of live items.
 
     Raises:

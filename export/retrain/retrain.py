@@ -192,7 +192,7 @@ class _Retraining:
         if not sources.take_snapshot(self.catalogue, self.work.changes, None):
             return ""
         dataset = prepare(self._with_data(begun), self.base, console=self.console)
-        changes = sources.read_snapshot(self.work.changes).changes
+        changes = sources.read_snapshot(self.work.changes)[1]
         display = dataset.report["display"]
         output = self.work.folder / "items.parquet"
         write_table(catalogue_table(dataset.items, self.experiment.item, display, changes), output)

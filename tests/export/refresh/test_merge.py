@@ -18,10 +18,9 @@ from twinspire.export.__main__ import parser
 from twinspire.export.encoding.digests import digest, item_digests, read_digests
 from twinspire.export.refresh import command
 from twinspire.export.refresh.merge import Champion, merge
-from twinspire.export.refresh.sources import ItemChange, SnapshotState, TableItem, read_items
+from twinspire.export.refresh.sources import ItemChange, TableItem, read_items
 from twinspire.export.refresh.table import catalogue_table, write_table
 from twinspire.protos import bundle
-from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import BundleDamaged, DataError, InvalidInput, TwinspireError
 from twinspire.protos.features import (
     CategoryFeature,
@@ -80,12 +79,8 @@ def champion(tmp_path: Path) -> Champion:
     return Champion.read(folder, bundle.read(folder))
 
 
-def state(*changes: ItemChange) -> SnapshotState:
-    return SnapshotState(Snapshot("store", 99), changes)
-
-
 def test_items_that_are_refused_are_left_out(champion: Champion) -> None:
-    changes = state(
+    changes = (
         ItemChange(1, "new-1", False, {"text": "bavuti"}, {"name": "one"}),
         ItemChange(2, "item-004", False, {"text": "xelike"}, {}),
         ItemChange(3, "new-2", False, {"text": "sotira"}, {"name": "two"}),
@@ -100,16 +95,16 @@ def test_items_that_are_refused_are_left_out(champion: Champion) -> None:
 
 
 def test_the_champion_without_changes_is_the_catalogue(champion: Champion) -> None:
-    assert merge(champion, None, None).is_unchanged
-    assert merge(champion, None, state(ItemChange(1, "unknown", True, {}, {}))).is_unchanged
-    assert not merge(champion, None, state(ItemChange(1, "item-001", True, {}, {}))).is_unchanged
+    assert merge(champion, None, []).is_unchanged
+    assert merge(champion, None, [ItemChange(1, "unknown", True, {}, {})]).is_unchanged
+    assert not merge(champion, None, [ItemChange(1, "item-001", True, {}, {})]).is_unchanged
     with pytest.raises(DataError, match="no item is left"):
-        merge(champion, {}, None)
+        merge(champion, {}, [])
 
 
 def test_an_item_that_was_deleted_and_is_in_the_table_stays_deleted(champion: Champion) -> None:
     table = {name: TableItem({"text": name}, {"name": name, "section": None}, {}) for name in ("a", "b")}
-    found = merge(champion, table, state(ItemChange(1, "a", True, {}, {})))
+    found = merge(champion, table, [ItemChange(1, "a", True, {}, {})])
     assert (found.items.ids, found.new, found.deleted) == (["b"], 1, 20)
 
 

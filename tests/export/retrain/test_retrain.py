@@ -225,8 +225,8 @@ def test_items_of_the_live_catalogue_are_trained_with(
     change = sources.ItemChange(5, "live", False, {"title": "written live"}, {"title": "written live"})
     gone = sources.ItemChange(6, "i0", True, {}, {})
 
-    def read(path: Path) -> sources.SnapshotState:
-        return sources.SnapshotState(Snapshot("store", 6), [change, gone])
+    def read(path: Path) -> tuple[Snapshot, list[sources.ItemChange]]:
+        return Snapshot("store", 6), [change, gone]
 
     monkeypatch.setattr(sources, "take_snapshot", lambda url, *_: url == "sqlite:///live.db")
     monkeypatch.setattr(sources, "read_snapshot", read)
