@@ -29,7 +29,7 @@ from twinspire.export.refresh.quality import evaluation
 from twinspire.export.refresh.work import WORK, RefreshFolder
 from twinspire.export.release import audit_log, gates, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
-from twinspire.export.release.promote import Compare, Promotion, challenger_data, promote
+from twinspire.export.release.promote import Compare, challenger_data, promote
 from twinspire.export.release.registry import CHALLENGER, AliasState, by_version
 from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle
@@ -126,12 +126,12 @@ class _Refresh:
         merged: Merged,
         folder: Path | None = None,
         resumed_at: int = 0,
-        promotion: Promotion | None = None,
+        promotion: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """End the refresh, compact the store, and say what came of it."""
         self._end()
         return {
-            "model": f"models:/{self.name}/{promotion.version if promotion else version}",
+            "model": promotion["model"] if promotion else f"models:/{self.name}/{version}",
             "alias": CHAMPION,
             "refreshed": folder is not None,
             "refreshed_from": f"models:/{self.name}/{version}",
@@ -141,8 +141,8 @@ class _Refresh:
             **merged.counts(),
             "failed_items": dict([*merged.failed.items()][:SHOWN]),
             "resumed_at": resumed_at,
-            "move": promotion and promotion.record and asdict(promotion.record),
-            "decision": promotion and promotion.decision and promotion.decision.document(),
+            "move": promotion and promotion["move"],
+            "decision": promotion and promotion["decision"],
             "compacted": self._compact(snapshot),
         }
 
@@ -214,7 +214,7 @@ class _Refresh:
         self.work.note(bundle_version=bundle.read_manifest(folder).bundle_version)
         return folder, merged, resumed_at
 
-    def _promoted(self, folder: Path, merged: Merged) -> Promotion:
+    def _promoted(self, folder: Path, merged: Merged) -> dict[str, Any]:
         """The new bundle in the registry, and promoted."""
         run_id = self._log(folder, merged)
         self._note_waiting()

@@ -10,7 +10,7 @@ import math
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -49,23 +49,6 @@ GATES_BY_NAME = {gate.name: gate for gate in gates.GATES}
 REPORT = "release"  # folder of the report among a run's artefacts
 
 
-@dataclass(frozen=True)
-class Promotion:
-    """The outcome of a promotion.
-
-    Args:
-        version: the champion now.
-        record: None if the challenger was the champion already.
-        decision: None if nothing had to be compared.
-        run_id: of the run that holds record and report.
-    """
-
-    version: str
-    record: ReleaseRecord | None = None
-    decision: Decision | None = None
-    run_id: str = ""
-
-
 def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """The command `promote`: make the challenger the champion, if all gates hold."""
 
@@ -73,14 +56,7 @@ def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
         return challenger_data(experiment, prepare(experiment, arguments.config.parent, console=PROGRESS))
 
     compare: Compare = partial(gates.compare, answers=served_files(arguments))
-    done = promote(experiment, data, PROGRESS, arguments.force, arguments.reason, compare)
-    return {
-        "model": f"models:/{experiment.name}/{done.version}",
-        "alias": CHAMPION,
-        "move": done.record and asdict(done.record),
-        "decision": done.decision and done.decision.document(),
-        "run_id": done.run_id,
-    }
+    return promote(experiment, data, PROGRESS, arguments.force, arguments.reason, compare)
 
 
 def served_files(arguments: Namespace) -> ServedFiles | None:
@@ -103,7 +79,7 @@ def promote(
     reason: str = "",
     compare: Compare = gates.compare,
     expected: str = "",
-) -> Promotion:
+) -> dict[str, Any]:
     """Make the challenger the champion if all gates hold.
 
     Args:
@@ -113,6 +89,11 @@ def promote(
         reason: for the record.
         compare: measures both bundles and decides.
         expected: the version that must be the challenger; by default any.
+
+    Returns:
+        A document with `model`, the champion now, and its `alias`; the record of the `move`, None if the
+        challenger was the champion already; the `decision`, None if nothing had to be compared; and the
+        `run_id` of the run that holds record and report.
 
     Raises:
         InvalidInput: forced without a reason.
@@ -129,7 +110,7 @@ def promote(
         # The version to promote is the champion already; so it is if no version waits.
         if compared.champion and (expected or compared.challenger) in (None, compared.champion):
             retire_challenger(name, compared.champion)  # a process that died may have left it
-            return Promotion(compared.champion)
+            return _document(name, compared.champion)
         if compared.challenger is None:
             raise MissingStage(f"{name}: no version is {CHALLENGER}; `make register` makes one")
         if expected and compared.challenger != expected:
@@ -141,7 +122,14 @@ def promote(
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
             _log_report(decision, run_id)
             record = _conclude(name, run_id, compared, decision, force, reason)
-    return Promotion(compared.challenger, record, decision, run_id)
+    return _document(name, compared.challenger, asdict(record), decision.document(), run_id)
+
+
+def _document(
+    name: str, version: str, move: Any = None, decision: Any = None, run_id: str = ""
+) -> dict[str, Any]:
+    model = f"models:/{name}/{version}"
+    return {"model": model, "alias": CHAMPION, "move": move, "decision": decision, "run_id": run_id}
 
 
 def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:

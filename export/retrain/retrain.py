@@ -263,13 +263,7 @@ class _Retraining:
             done = promote(experiment, data, self.console, reason=reason, expected=version)
         except GateRefused as error:
             return {"refused": str(error), "promoted": False, "move": None, "decision": None}
-        move, decision = done.record, done.decision
-        return {
-            "refused": "",
-            "promoted": True,
-            "move": move and dataclasses.asdict(move),
-            "decision": decision and decision.document(),
-        }
+        return {"refused": "", "promoted": True, "move": done["move"], "decision": done["decision"]}
 
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -76,7 +76,7 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
     monkeypatch.setattr(releasing, "fetch", lambda _, number: (candidate.folder, candidate.manifest))
     experiment = releases.small_experiment(tmp_path)
 
-    def promote(number: int, decide: Decide, **others: Any) -> releasing.Promotion:
+    def promote(number: int, decide: Decide, **others: Any) -> dict[str, Any]:
         make_challenger(number)
         return releasing.promote(experiment, releases.no_data, console, compare=decide, **others)
 

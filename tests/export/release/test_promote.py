@@ -69,7 +69,7 @@ def promote(
     """Promote a version, with a decision made up."""
     monkeypatch.setattr(release, "fetch", lambda _, number: fetched[number])
 
-    def call(version: int, decide: Decide = ACCEPT, **others: Any) -> release.Promotion:
+    def call(version: int, decide: Decide = ACCEPT, **others: Any) -> dict[str, Any]:
         make_challenger(version)
         return release.promote(experiment, releases.no_data, console, compare=decide, **others)
 
@@ -82,13 +82,17 @@ def moves() -> list[tuple[str, str, str]]:
 
 def test_what_is_accepted_moves_and_its_run_holds_record_report_and_figures(promote: Any) -> None:
     done = promote(1)
-    assert (done.version, done.record.action, done.record.before) == ("1", "promote", "")
+    assert (done["model"], done["move"]["action"], done["move"]["before"]) == (
+        f"models:/{NAME}/1",
+        "promote",
+        "",
+    )
     assert (aliased("champion"), aliased("challenger")) == ("1", "")
-    run = mlflow.get_run(done.run_id)
+    run = mlflow.get_run(done["run_id"])
     assert (run.info.status, run.data.tags["twinspire.stage"]) == ("FINISHED", "release")
     assert run.data.metrics["gates/parity"] == HELD.figure
     assert run.data.metrics["gates/parity_bound"] == HELD.bound
-    held = {each.path for each in mlflow.MlflowClient().list_artifacts(done.run_id, "release")}
+    held = {each.path for each in mlflow.MlflowClient().list_artifacts(done["run_id"], "release")}
     assert {"release/decision.json", "release/decision.md", "release/decision.html"} <= held
     record = json.loads(run.data.tags["twinspire.move"])
     assert record["gates"] == [
@@ -102,7 +106,7 @@ def test_what_is_accepted_moves_and_its_run_holds_record_report_and_figures(prom
             "shown_bound": "≤ 1.0e-05",
         }
     ]
-    assert promote(1).record is None
+    assert promote(1)["move"] is None
     assert moves() == [("promote", "", "1")]
 
 
@@ -125,9 +129,9 @@ def test_what_is_refused_stays_and_is_on_record(promote: Any) -> None:
 
 def test_force_moves_in_spite_of_gates_and_says_so(promote: Any) -> None:
     done = promote(1, Decide((REFUSED,)), force=True, reason="the split was wrong")
-    assert (done.record.action, done.record.reason) == ("force", "the split was wrong")
+    assert (done["move"]["action"], done["move"]["reason"]) == ("force", "the split was wrong")
     assert aliased("champion") == "1"
-    assert promote(2, force=True, reason="not needed").record.action == "promote"  # all gates hold
+    assert promote(2, force=True, reason="not needed")["move"]["action"] == "promote"  # all gates hold
 
 
 @pytest.mark.exhaustive
@@ -145,8 +149,8 @@ def test_a_champion_that_cannot_be_had_yields_to_force_alone(
         promote(2)
     assert aliased("champion") == "5"
     done = promote(2, force=True, reason="its files are gone")
-    assert (done.decision.champion, done.record.before, done.record.after) == (None, "5", "2")
-    assert done.record.action == "force"  # though all gates held: the champion's comparison is missing
+    assert (done["decision"]["champion"], done["move"]["before"], done["move"]["after"]) == (None, "5", "2")
+    assert done["move"]["action"] == "force"  # though all gates held: the champion's comparison is missing
 
 
 def empty_version() -> int:
@@ -185,9 +189,9 @@ def test_another_challenger_or_a_champion_moved_by_hand_stops_it_too(promote: An
 def test_a_challenger_that_became_champion_waits_no_longer(promote: Any, experiment: Experiment) -> None:
     promote(1)
     again = release.promote(experiment, releases.no_data, Console(quiet=True), compare=ACCEPT)
-    assert (again.version, again.record) == ("1", None)
+    assert (again["model"], again["move"]) == (f"models:/{NAME}/1", None)
     make_challenger(1)  # as a process that died in between has left it
-    assert release.promote(experiment, releases.no_data, Console(quiet=True), compare=ACCEPT).record is None
+    assert release.promote(experiment, releases.no_data, Console(quiet=True), compare=ACCEPT)["move"] is None
     assert aliased("challenger") == ""
     promote(2)
     make_challenger(3)
@@ -210,7 +214,7 @@ def test_the_warnings_of_the_training_run_are_on_record_and_on_the_page(promote:
     kept = audit_log_of(NAME)["records"][-1]["warnings"]
     assert [*kept[:2]] == [untrained, "0" * 300]
     assert len(kept) == 8
-    report = mlflow.artifacts.load_text(f"runs:/{done.run_id}/release/decision.html")
+    report = mlflow.artifacts.load_text(f"runs:/{done['run_id']}/release/decision.html")
     assert f"<strong>Warning.</strong> {untrained}." in report
 
 
@@ -307,7 +311,7 @@ def test_a_lock_file_that_cannot_be_opened_does_not_stop_a_release(
 ) -> None:
     (tmp_path / "locks").touch()
     monkeypatch.setattr(audit_log, "LOCKS", tmp_path / "locks")
-    assert promote(1).record.after == aliased("champion") == "1"
+    assert promote(1)["move"]["after"] == aliased("champion") == "1"
     assert "another release on this host is not waited for" in caplog.text
 
 

@@ -60,19 +60,19 @@ def test_from_challenger_to_champion_and_back(
     client, experiment = mlflow.MlflowClient(), releases.small_experiment(tmp_path)
     before = len(audit_log_of(NAME)["records"])
 
-    def promote(version: int, gates: Any, **others: Any) -> release.Promotion:
+    def promote(version: int, gates: Any, **others: Any) -> dict[str, Any]:
         make_challenger(version)
         return release.promote(experiment, releases.no_data, console, compare=Decide(gates), **others)
 
     done = promote(1, (HELD,))
-    assert str(client.get_run(done.run_id).info.artifact_uri).startswith("mlflow-artifacts:/")
-    held = {each.path for each in client.list_artifacts(done.run_id, "release")}
+    assert str(client.get_run(done["run_id"]).info.artifact_uri).startswith("mlflow-artifacts:/")
+    held = {each.path for each in client.list_artifacts(done["run_id"], "release")}
     assert {"release/decision.json", "release/decision.md"} <= held
     with pytest.raises(GateRefused, match=r"quality -0\.05, bound -0\.01"):
         promote(2, (HELD, REFUSED))
     assert aliased("champion") == "1"
     reason = "größer – “gemessen” 検索 100 %"
-    assert promote(2, (HELD, REFUSED), force=True, reason=reason).version == "2"
+    assert promote(2, (HELD, REFUSED), force=True, reason=reason)["model"] == f"models:/{NAME}/2"
     assert roll_back(NAME).after == "1"  # type: ignore[union-attr]
     found = audit_log_of(NAME)
     records = found["records"][before:]
