@@ -107,8 +107,12 @@ class Feature:
         raise NotImplementedError
 
     def lengths(self, values: Sequence[Any]) -> list[int] | None:
-        """How long each record's value is for the tower; None if all have the same length."""
-        return None
+        """How long each record's value is for the tower; None if all have the same length.
+
+        Of a text, before normalisation; of a history, unknown items are counted.
+        """
+        longest: int | None = getattr(self, "longest", None)
+        return None if longest is None else [min(_length(value), longest) for value in values]
 
 
 @dataclass(frozen=True)
@@ -177,11 +181,6 @@ class TextFeature(Feature):
         """
         beside = {name + BESIDE: _code_points(self)} if self.input == BOTH else {}
         return {name: _tokens(self, folder) if self.reads_tokens else _code_points(self), **beside}
-
-    def lengths(self, values: Sequence[Any]) -> list[int]:
-        """Characters of each text, before normalisation."""
-        longest = self.longest
-        return [min(_length(value), longest) for value in values]
 
 
 @dataclass(frozen=True)
@@ -304,11 +303,6 @@ class HistoryFeature(Feature):
         if not self.times:
             return {name: made(history_rows)}
         return {name: made(dated_history_rows), name + TIMES: made(history_times)}
-
-    def lengths(self, values: Sequence[Any]) -> list[int]:
-        """Items of each history, unknown ones among them."""
-        longest = self.longest
-        return [min(_length(value), longest) for value in values]
 
 
 @dataclass(frozen=True)

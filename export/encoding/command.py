@@ -20,7 +20,7 @@ def encode(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     tower = ItemTower.of(folder, manifest)
     with PROGRESS.status(f"checking {arguments.items}"):
         table = source_config(experiment.data).item_table()
-        records = TableRecords.open(arguments.items, manifest.schema.item, table)
+        records = TableRecords(arguments.items, manifest.schema.item, table)
     streamed = encode_into(arguments.output, tower, records, PROGRESS, "items")
     return {
         "output": str(arguments.output),

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,44 +63,31 @@ class ColumnRecords:
             yield {name: [column[row] for row in rows] for name, column in self.values.items()}
 
 
-@dataclass(frozen=True)
 class TableRecords:
-    """Items of a catalogue in a file; created by `open`.
+    """Items of a catalogue in a file.
+
+    The file is read once to check every value, so that an encoding cannot fail after hours.
 
     Args:
         path: of the file.
         features: of the item tower; a text is read from its `catalogue_column` if it has one.
         table: how the experiment reads tables of items.
-        count: rows of the file.
-        content: sha256 of the file.
-        state: of the file when it was checked, as returned by `_state`.
+
+    Raises:
+        DataError: the file or a value is invalid; the text names file, row and column.
     """
 
-    path: Path
-    features: Mapping[str, FeatureSpec]
-    table: ItemTable
-    count: int
-    content: str
-    state: tuple[int, ...]
-
-    @classmethod
-    def open(
-        cls, path: Path, features: Mapping[str, FeatureSpec], table: ItemTable = AS_NAMED
-    ) -> "TableRecords":
-        """Read the file once and check every value, so that an encoding cannot fail after hours.
-
-        Raises:
-            DataError: the file or a value is invalid; the text names file, row and column.
-        """
-        served = {
+    def __init__(self, path: Path, features: Mapping[str, FeatureSpec], table: ItemTable = AS_NAMED) -> None:
+        self.path, self.table = path, table
+        self.features = {
             name: spec.as_served() if isinstance(spec, TextFeature) else spec
             for name, spec in features.items()
         }
-        unread = cls(path, served, table, 0, "", _state(path))
-        count = sum(len(next(iter(each.values()))) for each in unread._columns(WINDOW, 0))
-        if count == 0:
+        self._state = _state(path)
+        self._count = sum(len(next(iter(each.values()))) for each in self._columns(WINDOW, 0))
+        if self._count == 0:
             raise DataError(f"{path}: expected at least one row, got an empty table")
-        return replace(unread, count=count, content=identity_of([path]))
+        self._content = identity_of([path])
 
     @property
     def name(self) -> str:
@@ -108,12 +95,12 @@ class TableRecords:
         return str(self.path)
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def identity(self) -> str:
         """sha256 of the file, of the columns that are read from it, and of how they are read."""
         read = {name: [self._column(name), spec.kind] for name, spec in self.features.items()}
-        return fingerprint(self.content, read, self.table)
+        return fingerprint(self._content, read, self.table)
 
     def slices(self, size: int, first: int = 0) -> Iterator[Values]:
         """Feature name -> raw values, `size` rows at a time, from row `first` on.
@@ -123,7 +110,7 @@ class TableRecords:
         """
         for columns in self._columns(size, first):
             yield {name: column.to_list() for name, column in columns.items()}
-        if _state(self.path) != self.state:
+        if _state(self.path) != self._state:
             raise DataError(f"{self.path}: changed while it was read")
 
     def _columns(self, size: int, first: int) -> Iterator[dict[str, pl.Series]]:

@@ -66,12 +66,6 @@ def test_words_are_left_whole_for_texts_that_a_segmenter_has_split() -> None:
     assert ANALYZERS["words"].tokens("复制 文件 Files") == ["复制", "文件", "files"]
 
 
-def test_many_texts_are_analysed_like_each() -> None:
-    texts = [*ENGLISH, *CHINESE, *GERMAN, "", *ENGLISH]
-    for analyzer in ANALYZERS.values():
-        assert [*analyzer.analyze(texts)] == [analyzer.tokens(text) for text in texts]
-
-
 @pytest.mark.parametrize(
     ("texts", "name"),
     [

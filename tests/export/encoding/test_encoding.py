@@ -58,7 +58,7 @@ def until_killed(arrays):
         os.kill(os.getpid(), signal.SIGKILL)
     return real.encode(arrays)
 
-records = TableRecords.open(table, real.inputs.features)
+records = TableRecords(table, real.inputs.features)
 encode_into(output, replace(real, encode=until_killed), records, Console(stderr=True), "items")
 """
 
@@ -138,7 +138,7 @@ def test_a_killed_process_is_resumed(
     assert killed.returncode == -signal.SIGKILL, said
     assert not output.exists()
     assert json.loads((tmp_path / "vectors.npy.journal").read_bytes())["windows"] == 1
-    streamed = encode_into(output, tower, TableRecords.open(table, PLAIN), console, "items")
+    streamed = encode_into(output, tower, TableRecords(table, PLAIN), console, "items")
     assert streamed.resumed_at == WINDOW
     assert output.read_bytes() == whole
     assert isinstance(streamed.vectors, np.memmap)
@@ -259,7 +259,7 @@ def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Pat
         write_table(pl.DataFrame({"text": documents(windows * WINDOW)}), path)
         tracemalloc.start()
         try:
-            encode_into(tmp_path / f"{windows}.npy", tower, TableRecords.open(path, PLAIN), console, "items")
+            encode_into(tmp_path / f"{windows}.npy", tower, TableRecords(path, PLAIN), console, "items")
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -274,7 +274,7 @@ def test_an_empty_catalogue_is_an_empty_file(tower: ItemTower, tmp_path: Path, c
     assert (streamed.resumed_at, streamed.items_per_s) == (0, 0.0)
     (tmp_path / "empty.csv").write_text("text\n")
     with pytest.raises(DataError, match=r"empty\.csv: expected at least one row"):
-        TableRecords.open(tmp_path / "empty.csv", PLAIN)
+        TableRecords(tmp_path / "empty.csv", PLAIN)
 
 
 def test_only_one_process_writes(
@@ -307,7 +307,7 @@ def test_a_file_that_changes_during_encoding_is_refused(
 ) -> None:
     path = tmp_path / "items.csv"
     path.write_text("text\none\ntwo\n")
-    records, before = TableRecords.open(path, PLAIN), path.stat()
+    records, before = TableRecords(path, PLAIN), path.stat()
     while path.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock may tick every 4 ms
         path.write_text("text\none\nsix\n")
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -315,7 +315,7 @@ def test_a_file_that_changes_during_encoding_is_refused(
         encode_into(tmp_path / "vectors.npy", tower, records, console, "items")
     assert not (tmp_path / "vectors.npy").exists()
     with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
-        TableRecords.open(tmp_path / "gone.csv", PLAIN)
+        TableRecords(tmp_path / "gone.csv", PLAIN)
 
 
 def test_the_command_encodes_a_table(tmp_path: Path, console: Console) -> None:
@@ -362,7 +362,7 @@ def test_a_table_may_lack_texts_where_the_tower_reads_ids(tmp_path: Path) -> Non
     path = tmp_path / "items.csv"
     path.write_text("item_id,title\na,one\nb,\n")
     text = TextFeature("text", "title")
-    (both,) = TableRecords.open(path, {"id": IdFeature("id"), "text": text}).slices(10)
+    (both,) = TableRecords(path, {"id": IdFeature("id"), "text": text}).slices(10)
     assert both["text"] == ["one", ""]
     with pytest.raises(DataError, match=r"items\.csv: row 2, column 'title': expected text, got null"):
-        list(TableRecords.open(path, {"text": text}).slices(10))
+        list(TableRecords(path, {"text": text}).slices(10))

@@ -116,7 +116,7 @@ def table(rows: int) -> pl.DataFrame:
 def test_every_file_format_gives_the_same_records_from_any_row(ending: str, tmp_path: Path) -> None:
     frame = table(1000)
     write_table(frame, tmp_path / f"items.{ending}")
-    records = TableRecords.open(tmp_path / f"items.{ending}", SERVED, ItemTable("sku"))
+    records = TableRecords(tmp_path / f"items.{ending}", SERVED, ItemTable("sku"))
     assert len(records) == 1000
     expected = {
         "text": frame["full_text"].to_list(),
@@ -161,13 +161,13 @@ def test_an_invalid_file_is_refused_with_its_row_before_encoding(fault: str, tmp
     path.write_bytes(content)
     features = {name: SERVED[name] for name in ("text", "price")} | {"text": PLAIN["text"]}
     with pytest.raises(DataError, match=rf"items\.{ending}: .*{expected}"):
-        TableRecords.open(path, features)
+        TableRecords(path, features)
 
 
 def test_a_key_may_first_appear_in_a_late_row(tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").write_bytes(lines([{"text": "a"}] * WINDOW + [{"text": "b", "price": 2}]))
     features = {"text": PLAIN["text"], "price": SERVED["price"]}
-    *_, last = TableRecords.open(tmp_path / "items.jsonl", features).slices(WINDOW)
+    *_, last = TableRecords(tmp_path / "items.jsonl", features).slices(WINDOW)
     assert last == {"text": ["b"], "price": [2.0]}
 
 
@@ -177,10 +177,10 @@ def test_ids_are_read_with_the_casts_of_the_experiment(tmp_path: Path) -> None:
     features = {"id": SERVED["id"]}
     plain = ItemTable("sku", casts_key="item_casts")
     with pytest.raises(DataError, match=r'expected an id, got 7\.0; item_casts\."sku" = "id" in \[data\]'):
-        TableRecords.open(path, features, plain)
-    cast = TableRecords.open(path, features, replace(plain, casts={"sku": "id", "unread": "lower"}))
+        TableRecords(path, features, plain)
+    cast = TableRecords(path, features, replace(plain, casts={"sku": "id", "unread": "lower"}))
     assert [*cast.slices(1, 0)] == [{"id": ["7"]}, {"id": ["8"]}]
     pl.DataFrame({"sku": ["7", "8"]}).write_csv(tmp_path / "items.csv")
-    text = TableRecords.open(tmp_path / "items.csv", features, plain)
-    lower = TableRecords.open(tmp_path / "items.csv", features, replace(plain, casts={"sku": "lower"}))
+    text = TableRecords(tmp_path / "items.csv", features, plain)
+    lower = TableRecords(tmp_path / "items.csv", features, replace(plain, casts={"sku": "lower"}))
     assert text.identity() != lower.identity()
