@@ -97,7 +97,7 @@ COMMANDS = {
     ),
     "prune": Command(
         "Drop the collections on the Milvus server that no alias of the model can come back to.",
-        "twinspire.export.release.commands:prune",
+        "twinspire.export.release.prune:command",
         "twinspire.export.terminal:show_pruned",
     ),
     "history": Command(

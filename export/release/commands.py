@@ -95,13 +95,6 @@ def _target(name: str, to: str, reason: str) -> tuple[str, str]:
     return champion, after
 
 
-def prune(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
-    """Drop the collections on the Milvus server that no alias of the model can come back to."""
-    from twinspire.export.release.prune import prune as drop
-
-    return drop(experiment.name, arguments.dry_run)
-
-
 def history(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Print every record of the audit log, and what is wrong with it."""
     with imports_frozen():  # MLflow imports its store when it is first asked

@@ -195,7 +195,7 @@ def _conclude(
     if waiting is None or str(waiting.version) != challenger:
         action, reason = "refuse", _new_challenger(waiting)
         error = Unavailable(f"{name}: version {challenger} is not promoted: {reason}; try again")
-    elif force and (not decision.accepted or _champion_was_not_compared(compared, decision)):
+    elif force and (not decision.accepted or (compared.champion and decision.champion is None)):
         action = "force"
     elif not decision.accepted:
         action = "refuse"
@@ -222,10 +222,6 @@ def _summary(result: GateResult) -> dict[str, object]:
     change = {"change": dict(result.change)} if result.change else {}
     figures = {"figure": result.figure, "bound": result.bound, "holds": result.holds}
     return {"name": result.name, **figures, **shown, **warning, **change}
-
-
-def _champion_was_not_compared(compared: AliasState, decision: Decision) -> bool:
-    return bool(compared.champion) and decision.champion is None
 
 
 def _refusal(name: str, version: str, refused: tuple[GateResult, ...], run_id: str) -> str:

@@ -14,6 +14,7 @@ collection after it has moved an alias. So if both happen at the same moment, on
 
 import logging
 import time
+from argparse import Namespace
 from typing import Any
 
 import mlflow
@@ -30,12 +31,18 @@ from twinspire.protos.vector_databases.milvus import (
     draft_seconds,
     server_errors,
 )
+from twinspire.train.config import Experiment
 from twinspire.train.training.tracking import mlflow_errors
 
 log = logging.getLogger(__name__)
 
 DROP_SECONDS = 60.0  # to drop one collection
 DRAFT_SECONDS = 86_400  # age of a draft that is no longer being written
+
+
+def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
+    """The command `prune`: drop the collections that no alias of the model can come back to."""
+    return prune(experiment.name, arguments.dry_run)
 
 
 def prune(name: str, dry_run: bool = False) -> dict[str, Any]:

@@ -10,6 +10,7 @@ process. The alias `challenger` is the version that was registered last, until i
 import os
 import subprocess
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -115,12 +116,7 @@ def by_alias(name: str, alias: str) -> ModelVersion | None:
     Raises:
         Unavailable: the registry does not answer.
     """
-    try:
-        return mlflow.MlflowClient().get_model_version_by_alias(name, alias)
-    except MlflowException as error:
-        if is_absent(error):
-            return None
-        raise unreachable(error) from None
+    return _found(mlflow.MlflowClient().get_model_version_by_alias, name, alias)
 
 
 def by_version(name: str, number: str) -> ModelVersion:
@@ -130,11 +126,18 @@ def by_version(name: str, number: str) -> ModelVersion:
         MissingStage: it does not exist, or was deleted.
         Unavailable: the registry does not answer.
     """
+    found = _found(mlflow.MlflowClient().get_model_version, name, number)
+    if found is None:
+        raise MissingStage(f"{name}: there is no version {number}")
+    return found
+
+
+def _found(ask: Callable[[str, str], ModelVersion], name: str, which: str) -> ModelVersion | None:
     try:
-        return mlflow.MlflowClient().get_model_version(name, number)
+        return ask(name, which)
     except MlflowException as error:
         if is_absent(error):
-            raise MissingStage(f"{name}: there is no version {number}") from None
+            return None
         raise unreachable(error) from None
 
 

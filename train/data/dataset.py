@@ -354,7 +354,7 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
         report["filters"] = filter_kinds(tables.items)
     if tables.history is None:
         return report
-    return report | _report_of_histories(tables) | _report_of_users(tables, pairs)
+    return report | _report_of_users(tables, pairs)
 
 
 def _count_empty_texts(items: pl.DataFrame, texts: Sequence[TextFeature]) -> dict[str, int]:
@@ -366,21 +366,15 @@ def _count_empty_texts(items: pl.DataFrame, texts: Sequence[TextFeature]) -> dic
     }
 
 
-def _report_of_histories(tables: Tables) -> dict[str, Any]:
-    """What holds for the histories of all parts of events."""
-    report: dict[str, Any] = {"repeats": tables.repeats}
+def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
+    """The part of the report that only events have."""
+    cold, report = pairs.filter(pl.col("part") == splits.COLD), dict[str, Any](repeats=tables.repeats)
     if tables.share_of_repeats is not None:
         report["share_of_repeats"] = tables.share_of_repeats
     if tables.order == BY_TIME:
         times = tables.pairs["time"]
         report["times"] = [float(times.min()), float(times.max())]  # type: ignore[arg-type]
-    return report
-
-
-def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
-    """The part of the report that only events have."""
-    cold = pairs.filter(pl.col("part") == splits.COLD)
-    return {
+    return report | {
         "users": pairs["group"].n_unique(),
         "users_by_part": {
             part: pairs.filter(pl.col("part") == part)["group"].n_unique() for part in splits.PARTS

@@ -100,38 +100,31 @@ class LexicalSettings:
         return {**of_bm25, "analyzer": str(ALL_ANALYZERS[self.analyzer])}
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Q queries, by which settings are chosen.
-
-    Args:
-        relevant: the items that each asks for.
-    """
-
-    texts: Sequence[str]
-    relevant: Sequence[Rows]
-    clusters: Clusters
-
-
 def chosen_settings(
-    kind: WeightingName, names: Sequence[str], terms: Callable[[str], CountedTerms], validation: Validation
+    kind: WeightingName,
+    names: Sequence[str],
+    terms: Callable[[str], CountedTerms],
+    queries: Sequence[str],
+    relevant: Sequence[Rows],
+    clusters: Clusters,
 ) -> LexicalSettings:
-    """The settings that suit the validation queries; the default ones where there are none.
+    """The settings that suit Q validation queries; the default ones where there are none.
 
     Args:
         names: of analysers, the default first.
         terms: the terms of the items by the analyser of a name.
+        relevant: the items that each query asks for.
     """
-    if not len(validation.texts):
+    if not len(queries):
         return LexicalSettings(names[0])
 
     @cache
     def measured(settings: LexicalSettings) -> Floats:
         model = LexicalModel(terms(settings.analyzer), settings.weighting(kind))
-        return per_query(model.rank(validation.texts, 10), validation.relevant)["ndcg_at_10"]
+        return per_query(model.rank(queries, 10), relevant)["ndcg_at_10"]
 
     def best(given: Iterable[LexicalSettings]) -> LexicalSettings:
-        return within_standard_error({each: measured(each) for each in given}, validation.clusters)[0]
+        return within_standard_error({each: measured(each) for each in given}, clusters)[0]
 
     found = best(map(LexicalSettings, names))
     if kind == "tfidf":
@@ -196,8 +189,8 @@ def _fitted(fitter: BaselineFitter, kind: WeightingName, cut: bool) -> FittedLex
         rows, relevant = data.parts["validation"].by_query()
         drawn = np.sort(np.random.default_rng(0).permutation(len(rows))[:TUNED_ON])
         texts, wanted = [queries[rows[n]] for n in drawn], [relevant[n] for n in drawn]
-        validation = Validation(texts, wanted, clusters_of(data, "validation")[drawn])
-        return chosen_settings(kind, names, partial(over, before, what), validation)
+        clusters = clusters_of(data, "validation")[drawn]
+        return chosen_settings(kind, names, partial(over, before, what), texts, wanted, clusters)
 
     name = f"{kind} by {', '.join(names)}{'' if cut else ', full texts'}"
     chosen = fitter.choose(name, LexicalSettings, choose)

@@ -10,7 +10,6 @@ from twinspire.train.evaluation.intervals import Clusters
 from twinspire.train.evaluation.lexical_choice import (
     ALL_ANALYZERS,
     LexicalSettings,
-    Validation,
     chosen_settings,
 )
 from twinspire.train.evaluation.lexical_model import CountedTerms
@@ -22,8 +21,9 @@ def chosen(
     items: Sequence[str], queries: Sequence[str], kind: WeightingName = "bm25", names: Sequence[str] = WORDS
 ) -> LexicalSettings:
     """What queries prefer that ask for the item of the same row; each is a cluster."""
-    asked = Validation(queries, [np.array([n]) for n in range(len(queries))], Clusters.single(len(queries)))
-    return chosen_settings(kind, names, lambda name: CountedTerms(ALL_ANALYZERS[name], items), asked)
+    relevant, clusters = [np.array([n]) for n in range(len(queries))], Clusters.single(len(queries))
+    terms = {name: CountedTerms(ALL_ANALYZERS[name], items) for name in names}
+    return chosen_settings(kind, names, terms.__getitem__, queries, relevant, clusters)
 
 
 def by_stem(count: int, others: int = 0) -> tuple[list[str], list[str]]:

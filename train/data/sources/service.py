@@ -229,22 +229,20 @@ class ServiceSource:
         report |= mixed
         origin = {"service": report, "notes": _notes(report), "before": dict(old.origin) if old else {}}
         dropped = {reason: count for reason, count in dropped.items() if count}
+        tables = Tables(items, pairs, display, dropped, origin=origin, unit="queries")
         if not by_user:
-            return Tables(items, pairs, display, dropped, origin=origin, unit="queries")
-        share = share_of_repeats(pairs)
+            return tables
         repeats = old.repeats if old is not None and old.history is not None else "keep"
-        pairs, counts = sort_and_filter(pairs, repeats)
-        pairs, history = add_positions(pairs)
-        return Tables(
-            items,
-            pairs,
-            display,
-            {**dropped, **counts},
-            origin=origin,
+        placed, counts = sort_and_filter(pairs, repeats)
+        placed, history = add_positions(placed)
+        return replace(
+            tables,
+            pairs=placed,
+            dropped={**dropped, **counts},
             history=history,
             order=BY_TIME,
             repeats=repeats,
-            share_of_repeats=share,
+            share_of_repeats=share_of_repeats(pairs),
         )
 
     @property
