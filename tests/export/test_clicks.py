@@ -173,8 +173,8 @@ def test_a_refreshed_click_model_is_judged_on_the_pairs_that_are_left(
         without_processes(World(tmp_path), monkeypatch)
         release.promote(clicks.experiment, releases.no_data, console, compare=ACCEPT)
         done = refresh(clicks.experiment, lambda: clicks.dataset, console, url, compare=ACCEPT)
-    assert done.folder is not None
-    own, before = (per_query.load(each, PAIRS) for each in (done.folder, clicks.folder))
+    folder = Path(done["bundle"])
+    own, before = (per_query.load(each, PAIRS) for each in (folder, clicks.folder))
     assert own is not None and before is not None
     is_gone = np.isin(test.item, [lost, edited])
     is_left_out = np.isin(test.query, test.query[is_gone & test.is_positive])
@@ -184,11 +184,11 @@ def test_a_refreshed_click_model_is_judged_on_the_pairs_that_are_left(
     one, other = per_query.common(own, before)
     assert len(one.rows) == len(own.rows)
     assert one.metrics["log_loss"] == pytest.approx(other.metrics["log_loss"], abs=1e-5)
-    quality = bundle.read(done.folder).quality
+    quality = bundle.read(folder).quality
     assert quality["drawn_pairs"] == str(own.clusters)
     assert quality["labelled_pairs"] == len(own.rows)
     assert quality["log_loss"] == pytest.approx(own.means()["log_loss"], abs=1e-6)
-    (result, measured), change = judged(clicks, done.folder, tmp_path)
+    (result, measured), change = judged(clicks, folder, tmp_path)
     assert result.holds and result.figure == pytest.approx(0, abs=1e-6)
     assert measured["pairs"] == len(own.rows)
     assert f"over {len(own.rows):,} pairs, lower is better" in result.text
