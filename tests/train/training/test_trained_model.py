@@ -13,7 +13,6 @@ from mlflow.entities import Run
 
 from tests.helpers.stdlib import FEATURES, Made, started, tracking_at, write_toml
 from twinspire.protos.errors import DataError, MissingStage, Unavailable
-from twinspire.train.config.towers import BagTower
 from twinspire.train.models.text_hashing import HASHING_VERSION
 from twinspire.train.training.checkpoint import save_towers
 from twinspire.train.training.tracking import tracked_run
@@ -114,8 +113,8 @@ def test_a_damaged_description_is_named(store: str, description: str) -> None:
 
 def test_the_description_is_the_whole_experiment(made: Made) -> None:
     model = load_model(made.run)
-    assert isinstance(made.experiment.tower, BagTower)
-    tower = dataclasses.replace(made.experiment.tower, characters=())  # which the TOML leaves to the data
+    tower: Any = made.experiment.tower
+    tower = dataclasses.replace(tower, characters=())  # which the TOML leaves to the data
     assert dataclasses.asdict(model.experiment) == dataclasses.asdict(
         dataclasses.replace(made.experiment, tower=tower)
     )
