@@ -94,6 +94,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from twinspire.export.release import promote as release
+from twinspire.export.release.gate import Decision
 from twinspire.protos.errors import TwinspireError
 from tests.helpers import releases
 from twinspire.train.training.tracking import connect
@@ -104,9 +105,10 @@ def wait():
 
 connect()
 # `Decide` reads neither bundles nor reports. The names that are replaced must exist.
-assert callable(release.fetch) and callable(release.write_report)
+assert callable(release.fetch) and callable(release.write_report) and callable(Decision.document)
 release.fetch = lambda name, number: (Path(), SimpleNamespace(quality={}))
 release.write_report = lambda decision, folder: None
+Decision.document = lambda decision: {}
 experiment = releases.small_experiment(Path(sys.argv[1]))
 try:
     release.promote(
