@@ -20,7 +20,7 @@ SCHEMA = Schema({"text": TEXT}, {"text": TEXT})
 
 
 def test_tables_and_weights_have_steps_of_their_size() -> None:
-    towers = architecture_of(BagTower("bag", 16, 0, buckets=64)).build(SCHEMA)
+    towers = architecture_of(BagTower("bag", 16, 0, item_hidden=8, buckets=64)).build(SCHEMA)
     deep: Any = towers[1].deep
     rates = {p: group["lr"] for group in adam(towers, 0.1).param_groups for p in group["params"]}
     for tower in towers:
@@ -47,7 +47,7 @@ def test_steps_with_sparse_gradients_are_those_with_dense_ones() -> None:
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:
-    towers = architecture_of(BagTower("bag", 16, 0, buckets=64)).build(SCHEMA)
+    towers = architecture_of(BagTower("bag", 16, 0, item_hidden=8, buckets=64)).build(SCHEMA)
     optimiser = adam(towers, 0.1)
     shares = [set_learning_rate(optimiser, step / 20, 10, 20) for step in range(200)]
     top = shares.index(max(shares))
@@ -62,7 +62,7 @@ def test_the_rate_rises_then_falls_to_zero() -> None:
 
 
 def test_the_rate_goes_by_epochs_whatever_their_length() -> None:
-    optimiser = adam(architecture_of(BagTower("bag", 16, 0, buckets=64)).build(SCHEMA), 0.1)
+    optimiser = adam(architecture_of(BagTower("bag", 16, 0, item_hidden=8, buckets=64)).build(SCHEMA), 0.1)
     early, late = (
         [set_learning_rate(optimiser, done, 10, steps) for steps in (20, 23)] for done in (0.2, 7.5)
     )
