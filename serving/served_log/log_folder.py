@@ -6,51 +6,28 @@ of different days cannot be compared, and none can be computed once its salt is 
 """
 
 import hmac
-import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import whole_file
 from twinspire.protos.files.file_lock import exclusive_lock
-from twinspire.protos.files.served_log import COLUMNS, HOUR_FORMAT, SUFFIX
-from twinspire.serving.filters.text import filter_text
-from twinspire.serving.served_log.sampling import LoggedQuery
-from twinspire.serving.wire.converters import NO_BOUND, RequestLimits
-from twinspire.serving.wire.filter_converters import filter_from_wire
+from twinspire.protos.files.served_log import HOUR_FORMAT, SUFFIX
 
 SALTS = "salts"
 SALT_BYTES = 32
 DIGEST_LENGTH = 32  # hexadecimal digits
 DAY_LENGTH = len("2026-12-01")
-DAY_NANOSECONDS = 86_400 * 10**9
-MICROSECOND = 1_000  # nanoseconds
+HOUR_NANOSECONDS = 3600 * 10**9
+DAY_NANOSECONDS = 24 * HOUR_NANOSECONDS
 HOURS = "????-??-??T??"  # folders of hours
-# The service has checked the filters.
-UNBOUNDED = RequestLimits(
-    max_filter_conditions=NO_BOUND, max_filter_values=NO_BOUND, max_filter_depth=NO_BOUND
-)
-
-
-def _type(name: str) -> pa.DataType:
-    if name.startswith("list<"):
-        return pa.list_(_type(name[5:-1]))
-    return pa.timestamp("us", "UTC") if name.startswith("timestamp") else pa.type_for_alias(name)
-
-
-Row = tuple[LoggedQuery, wire.SearchResponse]
-_to_json = json.JSONEncoder(ensure_ascii=False).encode  # `json.dumps` makes an encoder each time
-SCHEMA = pa.schema({name: _type(kind) for name, kind in COLUMNS.items()})
 
 
 def hour_of(nanoseconds: int) -> str:
@@ -189,55 +166,6 @@ class LogFolder:
             os.fchmod(file.fileno(), 0o600)
             file.write(salt)
         return salt
-
-
-def to_table(rows: Sequence[Row], written: Callable[[str], str]) -> pa.Table:
-    """Answers as the columns of a file.
-
-    Args:
-        rows: at least one.
-        written: key of a user -> how it is written.
-    """
-    queries, answers = zip(*rows, strict=True)
-    hits = [each.hits for each in answers]
-    drawn: Any = [each.candidates or (None, None, None) for each in queries]
-    mixed: Any = [each.teams or (None, None) for each in queries]
-    fields = {
-        "request_id": [each.request_id for each in answers],
-        "time": [each.time // MICROSECOND for each in queries],
-        "bundle": [each.bundle_version for each in answers],
-        "sequence": [each.sequence or None for each in answers],
-        "user": [each.user and written(each.user) for each in queries],
-        "measures": [each.measures for each in queries],
-        "comparable": [each.comparable for each in queries],
-        "query": [_to_json(each.features) for each in queries],
-        "k": [each.k for each in queries],
-        "filter": [_filter_text(each.filter) for each in queries],
-        "item_ids": _lists([[hit.id for hit in each] for each in hits], pa.string()),
-        "scores": _lists([[hit.score for hit in each] for each in hits], pa.float32()),
-        "weak": [each.weak for each in answers],
-        "propensities": [each.propensities if each.explored else None for each in answers],
-        "candidate_ids": [ids for ids, _, _ in drawn],
-        "candidate_scores": [scores for _, scores, _ in drawn],
-        "temperature": [temperature for _, _, temperature in drawn],
-        "challenger": [challenger for challenger, _ in mixed],
-        "teams": [teams for _, teams in mixed],
-    }
-    arrays = [pa.array(fields[each.name], each.type) for each in SCHEMA]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
-
-
-def _lists(lists: Sequence[Sequence[Any]], kind: pa.DataType) -> pa.Array:
-    """Lists of ids or scores as an array: a quarter of the time that `pa.array` takes for them."""
-    offsets, values = [0], list[Any]()
-    for each in lists:
-        values += each
-        offsets.append(len(values))
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values, kind))
-
-
-def _filter_text(content: bytes) -> str | None:
-    return filter_text(filter_from_wire(wire.Filter.FromString(content), UNBOUNDED)) if content else None
 
 
 def _digest(user: str, salt: bytes) -> str:

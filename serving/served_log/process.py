@@ -9,9 +9,11 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import psutil
@@ -19,8 +21,9 @@ import pyarrow as pa
 
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.served_log.columns import Row, to_table
 from twinspire.serving.served_log.config import RAW, ServedLogConfig
-from twinspire.serving.served_log.log_folder import DAY_LENGTH, LogFolder, Row, hour_of, to_table
+from twinspire.serving.served_log.log_folder import DAY_LENGTH, HOUR_NANOSECONDS, LogFolder, hour_of
 from twinspire.serving.served_log.sampling import decoded
 from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
@@ -75,10 +78,11 @@ class LogWriter:
 
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops and the workers have ended."""
-        _yield_to_workers()
+        stopped = handle.stop_event()
+        threading.Thread(target=_hurry_after, args=(stopped,), daemon=True).start()
+        _yield_to_workers()  # without the two threads, which notice the stop on a busy machine, too
         pa.set_cpu_count(1)
         handle.ready()
-        stopped = handle.stop_event()
         while not stopped.is_set():
             self.step()
         until = time.monotonic() + self._grace + DRAIN_SECONDS
@@ -94,7 +98,7 @@ class LogWriter:
             self.step(0.0)
         left = 0
         while contents := self._queues.take(MOST_CONTENTS):
-            left += sum(1 for content in contents for _ in decoded(content))
+            left += len(self._decoded(contents))
         if left:
             self._lose(left, TimeoutError("too many waited when the service stopped"))
 
@@ -111,23 +115,29 @@ class LogWriter:
 
     def _take(self) -> None:
         """Make columns of rows that wait."""
-        hours: dict[str, list[Row]] = defaultdict(list)
-        for content in self._queues.take(MOST_CONTENTS):
+        rows = self._decoded(self._queues.take(MOST_CONTENTS))
+        for hour, in_hour in groupby(rows, lambda row: row[0].time // HOUR_NANOSECONDS):
+            self._add(hour_of(hour * HOUR_NANOSECONDS), [*in_hour])
+
+    def _decoded(self, contents: Sequence[bytes]) -> list[Row]:
+        """The rows in these contents; content that cannot be read counts as one that is lost."""
+        rows: list[Row] = []
+        for content in contents:
             try:
-                rows = [*decoded(content)]
+                rows += decoded(content)
             except Exception as error:  # of any kind: other rows go on
                 self._lose(1, error)
-                continue
-            for query, answer in rows:
-                hours[hour_of(query.time)].append((query, answer))
-        for hour, rows in hours.items():
-            try:
-                table = to_table(rows, self._written(hour[:DAY_LENGTH]))
-                self._tables[hour].append(table)
-                self._rows += len(table)
-                self._bytes += table.nbytes
-            except Exception as error:  # of any kind: other rows go on
-                self._lose(len(rows), error)
+        return rows
+
+    def _add(self, hour: str, rows: Sequence[Row]) -> None:
+        """Make columns of the rows of an hour."""
+        try:
+            table = to_table(rows, self._written(hour[:DAY_LENGTH]))
+            self._tables[hour].append(table)
+            self._rows += len(table)
+            self._bytes += table.nbytes
+        except Exception as error:  # of any kind: other rows go on
+            self._lose(len(rows), error)
 
     def _written(self, day: str) -> Callable[[str], str]:
         """Key of a user -> how it is written on a day."""
@@ -180,8 +190,16 @@ class LogWriter:
         self._entry["last_error"] = reason
 
 
+def _hurry_after(stopped: threading.Event) -> None:
+    """Once the service stops, let all threads of this process compete for the processor like any other."""
+    stopped.wait()
+    with suppress(AttributeError, OSError):  # not Linux, or not allowed
+        for thread in psutil.Process().threads():
+            os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
+
+
 def _yield_to_workers() -> None:
-    """Let this process, and the threads that it starts, run only where nothing else needs the processor."""
+    """Let this thread, and those that it starts, run only where nothing else needs the processor."""
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, OSError):  # not Linux, or not allowed

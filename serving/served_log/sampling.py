@@ -8,7 +8,7 @@ times as long, and looking up ids would unshare the memory of the catalogue.
 import logging
 import marshal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from random import random
 from typing import Any, NamedTuple
 
@@ -58,10 +58,9 @@ class LoggedQuery(NamedTuple):
     comparable: bool = False
 
 
-def decoded(content: bytes) -> Iterator[tuple[LoggedQuery, wire.SearchResponse]]:
-    """Queries and their answers, from what a worker has sent at once."""
-    for query, answer in marshal.loads(content):
-        yield LoggedQuery(*query), wire.SearchResponse.FromString(answer)
+def decoded(content: bytes) -> list[tuple[LoggedQuery, bytes]]:
+    """Queries and their answers, each a `SearchResponse`, from what a worker has sent at once."""
+    return [(LoggedQuery._make(query), answer) for query, answer in marshal.loads(content)]
 
 
 class AnswerSampler:

@@ -4,6 +4,7 @@ import hmac
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,16 +13,18 @@ from tests.helpers.limited import files_limited_to
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.files.served_log import COLUMNS
 from twinspire.serving.client import where
-from twinspire.serving.served_log.log_folder import DAY_NANOSECONDS, LogFolder, Row, hour_of, to_table
+from twinspire.serving.served_log.columns import Row, to_table
+from twinspire.serving.served_log.log_folder import DAY_NANOSECONDS, LogFolder, hour_of
 from twinspire.serving.served_log.sampling import LoggedQuery
 from twinspire.serving.wire.filter_converters import filter_to_wire
 
 NOW = time.time_ns()
 
 
-def row(number: int, user: str | None = None, nanoseconds: int = NOW) -> Row:
+def row(number: int, user: str | None = None, nanoseconds: int = NOW, **fields: Any) -> Row:
     hits = [wire.Hit(id=f"item-{n}", score=1 / (1 + n)) for n in range(3)]
-    answer = wire.SearchResponse(hits=hits, bundle_version="abc", request_id=f"r{number}")
+    message = wire.SearchResponse(hits=hits, bundle_version="abc", request_id=f"r{number}", **fields)
+    answer = message.SerializeToString()
     return LoggedQuery(nanoseconds, user, {"color": "red"}, 3, b"", None), answer
 
 
@@ -38,9 +41,7 @@ def folder(tmp_path: Path) -> LogFolder:
 
 
 def test_a_row_has_the_columns_of_the_contract(folder: LogFolder) -> None:
-    query, answer = row(7, "u7")
-    answer.sequence, answer.explored = 12, True
-    answer.propensities.extend([0.5, 0.25, 1.0])
+    query, answer = row(7, "u7", sequence=12, explored=True, propensities=[0.5, 0.25, 1.0])
     condition = filter_to_wire(where.price < 5.0).SerializeToString()
     query = query._replace(filter=condition, candidates=(["item-0", "item-1"], [1.0, 0.5], 0.05))
     query = query._replace(measures=[0.5, 2.0])

@@ -11,8 +11,9 @@ from tests.serving.served_log.test_log_folder import row
 from twinspire.protos.files.served_log import SUFFIX
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.served_log import process
+from twinspire.serving.served_log.columns import Row
 from twinspire.serving.served_log.config import ServedLogConfig
-from twinspire.serving.served_log.log_folder import LogFolder, Row
+from twinspire.serving.served_log.log_folder import LogFolder
 from twinspire.serving.served_log.process import LogWriter
 from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shared_state import SERVED_LOG, SharedState

@@ -11,6 +11,7 @@ import pytest
 
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.retrieval.test_interest_search import interests_bundle
+from tests.serving.served_log.test_columns import assert_read
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.drift import DriftReference, word_bits
 from twinspire.serving.client import FusionMode, Query, RetrievalClient, where
@@ -19,8 +20,8 @@ from twinspire.serving.observability.metrics import LOG_DROPPED, LOG_FAILED
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log import sampling
+from twinspire.serving.served_log.columns import Row, to_table
 from twinspire.serving.served_log.config import ServedLogConfig
-from twinspire.serving.served_log.log_folder import to_table
 from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, TakenAnswer, decoded
 from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.server import RetrievalServer
@@ -30,6 +31,14 @@ from twinspire.serving.shared_state import ENTRIES, SERVED_LOG, TARGET, SharedSt
 from twinspire.serving.wire.converters import RequestLimits
 
 Rows = list[tuple[LoggedQuery, wire.SearchResponse]]
+
+
+def parsed(row: Row) -> tuple[LoggedQuery, wire.SearchResponse]:
+    return row[0], wire.SearchResponse.FromString(row[1])
+
+
+def serialized(rows: Rows) -> list[Row]:
+    return [(query, answer.SerializeToString()) for query, answer in rows]
 
 
 @contextmanager
@@ -43,7 +52,9 @@ def logging(
         def rows() -> Rows:
             found: Rows = []
             while queues.wait(0.5):
-                found += chain.from_iterable(map(decoded, queues.take(100)))
+                taken = [*chain.from_iterable(map(decoded, queues.take(100)))]
+                assert_read([answer for _, answer in taken])
+                found += map(parsed, taken)
             assert queues.dropped == 0
             return found
 
@@ -96,7 +107,7 @@ def test_popular_items_can_be_explored(watched: Path) -> None:
         ((asked, logged),) = rows()
     assert answer.explored
     assert logged.basis == wire.BASIS_POPULAR
-    table = to_table([(asked, logged)], str).to_pylist()[0]
+    table = to_table(serialized([(asked, logged)]), str).to_pylist()[0]
     assert table["propensities"] == [*answer.propensities]
     assert table["temperature"] > 0
 
@@ -179,7 +190,7 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
         with server, RetrievalClient(server.address) as client:
             answers = client.search_batch(["bavuti"] * 5, k=1)
             assert queues.wait(5.0)
-            logged = [*chain.from_iterable(map(decoded, queues.take(9)))]
+            logged = [*map(parsed, chain.from_iterable(map(decoded, queues.take(9))))]
         state = SharedState(ENTRIES)
         champion = {"folder": "gone", "bundle_version": "a", "model_version": ""}
         state.write(TARGET, {"serial": 1, "champion": champion, "canary": None})
@@ -224,7 +235,7 @@ def test_answers_to_default_searches_can_be_compared_with_those_of_training(
         popular, known = rows()
     assert (popular[1].basis, popular[0].comparable) == (wire.BASIS_POPULAR, False)
     assert known[0].comparable
-    assert to_table([popular, known], str)["comparable"].to_pylist() == [False, True]
+    assert to_table(serialized([popular, known]), str)["comparable"].to_pylist() == [False, True]
 
 
 def test_a_query_is_measured_for_drift_and_its_text_is_not_kept(
@@ -247,7 +258,7 @@ def test_a_query_is_measured_for_drift_and_its_text_is_not_kept(
         client.search("bavuti xanadu")
         client.search(Query(item_id="item-003"))
         logged = rows()
-    table = to_table(logged, str)
+    table = to_table(serialized(logged), str)
     of_text, of_item = table["measures"].to_pylist()
     assert of_text == pytest.approx([13.0, 0.5, *vectors[0, :2].tolist()], abs=1e-5)
     assert of_item is None
