@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.files.served_log import COLUMNS
+from twinspire.protos.nearest.scores import PARTS
 from twinspire.serving.filters.text import filter_text
 from twinspire.serving.segments.packed_items import (
     HITS,
     LENGTH_DELIMITED,
     PART_BYTES,
-    PARTS,
     SCORE,
     SCORE_BYTES,
     tag,
