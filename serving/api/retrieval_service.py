@@ -123,13 +123,10 @@ class RetrievalServicer:
         make = self._sizes.checked(bundle, 1, options.k, answer)
         size = self._sizes.expected(bundle, 1, options.k)
 
-        def answer_of(job: Job, whole: bytes, place: int) -> bytes:
-            return whole
-
         names, messages = ("query",), (message,)
         pair = None if challenger is None else partial(self._with_rival, call, challenger, request, queries)
         return self._search(
-            request, call, bundle, queries, names, options, messages, answer_of, make, size, pair
+            request, call, bundle, queries, names, options, messages, _whole_answer, make, size, pair
         )
 
     SearchStream = Search  # one answer for each request, in order
@@ -524,6 +521,11 @@ class RetrievalServicer:
         query = converters.query_from_wire(message, name)
         self._limits.check_query(query, name)
         return query
+
+
+def _whole_answer(job: Job, answer: bytes, place: int) -> bytes:
+    """The answer to the only query of a job."""
+    return answer
 
 
 def _items(queries: Sequence[Query], options: SearchOptions) -> int:

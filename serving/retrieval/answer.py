@@ -26,7 +26,10 @@ class Basis(StrEnum):
     @property
     def is_searched(self) -> bool:
         """Whether the index is searched for the answer."""
-        return self in (Basis.QUERY, Basis.CONTEXT)
+        return self in SEARCHED
+
+
+SEARCHED = (Basis.QUERY, Basis.CONTEXT)
 
 
 class FusionMode(StrEnum):

@@ -150,7 +150,7 @@ class QueryForm:
     Attributes:
         text, history: names of the features that the fields of these names fill; None if there is none.
         reads_times: whether the tower reads the times of a history.
-        texts: names of the features that are texts.
+        texts, others: names of the features that are texts, and of those that are not.
     """
 
     def __init__(self, features: Mapping[str, FeatureSpec]) -> None:
@@ -165,6 +165,7 @@ class QueryForm:
             name: "" if isinstance(spec, TextFeature) else None for name, spec in features.items()
         }
         self.texts = [name for name, spec in features.items() if isinstance(spec, TextFeature)]
+        self.others = [name for name in features if name not in self.texts]
         self.needs_text = text_is_required(features)
         self._required = self.texts if self.needs_text else []
         self._only_text = self.text if self.needs_text and len(features) == 1 else None

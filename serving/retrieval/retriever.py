@@ -94,7 +94,7 @@ class Retriever:
         self._query_encoder = QueryEncoder(encoder, manifest, self.items.rows, unknown)
         self.events = EventReading.of(manifest.dataset, self._query_encoder.form, encoder.inputs)
         self._excludes_history = manifest.excludes_history
-        self._default_options = SearchOptions(0, exclude_history=self._excludes_history)
+        self._default_beyond_k = SearchOptions(0, exclude_history=self._excludes_history)[1:]
         self.interests, self._width = manifest.interests, manifest.width("query")
         own_fusion = FusionMode.DENSE if self.hybrid is None else FusionMode.HYBRID
         self._own_fusions = (FusionMode.DEFAULT, own_fusion)
@@ -346,7 +346,7 @@ class Retriever:
 
     def is_default(self, options: SearchOptions) -> bool:
         """Whether they are those of `search_options(k)` for some k."""
-        return options[1:] == self._default_options[1:]
+        return options[1:] == self._default_beyond_k
 
     def expected_cost(self, options: SearchOptions) -> int:
         """The expected work of searching for one query, in items, beyond `k` and the excluded ones.

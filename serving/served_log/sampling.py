@@ -25,10 +25,17 @@ MOST_AT_ONCE = 64  # answers that are written at once, unless they have more byt
 MOST_BYTES = 32 << 10  # of answers that are written at once, unless one alone has more
 NONE: frozenset[int] = frozenset()
 MEASURED = 0.1  # share of all queries that are measured for drift at most: it takes 5 us
+MOST_MEASURED = 20  # queries that a worker measures in a second at most
+SECOND = 10**9  # nanoseconds
 Request = wire.SearchRequest | wire.SearchBatchRequest
 MakeAnswer = Callable[[Job], bytes]
 # Makes the `SearchResponse` of the query of a number, from the job and its answer.
 AnswerOf = Callable[[Job, bytes, int], bytes]
+# An answer of which the log takes some queries: when it was answered, in nanoseconds since 1970; the job that
+# is done; the bytes that the client gets; what makes the answer to one query of it; the numbers of the taken
+# queries; all queries of the request; the hits that were asked for; the request. It is a plain tuple, because
+# one with names takes seven times as long to make.
+TakenAnswer = tuple[int, Job, bytes, AnswerOf, Sequence[int], Sequence[wire.Query], int, Request]
 
 
 class LoggedQuery(NamedTuple):
@@ -84,7 +91,9 @@ class AnswerSampler:
         self._share, self._explored_share = config.served_log_share, config.explore_share or 0.0
         self._taken: list[TakenAnswer] = []  # that are not written yet
         self._has_failed = False
+        self._second, self._measured = 0, 0  # since 1970, and the queries that were measured in it
         self.explorer = Explorer(config.explore_top, config.explore_temperature)
+        self._whole = SampledQueries(self, range(1), NONE)  # of a request with one query
 
     @property
     def explores(self) -> bool:
@@ -99,7 +108,7 @@ class AnswerSampler:
         """
         share = self._explored_share if explores else 0.0
         if self._share >= 1 and not share:
-            return SampledQueries(self, range(queries), NONE)
+            return self._whole if queries == 1 else SampledQueries(self, range(queries), NONE)
         drawn = [random() for _ in range(queries)]  # `random` is seeded again in every fork
         taken = [n for n, each in enumerate(drawn) if each < self._share]
         if not taken:
@@ -110,7 +119,7 @@ class AnswerSampler:
         """Send the taken answers; for any thread, after the last answer."""
         self._write()
 
-    def take(self, answer: "TakenAnswer") -> None:
+    def take(self, answer: TakenAnswer) -> None:
         """Log some queries of a job that is done, soon: many answers at once cost less than each alone."""
         if not self._taken:
             self._call_soon(self._write)
@@ -122,9 +131,10 @@ class AnswerSampler:
         rows: list[tuple[Any, bytes]] = []
         size = 0
         for each in taken:
-            for place in each.places:
+            _, job, whole, answer_of, places, *_ = each
+            for place in places:
                 try:
-                    answer = each.answer_of(each.job, each.answer, place)
+                    answer = answer_of(job, whole, place)
                     rows.append((self._row(each, place), answer))
                     size += len(answer)
                 except Exception:
@@ -147,31 +157,40 @@ class AnswerSampler:
             return
         self._queues.put(self._slot, content, len(rows))
 
-    def _row(self, taken: "TakenAnswer", place: int) -> tuple[Any, ...]:
+    def _row(self, taken: TakenAnswer, place: int) -> tuple[Any, ...]:
         """The values of a `LoggedQuery`."""
-        job, query, request = taken.job, taken.queries[place], taken.request
+        at, job, _, _, _, queries, k, request = taken
+        query, options = queries[place], job.options
         retriever, values, found = job.retriever, job.prepared[place].values, job.found[place]
         measures = None
         if values is None:
             features: dict[str, Any] = {"item_id": query.item_id}
         else:
-            left_out = () if self._config.served_log_texts else retriever.query_form.texts
-            features = {
-                name: value for name, value in values.items() if value is not None and name not in left_out
-            }
-            if retriever.measures is not None and random() * self._share < MEASURED:
+            names = values if self._config.served_log_texts else retriever.query_form.others
+            features = {name: values[name] for name in names if values[name] is not None}
+            if retriever.measures is not None and self._is_measured(at):
                 measures = retriever.measures(values, job.vectors[place])
         candidates, draw = None, found.draw
         if draw is not None:
             item_id = retriever.items.item_id
             candidates = [*map(item_id, draw.rows)], draw.scores, draw.temperature
-        user = query.user if query.HasField("user") else None
         mixed = found.interleaved
         teams = None if mixed is None else (mixed.challenger, mixed.teams)
         is_own = draw is None and mixed is None and not request.exclude_shown
-        comparable = is_own and found.context.basis.is_searched and retriever.is_default(job.options)
-        filter = request.filter.SerializeToString() if request.HasField("filter") else b""
-        return taken.time, user, features, taken.k, filter, candidates, teams, measures, comparable
+        comparable = is_own and found.context.basis.is_searched and retriever.is_default(options)
+        filter = b"" if options.filter is None else request.filter.SerializeToString()
+        # No query has an empty user.
+        return at, query.user or None, features, k, filter, candidates, teams, measures, comparable
+
+    def _is_measured(self, at: int) -> bool:
+        """Draw whether a query that was answered at this time is measured for drift."""
+        if random() * self._share >= MEASURED:
+            return False
+        second = at // SECOND
+        if second != self._second:
+            self._second, self._measured = second, 0
+        self._measured += 1
+        return self._measured <= MOST_MEASURED
 
     def _fail(self) -> None:
         """Count an answer that could not be logged; the first time, log the exception that is handled."""
@@ -179,30 +198,6 @@ class AnswerSampler:
         if not self._has_failed:
             log.exception("an answer could not be logged; further such answers are only counted")
         self._has_failed = True
-
-
-class TakenAnswer(NamedTuple):
-    """An answer of which the log takes some queries.
-
-    Args:
-        time: when it was answered, in nanoseconds since 1970.
-        job: that is done.
-        answer: the bytes that the client gets.
-        answer_of: makes the answer to one query of it.
-        places: numbers of the queries that are taken.
-        queries: all of the request.
-        k: hits that were asked for.
-        request: that has the queries.
-    """
-
-    time: int
-    job: Job
-    answer: bytes
-    answer_of: AnswerOf
-    places: Sequence[int]
-    queries: Sequence[wire.Query]
-    k: int
-    request: Request
 
 
 class SampledQueries(NamedTuple):
@@ -240,9 +235,7 @@ class SampledQueries(NamedTuple):
             if self.explored:
                 self._explore(job, k)
             answer = make(job)
-            self.sampler.take(
-                TakenAnswer(time.time_ns(), job, answer, answer_of, self.places, queries, k, request)
-            )
+            self.sampler.take((time.time_ns(), job, answer, answer_of, self.places, queries, k, request))
             return answer
 
         return logged

@@ -22,7 +22,14 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log import sampling
 from twinspire.serving.served_log.columns import Row, to_table
 from twinspire.serving.served_log.config import ServedLogConfig
-from twinspire.serving.served_log.sampling import MOST_BYTES, AnswerSampler, LoggedQuery, TakenAnswer, decoded
+from twinspire.serving.served_log.sampling import (
+    MOST_BYTES,
+    MOST_MEASURED,
+    AnswerSampler,
+    LoggedQuery,
+    TakenAnswer,
+    decoded,
+)
 from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_status import ServiceStatus
@@ -252,7 +259,11 @@ def test_a_query_is_measured_for_drift_and_its_text_is_not_kept(
     with logging(folder, RequestLimits(max_batch=400)) as (client, rows):
         client.search_batch(["bavuti"] * 400, k=1)
         measured = sum(query.measures is not None for query, _ in rows())
-    assert 10 < measured < 100, "about a tenth of all queries"
+    assert 10 < measured <= MOST_MEASURED, "about a tenth of all queries, up to the bound"
+    monkeypatch.setattr(sampling, "MOST_MEASURED", 3)
+    with logging(folder, RequestLimits(max_batch=400)) as (client, rows):
+        client.search_batch(["bavuti"] * 400, k=1)
+        assert sum(query.measures is not None for query, _ in rows()) == 3
     monkeypatch.setattr(sampling, "MEASURED", 1.0)
     with logging(folder) as (client, rows):
         client.search("bavuti xanadu")
