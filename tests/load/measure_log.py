@@ -1,23 +1,25 @@
 """`python -m tests.load.measure_log BUNDLE`: what the served log of all answers costs, and what it loses.
 
-Two services of one worker, with the log and without, share one core, and the load has another. They are
-measured in turn: a closed loop of 64 clients, and an open loop at 80 % of what the service without took. This
-is done for several pairs, because equal services differ by some per cent for as long as they run.
+A service of one worker has one core, its log's process included, and the load has another. The log is switched
+on and off in turn, because equal services differ by more than it costs: in a closed loop of 64 clients, and in
+an open loop at 80 % of what the closed loop of the same round took without it. Each ratio is that of two loops
+of one round; of all rounds there is the median, and its interval by bootstrap.
 """
 
 from twinspire.serving import environment  # noqa: F401  # before gRPC is imported
 
 # isort: split
 import json
-import statistics
+import mmap
 import sys
 import tempfile
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tests.helpers import query_generator
 from tests.load.load import Requests, closed_loop
@@ -29,10 +31,12 @@ from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.answer import FusionMode
 
 CLIENTS = 64
-Figures = dict[str, dict[str, list[float]]]  # name of a service -> figure -> its values in the rounds
 SETTLE_SECONDS = 15.0  # at most, until the log has been written
-STEP_SECONDS = 0.5
+STEP_SECONDS = 0.25
 LOAD = 0.8  # of the requests that the service without a log answers
+DRAWS = 2000  # of the rounds, for intervals
+STATES = ("none", "log")
+Figures = dict[str, dict[str, float]]  # state of the log -> figure -> its value
 
 
 def seconds_used(service: Service) -> dict[str, float]:
@@ -56,63 +60,67 @@ def settle(service: Service) -> None:
             return
 
 
-def measure(bundle: Path, rounds: int = 9, seconds: float = 2.0, pairs: int = 4) -> dict[str, Any]:
+def measure(bundle: Path, rounds: int = 24, seconds: float = 1.0, services: int = 3) -> dict[str, Any]:
     """Medians and ratios, and how many of the `answers` were `dropped`.
 
     Args:
-        rounds: of each pair.
+        rounds: of each service.
         seconds: of each loop.
-        pairs: of a service without and one with the log, one pair after the other.
+        services: that are started, one after the other.
     """
     manifest = read_manifest(bundle)
     fusion = FusionMode.DEFAULT if manifest.hybrid is None else FusionMode.DENSE
     queries = query_generator.of_bundle(manifest, 0)
     searches = Workload(queries, 10, None, fusion).searches(checked=False)
     found, dropped, answers = list[Figures](), 0, 0
-    for pair in range(pairs):
-        figures, of_pair = _measure_pair(bundle, searches, rounds, seconds, pair)
-        found.append(figures)
-        dropped, answers = dropped + of_pair[0], answers + of_pair[1]
+    for number in range(services):
+        figures, of_service = _measure_service(bundle, searches, rounds, seconds, number)
+        found += figures
+        dropped, answers = dropped + of_service[0], answers + of_service[1]
     return _report(found) | {"dropped": dropped, "answers": answers}
 
 
-def _measure_pair(
+def _measure_service(
     bundle: Path, searches: Requests, rounds: int, seconds: float, seed: int
-) -> tuple[Figures, tuple[int, int]]:
-    """The figures of two services, and how many answers were dropped, of how many that were to be logged."""
-    cores, found, answers = choose_cores(), Figures(), 0
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        command = (*SERVE[1:], "--bundle", str(bundle), "--workers", "1")
-        logged = (*command, "--served-log", str(folder / "log"), "--served-log-share", "1")
-        services = {
-            name: stack.enter_context(started(name, SERVE[0], *flags, cores=cores.servers))
-            for name, flags in {"none": command, "log": logged}.items()
-        }
-        for number in range(rounds + 1):  # the first is for warming up
-            rates = found.get("none", {}).get("rps", [])
-            rate = statistics.median(rates) * LOAD if rates else 1000.0
-            for name in [*services][:: 1 if (number + seed) % 2 else -1]:
-                service, figures = services[name], found.setdefault(name, {})
-                before = seconds_used(service)
-                with pinned(cores.load):
-                    closed = closed_loop(service.address, searches, CLIENTS, seconds, 0.0, number)
-                settle(service)
-                used = {part: value - before[part] for part, value in seconds_used(service).items()}
-                answered = sum(closed.codes.values())
-                measured = {f"{part}_us": 1e6 * value / answered for part, value in used.items()}
-                with pinned(cores.load):
-                    offered = OfferedLoad((Segment(rate, seconds),), seed=number)
-                    (opened,) = open_loop(service.address, searches, offered)
-                settle(service)
-                measured |= {"rps": closed.rps, "p99_us": opened.percentile_us(99)}
-                answers += sum(each.codes["OK"] for each in (closed, opened)) if name == "log" else 0
+) -> tuple[list[Figures], tuple[int, int]]:
+    """The figures of each round, and how many answers were dropped, of how many that were to be logged."""
+    cores, found, answers = choose_cores(), list[Figures](), 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "switch"
+        path.write_bytes(bytes(1))
+        flags = ("--bundle", str(bundle), "--workers", "1", "--served-log", f"{folder}/log")
+        command = (str(path), *SERVE[1:], *flags, "--served-log-share", "1")
+        with (
+            started("search", "tests.load.switched_log", *command, cores=cores.servers) as service,
+            path.open("r+b") as file,
+            mmap.mmap(file.fileno(), 1) as switch,
+        ):
+            for number in range(rounds + 1):  # the first is for warming up
+                figures: Figures = {name: {} for name in STATES}
+                order = STATES[:: 1 if (number + seed) % 2 else -1]
+                for name in order:
+                    switch[0] = name == "log"
+                    before = seconds_used(service)
+                    with pinned(cores.load):
+                        closed = closed_loop(service.address, searches, CLIENTS, seconds, 0.0, number)
+                    settle(service)
+                    used = {part: value - before[part] for part, value in seconds_used(service).items()}
+                    answered = sum(closed.codes.values())
+                    figures[name] |= {f"{part}_us": 1e6 * value / answered for part, value in used.items()}
+                    figures[name]["rps"] = closed.rps
+                    answers += closed.codes["OK"] if name == "log" else 0
+                offered = OfferedLoad((Segment(figures["none"]["rps"] * LOAD, seconds),), seed=number)
+                for name in order:
+                    switch[0] = name == "log"
+                    with pinned(cores.load):
+                        (opened,) = open_loop(service.address, searches, offered)
+                    settle(service)
+                    figures[name]["p99_us"] = opened.percentile_us(99)
+                    answers += opened.codes["OK"] if name == "log" else 0
                 if number:
-                    for key, value in measured.items():
-                        figures.setdefault(key, []).append(value)
-        with RetrievalClient(services["log"].address) as client:
-            dropped = client.info().state["served_log"]["dropped"]
-        stack.pop_all().close()
+                    found.append(figures)
+            with RetrievalClient(service.address) as client:
+                dropped = client.info().state["served_log"]["dropped"]
     return found, (dropped, answers)
 
 
@@ -120,26 +128,25 @@ def main() -> None:
     """Measure, and print the figures as JSON."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each loop")
-    parser.add_argument("--pairs", type=int, default=4, help="of services with and without the log")
+    parser.add_argument("--rounds", type=int, default=24, help="of each service")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each loop")
+    parser.add_argument("--services", type=int, default=3, help="that are started, one after the other")
     given = parser.parse_args()
-    json.dump(measure(given.bundle, given.rounds, given.seconds, given.pairs), sys.stdout, indent=1)
+    json.dump(measure(given.bundle, given.rounds, given.seconds, given.services), sys.stdout, indent=1)
 
 
 def _report(found: Sequence[Figures]) -> dict[str, Any]:
-    """Of each figure the median, and the median ratio of a pair's medians, with those of all pairs."""
+    """Of each figure the medians, and the median of the rounds' ratios, with its interval of 95 %."""
     report: dict[str, Any] = {}
+    draws = np.random.default_rng(0).integers(len(found), size=(DRAWS, len(found)))
     for key in found[0]["log"]:
-        medians = [[statistics.median(pair[name][key]) for pair in found] for name in ("none", "log")]
-        none, log = map(statistics.median, medians)
-        ratios = sorted(b / a for a, b in zip(*medians, strict=True) if a)
-        report[key] = {
-            "none": round(none, 1),
-            "log": round(log, 1),
-            "ratio": round(statistics.median(ratios), 3) if ratios else None,
-            "pairs": [round(each, 3) for each in ratios],
-        }
+        none, log = (np.array([each[name][key] for each in found]) for name in STATES)
+        report[key] = {"none": round(float(np.median(none)), 1), "log": round(float(np.median(log)), 1)}
+        if none.all():
+            ratios = log / none
+            low, high = np.percentile(np.median(ratios[draws], axis=1), (2.5, 97.5)).tolist()
+            ratio, interval = round(float(np.median(ratios)), 3), [round(low, 3), round(high, 3)]
+            report[key] |= {"ratio": ratio, "interval": interval}
     return report
 
 
