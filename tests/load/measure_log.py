@@ -1,9 +1,9 @@
 """`python -m tests.load.measure_log BUNDLE`: what the served log of all answers costs, and what it loses.
 
-A service of one worker has one core, its log's process included, and the load has another. The log is switched
-on and off in turn, because equal services differ by more than it costs: in a closed loop of 64 clients, and in
-an open loop at 80 % of what the closed loop of the same round took without it. Each ratio is that of two loops
-of one round; of all rounds there is the median, and its interval by bootstrap.
+A service of one worker has one core, its log's process included, and the load has another. The log is
+switched on and off in turn, because equal services differ by more than it costs: in a closed loop of 64
+clients, and in an open loop at 80 % of what the closed loop of the same round took without it. Each ratio is
+that of two loops of one round; of all rounds there is the median, and its interval by bootstrap.
 """
 
 from twinspire.serving import environment  # noqa: F401  # before gRPC is imported

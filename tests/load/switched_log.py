@@ -1,6 +1,7 @@
 """`python -m tests.load.switched_log FILE serve ...`: the service, with a log that can be switched.
 
-It takes answers while the file's only byte is 1. So the answers with and without the log come from the same processes.
+It takes answers while the file's only byte is 1. So the answers with and without the log come from the same
+processes.
 """
 
 import mmap
