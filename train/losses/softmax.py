@@ -12,7 +12,6 @@ from torch import Tensor
 from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, SampledSoftmax
 from twinspire.train.data.batches import Batch
 from twinspire.train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
-from twinspire.train.losses.sampling import mixed_log_q
 from twinspire.train.models.placement import to_device_of
 
 Rows = npt.NDArray[np.int64]
@@ -57,7 +56,7 @@ def in_batch_softmax(
         temperature: divides the scores.
         log_q: (N,) or (B, N), log of the expected number of a query's columns that hold the item, given the
             query. For distinct columns this is the log probability that there is one
-            (`sampling.mixed_log_q`), 0 for items that are always there; for J columns drawn one by one, log J
+            (`mixed_log_q`), 0 for items that are always there; for J columns drawn one by one, log J
             plus the log probability of one draw. None corrects nothing.
 
     Returns:
@@ -67,6 +66,43 @@ def in_batch_softmax(
     if log_q is not None:
         logits = logits - log_q
     return F.cross_entropy(_masked(logits, known, positive), positive, reduction="none")
+
+
+def mixed_log_q(share: npt.NDArray[np.float64], drawn: int | Rows, uniform: int, catalogue: int) -> Floats:
+    """Log probability that an item of no pair of the query's own window is among the query's candidates.
+
+    Candidates are the distinct items of a batch of pairs and of `uniform` uniform draws from the catalogue
+    (Yang et al. 2020, "Mixed Negative Sampling"). The paper subtracts the log probability of one draw from
+    the mixture, drawn / (drawn + uniform) share + uniform / (drawn + uniform) / N. Here an item drawn several
+    times is one column, so q is the probability that it is drawn at least once:
+
+        q_j = 1 - (1 - share_j)^drawn (1 - 1 / N)^uniform
+
+    For small q this is the paper's probability times drawn + uniform. Division by q makes the expected sum
+    over the candidates equal to the sum over the catalogue (importance sampling of the partition function:
+    Bengio and Senecal 2008, section IV; for distinct columns Horvitz and Thompson 1952; in-batch: Yi et al.
+    2019, "Sampling-Bias-Corrected Neural Modeling", equations 4 and 5).
+
+    The sum is that of one query, so q has to be the probability given this query. The pairs of its own
+    window (`Batch.window`), its own pair among them, are in its batch with certainty: they are not drawn,
+    their items have q_j = 1, also those that are drawn besides, and the other pairs of the batch are the
+    `drawn` ones. With the marginal probability, a user's next items would weigh 1 / q_j instead of 1.
+
+    Args:
+        share: (M,), the probability that a pair of a batch has an item, of some items.
+        drawn: pairs of the batch outside of the query's window, at least 1: a number, or (G, 1) of G queries.
+        uniform: draws from the catalogue, with replacement; 0 for none.
+        catalogue: N, the number of items that the uniform draws are from.
+
+    Returns:
+        float32 (M,) or (G, M); -inf where an item cannot be a candidate.
+    """
+    with np.errstate(divide="ignore"):  # an item of share 0 gets log 0
+        missed = drawn * np.log1p(-share)
+        if uniform:
+            missed = missed + uniform * np.log1p(-1 / catalogue)
+        log_q: Floats = np.log(-np.expm1(missed)).astype(np.float32)
+    return log_q
 
 
 def sampled_softmax(positive: Tensor, negatives: Tensor, gamma: float) -> Tensor:

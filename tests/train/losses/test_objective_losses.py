@@ -20,7 +20,7 @@ from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.data.batches import batches
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.losses.objective import Objective, build_objective
-from twinspire.train.losses.sampling import mixed_log_q
+from twinspire.train.losses.softmax import mixed_log_q
 
 
 @pytest.mark.parametrize("uniform", [0, 5])

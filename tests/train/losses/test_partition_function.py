@@ -18,7 +18,7 @@ from twinspire.train.config.losses import Correction, InBatchSoftmax, SampledSof
 from twinspire.train.data.batches import Batch, HistoryBatches
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.losses.objective import Candidates, Objective, build_objective
-from twinspire.train.losses.sampling import mixed_log_q
+from twinspire.train.losses.softmax import mixed_log_q
 from twinspire.train.models.defaults import SAMPLED
 from twinspire.train.models.prepared_inputs import PreparedHistories
 
