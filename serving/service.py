@@ -22,7 +22,6 @@ from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.serving import heap
 from twinspire.serving.address import is_loopback, join
 from twinspire.serving.config import ServiceConfig
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.descriptors import fitting
 from twinspire.serving.engine.limits import OTHER_FILES
 from twinspire.serving.events.config import EventsConfig
@@ -49,7 +48,7 @@ from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.service_manager import notify
 from twinspire.serving.service_status import ServiceStatus
-from twinspire.serving.shadow.mirror import TrafficMirror
+from twinspire.serving.shadow.mirror import MOST_WAITING, TrafficMirror
 from twinspire.serving.shadow.process import Shadow
 from twinspire.serving.shared_state import (
     CATALOGUE,
@@ -171,7 +170,7 @@ class _Service:
         first = bundle_at(config.folder, self.manifest.bundle_version, config.model_version)
         self.shared_state.write(TARGET, asdict(Target(1, first)))
         self.processes: list[ProcessSpec] = []  # beside the workers
-        self._channel: DatagramChannel | None = None
+        self._shadow_queues: SharedQueues | None = None
         self._catalogue: StoreChannel | None = None
         self._events: StoreChannel | None = None
         self._live: LivePlace | None = None
@@ -186,12 +185,14 @@ class _Service:
             follow = follower(config.follow, self.shared_state, config.workers, config.item_tower)
             self.processes.append(ProcessSpec("follower", follow))
             if config.follow.shadow:
-                self._channel = DatagramChannel(config.workers)
+                self._shadow_queues = SharedQueues(config.workers, MOST_WAITING)
                 alias, limits = config.follow.shadow, config.limits
-                shadow = Shadow(self._channel, self.shared_state, alias, limits, self._live)
+                shadow = Shadow(self._shadow_queues, self.shared_state, alias, limits, self._live)
                 self.processes.append(ProcessSpec("shadow", shadow.run))
         folder = config.served_log.folder if config.served_log else None
-        self._status = ServiceStatus(self.shared_state, self.shared, self._channel, self._log_queues, folder)
+        self._status = ServiceStatus(
+            self.shared_state, self.shared, self._shadow_queues, self._log_queues, folder
+        )
 
     def _add_catalogue(self, config: CatalogueConfig) -> None:
         """Add the process of live items."""
@@ -245,9 +246,9 @@ class _Service:
             split = TrafficSplit(own) if own else load_split({"champion": target["champion"]}, self._load)
             follow, endpoint = config.follow, config.trace_endpoint
             mirror = None
-            if self._channel and follow:
+            if self._shadow_queues and follow:
                 share, most = follow.shadow_share, config.limits.max_exclude
-                mirror = TrafficMirror(self._channel, self.shared_state, slot, share, most)
+                mirror = TrafficMirror(self._shadow_queues, self.shared_state, slot, share, most)
             tracing = Tracing(endpoint, config.trace_ratio, slot) if endpoint else None
             catalogue, events = (
                 StoreClient(channel) if channel else None for channel in (self._catalogue, self._events)

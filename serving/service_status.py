@@ -14,7 +14,6 @@ from twinspire.protos.bundle import MANIFEST, VECTORS, Manifest
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleError
 from twinspire.protos.files.served_log import DRIFT
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.metrics import Reading
 from twinspire.serving.observability.worker_metrics import SharedMetrics, sum_by_version
@@ -81,7 +80,7 @@ class ServiceStatus:
 
     Args:
         shared: the workers' metrics.
-        channel: to the shadow, if there is one.
+        shadow_queues: to the shadow, if there is one.
         log_queues: to the process of the served log, if there is one.
         log: folder of this log.
     """
@@ -90,13 +89,13 @@ class ServiceStatus:
         self,
         shared_state: SharedState,
         shared: SharedMetrics,
-        channel: DatagramChannel | None = None,
+        shadow_queues: SharedQueues | None = None,
         log_queues: SharedQueues | None = None,
         log: Path | None = None,
     ) -> None:
         self._shared_state = shared_state
         self._shared = shared
-        self._channel, self._log_queues, self._log = channel, log_queues, log
+        self._shadow_queues, self._log_queues, self._log = shadow_queues, log_queues, log
         self._facts: tuple[str, str, int, int, float] | None = None  # of the champion, for `bundle_readings`
 
     def state(self) -> dict[str, Any]:
@@ -124,8 +123,8 @@ class ServiceStatus:
                 for key, metric in shown.items():
                     value = entry.get(key, 0)
                     yield metric, [([], float(bool(value) if isinstance(value, str) else value))]
-        if self._channel:
-            yield from shadow_readings(self._shared_state.read(SHADOW), self._channel.dropped)
+        if self._shadow_queues:
+            yield from shadow_readings(self._shared_state.read(SHADOW), self._shadow_queues.dropped)
         if entry := entries.get(CATALOGUE):
             yield from catalogue_readings(entry, self._shared.read())
         if self._log_queues:
@@ -160,9 +159,9 @@ class ServiceStatus:
         yield from bundle_readings(*self._facts)
 
     def _shadow(self) -> wire.Shadow | None:
-        if self._channel is None:
+        if self._shadow_queues is None:
             return None
-        return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._channel.dropped))
+        return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._shadow_queues.dropped))
 
     def _message(self, kind: Any, name: str) -> Any:
         """A message with the fields of an entry; None if there is no entry."""

@@ -1,4 +1,4 @@
-"""The workers' end: a share of the searches goes to the shadow, over a socket that never blocks a worker."""
+"""The workers' end: a share of the searches goes to the shadow, by queues that never block a worker."""
 
 import logging
 import math
@@ -10,14 +10,15 @@ from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.inputs.events import item_ids, without_times
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.retrieval.query import PreparedQuery, QueryForm
+from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shared_state import SHADOW_TARGET, SharedState
 
 log = logging.getLogger(__name__)
 
-HEAD = struct.Struct("<I")  # of a datagram: the length of its request
+MOST_WAITING = 4 << 20  # bytes of the searches of one worker that wait for the shadow; more are dropped
+HEAD = struct.Struct("<I")  # of what waits: the length of the request
 Mirrored = tuple[bytes, bytes]  # a `SearchRequest` and its `SearchResponse`, serialised
 
 
@@ -25,7 +26,7 @@ class TrafficMirror:
     """Takes a share of a worker's searches; for one thread.
 
     Args:
-        channel: to the shadow.
+        queues: to the shadow.
         shared_state: says whether the shadow has a target.
         slot: of the worker, counted from 0.
         share: of the searches, 0 to 1.
@@ -33,9 +34,9 @@ class TrafficMirror:
     """
 
     def __init__(
-        self, channel: DatagramChannel, shared_state: SharedState, slot: int, share: float, most: int
+        self, queues: SharedQueues, shared_state: SharedState, slot: int, share: float, most: int
     ) -> None:
-        self._channel, self._shared_state, self._slot, self._share = channel, shared_state, slot, share
+        self._queues, self._shared_state, self._slot, self._share = queues, shared_state, slot, share
         self._most = most
 
     def samples(self) -> bool:
@@ -61,14 +62,14 @@ class TrafficMirror:
     def send(self, request: wire.SearchRequest, response: bytes) -> None:
         """Send a search and its serialised answer, or count it as dropped."""
         content = request.SerializeToString()
-        self._channel.send(self._slot, (HEAD.pack(len(content)), content, response))
+        self._queues.put(self._slot, b"".join((HEAD.pack(len(content)), content, response)))
 
 
-def received(channel: DatagramChannel, most: int) -> Iterator[Mirrored]:
-    """The oldest searches that wait for the shadow, at most `most`."""
-    for datagram in channel.receive(most):
-        end = HEAD.size + HEAD.unpack_from(datagram)[0]
-        yield datagram[HEAD.size : end], datagram[end:]
+def received(queues: SharedQueues, most: int) -> Iterator[Mirrored]:
+    """The oldest searches that wait for the shadow, at most `most` of each worker."""
+    for content in queues.take(most):
+        end = HEAD.size + HEAD.unpack_from(content)[0]
+        yield content[HEAD.size : end], content[end:]
 
 
 def without_user(

@@ -16,10 +16,10 @@ from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import BundleDamaged, TwinspireError
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace
 from twinspire.serving.retrieval.response_bytes import BASES
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shadow.mirror import Mirrored, received
 from twinspire.serving.shadow.report import PairSums
 from twinspire.serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
@@ -31,7 +31,7 @@ from twinspire.serving.wire.filter_converters import compile_filter
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2  # between two reads of the shared state
-BATCH = 32  # searches between two reads of the shared state
+BATCH = 32  # searches of each worker between two reads of the shared state
 MAX_ERROR_LENGTH = 500  # characters of an error in the entry
 NO_CHALLENGER = "the alias names no other bundle than the champion's"
 
@@ -40,7 +40,7 @@ class Shadow:
     """Answers searches from a challenger's bundle; `run` is its process.
 
     Args:
-        channel: that searches come from.
+        queues: that searches come from.
         shared_state: with the entries `SHADOW`, `SHADOW_TARGET` and `TARGET`.
         model: the alias, such as `models:/pydocs@challenger`; shown in the entry.
         limits: of the service that the searches were sent to.
@@ -49,13 +49,13 @@ class Shadow:
 
     def __init__(
         self,
-        channel: DatagramChannel,
+        queues: SharedQueues,
         shared_state: SharedState,
         model: str,
         limits: RequestLimits,
         place: LivePlace | None = None,
     ) -> None:
-        self._channel, self._shared_state, self._model, self._limits = channel, shared_state, model, limits
+        self._queues, self._shared_state, self._model, self._limits = queues, shared_state, model, limits
         self._place = place
         self._wanted: dict[str, Any] | None = None  # the target, as it was last read
         self._retriever: Retriever | None = None
@@ -83,8 +83,8 @@ class Shadow:
             self._publish()
         self._follow_live()
         champion = self._shared_state.read(TARGET).get("champion", {}).get("bundle_version", "")
-        if self._channel.wait(seconds):
-            for mirrored in received(self._channel, BATCH):
+        if self._queues.wait(seconds):
+            for mirrored in received(self._queues, BATCH):
                 self._compare(champion, mirrored)
             self._publish()
 
@@ -97,9 +97,9 @@ class Shadow:
             if wanted:
                 self._load(wanted)
         if version != self._sums.bundle_version:
-            while self._channel.receive(BATCH):
+            while self._queues.take(BATCH):
                 pass  # sent for the challenger before, or while this one was loaded
-            self._sums = PairSums(version, dropped_before=self._channel.dropped)
+            self._sums = PairSums(version, dropped_before=self._queues.dropped)
 
     def _load(self, wanted: Mapping[str, Any]) -> None:
         """Load the challenger's bundle, or set the error that the entry shows."""
@@ -152,7 +152,7 @@ class Shadow:
         ):
             return
         if self._sums.champion not in ("", champion):
-            self._sums = PairSums(self._sums.bundle_version, dropped_before=self._channel.dropped)
+            self._sums = PairSums(self._sums.bundle_version, dropped_before=self._queues.dropped)
         self._sums.champion = champion
         try:
             self._sums.add(answer, self._answer(self._retriever, wire.SearchRequest.FromString(request)))

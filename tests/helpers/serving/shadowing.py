@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.live.search.live_items import LivePlace
 from twinspire.serving.retrieval.answer import Timing
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.packed_items import PackedItems
-from twinspire.serving.shadow.mirror import TrafficMirror
+from twinspire.serving.served_log.shared_queue import SharedQueues
+from twinspire.serving.shadow.mirror import MOST_WAITING, TrafficMirror
 from twinspire.serving.shadow.process import Shadow
 from twinspire.serving.shared_state import SharedState
 from twinspire.serving.wire import converters
@@ -40,14 +40,14 @@ class Champion:
 
 
 class Scene:
-    """Shared state, a channel with one worker, and a shadow that works when it is told to."""
+    """Shared state, the queue of one worker, and a shadow that works when it is told to."""
 
     def __init__(self, place: LivePlace | None = None) -> None:
-        self.channel = DatagramChannel(workers=1)
+        self.queues = SharedQueues(1, MOST_WAITING)
         self.shared_state = SharedState(("target", "shadow target", "shadow"))
-        self.mirror = TrafficMirror(self.channel, self.shared_state, 0, share=1.0, most=1000)
+        self.mirror = TrafficMirror(self.queues, self.shared_state, 0, share=1.0, most=1000)
         model = "models:/tiny@challenger"
-        self.shadow = Shadow(self.channel, self.shared_state, model, RequestLimits(), place)
+        self.shadow = Shadow(self.queues, self.shared_state, model, RequestLimits(), place)
         self._serial = 0
 
     def serve(self, version: str) -> None:
@@ -69,7 +69,7 @@ class Scene:
 
     def note(self) -> dict[str, Any]:
         """What the shadow tells once it has done what there is to do."""
-        while self.channel.wait(0):
+        while self.queues.wait(0):
             self.shadow.step(0)
         self.shadow.step(0)
         return self.shared_state.read("shadow")

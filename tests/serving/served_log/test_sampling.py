@@ -15,7 +15,6 @@ from tests.serving.served_log.test_columns import assert_read
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.drift import DriftReference, word_bits
 from twinspire.serving.client import FusionMode, Query, RetrievalClient, where
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.observability.metrics import LOG_DROPPED, LOG_FAILED
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
@@ -154,7 +153,7 @@ def test_min_score_holds_for_what_is_explored(plain: Path) -> None:
 
 def test_no_explored_answer_goes_to_a_shadow(plain: Path) -> None:
     config = ServedLogConfig(Path(), served_log_share=1.0, explore_share=0.5)
-    with closing(SharedQueues(1)) as queues, closing(DatagramChannel(1)) as shadow:
+    with closing(SharedQueues(1)) as queues, closing(SharedQueues(1)) as shadow:
         state = SharedState(("shadow target",))
         state.write("shadow target", {"bundle_version": "x"})
         server = RetrievalServer(

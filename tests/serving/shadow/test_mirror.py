@@ -13,9 +13,9 @@ from tests.helpers.forking import fork
 from tests.helpers.tiny_towers import WATCHED
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.features import FeatureSpec, HistoryFeature, TimeFeature
-from twinspire.serving.datagrams import DatagramChannel
 from twinspire.serving.retrieval.query import PreparedQuery, Query, QueryForm
-from twinspire.serving.shadow.mirror import Mirrored, TrafficMirror, received, without_user
+from twinspire.serving.served_log.shared_queue import SharedQueues
+from twinspire.serving.shadow.mirror import MOST_WAITING, Mirrored, TrafficMirror, received, without_user
 from twinspire.serving.shared_state import SharedState
 
 REQUEST = wire.SearchRequest(query=wire.Query(text="bavuti"), k=3)
@@ -24,87 +24,77 @@ RESPONSE = wire.SearchResponse(bundle_version="a" * 64).SerializeToString()
 
 
 @pytest.fixture
-def channel() -> Iterator[DatagramChannel]:
-    with closing(DatagramChannel(workers=3)) as channel:
-        yield channel
+def queues() -> Iterator[SharedQueues]:
+    with closing(SharedQueues(3, MOST_WAITING)) as queues:
+        yield queues
 
 
-def mirror_of(channel: DatagramChannel, slot: int = 0, share: float = 1.0) -> TrafficMirror:
+def mirror_of(queues: SharedQueues, slot: int = 0, share: float = 1.0) -> TrafficMirror:
     state = SharedState(("shadow target",))
     state.write("shadow target", {"bundle_version": "x"})
-    return TrafficMirror(channel, state, slot, share, most=10)
+    return TrafficMirror(queues, state, slot, share, most=10)
 
 
-def receive(channel: DatagramChannel, most: int) -> list[Mirrored]:
-    return [*received(channel, most)]
+def receive(queues: SharedQueues, most: int) -> list[Mirrored]:
+    return [*received(queues, most)]
 
 
-def test_what_is_offered_arrives_whole_and_in_order(channel: DatagramChannel) -> None:
-    mirror = mirror_of(channel)
+def test_what_is_offered_arrives_whole_and_in_order(queues: SharedQueues) -> None:
+    mirror = mirror_of(queues)
     mirror.send(REQUEST, RESPONSE)
     mirror.send(REQUEST, b"")
     mirror.send(EMPTY, RESPONSE)
-    assert channel.wait(0)
+    assert queues.wait(0)
     content = REQUEST.SerializeToString()
-    assert receive(channel, 2) == [(content, RESPONSE), (content, b"")]
-    assert receive(channel, 2) == [(b"", RESPONSE)]
-    assert receive(channel, 2) == []
-    assert not channel.wait(0)
-    assert channel.dropped == 0
+    assert receive(queues, 2) == [(content, RESPONSE), (content, b"")]
+    assert receive(queues, 2) == [(b"", RESPONSE)]
+    assert receive(queues, 2) == []
+    assert not queues.wait(0)
+    assert queues.dropped == 0
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.1, 850, 1150), (1.0, 10_000, 10_000)])
-def test_a_share_of_the_queries_is_wanted(
-    channel: DatagramChannel, share: float, least: int, most: int
-) -> None:
+def test_a_share_of_the_queries_is_wanted(queues: SharedQueues, share: float, least: int, most: int) -> None:
     random.seed(0)
-    mirror = mirror_of(channel, share=share)
+    mirror = mirror_of(queues, share=share)
     assert least <= sum(mirror.samples() for _ in range(10_000)) <= most
 
 
-def test_nothing_is_wanted_while_the_shadow_has_no_target(channel: DatagramChannel) -> None:
+def test_nothing_is_wanted_while_the_shadow_has_no_target(queues: SharedQueues) -> None:
     state = SharedState(("shadow target",))
-    mirror = TrafficMirror(channel, state, 0, 1.0, most=10)
+    mirror = TrafficMirror(queues, state, 0, 1.0, most=10)
     assert not mirror.samples()
     for target in ({"bundle_version": "x"}, {}, {"bundle_version": "y"}):
         state.write("shadow target", target)
         assert mirror.samples() == bool(target)
 
 
-def test_what_a_shadow_is_too_busy_for_is_dropped_and_counted(channel: DatagramChannel) -> None:
-    mirror = mirror_of(channel)
+def test_what_a_shadow_is_too_busy_for_is_dropped_and_counted(queues: SharedQueues) -> None:
+    mirror = mirror_of(queues)
     offered = 0
-    while channel.dropped < 10:
+    while queues.dropped < 10:
         mirror.send(REQUEST, RESPONSE)
         offered += 1
-        assert offered < 1_000_000, "there is no end to what the socket takes"
-    received = len(receive(channel, 1_000_000))
+        assert offered < 1_000_000, "there is no end to what the queue takes"
+    received = len(receive(queues, 1_000_000))
     assert received > 32
-    assert received + channel.dropped == offered
+    assert received + queues.dropped == offered
     mirror.send(REQUEST, RESPONSE)  # and there is room again
-    assert len(receive(channel, 2)) == 1
-    assert channel.dropped == 10
+    assert len(receive(queues, 2)) == 1
+    assert queues.dropped == 10
 
 
-def test_what_is_too_large_is_dropped_and_the_next_is_not(channel: DatagramChannel) -> None:
-    mirror = mirror_of(channel, 1)
+def test_what_is_too_large_is_dropped_and_the_next_is_not(queues: SharedQueues) -> None:
+    mirror = mirror_of(queues, 1)
     mirror.send(REQUEST, bytes(8 << 20))
     mirror.send(REQUEST, RESPONSE)
-    assert [response for _, response in receive(channel, 2)] == [RESPONSE]
-    assert channel.dropped == 1
+    assert [response for _, response in receive(queues, 2)] == [RESPONSE]
+    assert queues.dropped == 1
 
 
-def test_a_shadow_that_has_gone_harms_nobody() -> None:
-    channel = DatagramChannel(workers=1)
-    mirror = mirror_of(channel)
-    channel.close()
-    mirror.send(REQUEST, RESPONSE)
-    assert channel.dropped == 1
-
-
-def test_what_several_processes_drop_is_summed(channel: DatagramChannel) -> None:
+def test_what_several_processes_drop_is_summed(queues: SharedQueues) -> None:
     def drop(slot: int) -> None:
-        mirror = mirror_of(channel, slot)
+        mirror = mirror_of(queues, slot)
         for _ in range(slot + 1):
             mirror.send(REQUEST, bytes(8 << 20))
         mirror.send(wire.SearchRequest(k=slot), RESPONSE)
@@ -112,8 +102,8 @@ def test_what_several_processes_drop_is_summed(channel: DatagramChannel) -> None
     children = [fork(partial(drop, slot)) for slot in range(3)]
     for pid in children:
         os.waitpid(pid, 0)
-    assert channel.dropped == 6
-    sent = {wire.SearchRequest.FromString(request).k for request, _ in receive(channel, 9)}
+    assert queues.dropped == 6
+    sent = {wire.SearchRequest.FromString(request).k for request, _ in receive(queues, 9)}
     assert sent == {0, 1, 2}
 
 

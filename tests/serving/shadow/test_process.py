@@ -53,7 +53,7 @@ def scene(champion: Champion) -> Iterator[Scene]:
     scene = Scene()
     scene.serve(champion.version)
     yield scene
-    scene.channel.close()
+    scene.queues.close()
 
 
 def version_of(folder: Path) -> str:
@@ -73,7 +73,7 @@ def test_an_equal_bundle_finds_the_same(scene: Scene, champion: Champion, equal:
     note = scene.note()
     assert (note["queries"], note["errors"], note["empty"]) == (50, 0, 0)
     assert note["champion"] == champion.version
-    told = wire.Shadow(**shadow_state(note, scene.channel.dropped))
+    told = wire.Shadow(**shadow_state(note, scene.queues.dropped))
     assert (told.overlap_at_10, told.score_shift) == (1.0, 0.0)
     assert (told.model, told.model_version) == ("models:/tiny@challenger", "2")
     assert (told.bundle_version, told.queries, told.last_error) == (version_of(equal), 50, "")
@@ -96,7 +96,7 @@ def test_histories_are_left_out_as_the_champion_leaves_them_out(tmp_path: Path) 
         scene.offer(champion, *requests)
         note = scene.note()
     finally:
-        scene.channel.close()
+        scene.queues.close()
     assert (note["queries"], note["errors"], note["overlap"]) == (3, 0, 3.0)
     usual, kept, left = (wire.SearchResponse.FromString(champion.answer(each)).hits for each in requests)
     assert [each.id for each in usual] == [each.id for each in left] != [each.id for each in kept]
@@ -162,11 +162,11 @@ def test_another_challenger_begins_anew(scene: Scene, champion: Champion, equal:
     scene.mirror.send(wire.SearchRequest(), bytes(8 << 20))
     scene.offer(champion, *asked(*TEXTS[:3]))
     first = scene.note()
-    assert shadow_state(first, scene.channel.dropped)["dropped"] == 1
+    assert shadow_state(first, scene.queues.dropped)["dropped"] == 1
     scene.challenge(equal, version_of(equal))
     note = scene.note()
     assert (note["queries"], note["champion"]) == (0, "")
-    assert shadow_state(note, scene.channel.dropped)["dropped"] == 0
+    assert shadow_state(note, scene.queues.dropped)["dropped"] == 0
     scene.challenge(equal, version_of(equal))  # the same under another serial goes on
     scene.offer(champion, *asked(*TEXTS[:1]))
     assert scene.note()["queries"] == 1
@@ -220,7 +220,7 @@ def test_live_items_that_cannot_be_opened_again_leave_the_shadow_with_what_it_ha
         assert scene.shadow._live is not None
         assert scene.shadow._live.sequence == 2
     finally:
-        scene.channel.close()
+        scene.queues.close()
 
 
 def test_without_a_target_nothing_is_asked(scene: Scene, champion: Champion, equal: Path) -> None:
@@ -231,7 +231,7 @@ def test_without_a_target_nothing_is_asked(scene: Scene, champion: Champion, equ
     scene.shared_state.write("shadow target", {})
     note = scene.note()
     assert (note["queries"], note["bundle_version"], note["last_error"]) == (0, "", NO_CHALLENGER)
-    assert not scene.channel.wait(0)
+    assert not scene.queues.wait(0)
 
 
 @pytest.mark.exhaustive
@@ -255,5 +255,5 @@ def test_a_shadow_that_is_killed_is_started_again_at_the_lowest_priority(
         scene.offer(champion, *asked(*TEXTS[:10]))
         wait_until(lambda: note()["queries"] == 10)
     assert (note()["overlap"], note()["errors"]) == (10.0, 0)
-    assert scene.channel.dropped == 0
+    assert scene.queues.dropped == 0
     assert not psutil.pid_exists(note()["pid"])
