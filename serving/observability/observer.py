@@ -5,12 +5,22 @@ import time
 from twinspire.protos.errors import AccessDenied, Overloaded, RateLimited
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.call import Call
-from twinspire.serving.observability.layout import HEARTBEAT, INTERLEAVED, PLANS
+from twinspire.serving.observability.layout import (
+    HEARTBEAT,
+    INTERLEAVED,
+    PLANS,
+    QUERIES,
+    REFUSED,
+    REQUESTS,
+    STAGE_SECONDS,
+)
+from twinspire.serving.observability.metrics import OTHER, SECONDS
 from twinspire.serving.observability.tracing import Tracing
 from twinspire.serving.observability.worker_metrics import WorkerMetrics
 from twinspire.serving.wire.status import ClientGone, Code
 
 NAMES: dict[int, str] = {code.value: code.name for code in Code}
+SERIALISE = STAGE_SECONDS["serialise"]
 
 
 class Observer:
@@ -28,19 +38,25 @@ class Observer:
         self._tracing = tracing
 
     def turned_away(self, name: str, code: Code, error: Exception | None) -> None:
-        """A call was refused before its message was read; `error` is None if there is no such method."""
-        self.metrics.turned_away(name, code.name, _reason(error))
+        """A call was refused before its message was read; `error` is None if there is no such method.
+
+        Its time is not counted: many quick refusals would make the service look fast.
+        """
+        self.metrics.add(REQUESTS[name if name in REQUESTS else OTHER][code.name])
+        self.metrics.add(REFUSED[_reason(error)])
 
     def failed(self, call: Call, error: Exception) -> None:
         """A call ends with an error."""
         if isinstance(error, ClientGone | Overloaded):
             # Earlier queries of a stream have been answered.
-            self.metrics.refused(_reason(error), 1 if call.is_stream else max(1, call.queries))
+            self.metrics.add(REFUSED[_reason(error)], 1 if call.is_stream else max(1, call.queries))
 
     def answered(self, call: Call, job: Job) -> None:
         """A job's response has been serialised and sent."""
         started, made = call.serialised or (0, 0)
-        self.metrics.answered(call.method.name, (made - started) / 1e9, len(job.prepared))
+        name, queries = call.method.name, len(job.prepared)
+        self.metrics.add(QUERIES[name if name in QUERIES else OTHER], queries)
+        self.metrics.observe(SERIALISE, SECONDS, (made - started) / 1e9, queries)
         if job.rival is not None:
             self.metrics.add(INTERLEAVED["champion" if job.found[0].interleaved is None else "both"])
         if job.options.filter is not None:

@@ -39,7 +39,7 @@ from twinspire.serving.observability.layout import (
 )
 from twinspire.serving.observability.metrics import CODES, METHODS, OTHER, SECONDS, SIZES, STAGES
 
-_QUEUE, _ENCODE, _SEARCH, _SERIALISE = (layout.STAGE_SECONDS[stage] for stage in STAGES)
+_QUEUE, _ENCODE, _SEARCH, _ = (layout.STAGE_SECONDS[stage] for stage in STAGES)
 
 Row: TypeAlias = "memoryview[float]"
 
@@ -137,32 +137,6 @@ class WorkerMetrics:
         self._cells[REQUESTS[method][code]] += 1.0
         self.observe(REQUEST_SECONDS[method], SECONDS, seconds)
         self._cells[IN_FLIGHT] -= 1.0
-
-    def answered(self, method: str, seconds: float, queries: float = 1.0) -> None:
-        """Count the queries of one call, or of one message of a stream, that have been answered.
-
-        Args:
-            method: bare name of the call.
-            seconds: spent on serialising the response.
-            queries: in this message.
-        """
-        self._cells[QUERIES[method if method in QUERIES else OTHER]] += queries
-        self.observe(_SERIALISE, SECONDS, seconds, queries)
-
-    def refused(self, reason: str, queries: float = 1.0) -> None:
-        """Count queries that will not be answered; `reason` is one of `metrics.REASONS`."""
-        self._cells[REFUSED[reason]] += queries
-
-    def turned_away(self, method: str, code: str, reason: str) -> None:
-        """Count a call that was refused before a handler began with it; arguments as of the other methods.
-
-        Called instead of `began` and `finished`: many quick refusals would make the service look fast in the
-        histogram of call times.
-        """
-        count = REQUESTS[method if method in REQUESTS else OTHER][code]
-        cell = REFUSED[reason]
-        self._cells[count] += 1.0
-        self._cells[cell] += 1.0
 
     def streams(self, count: int) -> None:
         """Set the number of open streams."""

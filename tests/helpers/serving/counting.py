@@ -10,7 +10,9 @@ import sys
 from functools import partial
 
 from tests.helpers.forking import fork
+from twinspire.serving.observability import layout
 from twinspire.serving.observability.exporter import serve_metrics
+from twinspire.serving.observability.metrics import SECONDS
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 
 CALLS = 500
@@ -39,7 +41,8 @@ def count(shared: SharedMetrics, slot: int) -> None:
         mine.began()
         mine.waited(1, 100)
         mine.batch(2, 1000, 2000)
-        mine.answered("SearchBatch", 0.00005, queries=2)
+        mine.add(layout.QUERIES["SearchBatch"], 2)
+        mine.observe(layout.STAGE_SECONDS["serialise"], SECONDS, 0.00005, 2)
         mine.finished("SearchBatch", "OK" if n % 5 else "DEADLINE_EXCEEDED", 0.004)
     mine.began()  # and never ends it
     mine.queued(3)

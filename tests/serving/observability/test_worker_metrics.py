@@ -7,11 +7,14 @@ from itertools import accumulate
 import pytest
 
 from tests.serving.conftest import ROOT
+from twinspire.protos.errors import Overloaded
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.layout import width
 from twinspire.serving.observability.metrics import METRICS, SECONDS, SIZES, Kind, MetricSource
+from twinspire.serving.observability.observer import Observer
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.service_status import catalogue_readings
+from twinspire.serving.wire.status import Code
 
 
 def histogram(row: list[float], start: int, bounds: tuple[float, ...]) -> tuple[list[float], float]:
@@ -41,7 +44,7 @@ def test_a_call_counts_under_its_method_and_code() -> None:
 
 def test_a_call_that_was_turned_away_took_no_time() -> None:
     shared = SharedMetrics(workers=1)
-    shared.worker(0).turned_away("Search", "RESOURCE_EXHAUSTED", "no_room")
+    Observer(shared.worker(0)).turned_away("Search", Code.RESOURCE_EXHAUSTED, Overloaded("no room", 1.0))
     snapshot = shared.snapshot()
     assert snapshot["requests"] == {"RESOURCE_EXHAUSTED": 1}
     assert snapshot["refused"] == {"no_room": 1}
@@ -118,10 +121,10 @@ def test_a_snapshot_is_the_sum_of_all_workers() -> None:
     for slot in range(2):
         mine = shared.worker(slot)
         mine.began()
-        mine.answered("SearchBatch", 0.001, queries=32)
+        mine.add(layout.QUERIES["SearchBatch"], 32)
         mine.finished("SearchBatch", "OK", 0.001)
         mine.began()
-        mine.refused("no_room")
+        mine.add(layout.REFUSED["no_room"])
         mine.finished("Search", "RESOURCE_EXHAUSTED", 0.0)
         mine.began()
         mine.streams(1)
