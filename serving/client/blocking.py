@@ -39,6 +39,9 @@ class RetrievalClient:
     A `RetrievalClient` is safe to use from several threads. An `AsyncRetrievalClient` belongs to the event
     loop in which it is created, and cancelling a task cancels its call.
 
+    Calls have a `timeout` in seconds, by default the client's, and `metadata` that is sent with the request,
+    such as `[("x-request-id", "7")]`, with names in lower case. They raise the errors of `search`, too.
+
     Args:
         address: `host:port`.
         timeout: default timeout of a call in seconds, retries included.
@@ -81,8 +84,6 @@ class RetrievalClient:
         Args:
             query: a text, or a `Query` with a history and features.
             k: 0 for the server's default.
-            timeout: in seconds.
-            metadata: sent with the request, such as `[("x-request-id", "7")]`; names are lower case.
             options: `exclude`, `exclude_history`, `min_sequence`, `filter`, `fusion`, `min_score` and
                 `exclude_shown`, as `SearchArguments` describes them.
 
@@ -147,8 +148,6 @@ class RetrievalClient:
         """Vectors of queries, float32 (B, D), of unit length where scores are cosines.
 
         Where the manifest of `info` has `interests`, (B, K * D): the K vectors of a query side by side.
-
-        Arguments and errors are those of `search`.
         """
         request = wire.EncodeRequest(queries=protocol.query_messages(queries))
         response = self._call(self._stub.Encode, request, timeout, metadata)
@@ -165,10 +164,6 @@ class RetrievalClient:
             items: of each item the values of the item tower's features, by name; each text is required.
                 A tower that reads ids takes the id as the feature of that kind; without it, the item counts
                 as one that training has not seen.
-            timeout, metadata: as in `search`.
-
-        Raises:
-            The errors of `search`.
         """
         request = protocol.encode_items_request(items)
         response = self._call(self._stub.Encode, request, timeout, metadata)
@@ -189,10 +184,7 @@ class RetrievalClient:
         Args:
             query: as in `search`, but not an item.
             item_ids: at least one; the score of an item that the catalogue lacks is None.
-            timeout, metadata, min_sequence: as in `search`.
-
-        Raises:
-            The errors of `search`.
+            min_sequence: as in `search`.
         """
         scores = self.score_batch([(query, item_ids)], timeout, metadata, min_sequence)
         return scores[0]
@@ -225,9 +217,7 @@ class RetrievalClient:
             items: of different ids.
             mode: `insert` writes only items that do not exist, `update` only those that do.
             request_id: a request that is repeated with its id is not carried out again; a new id by default.
-            timeout: in seconds.
             strict: whether a refused item is an error; otherwise only its result has the refusal.
-            metadata: as in `search`.
 
         Raises:
             WriteRefused: an item was not written, because of `mode` or its `expected_sequence`, or cannot be
@@ -241,7 +231,7 @@ class RetrievalClient:
             MissingStage: the service takes no writes.
             Unavailable: the store cannot be written now, or there was no answer, so the items may have been
                 written. Repeat the request with the error's `request_id`; it is carried out once.
-            The other errors of `search`. Each error of a call that failed has the `request_id`.
+            Each error of a call that failed has the `request_id`.
         """
         request = catalogue.upsert_request(items, mode, request_id)
         return self._write(self._catalogue.Upsert, request, timeout, strict, metadata)
@@ -259,7 +249,7 @@ class RetrievalClient:
 
         Args:
             ids: of the items; unknown ones are allowed.
-            request_id: as in `upsert`, and so are `timeout`, `strict`, `metadata` and the errors.
+            request_id: as in `upsert`, and so are `strict` and the errors.
             expected: id -> the sequence that the item's last change must have; each id is one of `ids`.
         """
         request = catalogue.delete_request(ids, request_id, expected or {})
@@ -287,8 +277,7 @@ class RetrievalClient:
         Args:
             after: the sequence; no higher than that of the store.
             follow: whether later changes are returned, too, until the iterator is closed.
-            timeout: in seconds, for the whole stream; none by default.
-            metadata: as in `search`.
+            timeout: for the whole stream; none by default.
 
         Raises:
             As `upsert`.
@@ -309,15 +298,13 @@ class RetrievalClient:
             events: at most 1,000.
             request_id: a request that is repeated with its id within a day is not stored again; a new id by
                 default. It is not that of a search.
-            timeout: in seconds.
-            metadata: as in `search`.
 
         Raises:
             InvalidInput: the server refuses an event, and has stored none.
             MissingStage: the service records no events.
             Unavailable: the store cannot be written now, or there was no answer, so the events may have been
                 stored. Repeat the request with the error's `request_id`; they are stored once.
-            The other errors of `search`. Each error of a call that failed has the `request_id`.
+            Each error of a call that failed has the `request_id`.
         """
         request = record_request(events, request_id)
         return recorded(self._call_store(self._events.Record, request, timeout, metadata))
@@ -329,14 +316,13 @@ class RetrievalClient:
 
         Raises:
             MissingStage: the service records no events.
-            The errors of `search`.
         """
         request = list_request(user, limit)
         response = self._call_store(self._events.List, request, timeout, metadata)
         return listed(user, response)
 
     def info(self, timeout: float | None = None, metadata: Metadata = ()) -> Info:
-        """What the server serves; errors as in `search`."""
+        """What the server serves."""
         response = self._call(self._stub.Info, wire.InfoRequest(), timeout, metadata)
         return converters.info_from_wire(response)
 
@@ -350,8 +336,6 @@ class RetrievalClient:
         Args:
             method: such as `Info`; one request, one response.
             request: the message that the method takes.
-            timeout: in seconds.
-            metadata: as in `search`.
 
         Raises:
             ValueError: the service has no such method, or it is a stream or takes another message.
