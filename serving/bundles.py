@@ -90,8 +90,9 @@ def first(model: str, folder: Path = BUNDLES, item_tower: bool = False, workers:
         if last is None:
             raise Unavailable(text) from error
         cause = None if is_foreseen else error
-        log.warning("%s; starting with version %s, which was served last", text, last[1], exc_info=cause)
-        return last
+        version = last.model_version
+        log.warning("%s; starting with version %s, which was served last", text, version, exc_info=cause)
+        return Path(last.folder), version
 
 
 def main() -> None:

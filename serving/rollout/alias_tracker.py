@@ -194,7 +194,7 @@ class AliasTracker:
     def remember(self, new: BundleRef) -> None:
         """Record the bundle in the cache, so that the service can start with it without the registry."""
         try:
-            self._cache.point(self.model, new.bundle_version, new.model_version)
+            self._cache.point(self.model, new)
         except Unavailable as error:
             log.warning("%s: a start without the registry would not find this version: %s", self.model, error)
 

@@ -26,7 +26,6 @@ import logging
 import os
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -37,6 +36,7 @@ from twinspire.protos.files import atomic_directory
 from twinspire.protos.files.draft_file import sync
 from twinspire.serving.rollout.registry import Registered
 from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.target import BundleRef, bundle_at
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +45,6 @@ BUNDLES = Path(os.environ.get("TWINSPIRE_CACHE") or ".cache") / "bundles"
 
 FETCHED = ".fetched"  # no manifest can list a file of this name
 SPARE = 3  # unused downloads that are kept, so that a rollback needs no download
-
-
-@dataclass(frozen=True)
-class Pointer:
-    """The bundle that an alias served last."""
-
-    bundle_version: str
-    model_version: str
 
 
 class BundleCache:
@@ -133,33 +125,33 @@ class BundleCache:
         """The folder of the shared catalogue of a bundle."""
         return self._ready / folder.name
 
-    def pointer(self, model: str) -> Pointer | None:
+    def pointer(self, model: str) -> BundleRef | None:
         """The bundle that an alias such as `models:/pydocs@champion` served last; None if unknown."""
         try:
             table = parse_json(self._pointer_path(model).read_bytes())
-            names.bundle_version(table["bundle_version"])
-            return Pointer(table["bundle_version"], str(table["model_version"]))
+            folder = self.folder / names.bundle_folder(table["bundle_version"])
+            return bundle_at(folder, table["bundle_version"], str(table["model_version"]))
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def last_served(self, model: str) -> tuple[Path, str] | None:
-        """The bundle that an alias served last, and its version in the registry; None if it is gone."""
+    def last_served(self, model: str) -> BundleRef | None:
+        """As `pointer`; None also if the bundle is gone."""
         pointer = self.pointer(model)
         with suppress(TwinspireError, OSError):
-            if pointer and (folder := self.find(pointer.bundle_version)):
-                return folder, pointer.model_version
+            if pointer and self.find(pointer.bundle_version):
+                return pointer
         return None
 
-    def point(self, model: str, bundle_version: str, model_version: str) -> None:
+    def point(self, model: str, new: BundleRef) -> None:
         """Record the bundle that an alias serves.
 
         Raises:
             Unavailable: it cannot be written; the record is unchanged.
         """
-        new = Pointer(bundle_version, model_version)
         if self.pointer(model) == new:
             return
-        content = json.dumps(asdict(new), indent=2)
+        versions = {"bundle_version": new.bundle_version, "model_version": new.model_version}
+        content = json.dumps(versions, indent=2)
         try:
             bundle.write_file(self._pointer_path(model), f"{content}\n".encode())
         except OSError as error:

@@ -28,7 +28,7 @@ from twinspire.serving.rollout.alias_tracker import AliasTracker, Deployment
 from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache
 from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.registry_process import RegistryProcess
-from twinspire.serving.rollout.target import BundleRef, Clock, Workers, bundle_at
+from twinspire.serving.rollout.target import BundleRef, Clock, Workers
 from twinspire.serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
 from twinspire.serving.supervisor import WorkerHandle
 
@@ -235,8 +235,7 @@ class Follower:
             served = self._cache.last_served(self._config.model)
             if served is None:
                 raise Unavailable(f"it is not in {self._cache.folder}")
-            version = bundle.read_manifest(served[0]).bundle_version
-            self._workers.change(bundle_at(served[0], version, served[1]), self._workers.target.canary, 0.0)
+            self._workers.change(served, self._workers.target.canary, 0.0)
         except Exception as error:  # of any kind: the follower goes on
             log.error("%s: no way back to what was served before: %s", self._config.model, error)
 

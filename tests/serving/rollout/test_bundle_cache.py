@@ -17,6 +17,7 @@ from twinspire.protos.errors import BundleDamaged, Unavailable
 from twinspire.protos.files import atomic_directory
 from twinspire.serving.rollout.bundle_cache import SPARE, BundleCache
 from twinspire.serving.rollout.registry import Registered
+from twinspire.serving.rollout.target import bundle_at
 
 FILES = (*bundle.REQUIRED, bundle.MANIFEST, "reports/quality.json")
 
@@ -198,7 +199,7 @@ def test_a_pointer_is_remembered(tmp_path: Path) -> None:
     cache = BundleCache(tmp_path)
     assert cache.pointer(CHAMPION) is None
     for version in ("a" * 64, "b" * 64, "b" * 64):
-        cache.point(CHAMPION, version, "1")
+        cache.point(CHAMPION, bundle_at(cache.folder, version, "1"))
     found = cache.pointer(CHAMPION)
     assert found and found.bundle_version[0] == "b"
     assert cache.pointer("models:/tiny@challenger") is None
@@ -212,8 +213,8 @@ def test_what_was_served_last_is_found_where_it_is_whole(shelf: Shelf, tmp_path:
     cache = BundleCache(tmp_path)
     assert cache.last_served(CHAMPION) is None
     folder = cache.take(registered(shelf, "2"), shelf)
-    cache.point(CHAMPION, version_of(shelf), "2")
-    assert cache.last_served(CHAMPION) == (folder, "2")
+    cache.point(CHAMPION, bundle_at(cache.folder, version_of(shelf), "2"))
+    assert cache.last_served(CHAMPION) == bundle_at(folder, version_of(shelf), "2")
     (folder / bundle.LINKS).write_bytes(b"")
     assert cache.last_served(CHAMPION) is None
 
@@ -226,7 +227,7 @@ def test_only_old_downloads_are_removed(shelf: Shelf, folders: list[Path], tmp_p
     assert len(downloads) == SPARE + 2
     for n, folder in enumerate(downloads):
         os.utime(tmp_path / ".served" / "downloaded" / folder.name, (n, n))
-    cache.point("models:/other@champion", version_of(shelf), "6")
+    cache.point("models:/other@champion", bundle_at(cache.folder, version_of(shelf), "6"))
     needed = [bundle.read_manifest(downloads[0]).bundle_version]
     assert cache.prune(needed) == []  # the first is needed, the last is pointed at, three are kept
     assert cache.prune([]) == [downloads[0].name]

@@ -21,6 +21,7 @@ from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, validator
 from twinspire.serving.rollout.registry import Registered, cleaned
 from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.target import bundle_at
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 
@@ -165,7 +166,7 @@ def test_a_service_starts_with_what_it_served_last(
 ) -> None:
     cache = BundleCache(tmp_path)
     second = cache.take(registry.resolve(f"models:/{NAME}/2"), registry)
-    cache.point(CHAMPION, bundle.read(second).bundle_version, "2")
+    cache.point(CHAMPION, bundle_at(cache.folder, bundle.read(second).bundle_version, "2"))
     with away(library):
         assert bundles.first(CHAMPION, tmp_path) == (second, "2")
     library.point("5")  # which cannot be served

@@ -17,6 +17,7 @@ from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, Unavailable
 from twinspire.serving import bundles
 from twinspire.serving.rollout.bundle_cache import BundleCache
+from twinspire.serving.rollout.target import bundle_at
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
 
@@ -181,7 +182,7 @@ def test_a_hostile_manifest_is_refused_by_a_service_and_at_its_start(
 
     cache = BundleCache(tmp_path)
     first = shutil.copytree(folders[0], tmp_path / folders[0].name)
-    cache.point(CHAMPION, bundle.read(first).bundle_version, "1")
+    cache.point(CHAMPION, bundle_at(cache.folder, bundle.read(first).bundle_version, "1"))
     assert bundles.first(CHAMPION, tmp_path) == (first, "1")
     library.point("1")
     served.champion("1")
