@@ -150,7 +150,6 @@ class RetrievalServer:
                 self._servicer,
                 catalogue,
                 shared_state,
-                self._call_soon,
                 limits.max_answer_bytes,
                 bounds.watches,
             )
@@ -158,8 +157,7 @@ class RetrievalServer:
         if self._catalogue is not None:
             self._stores[catalogue_service.SERVICE] = self._catalogue
         if events is not None and users is not None:
-            admit = self._servicer.admit
-            servicer = EventsServicer(events, users.latest, self._call_soon, admit)
+            servicer = EventsServicer(events, users.latest, self._servicer.admit)
             self._stores[events_service.SERVICE] = servicer
         self._health = _Health((*SERVICES, *(each.full_name for each in self._stores)), bounds.watches)
         front = front or GrpcFront(server_options(limits, bounds, share_port))

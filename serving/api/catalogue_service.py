@@ -33,7 +33,6 @@ class CatalogueServicer:
         retrieval: has the bundles that answer, and waits until they have applied a write.
         client: the connection to the catalogue's process.
         shared_state: with the entry `CATALOGUE`, which has the bounds.
-        call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
         max_answer_bytes: bound on an answer.
         streams_per_connection: calls of Changes that one connection may have open.
     """
@@ -43,12 +42,10 @@ class CatalogueServicer:
         retrieval: RetrievalServicer,
         client: StoreClient,
         shared_state: SharedState,
-        call_soon: Callable[[Callable[[], None]], None],
         max_answer_bytes: int,
         streams_per_connection: int,
     ) -> None:
         self._retrieval, self._client, self._shared_state = retrieval, client, shared_state
-        self._call_soon = call_soon
         self._max_bytes = max_answer_bytes
         self._bounds, self._bounds_version = CatalogueBounds(), 0
         self._parser: tuple[TrafficSplit, WriteParser] | None = None  # and the bundles that it is for
@@ -70,7 +67,7 @@ class CatalogueServicer:
         ids = [check_id(each, f"ids[{n}]") for n, each in enumerate(request.ids)]
         self._admit(call, len(ids))
         asked = json.dumps({"ids": ids, "bytes": self._max_bytes}).encode()
-        return self._client.defer(self._call_soon, FrameKind.GET, asked, self._found)
+        return self._client.defer(call, FrameKind.GET, asked, self._found)
 
     def Changes(self, request: wire.ChangesRequest, call: WatchCall, push: Callable[[Any], None]) -> None:
         """The changes after a sequence, and those to come.
@@ -96,8 +93,8 @@ class CatalogueServicer:
             if stream.is_idle:
                 stream.read_on()
 
-    def page(self, after: int, outcome: Callable[[Frame], Any]) -> Deferred:
-        """What `outcome` makes of the changes after a sequence.
+    def page(self, call: Call, after: int, outcome: Callable[[Frame], Any]) -> Deferred:
+        """What `outcome` makes of the changes after a sequence, for a call.
 
         Raises:
             Overloaded: too many requests wait for the store.
@@ -105,7 +102,7 @@ class CatalogueServicer:
         asked = json.dumps(
             {"after": after, "limit": PAGE, "bytes": min(PAGE_BYTES, self._max_bytes)}
         ).encode()
-        return self._client.defer(self._call_soon, FrameKind.CHANGES, asked, outcome)
+        return self._client.defer(call, FrameKind.CHANGES, asked, outcome)
 
     def shut_down(self) -> None:
         """End all calls of `Changes`: they would delay the shutdown."""
@@ -145,8 +142,7 @@ class CatalogueServicer:
             return self._retrieval.when_searched(reply.value, call, lambda: reply.payload)
 
         content, repeatable = pickle.dumps(asked), bool(request.request_id)
-        client, call_soon = self._client, self._call_soon
-        return client.defer(call_soon, FrameKind.WRITE, content, written, repeatable, len(items))
+        return self._client.defer(call, FrameKind.WRITE, content, written, repeatable, len(items))
 
     def _found(self, reply: Frame) -> wire.GetResponse:
         """The store's answer, completed by the display fields of items that only the bundle holds.
@@ -198,7 +194,7 @@ class _ChangesStream:
         """Ask for the next page."""
         self.is_idle = False
         try:
-            page = self._servicer.page(self._after, self._take)
+            page = self._servicer.page(self._call, self._after, self._take)
         except Overloaded as error:
             self._call.fail(error)
             return

@@ -26,7 +26,6 @@ class EventsServicer:
     Args:
         client: the connection to the process that stores events.
         latest: reads the latest events of a user (`UserHistories.latest`).
-        call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
         admit: charges the rate limit of a call's client for queries and items; may raise RateLimited.
     """
 
@@ -34,10 +33,9 @@ class EventsServicer:
         self,
         client: StoreClient,
         latest: Callable[[str, int, Callable[[Sequence[Any]], Any]], Any],
-        call_soon: Callable[[Callable[[], None]], None],
         admit: Callable[[Call, int, int], None],
     ) -> None:
-        self._client, self._latest, self._call_soon, self._admit = client, latest, call_soon, admit
+        self._client, self._latest, self._admit = client, latest, admit
 
     def Record(self, request: wire.RecordRequest, call: Call) -> Deferred:
         """Store events; as a query that asks for as many items, they count against the rate limit."""
@@ -49,10 +47,8 @@ class EventsServicer:
             _check(event, n)
         self._admit(call, 1, count)
         content, repeatable = request.SerializeToString(), bool(request.request_id)
-        client, call_soon = self._client, self._call_soon
-        return client.defer(
-            call_soon, FrameKind.WRITE, content, lambda reply: reply.payload, repeatable, count
-        )
+        kind = FrameKind.WRITE
+        return self._client.defer(call, kind, content, lambda reply: reply.payload, repeatable, count)
 
     RecordStream = Record  # one answer for each request, in order
 

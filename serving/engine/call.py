@@ -243,9 +243,10 @@ class Call(ABC):
         self._on_close.append(callback)
         return True
 
-    def call_soon(self, function: Callable[[], None]) -> None:
-        """Call a function on the event loop's thread soon; from any thread."""
-        self._dispatcher.call_soon(function)
+    @property
+    def call_soon(self) -> Callable[[Callable[[], None]], None]:
+        """Calls a function on the event loop's thread soon; from any thread, and without the call."""
+        return self._dispatcher.call_soon
 
     def set_code(self, code: Any) -> None:
         """End with this code of `grpc.StatusCode` when the method returns."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from twinspire.protos.errors import Overloaded, TwinspireError, Unavailable
-from twinspire.serving.engine.call import Deferred
+from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind, Peer, guarded
 
 MAX_BYTES = 16 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone
@@ -109,19 +109,15 @@ class StoreClient:
 
     def defer(
         self,
-        call_soon: Callable[[Callable[[], None]], None],
+        call: Call,
         kind: FrameKind,
         payload: bytes,
         outcome: Callable[[Frame], Any],
         repeatable: bool = True,
         items: int = 0,
     ) -> Deferred:
-        """As `ask`, for a call, which gets what `outcome` makes of the reply.
-
-        Args:
-            call_soon: calls a function soon on the event loop's thread; may itself be called on any thread.
-        """
-        deferred = Deferred()
+        """As `ask`, for a call, which gets what `outcome` makes of the reply."""
+        deferred, call_soon = Deferred(), call.call_soon  # a reply that waits must not keep the call
 
         def answered(reply: Frame | TwinspireError) -> None:
             def give() -> Any:
