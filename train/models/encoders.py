@@ -6,7 +6,7 @@ exporter does not handle `embedding_bag`; bags are several times faster on a CPU
 
 The gradient of a small table is as large as the table, most of it zeros. That of a large one on a CPU is a
 sparse tensor: the distinct rows that a batch looks up, and the gradient of each. To fill and sum dense ones
-takes long, and ranks (`train/training/ranks.py`) exchange such rows.
+takes long, and ranks (`train/training/ranks.py`) split such tables.
 """
 
 from dataclasses import dataclass
@@ -36,6 +36,23 @@ class TextBags:
     rows: Tensor
     counts: Tensor
     offsets: Tensor
+
+
+@dataclass(frozen=True)
+class FetchedRows:
+    """The rows of a table that ranks have split, as far as a batch looks them up.
+
+    They are the attribute `fetched` of such a table (`train/training/split_tables.py`).
+
+    Args:
+        values: (U, H).
+        rows: int64 (U,), their numbers in the table.
+        places: int64 (V,), the place among them of each row of the table; of others, any number.
+    """
+
+    values: Tensor
+    rows: Tensor
+    places: Tensor
 
 
 class HashedTextEncoder(nn.Module):
@@ -89,7 +106,12 @@ class HashedTextEncoder(nn.Module):
 
     def _of_bags(self, bags: TextBags) -> Tensor:
         counts = bags.counts.clamp(max=MAX_OCCURRENCES).sqrt() if self.saturate else bags.counts
-        given = self.table, self.weights, bags.rows, counts, bags.offsets
+        table, weights, rows = self.table, self.weights, bags.rows
+        fetched: FetchedRows | None = getattr(table, "fetched", None)
+        if fetched is not None:
+            table, rows = touched(table, rows)
+            weights = weights.index_select(0, fetched.rows)
+        given = table, weights, rows, counts, bags.offsets
         total: Tensor = _WeightedSums.apply(*given)  # type: ignore[no-untyped-call]
         return total
 
@@ -252,9 +274,15 @@ def touched(table: Tensor, rows: Tensor, padding: int | None = None) -> tuple[Te
         padding: a row that gets no gradient.
 
     Returns:
-        (U, H), the distinct rows, and integers of the shape of `rows` below U; both unchanged if the gradient
-        of the table is not sparse, or not wanted.
+        (U, H), the distinct rows, or those that were fetched, and integers of the shape of `rows` below U;
+        both unchanged if the gradient of a table that is not split is not sparse, or not wanted.
     """
+    fetched: FetchedRows | None = getattr(table, "fetched", None)
+    if fetched is not None:
+        values = fetched.values
+        if padding is not None:
+            values = torch.where((fetched.rows == padding)[:, None], values.detach(), values)
+        return values, fetched.places[rows.long()].to(rows.dtype)
     if not has_row_gradients(table) or not torch.is_grad_enabled():
         return table, rows
     occurs = torch.zeros(len(table), dtype=torch.bool, device=rows.device)

@@ -6,7 +6,6 @@ written whole or not at all.
 """
 
 import dataclasses
-import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from twinspire.protos.bundle import write_file
+from twinspire.protos.bundle import whole_file
 from twinspire.protos.errors import DataError
 from twinspire.train.models.placement import moved
 from twinspire.train.models.tower_factory import Towers
@@ -55,12 +54,16 @@ def load_run(path: Path, trainer: Trainer) -> None:
 
 
 def start_alike(trainer: Trainer) -> None:
-    """Give the trainers of all ranks the state of rank 0's; all of them call this before they train."""
+    """Give the trainers of all ranks the state of rank 0's; all of them call this before they train.
+
+    Large tables are split among the ranks.
+    """
     process = trainer.process
     if process.count > 1:
-        content = process.from_rank_0(_run_content(trainer) if process.rank == 0 else None)
-        if process.rank > 0:
-            _restore_run("state of rank 0", content, trainer)
+        with process.splitting():
+            content = process.from_rank_0(_run_content(trainer) if process.rank == 0 else None)
+            if process.rank > 0:
+                _restore_run("state of rank 0", content, trainer)
 
 
 def _run_content(trainer: Trainer) -> dict[str, Any]:
@@ -115,9 +118,9 @@ def _restore_towers(source: Path | str, content: dict[str, Any], towers: Towers)
 
 
 def _save(path: Path, content: Any) -> None:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_file(path, buffer.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        torch.save(content, file)
 
 
 def _load(path: Path) -> Any:

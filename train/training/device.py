@@ -102,6 +102,26 @@ class TrainingProcess:
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
         """Prepare the steps of an optimiser over the parameters of some towers."""
 
+    def splitting(self) -> AbstractContextManager[None]:
+        """Several processes split large tables; in the block, these have no rows."""
+        return nullcontext()
+
+    @property
+    def has_split_tables(self) -> bool:
+        """Whether a process reads or writes nothing of large tables without the others."""
+        return False
+
+    def whole(self, with_states: bool = False) -> AbstractContextManager[None]:
+        """In this block the first process has whole tables; all processes enter it.
+
+        Args:
+            with_states: also what the optimiser has for each of their numbers.
+        """
+        return nullcontext()
+
+    def join_tables(self) -> None:
+        """After the last step: give the first process whole tables."""
+
     def share(self, batch: Batch) -> tuple[Batch, Rows | None]:
         """This process's share of a batch, and the places of its pairs in the batch; None for all."""
         return batch, None
@@ -118,6 +138,9 @@ class TrainingProcess:
         """
         vectors: Tensor = tower(self.place(read(rows)))
         return vectors
+
+    def encode_none(self, tower: Tower) -> None:
+        """Take part in `encode` of the others, without records."""
 
     def encode_all(self, tower: Tower, corpus: PreparedInputs, rows: Rows | None = None) -> Tensor:
         """Float32 vectors (N, D) of records, without gradients; all processes ask for the same ones.

@@ -7,6 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from twinspire.train.training.split_tables import SplitTables
+
 
 def all_gather_rows(own: Tensor, total: int, count: int) -> Tensor:
     """Vectors of all ranks, with gradients: the gradient of a rank's own ones is the sum over all ranks.
@@ -52,30 +54,34 @@ def _padded(rows: Tensor, count: int) -> Tensor:
 class GradientSum:
     """Sums the gradients of parameters over all ranks.
 
-    The sums have the same bits on all ranks, so the parameters stay equal.
+    The sums have the same bits on all ranks, so the parameters stay equal, but for tables that are split.
 
     Args:
         parameters: all that the optimiser steps on.
-        tables: those of them whose gradients are sparse (`encoders.has_row_gradients`).
+        tables: those of them that are split.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], tables: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], tables: SplitTables) -> None:
         self._parameters = parameters
-        self._tables = {id(table) for table in tables}
+        self._tables = tables
 
     def add_others(self, loss: Tensor) -> float:
         """Replace each gradient by the sum over all ranks; returns the sum of the losses.
 
         A parameter without a gradient on any rank has none afterwards, as in one process.
         """
-        parameters = self._parameters
-        flat = _flattened([each for each in parameters if id(each) not in self._tables], parameters, loss)
+        splits = [self._tables.find(each) for each in self._parameters]
+        parameters = [*zip(self._parameters, splits, strict=True)]
+        given = [
+            each.grad is not None if split is None else split.has_gradient() for each, split in parameters
+        ]
+        dense = [each for each, split in parameters if split is None]
+        flat = torch.cat([*map(_flattened, dense), torch.tensor(given).float(), loss.reshape(1)])
         dist.all_reduce(flat)
-        has_gradient = flat[-len(parameters) - 1 : -1].tolist()
         at = 0
-        for parameter, has in zip(parameters, has_gradient, strict=True):
-            if id(parameter) in self._tables:
-                parameter.grad = _summed_rows(parameter.grad, parameter) if has else None
+        for (parameter, split), has in zip(parameters, flat[-len(given) - 1 : -1].tolist(), strict=True):
+            if split is not None:
+                split.add_gradients(has > 0)
                 continue
             whole = flat[at : at + parameter.numel()].view(parameter.shape)
             parameter.grad = whole if has else None
@@ -83,24 +89,7 @@ class GradientSum:
         return float(flat[-1])
 
 
-def _flattened(dense: Sequence[Tensor], parameters: Sequence[Tensor], loss: Tensor) -> Tensor:
-    """Gradients of the dense parameters; of all parameters, whether there is one; and the loss."""
-    gradients = [
-        each.new_zeros(each.numel()) if each.grad is None else each.grad.reshape(-1) for each in dense
-    ]
-    given = torch.tensor([each.grad is not None for each in parameters], dtype=torch.float32)
-    return torch.cat([*gradients, given, loss.reshape(1)])
-
-
-def _summed_rows(grad: Tensor | None, table: Tensor) -> Tensor:
-    """The sum of a table's gradient over all ranks, sparse, of which only rows that are not 0 are exchanged.
-
-    Args:
-        grad: of this rank, sparse or dense; None counts as zeros.
-    """
-    if grad is None:
-        nothing = torch.empty(1, 0, dtype=torch.int64), table.new_empty(0, *table.shape[1:])
-        grad = torch.sparse_coo_tensor(*nothing, table.shape)
-    rows = (grad if grad.is_sparse else grad.to_sparse(1)).coalesce()
-    dist.all_reduce(rows)
-    return rows.coalesce()
+def _flattened(parameter: Tensor) -> Tensor:
+    """The gradient of a parameter in one dimension, zeros if there is none."""
+    grad = parameter.grad
+    return parameter.new_zeros(parameter.numel()) if grad is None else grad.to_dense().reshape(-1)

@@ -8,10 +8,11 @@ tracks the run; what it decides, the others are told (`from_rank_0`). A step:
 
     every rank   the batch and its candidates, drawn with the same seed
                  its share of the queries and of the items -> towers -> vectors
+                 of large tables, the rows that they look up come from the ranks that own them
     gathered     the items' vectors; every rank scores its queries against all of them, so that in-batch
                  negatives, logQ and mined negatives are those of the whole batch
-    summed       the gradients, of large tables as rows
-    every rank   the optimiser's step on its own copy of the parameters, which stay equal
+    summed       the gradients; those of large tables go to the owners of the rows
+    every rank   the optimiser's step on its own copy of the parameters, which stay equal, and on its rows
 
 The result is that of one process up to rounding; where there is dropout, each rank draws its own.
 """
@@ -21,8 +22,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,10 +38,7 @@ from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.batches import Batch
 from twinspire.train.evaluation.exact_search import blocks_of_like_length, encode
 from twinspire.train.interrupts import SIGNALS
-from twinspire.train.models.clicks import FeedbackEncoder
-from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, has_row_gradients
 from twinspire.train.models.prepared_inputs import PreparedInputs
-from twinspire.train.models.sequence_encoders import AttentionEncoder, IdEncoder, PoolingEncoder
 from twinspire.train.models.towers import Inputs, Tower
 from twinspire.train.training.device import (
     SINGLE_PROCESS,
@@ -51,6 +50,7 @@ from twinspire.train.training.device import (
     start_process,
 )
 from twinspire.train.training.exchange import GradientSum, all_gather_rows
+from twinspire.train.training.split_tables import SplitTables
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by which ranks find each other
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -167,7 +167,6 @@ class Rank(TrainingProcess):
         super().__init__()
         self.rank = rank
         self.count = count
-        self._gradients = GradientSum([], [])
 
     def alone(self) -> TrainingProcess:
         """This process without the others."""
@@ -188,7 +187,25 @@ class Rank(TrainingProcess):
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
         """Prepare the steps of an optimiser over the parameters of some towers."""
         parameters = [each for group in optimiser.param_groups for each in group["params"]]
-        self._gradients = GradientSum(parameters, [*filter(has_row_gradients, _tables(towers))])
+        self._tables = SplitTables(towers, optimiser, self.rank, self.count)
+        self._gradients = GradientSum(parameters, self._tables)
+
+    def splitting(self) -> AbstractContextManager[None]:
+        """Split large tables among the ranks; in the block, these have no rows."""
+        return self._tables.splitting()
+
+    @property
+    def has_split_tables(self) -> bool:
+        """Whether a rank reads or writes nothing of large tables without the others."""
+        return any(self._tables)
+
+    def whole(self, with_states: bool = False) -> AbstractContextManager[None]:
+        """In this block rank 0 has whole tables, and their states in the optimiser; all ranks enter it."""
+        return self._tables.whole(with_states)
+
+    def join_tables(self) -> None:
+        """After the last step: give rank 0 whole tables."""
+        self._tables.join()
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step: rank 0 as one process does, each other one differently."""
@@ -202,19 +219,31 @@ class Rank(TrainingProcess):
         self, tower: Tower, rows: Rows, read: Callable[[Rows], Inputs], for_all: bool = False
     ) -> Tensor:
         """Vectors (N, D) of some records, with gradients; for all ranks, each encodes every `count`-th."""
-        if not for_all or len(rows) < self.count:  # then every rank encodes all
-            return super().encode(tower, rows, read)
-        own = super().encode(tower, rows[self.rank :: self.count], read)
-        return all_gather_rows(own, len(rows), self.count)
+        all_of_them = not for_all or len(rows) < self.count  # then every rank encodes all
+        own = rows if all_of_them else rows[self.rank :: self.count]
+        vectors = super().encode(tower, own, lambda rows: self._with_tables(tower, read(rows)))
+        return vectors if all_of_them else all_gather_rows(vectors, len(rows), self.count)
+
+    def encode_none(self, tower: Tower) -> None:
+        """Take part in `encode` of the others, without records."""
+        self._tables.fetch(tower, None)
+
+    def _with_tables(self, tower: Tower, inputs: Inputs) -> Inputs:
+        """The inputs, once the rows of large tables that a tower looks up for them are here."""
+        self._tables.fetch(tower, inputs)
+        return inputs
 
     def encode_all(self, tower: Tower, corpus: PreparedInputs, rows: Rows | None = None) -> Tensor:
         """Vectors of records, without gradients; each rank encodes every `count`-th block of them."""
         index = np.arange(len(corpus)) if rows is None else rows
         blocks = blocks_of_like_length(corpus, index)
+        place = partial(self._with_tables, tower)
         if len(blocks) < self.count:  # then every rank encodes all
-            return super().encode_all(tower, corpus, index)
+            return encode(tower, corpus, index, place)
         own = blocks[self.rank :: self.count]
-        encoded = torch.cat([encode(tower, corpus, index[block]) for block in own])
+        encoded = torch.cat([encode(tower, corpus, index[block], place) for block in own])
+        if len(own) < len(blocks[:: self.count]):  # others encode one more
+            self.encode_none(tower)
         vectors = encoded.new_zeros(len(index), encoded.shape[1])
         vectors[torch.from_numpy(np.concatenate(own))] = encoded
         dist.all_reduce(vectors)  # of the others' records, this rank has zeros
@@ -252,18 +281,3 @@ class Rank(TrainingProcess):
     def wait(self) -> None:
         """Wait until all ranks are here."""
         dist.barrier()
-
-
-def _tables(towers: Iterable[Tower]) -> list[Tensor]:
-    """The tables of embeddings of some towers that are trained, each once."""
-    found: dict[int, Tensor] = {}
-    for module in (module for tower in towers for module in tower.modules()):
-        tables: list[Tensor] = []
-        if isinstance(module, HashedTextEncoder | IdEncoder | PoolingEncoder | AttentionEncoder):
-            tables = [module.table]
-        elif isinstance(module, CategoryEncoder):
-            tables = [module.embedding.weight]
-        elif isinstance(module, FeedbackEncoder):
-            tables = [*module.tables.values()]
-        found |= {id(table): table for table in tables if table.requires_grad}
-    return [*found.values()]

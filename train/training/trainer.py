@@ -162,6 +162,7 @@ class Trainer:
             while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
                 self._epoch(callbacks)
                 self._end_epoch(callbacks, state.epoch + 1)
+        self.process.join_tables()
 
     def refit(self, callbacks: Callbacks, epochs: int) -> None:
         """Train from the current state to the end of an epoch, and evaluate nothing.
@@ -186,6 +187,7 @@ class Trainer:
                 state.step, state.epoch_seconds = 0, 0.0
                 self._checkpoint(callbacks)
         self._exchange_average()
+        self.process.join_tables()
 
     @contextmanager
     def _saved_on_interrupt(self, callbacks: Callbacks) -> Iterator[None]:
@@ -199,12 +201,17 @@ class Trainer:
 
     def _checkpoint(self, callbacks: Callbacks) -> None:
         self.state.seconds = time.perf_counter() - self._begun
-        callbacks.on_checkpoint(self)
+        with self.process.whole(with_states=True):
+            callbacks.on_checkpoint(self)
+
+    def _repeatable(self, callbacks: Callbacks) -> AbstractContextManager[None]:
+        """As of the callbacks; where all processes save a state together, none stops without the others."""
+        return nullcontext() if self.process.has_split_tables else callbacks.repeatable()
 
     def _epoch(self, callbacks: Callbacks) -> None:
         state = self.state
         begun = time.perf_counter() - state.epoch_seconds
-        with callbacks.repeatable():
+        with self._repeatable(callbacks):
             if state.step == 0:
                 state.hard_negatives = self._mined()
         self._steps, drawn = self._batches()
@@ -264,6 +271,8 @@ class Trainer:
             queries = process.encode(
                 query_tower, own.queries, lambda rows: self.queries.batch(rows, own.spans)
             )  # (B, D)
+        else:
+            process.encode_none(query_tower)
         items = process.encode(item_tower, given.items, self.items.batch, for_all=True)  # (N, D)
         candidates = process.place(given.of_pairs(pairs))
         if queries is not None and queries.shape[1] != items.shape[1]:  # several vectors, of which one counts
@@ -286,7 +295,7 @@ class Trainer:
 
     def _evaluate_epoch(self, callbacks: Callbacks, epoch: int) -> None:
         state = self.state
-        with callbacks.repeatable():
+        with self._repeatable(callbacks):
             record = {f"validation_{k}": v for k, v in self.evaluate("validation").items()}
         if epoch:
             record |= self._training_record()
@@ -301,7 +310,8 @@ class Trainer:
         if self._is_best(metric, record["validation_ndcg_at_10"]):
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch
-            callbacks.on_best(self)
+            with self.process.whole():
+                callbacks.on_best(self)
 
     def _training_record(self) -> dict[str, float]:
         """Loss and time of the epoch whose last step is done."""

@@ -1,7 +1,9 @@
 """Two real processes train as one does: the same loss, gradients, negatives, vectors and stops."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from twinspire.train.losses.objective import mine_hard_negatives
 from twinspire.train.models import encoders
 from twinspire.train.models.encoders import ROWS_FROM, HashedTextEncoder
 from twinspire.train.models.tower_factory import architecture_of
-from twinspire.train.training.checkpoint import start_alike
+from twinspire.train.training.checkpoint import load_run, start_alike
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
 from twinspire.train.training.ranks import Rank, joined
 from twinspire.train.training.trainer import Interrupted, Trainer
@@ -117,6 +119,13 @@ def parameters(trainer: Trainer) -> list[torch.Tensor]:
     return [each for group in trainer.optimiser.param_groups for each in group["params"]]
 
 
+def own_rows(trainer: Trainer, parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Of a parameter of one process, what a rank's has: of a table that is split, its rows."""
+    process = trainer.process
+    is_split = len(parameter) < len(whole) if whole.ndim > 1 else False
+    return whole[process.rank :: process.count] if is_split else whole
+
+
 def same_steps(process: Rank, made: Made) -> None:
     """Loss and gradients of each step of two ranks are those of one process, from the same weights.
 
@@ -124,6 +133,8 @@ def same_steps(process: Rank, made: Made) -> None:
     gradients large.
     """
     one, two = in_doubles(made(SINGLE_PROCESS)), in_doubles(made(process))
+    start_alike(two)
+    assert process.has_split_tables == (encoders.ROWS_FROM == AS_ROWS)
     for each in (one, two):
         each.state.hard_negatives = each._mined()
     if one.state.hard_negatives is not None:
@@ -132,14 +143,15 @@ def same_steps(process: Rank, made: Made) -> None:
     two._steps = one._steps
     for batch in batches:
         for ours, theirs in zip(parameters(two), parameters(one), strict=True):
-            ours.detach().copy_(theirs.detach())
+            ours.detach().copy_(own_rows(two, ours, theirs.detach()))
         for each in (one, two):
             each._train_on(batch)
         assert two.state.losses[-1] == pytest.approx(one.state.losses[-1], rel=1e-6, abs=1e-6)
         for ours, theirs in zip(parameters(two), parameters(one), strict=True):
             assert (ours.grad is None) == (theirs.grad is None)
-            if ours.grad is not None:
-                torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6)
+            if ours.grad is not None and theirs.grad is not None:
+                grad = own_rows(two, ours, theirs.grad.to_dense())
+                torch.testing.assert_close(ours.grad.to_dense(), grad, rtol=1e-6, atol=1e-6)
     assert two.state.step == two._steps > 1
 
 
@@ -202,13 +214,17 @@ def check_training(process: Rank) -> None:
         encoders.ROWS_FROM = rows_from
         several = Rank(process.rank, process.count)
         one, both = of_texts(loss), of_texts(loss, process=several)
+        start_alike(both)
         one.fit(Watcher())
         both.fit(Watcher())
         assert both.state.losses == pytest.approx(one.state.losses, rel=1e-4)
         for ours, theirs in zip(parameters(both), parameters(one), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(ours, own_rows(both, ours, theirs), rtol=1e-3, atol=1e-4)
+            if process.rank == 0:
+                assert ours.shape == theirs.shape
             assert both.optimiser.state[ours]["step"] == one.optimiser.state[theirs]["step"] == 2 * one._steps
-        assert all(map(torch.equal, weights(both), process.from_rank_0(weights(both))))
+        for ours, theirs in zip(weights(both), process.from_rank_0(weights(both)), strict=True):
+            assert torch.equal(ours, own_rows(both, ours, theirs))
 
 
 class VectorsOfTheBest(Watcher):
@@ -220,10 +236,12 @@ class VectorsOfTheBest(Watcher):
         self.vectors = trainer._vectors(0, many)
 
 
-def check_averages(process: Rank) -> None:
+def check_averages(process: Rank, rows_from: str) -> None:
     """In double precision, from start to end; they evaluate the averages, and train on without them."""
+    encoders.ROWS_FROM = int(rows_from)
     one, both = (in_doubles(of_people(CASES["full"], process=each)) for each in (SINGLE_PROCESS, process))
     watchers = VectorsOfTheBest(), VectorsOfTheBest()
+    start_alike(both)
     for each, watcher in zip((one, both), watchers, strict=True):
         each.config = replace(each.config, epochs=10, patience=10, average_epochs=1.0)
         each.fit(watcher)
@@ -231,10 +249,16 @@ def check_averages(process: Rank) -> None:
     assert both.state.best_epoch == one.state.best_epoch > 0
     torch.testing.assert_close(watchers[1].vectors, watchers[0].vectors, rtol=1e-5, atol=1e-6)
     for ours, theirs in zip(parameters(both), parameters(one), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours, own_rows(both, ours, theirs), rtol=1e-5, atol=1e-6)
         average = one.optimiser.state[theirs]["average"]
-        torch.testing.assert_close(both.optimiser.state[ours]["average"], average, rtol=1e-5, atol=1e-6)
         assert not torch.equal(average, theirs)
+        found = both.optimiser.state[ours]["average"]  # of a table, also on rank 0 those of its rows
+        torch.testing.assert_close(found, own_rows(both, found, average), rtol=1e-5, atol=1e-6)
+
+
+@ROWS
+def test_two_ranks_average_the_weights_as_one_process_does(rows_from: int) -> None:
+    on_two_ranks(check_averages, rows_from)
 
 
 def check_shares(process: Rank) -> None:
@@ -266,7 +290,41 @@ def check_stop(process: Rank) -> None:
     assert trainer.state.step == 2
 
 
-@pytest.mark.parametrize("check", [check_training, check_averages, check_shares, check_start, check_stop])
+def check_resumed(process: Rank) -> None:
+    """A run whose tables are split goes on from its checkpoint: on two ranks to the same bits, also on one."""
+    encoders.ROWS_FROM = AS_ROWS
+    averaged = replace(TrainingConfig(), epochs=2, batch_size=13, average_epochs=0.5)
+
+    def begun(process: TrainingProcess, file: Path | None = None) -> Trainer:
+        trainer = of_texts(IN_BATCH, process=process, seed=process.rank)
+        trainer.config = averaged
+        if file is not None and process.rank == 0:
+            load_run(file, trainer)
+        start_alike(trainer)
+        return trainer
+
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name, "run.pt")  # of rank 0
+        straight, broken = begun(process), begun(several := Rank(process.rank, process.count))
+        with pytest.raises(Interrupted):
+            broken.fit(Watcher(file if process.rank == 0 else None, stop_after=2))
+        assert several.has_split_tables
+        whole = Watcher()
+        straight.fit(whole)
+        again = begun(Rank(process.rank, process.count), file)
+        again.fit(Watcher())
+        assert again.state.losses == straight.state.losses
+        assert all(map(torch.equal, weights(again), weights(straight)))
+        if process.rank == 0:
+            alone = begun(SINGLE_PROCESS, file)
+            alone.fit(watcher := Watcher())
+            assert alone.state.losses == pytest.approx(straight.state.losses, rel=1e-4)
+            for found in ((weights(straight), weights(alone)), (whole.kept, watcher.kept)):
+                for ours, theirs in zip(*found, strict=True):
+                    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("check", [check_training, check_shares, check_start, check_stop, check_resumed])
 def test_two_ranks_start_train_and_stop_as_one_process_does(check: Callable[[Rank], None]) -> None:
     on_two_ranks(check)
 
