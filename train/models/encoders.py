@@ -47,7 +47,8 @@ class FetchedRows:
     Args:
         values: (U, H).
         rows: int64 (U,), their numbers in the table.
-        places: int64 (V,), the place among them of each row of the table; of others, any number.
+        places: int64 (V,), the place among them of each row of the table; of others -1, an error
+            in a lookup.
     """
 
     values: Tensor

@@ -221,16 +221,16 @@ class Rank(TrainingProcess):
         """Vectors (N, D) of some records, with gradients; for all ranks, each encodes every `count`-th."""
         all_of_them = not for_all or len(rows) < self.count  # then every rank encodes all
         own = rows if all_of_them else rows[self.rank :: self.count]
-        vectors = super().encode(tower, own, lambda rows: self._with_tables(tower, read(rows)))
+        vectors = super().encode(tower, own, lambda rows: self._with_tables(tower, read(rows), for_step=True))
         return vectors if all_of_them else all_gather_rows(vectors, len(rows), self.count)
 
     def encode_none(self, tower: Tower) -> None:
         """Take part in `encode` of the others, without records."""
-        self._tables.fetch(tower, None)
+        self._tables.fetch(tower, None, for_step=True)
 
-    def _with_tables(self, tower: Tower, inputs: Inputs) -> Inputs:
+    def _with_tables(self, tower: Tower, inputs: Inputs, for_step: bool = False) -> Inputs:
         """The inputs, once the rows of large tables that a tower looks up for them are here."""
-        self._tables.fetch(tower, inputs)
+        self._tables.fetch(tower, inputs, for_step)
         return inputs
 
     def encode_all(self, tower: Tower, corpus: PreparedInputs, rows: Rows | None = None) -> Tensor:
@@ -243,7 +243,7 @@ class Rank(TrainingProcess):
         own = blocks[self.rank :: self.count]
         encoded = torch.cat([encode(tower, corpus, index[block], place) for block in own])
         if len(own) < len(blocks[:: self.count]):  # others encode one more
-            self.encode_none(tower)
+            self._tables.fetch(tower, None)
         vectors = encoded.new_zeros(len(index), encoded.shape[1])
         vectors[torch.from_numpy(np.concatenate(own))] = encoded
         dist.all_reduce(vectors)  # of the others' records, this rank has zeros

@@ -73,7 +73,8 @@ class SplitTable:
         self._rank, self._count = rank, count
         self._shape = table.shape
         self._most = -(-len(table) // count)  # rows of a rank
-        self._places = torch.zeros(len(table), dtype=torch.int64)
+        self._places = torch.full((len(table),), -1)
+        self._fetched = torch.empty(0, dtype=torch.int64)  # rows
         self._exchanges: list[_Exchange] = []
         self._whole: Tensor | None = table.detach() if rank == 0 else None
         self.show(table.detach().new_empty(0, self._shape[1]))
@@ -121,11 +122,12 @@ class SplitTable:
         """This rank's rows."""
         return self._own
 
-    def fetch(self, rows: Sequence[Tensor]) -> None:
+    def fetch(self, rows: Sequence[Tensor], for_step: bool) -> None:
         """Get the rows that a batch looks up from their owners; all ranks call this.
 
         Args:
             rows: integers of any shape; none if this rank has no records.
+            for_step: `add_gradients` exchanges the gradients of these rows; the same on all ranks.
         """
         occurs = torch.zeros(self._count, self._most, dtype=torch.bool)
         for each in (each.flatten().long() for each in rows):
@@ -140,12 +142,13 @@ class SplitTable:
         found = F.embedding(sent, self._own)
         values = found.new_empty(len(place), found.shape[1])
         dist.all_to_all_single(values, found, *counts)
-        distinct = place * self._count + owner
-        self._places[distinct] = torch.arange(len(distinct))
-        if torch.is_grad_enabled():
+        self._places[self._fetched] = -1
+        self._fetched = place * self._count + owner
+        self._places[self._fetched] = torch.arange(len(place))
+        if for_step:
             values.requires_grad_()
             self._exchanges.append(_Exchange(values, sent, *counts))
-        self.table.fetched = FetchedRows(values, distinct, self._places)  # type: ignore[attr-defined]
+        self.table.fetched = FetchedRows(values, self._fetched, self._places)  # type: ignore[attr-defined]
 
     def has_gradient(self) -> bool:
         """Whether rows that this rank has fetched for the step have a gradient."""
@@ -241,11 +244,12 @@ class SplitTables:
         found = sorted(self._optimiser.state.get(split.table, {}).items())
         return [(name, value) for name, value in found if value.ndim > 1 and rows in (None, len(value))]
 
-    def fetch(self, tower: Tower, inputs: Inputs | None) -> None:
+    def fetch(self, tower: Tower, inputs: Inputs | None, for_step: bool = False) -> None:
         """Get the rows that a tower looks up for its inputs from their owners; all ranks call this.
 
         Args:
             inputs: None if this rank has no records.
+            for_step: a gradient is asked for.
         """
         read: dict[SplitTable, list[Tensor]] = {}
         for table, name in lookups(tower):
@@ -257,7 +261,7 @@ class SplitTables:
                     rows.append(value.rows if isinstance(value, TextBags | Windows) else value)
         for split, rows in read.items():
             # Row 0 is padding, with which dropout replaces others.
-            split.fetch([*rows, torch.zeros(1, dtype=torch.int64)] if rows else [])
+            split.fetch([*rows, torch.zeros(1, dtype=torch.int64)] if rows else [], for_step)
 
     @contextmanager
     def whole(self, with_states: bool) -> Iterator[None]:
