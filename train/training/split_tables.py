@@ -66,7 +66,12 @@ class SplitTable:
 
     Args:
         table: (V, H); on ranks other than 0 its values do not count.
+
+    Attributes:
+        own: this rank's rows, after `take`.
     """
+
+    own: Tensor
 
     def __init__(self, table: nn.Parameter, rank: int, count: int) -> None:
         self.table = table
@@ -85,9 +90,9 @@ class SplitTable:
 
     def take(self) -> None:
         """Take this rank's rows of rank 0's table."""
-        self._own = self.share(self._whole)
+        self.own = self.share(self._whole)
         self._whole = None
-        self.show(self._own)
+        self.show(self.own)
 
     def share(self, whole: Tensor | None) -> Tensor:
         """This rank's rows of a tensor of the table's shape, which rank 0 has; all ranks call this."""
@@ -117,11 +122,6 @@ class SplitTable:
                 block.copy_(received)
         return whole
 
-    @property
-    def own(self) -> Tensor:
-        """This rank's rows."""
-        return self._own
-
     def fetch(self, rows: Sequence[Tensor], for_step: bool) -> None:
         """Get the rows that a batch looks up from their owners; all ranks call this.
 
@@ -139,7 +139,7 @@ class SplitTable:
         counts = asked.tolist(), given.tolist()
         sent = place.new_empty(int(given.sum()))
         dist.all_to_all_single(sent, place, counts[1], counts[0])
-        found = F.embedding(sent, self._own)
+        found = F.embedding(sent, self.own)
         values = found.new_empty(len(place), found.shape[1])
         dist.all_to_all_single(values, found, *counts)
         self._places[self._fetched] = -1
@@ -172,11 +172,11 @@ class SplitTable:
         self.table.grad = None
         if has_gradient:
             given = torch.cat(rows)[None], torch.cat(gradients)
-            self.table.grad = torch.sparse_coo_tensor(*given, self._own.shape, check_invariants=False)
+            self.table.grad = torch.sparse_coo_tensor(*given, self.own.shape, check_invariants=False)
 
     def join(self) -> None:
         """Make rank 0's table whole again, as the parameter of one process."""
-        self.show(self.collect(self._own))
+        self.show(self.collect(self.own))
         del self.table.fetched  # type: ignore[attr-defined]
 
 

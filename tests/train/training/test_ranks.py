@@ -296,7 +296,7 @@ def check_stop(process: Rank) -> None:
 
 
 def check_resumed(process: Rank) -> None:
-    """A run whose tables are split goes on from its checkpoint: on two ranks to the same bits, also on one."""
+    """A run whose tables are split goes on from a checkpoint: on two ranks to the same bits."""
     encoders.ROWS_FROM = AS_ROWS
     averaged = replace(TrainingConfig(), epochs=2, batch_size=13, average_epochs=0.5)
 

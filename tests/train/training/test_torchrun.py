@@ -18,13 +18,15 @@ from tests.helpers.stdlib import PLAIN, QUICK, Sections, write_toml
 from tests.helpers.waiting import wait_until
 from tests.helpers.warm import WarmPython
 from tests.train.training.test_run import environment, only_run, warm_command
+from twinspire.train.models.encoders import ROWS_FROM
 from twinspire.train.training.checkpoint import RUN_STATE
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]  # several trainings each
 
 TORCHRUN = ("-m", "torch.distributed.run")
 LOCAL = ("--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node")
-LONG_RUN: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 1}}
+SPLIT: Any = {"tower": {"buckets": ROWS_FROM // 64}}  # a table that ranks split
+LONG_RUN: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "threads": 1}, **SPLIT}
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_all_end_with_rank_0(
 def test_two_nodes_train_as_one_process_and_a_finished_run_is_not_trained_again(
     stdlib: Path, empty_store: Path, tmp_path: Path, start: Callable[..., WarmPython]
 ) -> None:
-    short: Any = {"training": {"epochs": 3, "batch_size": 16, "threads": 1}}
+    short: Any = {"training": {"epochs": 3, "batch_size": 16, "threads": 1}, **SPLIT}
     config = write_toml(stdlib, tmp_path / "a.toml", sections={**PLAIN, **QUICK}, **short)
     alone, both = (in_store(empty_store, tmp_path / name) for name in ("alone", "both"))
     with held_port() as port:
