@@ -50,7 +50,8 @@ def load_run(path: Path, trainer: Trainer) -> None:
     Raises:
         DataError: the file is damaged, or belongs to another experiment.
     """
-    _restore_run(path, _load(path), trainer)
+    # Of large tables rank 0 keeps no more than its rows, so the others need not be in main memory.
+    _restore_run(path, _load(path, mapped=trainer.process.count > 1), trainer)
 
 
 def start_alike(trainer: Trainer) -> None:
@@ -123,14 +124,14 @@ def _save(path: Path, content: Any) -> None:
         torch.save(content, file)
 
 
-def _load(path: Path) -> Any:
-    """The content of a file, in main memory; loading it into towers copies it to their device."""
+def _load(path: Path, mapped: bool = False) -> Any:
+    """The content of a file, in main memory or mapped; loading it into towers copies it to their device."""
     try:
         with zipfile.ZipFile(path) as file:  # torch does not verify the checksums
             damaged = file.testzip()
             if damaged is not None:
                 raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
-        return torch.load(path, weights_only=True, map_location="cpu")
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such checkpoint") from None
     except Exception as error:  # torch raises many kinds of errors for a damaged file
