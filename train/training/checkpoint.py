@@ -61,7 +61,7 @@ def start_alike(trainer: Trainer) -> None:
     """
     process = trainer.process
     if process.count > 1:
-        with process.splitting():
+        with process.tables.splitting():
             content = process.from_rank_0(_run_content(trainer) if process.rank == 0 else None)
             if process.rank > 0:
                 _restore_run("state of rank 0", content, trainer)

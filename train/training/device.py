@@ -34,6 +34,7 @@ from twinspire.train.evaluation.exact_search import encode
 from twinspire.train.models.placement import moved
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.towers import Inputs, Tower
+from twinspire.train.training.split_tables import SplitTables
 
 Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class TrainingProcess:
 
     rank = 0
     count = 1  # of the processes
+    tables = SplitTables((), None, 0, 1)  # that several processes have split; without any this does nothing
 
     def __init__(self, device: torch.device = CPU) -> None:
         self.device = device
@@ -101,26 +103,6 @@ class TrainingProcess:
 
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
         """Prepare the steps of an optimiser over the parameters of some towers."""
-
-    def splitting(self) -> AbstractContextManager[None]:
-        """Several processes split large tables; in the block, these have no rows."""
-        return nullcontext()
-
-    @property
-    def has_split_tables(self) -> bool:
-        """Whether a process reads or writes nothing of large tables without the others."""
-        return False
-
-    def whole(self, with_states: bool = False) -> AbstractContextManager[None]:
-        """In this block the first process has whole tables; all processes enter it.
-
-        Args:
-            with_states: also what the optimiser has for each of their numbers.
-        """
-        return nullcontext()
-
-    def join_tables(self) -> None:
-        """After the last step: give the first process whole tables."""
 
     def share(self, batch: Batch) -> tuple[Batch, Rows | None]:
         """This process's share of a batch, and the places of its pairs in the batch; None for all."""

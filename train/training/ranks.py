@@ -22,7 +22,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -187,25 +187,8 @@ class Rank(TrainingProcess):
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
         """Prepare the steps of an optimiser over the parameters of some towers."""
         parameters = [each for group in optimiser.param_groups for each in group["params"]]
-        self._tables = SplitTables(towers, optimiser, self.rank, self.count)
-        self._gradients = GradientSum(parameters, self._tables)
-
-    def splitting(self) -> AbstractContextManager[None]:
-        """Split large tables among the ranks; in the block, these have no rows."""
-        return self._tables.splitting()
-
-    @property
-    def has_split_tables(self) -> bool:
-        """Whether a rank reads or writes nothing of large tables without the others."""
-        return any(self._tables)
-
-    def whole(self, with_states: bool = False) -> AbstractContextManager[None]:
-        """In this block rank 0 has whole tables, and their states in the optimiser; all ranks enter it."""
-        return self._tables.whole(with_states)
-
-    def join_tables(self) -> None:
-        """After the last step: give rank 0 whole tables."""
-        self._tables.join()
+        self.tables = SplitTables(towers, optimiser, self.rank, self.count)
+        self._gradients = GradientSum(parameters, self.tables)
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step: rank 0 as one process does, each other one differently."""
@@ -226,11 +209,11 @@ class Rank(TrainingProcess):
 
     def encode_none(self, tower: Tower) -> None:
         """Take part in `encode` of the others, without records."""
-        self._tables.fetch(tower, None, for_step=True)
+        self.tables.fetch(tower, None, for_step=True)
 
     def _with_tables(self, tower: Tower, inputs: Inputs, for_step: bool = False) -> Inputs:
         """The inputs, once the rows of large tables that a tower looks up for them are here."""
-        self._tables.fetch(tower, inputs, for_step)
+        self.tables.fetch(tower, inputs, for_step)
         return inputs
 
     def encode_all(self, tower: Tower, corpus: PreparedInputs, rows: Rows | None = None) -> Tensor:
@@ -243,7 +226,7 @@ class Rank(TrainingProcess):
         own = blocks[self.rank :: self.count]
         encoded = torch.cat([encode(tower, corpus, index[block], place) for block in own])
         if len(own) < len(blocks[:: self.count]):  # others encode one more
-            self._tables.fetch(tower, None)
+            self.tables.fetch(tower, None)
         vectors = encoded.new_zeros(len(index), encoded.shape[1])
         vectors[torch.from_numpy(np.concatenate(own))] = encoded
         dist.all_reduce(vectors)  # of the others' records, this rank has zeros

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -73,8 +74,9 @@ class SplitTable:
 
     own: Tensor
 
-    def __init__(self, table: nn.Parameter, rank: int, count: int) -> None:
+    def __init__(self, table: nn.Parameter, optimiser: torch.optim.Optimizer, rank: int, count: int) -> None:
         self.table = table
+        self._optimiser = optimiser
         self._rank, self._count = rank, count
         self._shape = table.shape
         self._most = -(-len(table) // count)  # rows of a rank
@@ -83,6 +85,16 @@ class SplitTable:
         self._exchanges: list[_Exchange] = []
         self._whole: Tensor | None = table.detach() if rank == 0 else None
         self.show(table.detach().new_empty(0, self._shape[1]))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The optimiser's state of the table."""
+        found: dict[str, Any] = self._optimiser.state[self.table]
+        return found
+
+    def moments(self) -> dict[str, Tensor]:
+        """Of its state, what has a number for each of its own; in the same order on all ranks."""
+        return {name: value for name, value in sorted(self.state.items()) if value.ndim > 1}
 
     def show(self, values: Tensor) -> None:
         """Set the values of the parameter."""
@@ -96,12 +108,13 @@ class SplitTable:
 
     def share(self, whole: Tensor | None) -> Tensor:
         """This rank's rows of a tensor of the table's shape, which rank 0 has; all ranks call this."""
-        if whole is None:
+        if self._rank:
             rows = range(self._rank, self._shape[0], self._count)
             own = self.table.detach().new_empty(len(rows), self._shape[1])
             for block in own.split(_BLOCK):
                 dist.recv(block, 0)
             return own
+        assert whole is not None
         for rank in range(1, self._count):
             for block in whole[rank :: self._count].split(_BLOCK):
                 dist.send(block.contiguous(), rank)
@@ -127,7 +140,7 @@ class SplitTable:
 
         Args:
             rows: integers of any shape; none if this rank has no records.
-            for_step: `add_gradients` exchanges the gradients of these rows; the same on all ranks.
+            for_step: as of `SplitTables.fetch`.
         """
         occurs = torch.zeros(self._count, self._most, dtype=torch.bool)
         for each in (each.flatten().long() for each in rows):
@@ -174,11 +187,6 @@ class SplitTable:
             given = torch.cat(rows)[None], torch.cat(gradients)
             self.table.grad = torch.sparse_coo_tensor(*given, self.own.shape, check_invariants=False)
 
-    def join(self) -> None:
-        """Make rank 0's table whole again, as the parameter of one process."""
-        self.show(self.collect(self.own))
-        del self.table.fetched  # type: ignore[attr-defined]
-
 
 def _in_file(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """A tensor whose values are in a file without a name, so that they need not stay in main memory.
@@ -200,12 +208,13 @@ class SplitTables:
     """The split tables of the towers of a trainer, with their states in an optimiser.
 
     Args:
+        optimiser: None if there are no towers.
         rank: of this process.
         count: of the processes.
     """
 
     def __init__(
-        self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer, rank: int, count: int
+        self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer | None, rank: int, count: int
     ) -> None:
         self._towers = [*towers]
         self._optimiser = optimiser
@@ -225,31 +234,26 @@ class SplitTables:
 
         In the block, the other ranks take over rank 0's state of the optimiser but for that of these rows.
         """
+        assert self._optimiser is not None
         tables = {table for tower in self._towers for table, _ in lookups(tower) if has_row_gradients(table)}
         parameters = [each for group in self._optimiser.param_groups for each in group["params"]]
         for table in (each for each in parameters if each in tables):  # in the same order on all ranks
-            self._tables[id(table)] = SplitTable(table, *self._place)
-        is_first = self._place[0] == 0
-        kept = {(split, name): value for split in self for name, value in self._moments(split)}
-        for split, name in kept if is_first else ():
-            self._optimiser.state[split.table][name] = split.table.detach()
+            self._tables[id(table)] = SplitTable(table, self._optimiser, *self._place)
+        whole = [(split, split.moments()) for split in self]
+        for split, moments in whole:
+            split.state.update(dict.fromkeys(moments, split.table.detach()))
         yield
-        for split in self:
+        for split, moments in whole:
             split.take()
-            for name, _ in self._moments(split, rows=0):
-                self._optimiser.state[split.table][name] = split.share(kept.get((split, name)))
-
-    def _moments(self, split: SplitTable, rows: int | None = None) -> list[tuple[str, Tensor]]:
-        """Of the state of a table, what has a number for each of its own, by name."""
-        found = sorted(self._optimiser.state.get(split.table, {}).items())
-        return [(name, value) for name, value in found if value.ndim > 1 and rows in (None, len(value))]
+            for name in split.moments():
+                split.state[name] = split.share(moments.get(name))
 
     def fetch(self, tower: Tower, inputs: Inputs | None, for_step: bool = False) -> None:
         """Get the rows that a tower looks up for its inputs from their owners; all ranks call this.
 
         Args:
             inputs: None if this rank has no records.
-            for_step: a gradient is asked for.
+            for_step: `SplitTable.add_gradients` exchanges their gradients; the same on all ranks.
         """
         read: dict[SplitTable, list[Tensor]] = {}
         for table, name in lookups(tower):
@@ -264,25 +268,26 @@ class SplitTables:
             split.fetch([*rows, torch.zeros(1, dtype=torch.int64)] if rows else [], for_step)
 
     @contextmanager
-    def whole(self, with_states: bool) -> Iterator[None]:
-        """In this block rank 0 has whole tables, and with `with_states` their states in the optimiser."""
-        states: list[tuple[SplitTable, str, Tensor]] = []
-        for split in self:
-            if with_states:
-                states += ((split, *each) for each in self._moments(split))
+    def whole(self, with_states: bool = False) -> Iterator[None]:
+        """In this block rank 0 has whole tables; all ranks enter it.
+
+        Args:
+            with_states: also what the optimiser has for each of their numbers.
+        """
+        own = [(split, split.moments() if with_states else {}) for split in self]
+        for split, moments in own:
             split.show(split.collect(split.own))
-        for split, name, value in states:
-            self._optimiser.state[split.table][name] = split.collect(value)
+            split.state.update({name: split.collect(value) for name, value in moments.items()})
         try:
             yield
         finally:
-            for split in self:
+            for split, moments in own:
                 split.show(split.own)
-            for split, name, value in states:
-                self._optimiser.state[split.table][name] = value
+                split.state.update(moments)
 
     def join(self) -> None:
-        """Make rank 0's tables whole again, as those of one process; the others' no longer count."""
+        """After the last step: give rank 0 whole tables, as one process has; the others' do not count."""
         for split in self:
-            split.join()
+            split.show(split.collect(split.own))
+            del split.table.fetched  # type: ignore[attr-defined]
         self._tables = {}

@@ -162,7 +162,7 @@ class Trainer:
             while state.epoch < config.epochs and state.epoch - state.best_epoch < config.patience:
                 self._epoch(callbacks)
                 self._end_epoch(callbacks, state.epoch + 1)
-        self.process.join_tables()
+        self.process.tables.join()
 
     def refit(self, callbacks: Callbacks, epochs: int) -> None:
         """Train from the current state to the end of an epoch, and evaluate nothing.
@@ -187,7 +187,7 @@ class Trainer:
                 state.step, state.epoch_seconds = 0, 0.0
                 self._checkpoint(callbacks)
         self._exchange_average()
-        self.process.join_tables()
+        self.process.tables.join()
 
     @contextmanager
     def _saved_on_interrupt(self, callbacks: Callbacks) -> Iterator[None]:
@@ -201,12 +201,12 @@ class Trainer:
 
     def _checkpoint(self, callbacks: Callbacks) -> None:
         self.state.seconds = time.perf_counter() - self._begun
-        with self.process.whole(with_states=True):
+        with self.process.tables.whole(with_states=True):
             callbacks.on_checkpoint(self)
 
     def _repeatable(self, callbacks: Callbacks) -> AbstractContextManager[None]:
         """As of the callbacks; where all processes save a state together, none stops without the others."""
-        return nullcontext() if self.process.has_split_tables else callbacks.repeatable()
+        return nullcontext() if any(self.process.tables) else callbacks.repeatable()
 
     def _epoch(self, callbacks: Callbacks) -> None:
         state = self.state
@@ -310,7 +310,7 @@ class Trainer:
         if self._is_best(metric, record["validation_ndcg_at_10"]):
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch
-            with self.process.whole():
+            with self.process.tables.whole():
                 callbacks.on_best(self)
 
     def _training_record(self) -> dict[str, float]:
