@@ -107,7 +107,8 @@ class HashedTextEncoder(nn.Module):
 
     def _of_bags(self, bags: TextBags) -> Tensor:
         counts = bags.counts.clamp(max=MAX_OCCURRENCES).sqrt() if self.saturate else bags.counts
-        table, weights, rows = self.table, self.weights, bags.rows
+        table: Tensor = self.table
+        weights, rows = self.weights, bags.rows
         fetched: FetchedRows | None = getattr(table, "fetched", None)
         if fetched is not None:
             table, rows = touched(table, rows)

@@ -34,13 +34,13 @@ from twinspire.train.paths import CACHE
 _BLOCK = 16_384  # rows in a message between rank 0 and an owner
 
 
-def lookups(tower: Tower) -> Iterator[tuple[nn.Parameter, str]]:
+def lookups(tower: Tower) -> Iterator[tuple[Tensor, str]]:
     """The tables of a tower's encoders, each with the name of the input whose rows are looked up in it."""
     for name, encoder in chain(tower.encoders.items(), tower.factors.items()):
         if isinstance(encoder, CategoryEncoder):
             yield encoder.embedding.weight, name
-        elif isinstance(getattr(encoder, "table", None), nn.Parameter):
-            yield encoder.table, name  # type: ignore[misc]
+        elif isinstance(table := getattr(encoder, "table", None), nn.Parameter):
+            yield table, name
     if isinstance(tower, ClickTower) and tower.feedback is not None:
         yield from ((table, name) for name, table in tower.feedback.tables.items())
 
@@ -111,25 +111,25 @@ class SplitTable:
         if self._rank:
             rows = range(self._rank, self._shape[0], self._count)
             own = self.table.detach().new_empty(len(rows), self._shape[1])
-            for block in own.split(_BLOCK):
+            for block in _blocks(own):
                 dist.recv(block, 0)
             return own
         assert whole is not None
         for rank in range(1, self._count):
-            for block in whole[rank :: self._count].split(_BLOCK):
+            for block in _blocks(whole[rank :: self._count]):
                 dist.send(block.contiguous(), rank)
         return whole[:: self._count].clone()
 
     def collect(self, own: Tensor) -> Tensor:
         """The reverse of `share`, on rank 0 in a file that is mapped; other ranks get their rows back."""
         if self._rank:
-            for block in own.split(_BLOCK):
+            for block in _blocks(own):
                 dist.send(block, 0)
             return own
         whole = _in_file(self._shape, own.dtype)
         whole[:: self._count] = own
         for rank in range(1, self._count):
-            for block in whole[rank :: self._count].split(_BLOCK):
+            for block in _blocks(whole[rank :: self._count]):
                 received = torch.empty(block.shape, dtype=block.dtype)
                 dist.recv(received, rank)
                 block.copy_(received)
@@ -186,6 +186,12 @@ class SplitTable:
         if has_gradient:
             given = torch.cat(rows)[None], torch.cat(gradients)
             self.table.grad = torch.sparse_coo_tensor(*given, self.own.shape, check_invariants=False)
+
+
+def _blocks(rows: Tensor) -> Sequence[Tensor]:
+    """Views of up to `_BLOCK` rows each."""
+    found: Sequence[Tensor] = rows.split(_BLOCK)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _in_file(shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -100,7 +100,7 @@ def test_a_shadow_searches_with_the_filter_of_the_request(filtered: Path, tmp_pa
         request.filter.CopyFrom(filter_to_wire(NODE))
     scene.offer(champion, *requests)
     note = scene.note()
-    scene.channel.close()
+    scene.queues.close()
     assert (note["queries"], note["errors"], note["overlap"]) == (20, 0, 20.0)
 
 
