@@ -97,10 +97,8 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
         return message
     max_fields = _most_fields(message.DESCRIPTOR, max_fields)
     given = _decode(content, max_fields)
-    check_fields(given, message.DESCRIPTOR, max_fields)
-    lists: list[tuple[Path, list[Any]]] = []
-    if len(content) > LARGE_BYTES:
-        _Lists(lists, max_fields).take(given, message.DESCRIPTOR)
+    reader = _BodyReader(max_fields, is_large=len(content) > LARGE_BYTES)
+    reader.read(given, message.DESCRIPTOR)
     try:
         json_format.ParseDict(given, message)
     except json_format.ParseError as error:
@@ -109,7 +107,7 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
         raise invalid("body: expected Unicode, got a lone surrogate") from None
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise invalid(f"body: expected {kind.DESCRIPTOR.full_name}: {error}"[:LONGEST_REASON]) from None
-    for path, values in lists:
+    for path, values in reader.lists:
         place: Any = message
         for step in path:
             place = getattr(place, str(step)) if isinstance(place, Message) else place[step]
@@ -117,76 +115,71 @@ def parse(content: bytes | bytearray, kind: type[Message], max_fields: int = MAX
     return message
 
 
-def check_fields(given: Any, descriptor: Any, max_fields: int, path: str = "", depth: int = 0) -> None:
-    """Check that the JSON of a message is an object with known fields; protobuf would take an empty list too.
+class _BodyReader:
+    """Checks the JSON of a message for unknown fields, which protobuf would refuse without a hint.
+
+    Of a large body it also takes plain lists of texts and numbers out of the JSON: `json_format` takes 1 us
+    for each element of a list, and `extend` of a field of the message far less.
 
     Args:
-        given: the decoded JSON; objects replace the text of a filter in it.
-        max_fields: bound on the number of these objects and their fields.
-        path: of the message in the request, for errors.
-        depth: number of messages around it.
+        most: bound on the objects in the text of a filter and their fields; and, in a large body, on the
+            elements of the lists that are left in the JSON, because not all are plain.
+        is_large: whether the body is.
 
-    Raises:
-        Failure: a field is unknown, and the text names the one that was probably meant; a message is no
-            object, and no text of a filter, or a text with too many conditions; or there are more than
-            `MAX_DEPTH` messages inside each other.
-    """
-    if descriptor.full_name.startswith(WELL_KNOWN):
-        return
-    if not isinstance(given, dict):
-        raise invalid(f"{path or 'body'}: expected a JSON object, got {_kind(given)}")
-    if depth > MAX_DEPTH:
-        raise invalid(f"{path[:100]}…: nested too deeply")
-    for name, value in given.items():
-        field = _fields(descriptor).get(name)
-        if field is None:
-            raise invalid(_unknown(f"{path}." if path else "", name, descriptor))
-        kind = _value_type(field)
-        if isinstance(value, str) and may_be_text(field):
-            given[name] = value = _filter(value, max_fields)
-        if kind is not None and value is not None:
-            for key, each in _keyed(field, value):
-                place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in key)
-                inner = f"{path}.{name}{place}" if path else f"{name}{place}"
-                check_fields(each, kind, max_fields, inner, depth + 1)
-
-
-class _Lists:
-    """Takes plain lists of texts and numbers out of a document.
-
-    `json_format` takes 1 us for each element of a list, and `extend` of a field of the message far less.
-
-    Args:
-        found: the lists that were taken, each with its path in the message, are added here.
-        most: bound on the elements in the lists that are left in the document, because not all are plain.
+    Attributes:
+        lists: the lists that were taken, each with its path in the message; an empty one takes its place.
     """
 
-    def __init__(self, found: list[tuple[Path, list[Any]]], most: int) -> None:
-        self._found, self._most, self._left = found, most, 0
+    def __init__(self, most: int, is_large: bool) -> None:
+        self.lists: list[tuple[Path, list[Any]]] = []
+        self._most, self._is_large, self._left = most, is_large, 0
 
-    def take(self, given: dict[str, Any], descriptor: Any, path: Path = ()) -> None:
-        """Replace the lists in the JSON of a message, which `check_fields` has passed, by empty ones.
+    def read(self, given: Any, descriptor: Any, path: Path = (), depth: int = 0) -> None:
+        """Check the JSON of a message, in which objects replace the texts of filters.
+
+        Args:
+            path: of the message in the request.
+            depth: number of messages around it.
 
         Raises:
-            Failure: there are too many elements in the lists that are left.
+            Failure: a field is unknown, and the text names the one that was probably meant; a message is no
+                object, as an empty list, and no text of a filter, or a text with too many conditions; there
+                are more than `MAX_DEPTH` messages inside each other, or too many elements in lists.
         """
         if descriptor.full_name.startswith(WELL_KNOWN):
             return
+        if not isinstance(given, dict):
+            raise invalid(f"{_shown(path) or 'body'}: expected a JSON object, got {_kind(given)}")
+        if depth > MAX_DEPTH:
+            raise invalid(f"{_shown(path)[:100]}…: nested too deeply")
+        fields = _fields(descriptor)
         for name, value in given.items():
-            field = _fields(descriptor)[name]
-            kind = _value_type(field)
+            if name not in fields:
+                raise invalid(_unknown(f"{_shown(path)}." if path else "", name, descriptor))
+            field, kind = fields[name]
+            if isinstance(value, str) and may_be_text(field):
+                given[name] = value = _filter(value, self._most)
             if kind is not None and value is not None:
                 for key, each in _keyed(field, value):
-                    self.take(each, kind, (*path, field.name, *key))
-            elif kind is None and field.is_repeated and isinstance(value, list) and value:
-                plain = _plain(field, value)
-                if plain is not None:
-                    given[name] = []
-                    self._found.append(((*path, field.name), plain))
-                    continue
-                self._left += len(value)
-                if self._left > self._most:
-                    raise _too_many(self._most)
+                    self.read(each, kind, (*path, field.name, *key), depth + 1)
+            elif self._is_large and kind is None and field.is_repeated and isinstance(value, list) and value:
+                given[name] = self._rest(field, value, (*path, field.name))
+
+    def _rest(self, field: FieldDescriptor, values: list[Any], path: Path) -> list[Any]:
+        """The elements of a list that `json_format` has to read: none, or all."""
+        plain = _plain(field, values)
+        if plain is not None:
+            self.lists.append((path, plain))
+            return []
+        self._left += len(values)
+        if self._left > self._most:
+            raise _too_many(self._most)
+        return values
+
+
+def _shown(path: Path) -> str:
+    """The path of a field, as an error names it: `queries[3].filter`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
 
 
 def _plain(field: FieldDescriptor, values: list[Any]) -> list[Any] | None:
@@ -262,9 +255,13 @@ def _kind(given: Any) -> str:
 
 
 @cache
-def _fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
-    """The fields by their names in the .proto file, and in protobuf's usual JSON, which is read too."""
-    return {name: field for field in descriptor.fields for name in (field.json_name, field.name)}
+def _fields(descriptor: Descriptor) -> dict[str, tuple[FieldDescriptor, Any]]:
+    """The fields, and the type of the messages in each, None where it holds none.
+
+    They are by their names in the .proto file, and by those in protobuf's usual JSON, which is read too.
+    """
+    fields = [(field, _value_type(field)) for field in descriptor.fields]
+    return {name: each for each in fields for name in (each[0].json_name, each[0].name)}
 
 
 def _unknown(prefix: str, name: str, descriptor: Descriptor) -> str:
