@@ -31,11 +31,17 @@ Request = wire.SearchRequest | wire.SearchBatchRequest
 MakeAnswer = Callable[[Job], bytes]
 # Makes the `SearchResponse` of the query of a number, from the job and its answer.
 AnswerOf = Callable[[Job, bytes, int], bytes]
-# An answer of which the log takes some queries: when it was answered, in nanoseconds since 1970; the job that
-# is done; the bytes that the client gets; what makes the answer to one query of it; the numbers of the taken
-# queries; all queries of the request; the hits that were asked for; the request. It is a plain tuple, because
-# one with names takes seven times as long to make.
-TakenAnswer = tuple[int, Job, bytes, AnswerOf, Sequence[int], Sequence[wire.Query], int, Request]
+# An answer of which the log takes some queries; a tuple with names takes seven times as long to make.
+TakenAnswer = tuple[
+    int,  # when it was answered, in nanoseconds since 1970
+    Job,  # that is done
+    bytes,  # that the client gets
+    AnswerOf,  # makes the answer to one query of it
+    Sequence[int],  # numbers of the queries that are taken
+    Sequence[wire.Query],  # all of the request
+    int,  # hits that were asked for
+    Request,  # that has the queries
+]
 
 
 class LoggedQuery(NamedTuple):

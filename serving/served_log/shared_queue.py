@@ -38,7 +38,7 @@ class SharedQueues:
         return sum(each.cells[FAILED] for each in self._queues)
 
     def put(self, slot: int, content: bytes, count: int = 1) -> None:
-        """Add to the queue of the worker in a slot; without room, its `count` answers are dropped."""
+        """Add to the queue of the worker in a slot; without room, its `count` messages are dropped."""
         queue = self._queues[slot]
         if not queue.put(content):
             queue.cells[DROPPED] += count

@@ -42,7 +42,7 @@ class TextBags:
 class FetchedRows:
     """The rows of a table that ranks have split, as far as a batch looks them up.
 
-    They are the attribute `fetched` of such a table (`train/training/split_tables.py`).
+    They are the attribute `fetched` of such a table (`train/training/split_tables.py`); None before any.
 
     Args:
         values: (U, H).

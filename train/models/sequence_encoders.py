@@ -62,7 +62,7 @@ History = Tensor | Windows
 
 def item_table(known: int, width: int, scale: float) -> nn.Parameter:
     """(FIRST_KNOWN + known, width): random item embeddings; row 0 is padding, row 1 an unknown item."""
-    return nn.Parameter(torch.randn(FIRST_KNOWN + known, width) * scale)
+    return nn.Parameter(torch.randn(FIRST_KNOWN + known, width).mul_(scale))
 
 
 class IdEncoder(nn.Module):

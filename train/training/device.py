@@ -8,6 +8,7 @@ through `TrainingProcess` wherever another device or more processes make a diffe
 - `step`: the gradients of all processes are summed before the optimiser's step.
 - `place` for the candidates of a step.
 - `encode_all` and `sum` for mining and evaluation, of which each process does a share.
+- `tables`: those that the processes have split; `encode_none` of a process that has no query.
 - `from_rank_0`: what the first process has decided.
 
 Losses and encoders create their tensors on the device of their inputs; what computes with a tower outside a

@@ -84,6 +84,7 @@ class SplitTable:
         self._fetched = torch.empty(0, dtype=torch.int64)  # rows
         self._exchanges: list[_Exchange] = []
         self._whole: Tensor | None = table.detach() if rank == 0 else None
+        table.fetched = None  # type: ignore[attr-defined]
         self.show(table.detach().new_empty(0, self._shape[1]))
 
     @property

@@ -220,6 +220,7 @@ def check_training(process: Rank) -> None:
         several = Rank(process.rank, process.count)
         one, both = of_texts(loss), of_texts(loss, process=several)
         start_alike(both)
+        assert any(several.tables) == (rows_from == AS_ROWS)
         one.fit(Watcher())
         both.fit(Watcher())
         assert both.state.losses == pytest.approx(one.state.losses, rel=1e-4)
@@ -247,6 +248,7 @@ def check_averages(process: Rank, rows_from: str) -> None:
     one, both = (in_doubles(of_people(CASES["full"], process=each)) for each in (SINGLE_PROCESS, process))
     watchers = VectorsOfTheBest(), VectorsOfTheBest()
     start_alike(both)
+    assert any(process.tables) == (encoders.ROWS_FROM == AS_ROWS)
     for each, watcher in zip((one, both), watchers, strict=True):
         each.config = replace(each.config, epochs=10, patience=10, average_epochs=1.0)
         each.fit(watcher)
@@ -317,9 +319,15 @@ def check_resumed(process: Rank) -> None:
         whole = Watcher()
         straight.fit(whole)
         again = begun(Rank(process.rank, process.count), file)
-        again.fit(Watcher())
+        at_end = Path(name, "end.pt")
+        again.fit(Watcher(at_end if process.rank == 0 else None))
         assert again.state.losses == straight.state.losses
         assert all(map(torch.equal, weights(again), weights(straight)))
+        ended = begun(Rank(process.rank, process.count), at_end)
+        ended.fit(Watcher())  # which takes no step
+        begun(Rank(process.rank, process.count)).refit(Watcher(), epochs=0)
+        if process.rank == 0:
+            assert all(map(torch.equal, weights(ended), weights(straight)))
         if process.rank == 0:
             alone = begun(SINGLE_PROCESS, file)
             alone.fit(watcher := Watcher())

@@ -27,7 +27,7 @@ class BagArchitecture(Architecture[BagTower]):
     def build(self, schema: Schema) -> Towers:
         """Query tower and item tower."""
         config = self.config
-        table = nn.Parameter(torch.randn(config.buckets, config.dimension) / config.dimension**0.5)
+        table = nn.Parameter(torch.randn(config.buckets, config.dimension).div_(config.dimension**0.5))
         ids = shared_item_table(schema, config.dimension, 0.01)
         return self._tower(schema, "query", table, ids), self._tower(schema, "item", table, ids)
 
