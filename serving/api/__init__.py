@@ -1,1 +1,1 @@
-"""The gRPC services: `retrieval.v1.Retrieval` and `retrieval.v1.Catalogue`."""
+"""The gRPC services: `retrieval.v1.Retrieval`, `retrieval.v1.Catalogue` and `retrieval.v1.Events`."""
