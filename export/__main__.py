@@ -96,7 +96,7 @@ COMMANDS = {
         "twinspire.export.terminal:show_record",
     ),
     "prune": Command(
-        "Drop the collections on the Milvus server that no alias of the model can come back to.",
+        "Drop the collections in vector databases that no alias of the model can come back to.",
         "twinspire.export.release.prune:command",
         "twinspire.export.terminal:show_pruned",
     ),

@@ -69,9 +69,9 @@ DRAFT = ".bundle-"  # prefix of the folders in which bundles are written
 
 HNSW = "hnsw"  # a graph that is searched in the process
 EXACT = "exact"
-MILVUS = "milvus"  # a collection on a Milvus server (`milvus.py`)
-INDEX_KINDS = (HNSW, MILVUS)  # that an experiment may ask for; `hnsw` includes exact search
-REMOTE_KINDS = frozenset({MILVUS})  # kinds whose server holds the items
+MILVUS = "milvus"  # a collection on a Milvus server
+REMOTE_KINDS = (MILVUS,)  # kinds whose server holds the items (`vector_databases/database.py`)
+INDEX_KINDS = (HNSW, *REMOTE_KINDS)  # that an experiment may ask for; `hnsw` includes exact search
 MAX_LINKS = 10_000  # the largest M that hnswlib accepts
 LARGEST_MANIFEST = 64 << 20  # bytes; the ids of a million items take about 20 MB
 LARGEST = 2**31 - 1  # of counts and search widths: rows are int32 in places

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tests.helpers.stdlib import Made
+    from tests.helpers.vector_databases import Engine
 
 LONG_S = 300.0  # a test that is allowed more than this is one to begin with
 LAST_MODULE = pytest.StashKey[Path]()  # of the test that ran before
@@ -253,3 +254,23 @@ def films_made(films: Path, empty_store: Path, tmp_path_factory: pytest.TempPath
         return make_of(write_toml(films, folder / "watched.toml"), empty_store, folder)
 
     return shared_made(tmp_path_factory, "films-made", make)
+
+
+@pytest.fixture(scope="session")
+def pgvector_cluster() -> Iterator[str]:
+    """A PostgreSQL cluster whose databases can have pgvector; its URI."""
+    from tests.helpers.postgres import pgvector_programs, running
+
+    programs = pgvector_programs()
+    assert programs is not None  # tests are marked `needs_pgvector`
+    with running(programs) as server:
+        yield server.uri
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator["Engine"]:
+    """An empty vector database; its name in `ENGINES` or `SERVERS` is the parameter."""
+    from tests.helpers.vector_databases import empty_engine
+
+    with empty_engine(request.param, request, tmp_path) as made:
+        yield made

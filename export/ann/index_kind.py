@@ -1,7 +1,8 @@
 """Kinds of indexes: what the export stage needs from each, and how a kind is found by its name.
 
 A kind is a name in `INDEX_KINDS`, which the manifest stores in `index.kind`, and the module of that name in
-`export/ann/kinds/`, whose `KIND` implements `IndexKind`. The service has an implementation of the same name.
+`export/ann/kinds/`, whose `KIND` implements `IndexKind`; `remote.py` there has all `REMOTE_KINDS`. The
+service has an implementation of the same name.
 """
 
 import importlib
@@ -13,7 +14,16 @@ from rich.console import Console
 
 from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.export.ann.search import recalls
-from twinspire.protos.bundle import EXACT, HNSW, INDEX_KINDS, MANIFEST, IndexParameters, Manifest, Score
+from twinspire.protos.bundle import (
+    EXACT,
+    HNSW,
+    INDEX_KINDS,
+    MANIFEST,
+    REMOTE_KINDS,
+    IndexParameters,
+    Manifest,
+    Score,
+)
 from twinspire.protos.errors import BundleError
 from twinspire.protos.nearest.search import each_vector
 from twinspire.train.config.index import IndexConfig
@@ -87,6 +97,8 @@ def index_kind(name: str) -> IndexKind:
         BundleError: this program does not have the kind of a manifest.
     """
     kind = HNSW if name == EXACT else name
+    if kind in REMOTE_KINDS:
+        return cast(IndexKind, importlib.import_module(_MODULES.replace("*", "remote")).RemoteKind(kind))
     if kind not in INDEX_KINDS:
         raise BundleError(f"{MANIFEST}: index.kind: expected one of {', '.join(INDEX_KINDS)}, got {name!r}")
     return cast(IndexKind, importlib.import_module(_MODULES.replace("*", kind)).KIND)

@@ -133,7 +133,7 @@ def commit(
 ) -> ReleaseRecord:
     """Write the record, then move the alias if the action does so, then end the run.
 
-    The version that becomes champion loses the alias `challenger`. If its index is on a Milvus server, its
+    The version that becomes champion loses the alias `challenger`. If its index is in a vector database, its
     collection is looked for before the alias moves, and again after: until then, `prune` may drop it.
 
     Args:
@@ -147,7 +147,7 @@ def commit(
         ConfigError, MissingStage: as of `expect_collection`. A note says so if the alias was moved.
         InvalidInput: the record is too long; the alias was not moved.
         Unavailable: another version is champion by now. The record becomes a refusal that says so. Or the
-            Milvus server does not answer.
+            server does not answer.
     """
     moves = action in MOVING_ACTIONS
     if moves:

@@ -54,11 +54,11 @@ def roll_back(name: str, to: str = "", reason: str = "") -> ReleaseRecord | None
         The record; None if that version is champion already.
 
     Raises:
-        ConfigError: its index is on a Milvus server, and the environment names none.
-        MissingStage: there is no champion before this one, or no such version, or its index is on a Milvus
-            server and its collection is not there any more.
+        ConfigError: its index is in a vector database, and the environment names none.
+        MissingStage: there is no champion before this one, or no such version, or its index is in a
+            vector database and its collection is not there any more.
         GateRefused: the version never was champion, and no reason is given.
-        Unavailable: the registry or the Milvus server does not answer, or another version became champion
+        Unavailable: the registry or that server does not answer, or another version became champion
             meanwhile.
     """
     with mlflow_errors():

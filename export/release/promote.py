@@ -97,8 +97,8 @@ def promote(
 
     Raises:
         InvalidInput: forced without a reason.
-        ConfigError: the challenger's index is on a Milvus server, and the environment names none.
-        MissingStage: there is no challenger, or its collection on the Milvus server is missing.
+        ConfigError: the challenger's index is in a vector database, and the environment names none.
+        MissingStage: there is no challenger, or its collection on that server is missing.
         GateRefused: gates do not hold; the text names them with their figures. The refusal is recorded.
         Unavailable: the aliases were moved in between, or the registry does not answer.
     """

@@ -1,4 +1,4 @@
-"""Drops the collections of a model's bundles that no alias can come back to.
+"""Drops the collections of a model's bundles that no alias can come back to, on all servers that are named.
 
     python -m twinspire.export prune --config train/configs/pydocs.toml
 
@@ -13,23 +13,24 @@ collection after it has moved an alias. So if both happen at the same moment, on
 """
 
 import logging
+import os
 import time
 from argparse import Namespace
+from contextlib import closing
 from typing import Any
 
 import mlflow
 
 from twinspire.export.release import audit_log
 from twinspire.export.release.release_records import CHAMPION
-from twinspire.protos.errors import MissingStage
+from twinspire.protos.bundle import REMOTE_KINDS
+from twinspire.protos.errors import ConfigError, MissingStage
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.protos.vector_databases.milvus import (
-    CONNECT_SECONDS,
-    PREFIX,
-    MilvusServer,
+from twinspire.protos.vector_databases.database import (
     bundle_of,
+    database_of,
     draft_seconds,
-    server_errors,
+    uri_variable,
 )
 from twinspire.train.config import Experiment
 from twinspire.train.training.tracking import mlflow_errors
@@ -53,27 +54,28 @@ def prune(name: str, dry_run: bool = False) -> dict[str, Any]:
         dry_run: only tell which they are.
 
     Raises:
-        ConfigError: the environment names no Milvus server.
+        ConfigError: the environment names no vector database.
         MissingStage: a version got an alias while its collection was dropped.
         Unavailable: the registry or the server does not answer.
     """
-    client = MilvusServer.from_environment().connect()
+    variables = {kind: uri_variable(kind) for kind in sorted(REMOTE_KINDS)}
+    named = [kind for kind, variable in variables.items() if os.environ.get(variable)]
+    if not named:
+        raise ConfigError(f"prune: expected a server in {' or '.join(variables.values())}")
     kept: list[str] = []
     dropped: list[str] = []
     too_late: list[str] = []  # that a version has needed while they were dropped
-    with server_errors():
-        found = [each for each in client.list_collections(timeout=CONNECT_SECONDS) if each.startswith(PREFIX)]
-    with mlflow_errors():
-        for each in sorted(found):
-            is_needed = _is_needed(each, name)
-            if is_needed is not None:
-                (kept if is_needed else dropped).append(each)
-            if is_needed is False and not dry_run:
-                with server_errors():
-                    client.drop_collection(each, timeout=DROP_SECONDS)
-                log.info("%s: dropped %s", name, each)
-                if bundle_of(each) and _is_needed(each, name):
-                    too_late.append(each)
+    for kind in named:
+        with closing(database_of(kind).connect()) as database, mlflow_errors():
+            for each in sorted(database.names()):
+                is_needed = _is_needed(each, name)
+                if is_needed is not None:
+                    (kept if is_needed else dropped).append(each)
+                if is_needed is False and not dry_run:
+                    database.drop(each, DROP_SECONDS)
+                    log.info("%s: dropped %s", name, each)
+                    if bundle_of(each) and _is_needed(each, name):
+                        too_late.append(each)
     if too_late:
         raise MissingStage(
             f"{name}: a version got an alias while its collection was dropped: {', '.join(too_late)}; "

@@ -11,7 +11,7 @@ import os
 import subprocess
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,20 +25,18 @@ from mlflow.models import Model
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle, entry_points
-from twinspire.protos.bundle import EXACT, HNSW, MILVUS
+from twinspire.protos.bundle import EXACT, HNSW, REMOTE_KINDS
 from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError
 from twinspire.protos.files.tokenizer import TOKENIZER
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION, INDEX_KIND
 from twinspire.protos.nearest.scores import LOWEST_SCORE
-from twinspire.protos.vector_databases import milvus
+from twinspire.protos.vector_databases.database import collection_name, database_of
 from twinspire.train.paths import ROOT
 from twinspire.train.training.tracking import get_run, is_absent, mlflow_errors, unreachable
 
 CHALLENGER = "challenger"
 # Packages that every registered model needs.
 RUNTIME = ("numpy", "onnxruntime", "protobuf", "pyroaring", "PyStemmer", "mlflow")
-# And those that one with an index on a Milvus server needs beside them.
-MILVUS_RUNTIME = ("pymilvus",)
 
 
 @dataclass(frozen=True)
@@ -142,27 +140,26 @@ def _found(ask: Callable[[str, str], ModelVersion], name: str, which: str) -> Mo
 
 
 def expect_collection(name: str, number: str) -> None:
-    """Check that a version whose index is on a Milvus server has its collection there.
+    """Check that a version whose items are in a vector database has its collection there.
 
     Raises:
-        ConfigError: the environment names no Milvus server.
+        ConfigError: the environment names no server of it.
         MissingStage: there is no such collection, or no such version.
-        Unavailable: the registry or the Milvus server does not answer.
+        Unavailable: the registry or that server does not answer.
     """
     tags = by_version(name, number).tags
-    if tags.get(INDEX_KIND) != MILVUS:
+    if (kind := tags.get(INDEX_KIND)) not in REMOTE_KINDS:
         return
     try:
-        collection = milvus.collection_name(tags.get(BUNDLE_VERSION, ""))
+        collection = collection_name(tags.get(BUNDLE_VERSION, ""))
     except ValueError as error:
         raise MissingStage(f"{name}: version {number}: tag {BUNDLE_VERSION}: {error}") from None
-    client = milvus.MilvusServer.from_environment().connect()
-    with milvus.server_errors():
-        is_there = client.has_collection(collection, timeout=milvus.CONNECT_SECONDS)
+    with closing(database_of(kind).connect()) as database:
+        is_there = collection in database.names()
     if not is_there:
         raise MissingStage(
-            f"{name}: version {number} cannot be served: there is no collection {collection} in Milvus "
-            f"({milvus.URI}); `python -m twinspire.export register --bundle FOLDER`, with its bundle, "
+            f"{name}: version {number} cannot be served: there is no collection {collection} in "
+            f"{database.title}; `python -m twinspire.export register --bundle FOLDER`, with its bundle, "
             "writes it again"
         )
 
@@ -196,7 +193,7 @@ def _version_of(manifest: bundle.Manifest) -> ModelVersion | None:
 def _packages(manifest: bundle.Manifest) -> tuple[str, ...]:
     """The packages that the model of a bundle needs."""
     tokens = ("tokenizers",) if TOKENIZER in manifest.schema.files() else ()
-    return (*RUNTIME, *tokens, *(MILVUS_RUNTIME if manifest.index.kind == MILVUS else ()))
+    return (*RUNTIME, *tokens, *(database_of(manifest.index.kind).packages if manifest.is_remote else ()))
 
 
 def _log_model(folder: Path, manifest: bundle.Manifest, run_id: str) -> ModelVersion:

@@ -4,7 +4,7 @@
     TWINSPIRE_MILVUS_TOKEN      user:password, or a key; may be absent
     TWINSPIRE_MILVUS_DATABASE   may be absent
 
-The collection of a bundle, which `milvus_collection.py` writes, is named by the bundle's version:
+The collection of a bundle, named by the bundle's version, has these fields:
 
     id        the item's id
     vector    float32 (D,): the item's vector
@@ -15,7 +15,6 @@ The collection of a bundle, which `milvus_collection.py` writes, is named by the
               few items that pass a filter, whatever ef. Servers compare all that pass where they are fewer
               than 7 %, so searches of each part together are exact
 
-The server's address and the credentials come from the environment alone: no bundle, log or error holds them.
 `pymilvus` is imported by the functions that need it, because that takes half a second.
 """
 
@@ -23,26 +22,58 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from twinspire.protos import names
-from twinspire.protos.bundle import MANIFEST, IndexParameters, Manifest
-from twinspire.protos.errors import BundleDamaged, ConfigError, PackageMissing, Unavailable
+import numpy as np
+
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.errors import ConfigError, PackageMissing, Unavailable
+from twinspire.protos.filter_kinds import KINDS
+from twinspire.protos.vector_databases.database import (
+    CONNECT_SECONDS,
+    FLAT_TYPE,
+    HNSW_TYPE,
+    PREFIX,
+    WRITE_SECONDS,
+    Described,
+    ItemRow,
+    Limits,
+    Vectors,
+    index_type,
+)
 
 URI, TOKEN, DATABASE = "TWINSPIRE_MILVUS_URI", "TWINSPIRE_MILVUS_TOKEN", "TWINSPIRE_MILVUS_DATABASE"
-PREFIX = "twinspire_"
-DRAFT_DIGITS = 32  # of a bundle's version, in the name of a draft
 ID, VECTOR, DISPLAY, PART = "id", "vector", "display", "part"
 PARTS = 20
 MAX_BYTES = 65_535  # of a string in a collection
-HNSW_TYPE, FLAT_TYPE = "HNSW", "FLAT"
-INDEX_TYPES = (HNSW_TYPE, FLAT_TYPE)  # `index.options.type` of a manifest; FLAT compares all items
 MAX_K = 16_384  # items that one search returns at most
-CONNECT_SECONDS, WRITE_SECONDS = 5.0, 600.0
+QUERIES = 64  # of one search
+# Of one insert. A server takes 64 MiB, and the last item of an insert may add 1 MiB for each filter field.
+INSERT_ROWS, INSERT_BYTES = 2000, 8 << 20
+# Of fewer items all are compared: Milvus builds no graph for less than 1,024, and 2.3.5 then misses some.
+SMALLEST_GRAPH = 4096
+# A collection has at most 64 fields. All servers read the escapes of tabs and line ends alike.
+LIMITS = Limits(
+    "Milvus",
+    30,
+    MAX_BYTES,
+    MAX_BYTES,
+    4096,
+    1 << 20,
+    re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]"),
+    "control characters",
+)
+# Stored type of a field's values, None for strings -> type in Milvus, and value where it is absent.
+_STORED: dict[Any, tuple[str, Any]] = {
+    np.float64: ("DOUBLE", 0.0),
+    np.int8: ("BOOL", False),
+    np.int64: ("INT64", 0),
+    None: ("VARCHAR", ""),
+}
 # gRPC's own retries, within the time of a call. A server that has come back is found within a second.
 CHANNEL: dict[str, Any] = {
     "grpc.enable_retries": 1,
@@ -54,10 +85,7 @@ CHANNEL: dict[str, Any] = {
         '"retryableStatusCodes": ["UNAVAILABLE"]}}]}'
     ),
 }
-_READ_BY_ALL = "\t\n\r"  # control characters whose escapes all servers read
 _ADDRESS = re.compile(r"(https?|tcp)://(\[[0-9a-fA-F:]+\]|[^\s/@:?#]+)(:[0-9]{1,5})?/?")
-_COLLECTION = re.compile(rf"{PREFIX}([0-9a-f]{{64}})")
-_DRAFT = re.compile(rf"{PREFIX}draft_([0-9a-f]{{{DRAFT_DIGITS}}}|index)_([0-9a-f]{{8}})[0-9a-f]{{8}}")
 
 
 @dataclass(frozen=True)
@@ -143,37 +171,6 @@ def reason_of(error: Exception) -> str:
     return f"does not answer: error {code}" if isinstance(code, int) else "does not answer"
 
 
-def collection_name(version: str) -> str:
-    """The collection of a bundle, by the bundle's version."""
-    return f"{PREFIX}{names.bundle_version(version)}"
-
-
-def bundle_of(collection: str) -> str | None:
-    """The version of a collection's bundle; None if the collection is not one of a bundle."""
-    found = _COLLECTION.fullmatch(collection)
-    return found[1] if found else None
-
-
-def draft_seconds(collection: str) -> int | None:
-    """When the writing of a collection began, in Unix seconds; None if it is not a draft."""
-    found = _DRAFT.fullmatch(collection)
-    return int(found[2], 16) if found else None
-
-
-def index_type(parameters: IndexParameters) -> str:
-    """The type of the index in Milvus: one of `INDEX_TYPES`.
-
-    Raises:
-        BundleDamaged: the manifest names another one.
-    """
-    found = parameters.options.get("type", HNSW_TYPE)
-    if found not in INDEX_TYPES:
-        raise BundleDamaged(
-            f"{MANIFEST}: index.options.type: expected one of {', '.join(INDEX_TYPES)}, got {found!r}"
-        )
-    return str(found)
-
-
 def search_params(parameters: IndexParameters, k: int) -> dict[str, Any]:
     """What a search for `k` items passes to Milvus."""
     if index_type(parameters) == FLAT_TYPE:
@@ -185,55 +182,188 @@ def literal(text: str) -> str | None:
     """A string as a part of an expression; None if a collection cannot hold it.
 
     All servers read the escapes of quotes, backslashes, tabs and line ends alike. So no collection holds
-    strings with other control characters, and none holds more than `MAX_BYTES` or lone surrogates.
+    strings with other control characters.
     """
-    if any(ord(each) < 32 and each not in _READ_BY_ALL for each in text):
-        return None
-    try:
-        is_held = len(text.encode()) <= MAX_BYTES
-    except UnicodeEncodeError:
-        return None
-    return json.dumps(text, ensure_ascii=False) if is_held else None
+    return json.dumps(text, ensure_ascii=False) if LIMITS.holds(text) else None
 
 
-def expected_fields(manifest: Manifest) -> set[str]:
-    """The names of the fields of a bundle's collection."""
-    return {
-        ID,
-        VECTOR,
-        DISPLAY,
-        PART,
-        *(f"{kind}{n}" for n in range(len(manifest.filters)) for kind in ("f", "has")),
-    }
-
-
-def check_collection(client: Any, name: str, manifest: Manifest, seconds: float = WRITE_SECONDS) -> None:
-    """Load the collection of a bundle, and check that it is the bundle's and whole; the read is consistent.
+class MilvusDatabase:
+    """A client of a Milvus server; implements `VectorDatabase`.
 
     Args:
-        seconds: that each question to the server may take.
-
-    Raises:
-        BundleDamaged: there is no such collection, or it is of another bundle or holds other items.
-        Unavailable: the server does not answer.
+        client: a `pymilvus.MilvusClient`.
     """
-    version, where = manifest.bundle_version[:12], f"collection {name} in Milvus ({URI})"
-    with server_errors():
-        if not client.has_collection(name, timeout=seconds):
-            raise BundleDamaged(
-                f"bundle {version}: there is no {where}: export or register the bundle again, or "
-                "name the server that holds it"
+
+    title = f"Milvus ({URI})"
+    packages = ("pymilvus",)
+    limits = LIMITS
+    widest = 32_768
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    @classmethod
+    def connect(cls, seconds: float = CONNECT_SECONDS) -> "MilvusDatabase":
+        """As `VectorDatabase.connect`."""
+        return cls(MilvusServer.from_environment().connect(seconds))
+
+    def names(self) -> list[str]:
+        """As `VectorDatabase.names`."""
+        with server_errors():
+            found = self.client.list_collections(timeout=CONNECT_SECONDS)
+        return [each for each in found if each.startswith(PREFIX)]
+
+    def describe(self, name: str, seconds: float = WRITE_SECONDS) -> Described | None:
+        """As `VectorDatabase.describe`."""
+        with server_errors():
+            if not self.client.has_collection(name, timeout=seconds):
+                return None
+            said = self.client.describe_collection(name, timeout=seconds)
+            self.client.load_collection(name, timeout=seconds)
+            strong = {"consistency_level": "Strong", "timeout": seconds}
+            count = self.client.query(name, filter="", output_fields=["count(*)"], **strong)[0]["count(*)"]
+        return Described(said.get("description", ""), {each["name"] for each in said["fields"]}, count)
+
+    def fields(self, count: int) -> set[str]:
+        """As `VectorDatabase.fields`."""
+        return {ID, VECTOR, DISPLAY, PART, *(f"{kind}{n}" for n in range(count) for kind in ("f", "has"))}
+
+    def create(
+        self,
+        name: str,
+        vectors: Vectors,
+        parameters: IndexParameters,
+        kinds: Sequence[str],
+        rows: Iterator[ItemRow],
+        version: str,
+    ) -> None:
+        """As `VectorDatabase.create`."""
+        from pymilvus import DataType
+
+        text = {"datatype": DataType.VARCHAR, "max_length": MAX_BYTES}
+        schema = self.client.create_schema(auto_id=False, enable_dynamic_field=False, description=version)
+        schema.add_field(ID, is_primary=True, **text)
+        schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=vectors.shape[1])
+        schema.add_field(DISPLAY, **text)
+        schema.add_field(PART, DataType.INT8)
+        for n, kind in enumerate(kinds):
+            schema.add_field(f"has{n}", DataType.BOOL)
+            held = getattr(DataType, _STORED[KINDS[kind].dtype][0])
+            long = {"max_length": MAX_BYTES} if held == DataType.VARCHAR else {}
+            if KINDS[kind].is_list:
+                long |= {"element_type": held, "max_capacity": LIMITS.strings}
+                held = DataType.ARRAY
+            schema.add_field(f"f{n}", held, **long)
+        items = (
+            _held(n, row, kinds) | {VECTOR: np.asarray(vector)}
+            for n, (row, vector) in enumerate(zip(rows, vectors, strict=True))
+        )
+        kind = FLAT_TYPE if len(vectors) < SMALLEST_GRAPH else index_type(parameters)
+        shape = {"M": parameters.m, "efConstruction": parameters.ef_construction} if kind == HNSW_TYPE else {}
+        seconds = {"timeout": WRITE_SECONDS}
+        with server_errors():
+            self.client.create_collection(name, schema=schema, consistency_level="Strong", **seconds)
+            for part in _inserts(items):
+                self.client.insert(name, part, **seconds)
+            self.client.flush(name, **seconds)
+            index = self.client.prepare_index_params()
+            index.add_index(VECTOR, index_type=kind, metric_type="IP", params=shape)
+            self.client.create_index(name, index, **seconds)
+            self.client.load_collection(name, **seconds)
+
+    def read(
+        self, name: str, item_ids: Sequence[str], kinds: Sequence[str]
+    ) -> dict[str, tuple[ItemRow, Vectors]]:
+        """As `VectorDatabase.read`."""
+        wanted = ", ".join(text for each in item_ids if (text := literal(each)) is not None)
+        with server_errors():
+            found = self.client.query(
+                name,
+                filter=f"{ID} in [{wanted}]",
+                output_fields=[*self.fields(len(kinds))],
+                consistency_level="Strong",
+                timeout=WRITE_SECONDS,
             )
-        said = client.describe_collection(name, timeout=seconds)
-        if said.get("description") not in (manifest.bundle_version, ""):  # milvus-lite keeps no description
-            raise BundleDamaged(f"{where}: written for another bundle than {version}")
-        if (found := {each["name"] for each in said["fields"]}) != expected_fields(manifest):
-            raise BundleDamaged(
-                f"{where}: has the fields {', '.join(sorted(found))}, which another version of this program "
-                "has written: drop it, and register the bundle again"
+        return {
+            each[ID]: (
+                ItemRow(
+                    each[ID],
+                    each[DISPLAY],
+                    tuple(_given(each[f"f{n}"]) if each[f"has{n}"] else None for n in range(len(kinds))),
+                ),
+                np.asarray(each[VECTOR], np.float32),
             )
-        client.load_collection(name, timeout=seconds)
-        strong = {"consistency_level": "Strong", "timeout": seconds}
-        counted = client.query(name, filter="", output_fields=["count(*)"], **strong)[0]["count(*)"]
-    if counted != manifest.count:
-        raise BundleDamaged(f"{where}: holds {counted} items, but bundle {version} has {manifest.count}")
+            for each in found
+        }
+
+    def rename(self, name: str, new: str) -> None:
+        """As `VectorDatabase.rename`."""
+        with server_errors():
+            self.client.rename_collection(name, new, timeout=WRITE_SECONDS)
+
+    def drop(self, name: str, seconds: float = WRITE_SECONDS) -> None:
+        """As `VectorDatabase.drop`."""
+        with server_errors():
+            self.client.drop_collection(name, timeout=seconds)
+
+    def nearest(self, name: str, queries: Vectors, k: int, parameters: IndexParameters) -> list[list[str]]:
+        """As `VectorDatabase.nearest`."""
+        found: list[list[str]] = []
+        with server_errors():
+            for start in range(0, len(queries), QUERIES):
+                answers = self.client.search(
+                    name,
+                    data=[*np.asarray(queries[start : start + QUERIES], np.float32)],
+                    limit=k,
+                    output_fields=[ID],
+                    search_params=search_params(parameters, k),
+                    timeout=WRITE_SECONDS,
+                    consistency_level="Bounded",  # `create` has flushed and loaded what it wrote
+                )
+                found += [[each[ID] for each in hits] for hits in answers]
+        return found
+
+    def close(self) -> None:
+        """As `VectorDatabase.close`."""
+        self.client.close()
+
+
+ENGINE = MilvusDatabase
+
+
+def _held(n: int, row: ItemRow, kinds: Sequence[str]) -> dict[str, Any]:
+    """The fields of item `n` without its vector, as a collection holds them."""
+    held: dict[str, Any] = {ID: row.item_id, DISPLAY: row.display, PART: n % PARTS}
+    for place, (kind, value) in enumerate(zip(kinds, row.values, strict=True)):
+        empty = [] if KINDS[kind].is_list else _STORED[KINDS[kind].dtype][1]
+        held[f"has{place}"] = value is not None
+        held[f"f{place}"] = empty if value is None else value
+    return held
+
+
+def _given(value: Any) -> Any:
+    """A value as `ItemRow` has it: pymilvus returns lists of its own kind."""
+    return list(value) if not isinstance(value, str | float | int) else value
+
+
+def _inserts(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in parts of at most `INSERT_ROWS`, each of less than `INSERT_BYTES` before its last row."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += sum(map(_size, row.values()))
+        if len(part) == INSERT_ROWS or size >= INSERT_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _size(value: Any) -> int:
+    """Bytes of a value in a message, about."""
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, str):
+        return len(value.encode()) + 8  # its key and its length
+    return sum(map(_size, value)) if isinstance(value, list) else 8

@@ -1,1 +1,1 @@
-"""Vector indexes: exact search, HNSW graphs, and collections of a Milvus server."""
+"""Vector indexes: exact search, HNSW graphs, and collections of vector databases."""

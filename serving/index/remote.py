@@ -1,16 +1,17 @@
 """Collections on another server, which hold the items of a bundle, and the time that reading one may take.
 
-Another vector database is a class with the methods of `RemoteCollection`, named in `COLLECTIONS`. Export
-builds its collections (`export/ann/kinds/`) and drops them (`export/release/prune.py`). A collection never
-changes: each version of a bundle has one of its own, so a swap of bundles is a swap of collections.
+Another vector database is a module in `collections/` with the name of its kind, whose `COLLECTION` is a class
+with the methods of `RemoteCollection`; export writes and drops its collections by
+`protos/vector_databases/`. A collection never changes: each version of a bundle has one of its own, so a swap
+of bundles is a swap of collections.
 """
 
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Protocol
 
 import numpy as np
@@ -18,11 +19,9 @@ import numpy.typing as npt
 
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import Unavailable
+from twinspire.protos.vector_databases.database import engine_module
 from twinspire.serving.filters.expression import Filter
 
-# Kind -> module and class, imported only for a bundle of that kind. The class takes the bundle's manifest.
-# (`train/fingerprint.py` follows names of modules in strings.)
-COLLECTIONS = {"milvus": ("twinspire.serving.index.milvus_collection", "MilvusCollection")}
 SECONDS = 5.0  # that a search takes at most
 
 Vectors = npt.NDArray[np.float32]
@@ -85,9 +84,10 @@ def open_collection(manifest: Manifest) -> RemoteCollection:
 
     Raises:
         ConfigError: the environment does not name the server.
+        PackageMissing: the kind needs a package that is not installed.
     """
-    module, name = COLLECTIONS[manifest.index.kind]
-    collection: RemoteCollection = getattr(import_module(module), name)(manifest)
+    module = engine_module("twinspire.serving.index.collections", manifest.index.kind)
+    collection: RemoteCollection = module.COLLECTION(manifest)
     return collection
 
 
@@ -114,3 +114,31 @@ def seconds_left() -> float:
     if left <= 0:
         raise Unavailable("the server of the index has not answered in time")
     return left
+
+
+class Once:
+    """Work that the first read does, and others wait for; it is done again after it has failed.
+
+    Args:
+        title: of the server, for errors.
+    """
+
+    def __init__(self, title: str) -> None:
+        self._title, self._lock, self._is_done = title, threading.Lock(), False
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do the work if it is not done yet.
+
+        Raises:
+            Unavailable: the work of another read does not end in the time that is left.
+        """
+        if self._is_done:
+            return
+        if not self._lock.acquire(timeout=seconds_left()):
+            raise Unavailable(f"{self._title} does not answer: another search waits for a connection")
+        try:
+            if not self._is_done:
+                work()
+                self._is_done = True
+        finally:
+            self._lock.release()

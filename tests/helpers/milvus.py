@@ -35,9 +35,6 @@ from typing import Any
 import pytest
 
 from tests.helpers.shared import shared_folder
-from twinspire.protos.bundle import Manifest
-from twinspire.protos.vector_databases import milvus
-from twinspire.protos.vector_databases.milvus_collection import write_collection
 from twinspire.train.paths import ROOT
 
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000
@@ -70,11 +67,6 @@ def _is_installed(name: str) -> bool:
 def _may_unshare() -> bool:
     code = "import tests.helpers.milvus as it; it._leave_network()"
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0
-
-
-def publish(folder: Path, manifest: Manifest) -> str:
-    """Write the collection of a bundle to the server of the environment."""
-    return write_collection(milvus.MilvusServer.from_environment().connect(), folder, manifest)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,10 @@
-"""Real servers for tests: `mlflow server` and `mlflow models serve` over HTTP, and PostgreSQL behind one."""
+"""Real servers for tests: `mlflow server` and `mlflow models serve` over HTTP."""
 
 import contextlib
-import importlib.util
 import os
-import pwd
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -59,54 +55,6 @@ def model_server(folder: Path, model: str, tracking_uri: str) -> Iterator[str]:
     command += ["--env-manager", "local"]
     with _serving(folder, command, "/ping", MLFLOW_TRACKING_URI=tracking_uri) as url:
         yield url
-
-
-@contextmanager
-def postgres() -> Iterator[str]:
-    """The URI of a PostgreSQL cluster of its own, on a socket in a temporary folder."""
-    programs = str(Path(shutil.which("initdb") or "").resolve().parent)
-    user = _unprivileged()
-    with tempfile.TemporaryDirectory(prefix="twinspire-pg-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        if user:
-            shutil.chown(folder, user)
-        data, settings = str(folder / "data"), ["-c", "listen_addresses=", "-c", "fsync=off"]
-        made = subprocess.run(
-            [f"{programs}/initdb", "-D", data, "-U", "twinspire", "-A", "trust", "-E", "UTF8", "--no-locale"],
-            user=user,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-        assert made.returncode == 0, made.stderr
-        command = [f"{programs}/postgres", "-D", data, "-k", name, *settings]
-        with (folder / "log").open("w") as log:
-            process = subprocess.Popen(command, user=user, cwd=folder, stdout=log, stderr=log)
-        try:
-            asks = [f"{programs}/pg_isready", "-q", "-h", name]
-            _wait(process, folder / "log", lambda: subprocess.run(asks).returncode == 0)
-            yield f"postgresql://twinspire@/postgres?host={name}"
-        finally:
-            process.send_signal(signal.SIGINT)  # to PostgreSQL: end now, and properly
-            process.wait(30)
-
-
-def without_postgres() -> str:
-    """Why PostgreSQL cannot be tested here; empty if it can."""
-    if shutil.which("initdb") is None:
-        return "PostgreSQL is not installed: there is no initdb on the PATH"
-    if importlib.util.find_spec("psycopg") is None:
-        return "the driver of PostgreSQL is not installed: there is no psycopg"
-    if os.geteuid() == 0 and _unprivileged() is None:
-        return "PostgreSQL does not run as root, and there is neither a user postgres nor nobody"
-    return ""
-
-
-def _unprivileged() -> str | None:
-    """Who is to run PostgreSQL, which refuses to run as root; None where we are not root."""
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    names = [name for name in ("postgres", "nobody") if name in known]
-    return names[0] if os.geteuid() == 0 and names else None
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def scene(make: Callable[..., "Scene"]) -> "Scene":
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """A PostgreSQL cluster."""
-    from tests.helpers.mlflow_servers import postgres, without_postgres
+    from tests.helpers.postgres import postgres, without_postgres
 
     if why := without_postgres():
         pytest.skip(why)

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from twinspire.protos.bundle import EXACT, HNSW, INDEX_KINDS, MILVUS
+from twinspire.protos.bundle import EXACT, HNSW, INDEX_KINDS, REMOTE_KINDS
 from twinspire.train.config.checks import at_least, refuse_unused
 
-MILVUS_TYPES = ("HNSW", "FLAT")  # as `protos/vector_databases/milvus.py` names them
+TYPES = ("HNSW", "FLAT")  # as `protos/vector_databases/database.py` names them
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,9 @@ class IndexConfig:
         seed: of the graph's levels, and of the draw of at most 2,000 queries that widths are measured on.
         threads: threads of the build; 0 takes OMP_NUM_THREADS, or all cores where it is not set. With 1
             thread the graph is reproducible byte for byte.
-        kind: one of `INDEX_KINDS`; `hnsw` includes exact search. `milvus` is a collection on the server that
-            the variable TWINSPIRE_MILVUS_URI names.
-        options: parameters of another kind. Of `milvus`: `type`, which is "HNSW" or "FLAT" (all items are
-            compared).
+        kind: one of `INDEX_KINDS`; `hnsw` includes exact search. Others are a collection on the server of a
+            vector database that a variable names: TWINSPIRE_MILVUS_URI of `milvus`.
+        options: parameters of another kind: `type`, which is "HNSW" or "FLAT" (all items are compared).
     """
 
     m: int = 32
@@ -55,23 +54,23 @@ class IndexConfig:
             raise ValueError(
                 "options: goes with another kind of index; leave it out, it would change nothing"
             )
-        if self.kind == MILVUS:
-            self._check_milvus()
+        if self.kind in REMOTE_KINDS:
+            self._check_remote()
             return
         graph_keys = ("m", "ef_construction")
         refuse_unused(self, {'search = "auto" or "graph"': (self.search != "exact", graph_keys)})
 
-    def _check_milvus(self) -> None:
+    def _check_remote(self) -> None:
         unknown = [*{*self.options} - {"type"}]
         if unknown:
-            raise ValueError(f"options.{unknown[0]}: expected no other option than type for kind milvus")
-        chosen = self.options.get("type", MILVUS_TYPES[0])
-        if chosen not in MILVUS_TYPES:
-            raise ValueError(f"options.type: expected one of {', '.join(MILVUS_TYPES)}, got {chosen!r}")
+            raise ValueError(f"options.{unknown[0]}: expected no other option than type for kind {self.kind}")
+        chosen = self.options.get("type", TYPES[0])
+        if chosen not in TYPES:
+            raise ValueError(f"options.type: expected one of {', '.join(TYPES)}, got {chosen!r}")
         refuse_unused(
             self,
             {
                 f'kind = "{HNSW}"': (False, ("search",)),
-                'options.type = "HNSW"': (chosen == MILVUS_TYPES[0], ("m", "ef_construction")),
+                'options.type = "HNSW"': (chosen == TYPES[0], ("m", "ef_construction")),
             },
         )

@@ -177,7 +177,8 @@ def test_no_width_is_chosen_where_graphs_are_not_searched(monkeypatch: pytest.Mo
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(
-        BundleError, match=r"manifest\.json: index\.kind: expected one of hnsw, milvus, got 'remote'"
+        BundleError,
+        match=r"manifest\.json: index\.kind: expected one of hnsw, milvus, got 'remote'",
     ):
         ann.index_kind("remote")
 

@@ -18,7 +18,8 @@ import pytest
 from rich.console import Console
 
 from tests.helpers import releases
-from tests.helpers.mlflow_servers import mlflow_server, model_server, postgres, without_postgres
+from tests.helpers.mlflow_servers import mlflow_server, model_server
+from tests.helpers.postgres import postgres, without_postgres
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
 from tests.helpers.waiting import wait_until

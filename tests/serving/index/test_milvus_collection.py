@@ -18,7 +18,7 @@ from twinspire.protos.vector_databases.milvus import DISPLAY, ID, URI
 from twinspire.serving.index.remote import seconds_left, within
 
 if TYPE_CHECKING:
-    from twinspire.serving.index.milvus_collection import MilvusCollection
+    from twinspire.serving.index.collections.milvus import MilvusCollection
 
 pytestmark = needs_lite()  # that is, the package pymilvus
 QUERY = np.ones((1, 4), np.float32)
@@ -53,11 +53,11 @@ class Client:
 
 
 def collection_of(monkeypatch: pytest.MonkeyPatch, connect: Callable[[float], Any]) -> "MilvusCollection":
-    from twinspire.serving.index import milvus_collection  # which imports a package of the extra
+    from twinspire.serving.index.collections import milvus  # which imports a package of the extra
 
     monkeypatch.setenv(URI, "http://127.0.0.1:1")
-    made = milvus_collection.MilvusCollection(tiny_manifest(3, TinyTower(), bundle_version="0" * 64))
-    monkeypatch.setattr(milvus_collection, "check_collection", lambda *arguments: None)
+    made = milvus.MilvusCollection(tiny_manifest(3, TinyTower(), bundle_version="0" * 64))
+    monkeypatch.setattr(milvus, "check_collection", lambda *arguments: None)
     monkeypatch.setattr(made, "_server", SimpleNamespace(connect=connect, is_file=True))
     return made
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.mlflow_servers import postgres, without_postgres
+from tests.helpers.postgres import postgres, without_postgres
 from tests.helpers.serving.shown import shown
 from tests.load.live import report
 from tests.load.live.load_run import of_plan

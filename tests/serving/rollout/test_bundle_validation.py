@@ -17,12 +17,11 @@ import psutil
 import pytest
 
 from tests.helpers.altered import altered, swell
-from tests.helpers.milvus import needs_lite
 from tests.helpers.serving.following import reseal
 from tests.helpers.tiny import build_links, item_names, tiny_bundle
+from tests.helpers.vector_databases import ENGINES, NOWHERE, Engine
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.errors import BundleDamaged, Unavailable
-from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.rollout import bundle_validation, memory_budget
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.rollout.memory_budget import MIB
@@ -57,16 +56,14 @@ def test_a_catalogue_that_cannot_be_made_ready_is_no_fault_of_the_bundle(
     assert f"{plain.name}: no catalogue is made ready in" in record.getMessage()
 
 
-@needs_lite()
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_a_server_of_the_index_that_is_down_is_no_fault_of_the_bundle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(URI, "http://127.0.0.1:1")
-    index = bundle.IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})
-    folder = tiny_bundle(tmp_path, 20, index=index)
-    with pytest.raises(
-        Unavailable, match=rf"{folder.name}: the validation failed: Milvus .* does not answer"
-    ):
+    monkeypatch.setenv(engine.variable, NOWHERE[engine.kind])
+    folder = tiny_bundle(tmp_path, 20, index=engine.index())
+    failed = rf"{folder.name}: the validation failed: .* \({engine.variable}\) does not answer"
+    with pytest.raises(Unavailable, match=failed):
         bundle_validation.validate_bundle(folder)
 
 

@@ -1,4 +1,4 @@
-"""`min_score` and `weak` on every kind of segment: searched exactly, by a graph or in Milvus, and live."""
+"""`min_score` and `weak` on every kind of segment: exact, a graph, a vector database, and live."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.answers import hits_of
-from tests.helpers.milvus import needs_lite, publish
 from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from tests.helpers.vector_databases import ENGINES, empty_engine, publish
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import InvalidInput
-from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.filters.expression import where
 from twinspire.serving.retrieval.answer import Basis, FusionMode
 from twinspire.serving.retrieval.query import Query
@@ -23,11 +22,10 @@ NAMES = item_names(ITEMS)
 INDEXES = {
     "exact": IndexParameters("ip", 16, 100, 64, exact=True),
     "graph": IndexParameters("ip", 16, 200, 200),
-    "milvus": IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"}),
 }
 WEAK = 0.75  # below it is the best score of words that no item holds, and above it that of an item's own
 UNKNOWN = "zzzz qqqq"
-KINDS = ["exact", "graph", "live", pytest.param("milvus", marks=needs_lite())]
+KINDS = ["exact", "graph", "live", *ENGINES]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["hybrid", "dense"])
@@ -39,19 +37,22 @@ def is_hybrid(request: pytest.FixtureRequest) -> bool:
 def retriever(
     request: pytest.FixtureRequest, is_hybrid: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Retriever]:
-    if request.param == "milvus" and is_hybrid:
-        pytest.skip("a bundle whose items are in Milvus has no lexical index")
     folder = tmp_path_factory.mktemp("scores")
     index = INDEXES.get(request.param, INDEXES["exact"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(URI, str(folder / "lite.db"))
-        made = tiny_bundle(folder, ITEMS, filters=FILTERS, is_hybrid=is_hybrid, index=index, weak_score=WEAK)
-        if request.param == "milvus":
-            publish(made, bundle.read(made))
-        if request.param == "live":
-            yield written_again(made, folder)
-        else:
-            yield Retriever.load(made)
+
+    def make(index: IndexParameters) -> Path:
+        return tiny_bundle(folder, ITEMS, filters=FILTERS, is_hybrid=is_hybrid, index=index, weak_score=WEAK)
+
+    if request.param in (*INDEXES, "live"):
+        made = make(index)
+        yield written_again(made, folder) if request.param == "live" else Retriever.load(made)
+        return
+    if is_hybrid:
+        pytest.skip("a bundle whose items are in a vector database has no lexical index")
+    with empty_engine(request.param, request, folder) as engine:
+        made = make(engine.index())
+        publish(made, bundle.read(made))
+        yield Retriever.load(made)
 
 
 def written_again(made: Path, folder: Path) -> Retriever:

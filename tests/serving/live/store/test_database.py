@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tests.helpers.mlflow_servers import without_postgres
+from tests.helpers.postgres import without_postgres
 from tests.serving.live.store.test_store import one, upsert
 from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.serving.live.store import database

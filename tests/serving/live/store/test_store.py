@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.mlflow_servers import without_postgres
+from tests.helpers.postgres import without_postgres
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.errors import InvalidInput, Overloaded, Unavailable
 from twinspire.serving.live.store import store as stores

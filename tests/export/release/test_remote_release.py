@@ -1,9 +1,10 @@
-"""A version whose index is in Milvus is released while its collection is there, which aliases keep."""
+"""A version whose items are in a vector database is released with its collection; aliases keep it."""
 
 import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from tests.helpers import releases
-from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import NAME, Decide, aliased, make_challenger
 from tests.helpers.stdlib import tracking_at
+from tests.helpers.vector_databases import ENGINES, Engine
 from twinspire.export.release import audit_log, registry
 from twinspire.export.release import promote as releasing
 from twinspire.export.release import prune as pruning
@@ -25,53 +26,65 @@ from twinspire.export.release.prune import prune
 from twinspire.export.release.registry import by_version
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
-from twinspire.protos.errors import MissingStage
+from twinspire.protos.errors import ConfigError, MissingStage
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
-from twinspire.protos.vector_databases.milvus_collection import CollectionItems, draft_name, fill
+from twinspire.protos.vector_databases.collection import CollectionItems
+from twinspire.protos.vector_databases.database import (
+    VectorDatabase,
+    bundle_of,
+    collection_name,
+    database_of,
+    draft_name,
+)
 from twinspire.train.training.tracking import experiment_id
 
-pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), needs_lite()]
-FLAT = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::Warning:mlflow"),
+    pytest.mark.parametrize("engine", ENGINES, indirect=True),
+]
+
+FLAT = IndexParameters("ip", 8, 64, 64, options={"type": "FLAT"})
 
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """Two registered versions of one bundle, the folder of that bundle, and a client of the collections."""
+    """Two registered versions of one bundle, the folder of that bundle, and the database."""
 
     folder: Path
-    client: Any
+    database: VectorDatabase
+    engine: Engine
     collection: str
 
 
 @pytest.fixture
-def lite(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of the collections, of which there are none; the registry is empty, too."""
-    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
-    with tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"):
-        client = MilvusServer.from_environment().connect()
-        yield client
-        client.close()
+def database(engine: Engine, empty_store: Path, tmp_path: Path) -> Iterator[VectorDatabase]:
+    """A database without collections; the registry is empty, too."""
+    with (
+        tracking_at(f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"),
+        closing(engine.connect()) as made,
+    ):
+        yield made
 
 
 @pytest.fixture
-def store(lite: Any, tmp_path: Path) -> Store:
+def store(engine: Engine, database: VectorDatabase, tmp_path: Path) -> Store:
     tracking = mlflow.MlflowClient()
     run_id = tracking.create_run(experiment_id(NAME)).info.run_id
-    folder = releases.small_bundle(tmp_path / "bundles", "a", run_id=run_id, index=FLAT)
+    folder = releases.small_bundle(tmp_path / "bundles", "a", run_id=run_id, index=engine.index())
     version, _ = registry.register(folder)
     again = releases.register_again(1)
     for key, value in version.tags.items():
         tracking.set_model_version_tag(NAME, again.version, key, value)
-    return Store(folder, lite, collection_name(bundle.read(folder).bundle_version))
+    return Store(folder, database, engine, collection_name(bundle.read(folder).bundle_version))
 
 
 def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registering_again(
     store: Store, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert store.client.list_collections() == [store.collection]  # `register` has written it
+    assert store.database.names() == [store.collection]  # `register` has written it
     files = mlflow.artifacts.load_text(f"models:/{NAME}/1/requirements.txt").splitlines()
-    assert "pymilvus" in {each.partition("==")[0] for each in files}
+    packages = database_of(store.engine.kind).packages
+    assert {*packages} <= {each.partition("==")[0] for each in files}
     candidate = ComparedVersion("1", store.folder, bundle.read_manifest(store.folder))
     monkeypatch.setattr(releasing, "fetch", lambda _, number: (candidate.folder, candidate.manifest))
     experiment = releases.small_experiment(tmp_path)
@@ -81,12 +94,12 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
         return releasing.promote(experiment, releases.no_data, console, compare=decide, **others)
 
     def drop() -> None:
-        store.client.drop_collection(store.collection)
+        store.database.drop(store.collection)
 
     promote(1, Decide())
     promote(2, Decide())
     drop()
-    refused = rf"version 1 cannot be served: there is no collection {store.collection} in Milvus"
+    refused = rf"version 1 cannot be served: there is no collection {store.collection} in "
     with pytest.raises(MissingStage, match=refused):
         roll_back(NAME)
     with pytest.raises(MissingStage, match=refused):
@@ -126,7 +139,7 @@ def test_a_rollback_to_a_version_whose_collection_is_dropped_meanwhile_says_how_
     assert told.value.__notes__ == ["version 1 has become champion"]
     assert (aliased("champion"), audit_log_of(NAME)["records"][-1]["outcome"]) == ("1", "done")
     registry.register(store.folder)
-    assert store.client.list_collections() == [store.collection]
+    assert store.database.names() == [store.collection]
 
 
 def test_prune_says_so_when_it_has_dropped_the_collection_of_a_version_that_got_an_alias(
@@ -134,13 +147,13 @@ def test_prune_says_so_when_it_has_dropped_the_collection_of_a_version_that_got_
 ) -> None:
     """A rollback begins and ends between the last look at the aliases and the drop."""
     without_alias("1")
-    drop = type(store.client).drop_collection
+    drop = type(store.database).drop
 
-    def roll_back_first(client: Any, name: str, **others: Any) -> None:
+    def roll_back_first(database: VectorDatabase, *given: Any) -> None:
         roll_back(NAME, to="1", reason="now")
-        drop(client, name, **others)
+        drop(database, *given)
 
-    monkeypatch.setattr(type(store.client), "drop_collection", roll_back_first)
+    monkeypatch.setattr(type(store.database), "drop", roll_back_first)
     told = f"a version got an alias while its collection was dropped: {store.collection};"
     with pytest.raises(MissingStage, match=told):
         prune(NAME)
@@ -160,25 +173,26 @@ def test_a_collection_that_is_dropped_while_its_bundle_is_registered_is_written_
 
     monkeypatch.setattr(registry, "_version_of", prune_first)
     version, _ = registry.register(store.folder)
-    assert (dropped, store.client.list_collections()) == ([store.collection], [store.collection])
+    assert (dropped, store.database.names()) == ([store.collection], [store.collection])
     assert aliased("challenger") == str(version.version)
 
 
 @pytest.fixture
-def five(lite: Any, tmp_path: Path) -> Any:
-    """The client, with a collection for each of five versions in the registry."""
+def five(database: VectorDatabase, tmp_path: Path) -> VectorDatabase:
+    """The database, with a collection for each of five versions in the registry."""
     releases.register(tmp_path / "bundles", 1)
     for number in range(2, 6):
         version = releases.register_again(1).version
-        mlflow.MlflowClient().set_model_version_tag(NAME, version, BUNDLE_VERSION, f"{number:064x}")
+        mlflow.MlflowClient().set_model_version_tag(NAME, version, BUNDLE_VERSION, 64 * f"{number}")
     for number in range(1, 6):
-        make(lite, name_of(str(number)))
-    return lite
+        make(database, name_of(str(number)))
+    return database
 
 
-def make(client: Any, name: str) -> None:
-    items = CollectionItems([], ["a", "b", "c", "d"], {}, [])
-    fill(client, name, np.eye(4, 8, dtype=np.float32), FLAT, items)
+def make(database: VectorDatabase, name: str) -> None:
+    items = CollectionItems(database.limits, [], ["a", "b", "c", "d"], {}, [])
+    version = bundle_of(name) or ""
+    database.create(name, np.eye(4, 8, dtype=np.float32), FLAT, [], items.rows(), version)
 
 
 def name_of(number: str) -> str:
@@ -186,7 +200,7 @@ def name_of(number: str) -> str:
 
 
 def test_collections_of_aliases_and_of_the_champions_before_stay(
-    five: Any, monkeypatch: pytest.MonkeyPatch
+    five: VectorDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {str(n): name_of(str(n)) for n in range(1, 6)}
     for before, after in (("", "1"), ("1", "2"), ("2", "3"), ("3", "4")):
@@ -201,9 +215,10 @@ def test_collections_of_aliases_and_of_the_champions_before_stay(
         make(five, each)
     told = prune(NAME, dry_run=True)
     assert told["dropped"] == sorted([names["1"], abandoned])
-    assert {*five.list_collections()} == {*names.values(), other, old, abandoned, "theirs"}
+    assert {*five.names()} == {*names.values(), other, old, abandoned}
     assert prune(NAME)["dropped"] == told["dropped"]
-    assert {*five.list_collections()} == {*names.values(), other, old, "theirs"} - {names["1"]}
+    assert {*five.names()} == {*names.values(), other, old} - {names["1"]}
+    assert five.describe("theirs") is not None
     assert roll_back(NAME) is not None  # to version 3, whose collection is there
     mlflow.MlflowClient().delete_registered_model_alias(NAME, "challenger")
     assert prune(NAME)["dropped"] == sorted([names["4"], names["5"]])
@@ -215,7 +230,7 @@ def test_collections_of_aliases_and_of_the_champions_before_stay(
     }
 
 
-def test_a_collection_stays_while_any_alias_or_another_model_needs_it(five: Any) -> None:
+def test_a_collection_stays_while_any_alias_or_another_model_needs_it(five: VectorDatabase) -> None:
     client, names = mlflow.MlflowClient(), {str(n): name_of(str(n)) for n in range(1, 6)}
     client.set_registered_model_alias(NAME, "champion", "5")
     client.delete_registered_model_alias(NAME, "challenger")
@@ -230,4 +245,10 @@ def test_a_collection_stays_while_any_alias_or_another_model_needs_it(five: Any)
         "kept": kept,
         "dropped": sorted(names[n] for n in "14"),
     }
-    assert sorted(five.list_collections()) == kept
+    assert sorted(five.names()) == kept
+
+
+def test_prune_needs_a_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(store.engine.variable)
+    with pytest.raises(ConfigError, match="a server in TWINSPIRE_MILVUS_URI"):
+        prune(NAME)

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from tests.helpers.answers import differences
-from tests.helpers.milvus import RunningMilvus, needs_lite, needs_server, publish
 from tests.helpers.tiny import FILTERS, item_ids, item_names, tiny_bundle, watched_bundle
+from tests.helpers.vector_databases import ENGINES, SERVERS, Engine, publish
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import BundleDamaged, UnknownItem
-from twinspire.protos.vector_databases.milvus import URI
 from twinspire.serving.benchmark import bundle_benchmark
 from twinspire.serving.filters.expression import Filter, where
 from twinspire.serving.retrieval.query import Query
@@ -21,28 +20,16 @@ from twinspire.serving.retrieval.retriever import Retriever
 
 COUNT = 300
 EXACT = IndexParameters("ip", 16, 100, 64, exact=True)
-FLAT = IndexParameters("ip", 16, 100, 64, kind="milvus", options={"type": "FLAT"})
 CHEAP: list[Filter | None] = [None, where.price < 30, ~(where.section == "section 1"), where.price > 1e9]
-
-
-@pytest.fixture(
-    params=[
-        pytest.param("lite", marks=needs_lite()),
-        pytest.param("server", marks=[needs_server(), pytest.mark.exhaustive]),
-    ],
-)
-def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    milvus: RunningMilvus | None = None if request.param == "lite" else request.getfixturevalue("milvus")
-    monkeypatch.setenv(URI, milvus.uri if milvus else str(tmp_path / "lite.db"))
 
 
 @pytest.fixture(params=[tiny_bundle, watched_bundle], ids=["cosines", "inner products"])
 def pair(
-    request: pytest.FixtureRequest, server: None, tmp_path: Path
+    request: pytest.FixtureRequest, engine: Engine, tmp_path: Path
 ) -> Iterator[tuple[Retriever, Retriever, Path]]:
     """A retriever here, and one on a collection from a folder without the items; and a whole folder."""
     make: Any = request.param
-    whole = make(tmp_path, COUNT, index=FLAT, filters=FILTERS)
+    whole = make(tmp_path, COUNT, index=engine.index(), filters=FILTERS)
     manifest = bundle.read(whole)
     publish(whole, manifest)
     served = tmp_path / "served"
@@ -61,6 +48,7 @@ def queries(near: Retriever) -> list[Query]:
     return found + [Query(item_id=each) for each in item_ids(COUNT)[:5]]
 
 
+@pytest.mark.parametrize("engine", SERVERS, indirect=True)
 def test_answers_scores_and_measurements_are_those_of_exact_search(
     pair: tuple[Retriever, Retriever, Path],
 ) -> None:
@@ -83,10 +71,9 @@ def test_answers_scores_and_measurements_are_those_of_exact_search(
     assert {*bundle_benchmark.recall(far, items, 10)} == {1.0}
 
 
-@needs_lite()
-def test_a_bundle_without_its_collection_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
-    folder = tiny_bundle(tmp_path, 40, index=FLAT)
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+def test_a_bundle_without_its_collection_is_refused(engine: Engine, tmp_path: Path) -> None:
+    folder = tiny_bundle(tmp_path, 40, index=engine.index())
     far = Retriever.load(folder)
     with pytest.raises(BundleDamaged, match="there is no collection twinspire_"):
         far.search([Query(item_names(40)[0])], 3)

@@ -1,22 +1,26 @@
 """An expression finds what columns in this process find, whatever the strings are."""
 
 import math
-from collections.abc import Iterator
+import secrets
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.helpers.milvus import RunningMilvus, needs_lite, needs_server
-from twinspire.protos.bundle import IndexParameters
+from tests.helpers.tiny import tiny_manifest
+from tests.helpers.tiny_towers import TinyTower
+from tests.helpers.vector_databases import SERVERS, Engine
 from twinspire.protos.filters import build_columns, column_values
-from twinspire.protos.vector_databases.milvus import MAX_BYTES, MilvusServer
-from twinspire.protos.vector_databases.milvus_collection import CollectionItems, fill
+from twinspire.protos.vector_databases.collection import CollectionItems
+from twinspire.protos.vector_databases.database import collection_name
+from twinspire.protos.vector_databases.milvus import MAX_BYTES
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.expression import Filter, where
 from twinspire.serving.filters.kinds import Time
-from twinspire.serving.index.milvus_filter import milvus_expression
+from twinspire.serving.index.remote import open_collection
 
 KINDS: dict[str, Any] = {
     'brand" or 1 == 1': "string", "tags": "strings", "price": "number", "sale": "boolean", "day": "time"
@@ -87,39 +91,28 @@ FILTERS: list[Filter] = [
 ]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param("lite", marks=needs_lite()),
-        pytest.param("server", marks=[needs_server(), pytest.mark.exhaustive]),
-    ],
-)
-def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if request.param == "lite":
-        uri = str(tmp_path_factory.mktemp("lite") / "lite.db")
-    else:
-        milvus: RunningMilvus = request.getfixturevalue("milvus")
-        uri = milvus.uri
-    made = MilvusServer(uri).connect()
+@pytest.mark.parametrize("engine", SERVERS, indirect=True)
+def test_an_expression_finds_what_the_columns_find(engine: Engine) -> None:
     built = sorted(build_columns(KINDS, ITEMS).items())
     values = [column_values(column, len(ITEMS)) for _, column in built]
     ids = [str(n) for n in range(len(ITEMS))]
-    held = CollectionItems([KINDS[name] for name, _ in built], ids, {}, values)
-    vectors = np.eye(len(ITEMS), 8, dtype=np.float32)
-    parameters = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "FLAT"})
-    fill(made, "filters", vectors, parameters, held)
-    yield made
-    made.drop_collection("filters")
-    made.close()
-
-
-def test_an_expression_finds_what_the_columns_find(client: Any) -> None:
-    wrong = []
-    for each in FILTERS:
-        expression = milvus_expression(each, KINDS)
-        assert BRAND not in expression
-        held = client.query("filters", filter=expression, output_fields=["id"], limit=1000)
-        rows = sorted(int(row["id"]) for row in held)
-        if rows != [*COLUMNS.evaluate(each)]:
-            wrong.append((each, expression, rows, [*COLUMNS.evaluate(each)]))
+    manifest = tiny_manifest(len(ITEMS), TinyTower(), bundle_version=secrets.token_hex(32))
+    manifest = replace(manifest, index=engine.index(), filters=KINDS)
+    name, wrong = collection_name(manifest.bundle_version), []
+    with closing(engine.connect()) as database:
+        held = CollectionItems(database.limits, [KINDS[name] for name, _ in built], ids, {}, values)
+        vectors = np.eye(len(ITEMS), 8, dtype=np.float32)
+        database.create(name, vectors, manifest.index, held.kinds, held.rows(), manifest.bundle_version)
+        collection = open_collection(manifest)
+        for each in FILTERS:
+            expression = collection.expression(each)
+            assert BRAND not in expression
+            expected = [*COLUMNS.evaluate(each)]
+            hits = (
+                collection.search(vectors[:1], len(ITEMS), expression, is_exact=True)[0] if expected else []
+            )
+            rows = sorted(int(item.item_id) for item, _ in hits)
+            if rows != expected or collection.count(expression) != len(expected):
+                wrong.append((each, expression, rows, expected))
+        database.drop(name)
     assert wrong == []

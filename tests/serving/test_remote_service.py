@@ -1,29 +1,34 @@
-"""A service whose index is a collection on a genuine Milvus server: swapped, frozen, killed, restarted."""
+"""A service whose items are on the server of a vector database: swapped, frozen, killed, restarted."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
+from psycopg import sql
 
 from tests.helpers.answers import hits_of
-from tests.helpers.milvus import RunningMilvus, milvus_server, needs_server, publish
+from tests.helpers.milvus import RunningMilvus, milvus_server, needs_server
+from tests.helpers.postgres import RunningPostgres, pgvector_programs, running
 from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
+from tests.helpers.vector_databases import publish
 from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
-from twinspire.protos.vector_databases import milvus_collection
-from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
+from twinspire.protos.vector_databases import milvus
+from twinspire.protos.vector_databases.database import collection_name, database_of, uri_variable
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
@@ -32,36 +37,53 @@ from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.train.paths import ROOT
 
-pytestmark = [needs_server(), pytest.mark.exhaustive, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(300)]
 
 ITEMS = 2000
 NAMES = item_names(ITEMS)
-INDEX = IndexParameters("ip", 16, 100, 1024, kind="milvus", options={"type": "HNSW"})
-RECOVERY_SECONDS = 100.0  # a server that was killed loads its collections again after its sessions have ended
+Server = RunningMilvus | RunningPostgres
+RECOVERY_SECONDS = (
+    100.0  # a server of Milvus that was killed loads its collections again after its sessions have ended
+)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("milvus", marks=needs_server())],
+)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMilvus]:
+def index(kind: str) -> IndexParameters:
+    return IndexParameters("ip", 16, 100, 1024, kind=kind, options={"type": "HNSW"})
+
+
+@pytest.fixture(scope="module")
+def server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of this module alone, which is ended by tests."""
-    with milvus_server(tmp_path_factory) as made, pytest.MonkeyPatch.context() as patched:
-        patched.setenv(URI, made.uri)
+    programs = pgvector_programs() or Path()
+    opened = milvus_server(tmp_path_factory) if kind == "milvus" else running(programs)
+    with opened as made, pytest.MonkeyPatch.context() as patched:
+        patched.setenv(uri_variable(kind), made.uri)
         yield made
 
 
 @pytest.fixture(scope="module")
-def folder(server: RunningMilvus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(server: Server, index: IndexParameters, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with its collection, which has a graph."""
-    made = tiny_bundle(tmp_path_factory.mktemp("bundle"), ITEMS, filters=FILTERS, index=INDEX)
+    made = tiny_bundle(tmp_path_factory.mktemp("bundle"), ITEMS, filters=FILTERS, index=index)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(milvus_collection, "SMALLEST_GRAPH", 0)
+        patched.setattr(milvus, "SMALLEST_GRAPH", 0)
         publish(made, bundle.read(made))
     return made
 
 
 @pytest.fixture(scope="module")
-def near(tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+def near(index: IndexParameters, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
     """The same items, compared exactly and here."""
-    exact = replace(INDEX, kind="", exact=True, options={})
+    exact = replace(index, kind="", exact=True, options={})
     return Retriever.load(tiny_bundle(tmp_path_factory.mktemp("near"), ITEMS, filters=FILTERS, index=exact))
 
 
@@ -71,11 +93,11 @@ def wrong(near: Retriever, answer: object, name: str, k: int, filter: Filter | N
 
 @pytest.mark.quiet
 def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
-    folder: Path, server: RunningMilvus, tmp_path: Path
+    folder: Path, server: Server, index: IndexParameters, tmp_path: Path
 ) -> None:
-    other = tiny_bundle(tmp_path, 600, filters=FILTERS, index=INDEX)
+    other = tiny_bundle(tmp_path, 600, filters=FILTERS, index=index)
     publish(other, bundle.read(other))
-    exact = replace(INDEX, kind="", exact=True, options={})
+    exact = replace(index, kind="", exact=True, options={})
     expected: dict[str, dict[str, Hits]] = {}
     for each, count in ((folder, ITEMS), (other, 600)):
         beside = Retriever.load(tiny_bundle(tmp_path / f"{count}", count, filters=FILTERS, index=exact))
@@ -106,27 +128,41 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_answer(
     ] == []
 
 
-def test_a_missing_collection_and_one_of_other_items_are_refused(folder: Path, tmp_path: Path) -> None:
-    made = tiny_bundle(tmp_path, 30, index=INDEX)
+def test_a_missing_collection_and_one_of_other_items_are_refused(
+    folder: Path, index: IndexParameters, tmp_path: Path
+) -> None:
+    made = tiny_bundle(tmp_path, 30, index=index)
     manifest = bundle.read(made)
     with pytest.raises(BundleDamaged, match="there is no collection twinspire_"):
         validate_bundle(made)
-    client = MilvusServer.from_environment().connect()
-    whole = publish(made, manifest)
-    validate_bundle(made)
-    client.delete(whole, ids=["item-007"])
-    with pytest.raises(BundleDamaged, match="holds 29 items, but bundle"):
-        search(made)
-    client.drop_collection(whole)
-    # A collection of another bundle under this one's name.
-    client.rename_collection(collection_name(bundle.read(folder).bundle_version), whole)
-    try:
-        with pytest.raises(BundleDamaged, match="written for another bundle"):
+    with closing(database_of(index.kind).connect()) as database:
+        whole = publish(made, manifest)
+        validate_bundle(made)
+        delete(database, whole, "item-007")
+        with pytest.raises(BundleDamaged, match="holds 29 items, but bundle"):
             search(made)
-        with pytest.raises(BundleDamaged, match="there is no collection"):
-            search(folder)
-    finally:
-        client.rename_collection(whole, collection_name(bundle.read(folder).bundle_version))
+        database.drop(whole)
+        # A collection of another bundle under this one's name.
+        database.rename(collection_name(bundle.read(folder).bundle_version), whole)
+        try:
+            with pytest.raises(BundleDamaged, match="written for another bundle"):
+                search(made)
+            with pytest.raises(BundleDamaged, match="there is no collection"):
+                search(folder)
+        finally:
+            database.rename(whole, collection_name(bundle.read(folder).bundle_version))
+
+
+def delete(database: Any, name: str, item_id: str) -> None:
+    """Delete an item, as no program of ours does."""
+    if database.limits.engine == "Milvus":
+        database.client.delete(name, ids=[item_id])
+        return
+    from twinspire.protos.vector_databases.pgvector import table
+
+    found = sql.SQL("DELETE FROM {} WHERE id = %s").format(table(name))
+    database.connection.until = math.inf
+    database.connection.execute(found, [item_id])
 
 
 def search(folder: Path) -> None:
@@ -134,20 +170,20 @@ def search(folder: Path) -> None:
     Retriever.load(folder).search([Query(NAMES[0])], 3)
 
 
-def test_a_service_that_takes_writes_refuses_the_bundle(folder: Path, tmp_path: Path) -> None:
+def test_a_service_that_takes_writes_refuses_the_bundle(kind: str, folder: Path, tmp_path: Path) -> None:
     arguments = ["--bundle", str(folder), "--port", "0", "--catalogue", f"sqlite:///{tmp_path}/items.db"]
     command = [sys.executable, "-m", "twinspire.serving", "serve", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert "--catalogue takes no writes for an index of kind milvus, as that of" in done.stderr
+    assert f"--catalogue takes no writes for an index of kind {kind}, as that of" in done.stderr
     retriever = Retriever.load(folder)
-    with pytest.raises(BundleError, match="--catalogue takes no writes for an index of kind milvus"):
+    with pytest.raises(BundleError, match=f"--catalogue takes no writes for an index of kind {kind}"):
         LiveItems.open(retriever, LivePlace(tmp_path, lambda: StoreState("store", 0)))
 
 
 @pytest.mark.quiet
 def test_a_server_that_hangs_or_dies_is_told_and_found_again(
-    folder: Path, near: Retriever, server: RunningMilvus, tmp_path: Path
+    folder: Path, near: Retriever, server: Server, kind: str, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     port_file = tmp_path / "port"
@@ -182,10 +218,10 @@ def test_a_server_that_hangs_or_dies_is_told_and_found_again(
             good = asked.good
             wait_until(lambda: asked.good > good + 50, RECOVERY_SECONDS)
         assert asked.wrong == []
-        assert {json.dumps(each) for each in asked.texts if URI not in each} == set()
+        assert {json.dumps(each) for each in asked.texts if uri_variable(kind) not in each} == set()
         assert asked.slowest < Outcomes.DEADLINE
         said = log.read_text() + " ".join(asked.texts)
-        assert server.uri not in said and server.uri.removeprefix("http://") not in said
+        assert server.uri not in said and server.uri.rpartition("/")[2] not in said
     finally:
         process.terminate()
         process.wait(30)

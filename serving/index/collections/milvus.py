@@ -8,7 +8,6 @@ gRPC repeats a read that finds no server, a few times within the read's own time
 """
 
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,28 +15,29 @@ from typing import Any
 import numpy as np
 
 from twinspire.protos.bundle import Manifest
-from twinspire.protos.errors import InvalidInput, Unavailable
+from twinspire.protos.errors import InvalidInput
+from twinspire.protos.filter_kinds import KINDS
+from twinspire.protos.vector_databases.database import check_collection, collection_name
 from twinspire.protos.vector_databases.milvus import (
     DISPLAY,
     ID,
     MAX_K,
     PART,
     PARTS,
-    URI,
+    QUERIES,
     VECTOR,
+    MilvusDatabase,
     MilvusServer,
-    check_collection,
-    collection_name,
     import_client,
     literal,
     search_params,
     server_errors,
 )
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.index.milvus_filter import milvus_expression
-from twinspire.serving.index.remote import RemoteHit, RemoteItem, Vectors, seconds_left
+from twinspire.serving.index.filter_text import Syntax
+from twinspire.serving.index.remote import Once, RemoteHit, RemoteItem, Vectors, seconds_left
 
-QUERIES, IDS = 64, 1000  # queries of one search, items that are asked for by their ids at once
+IDS = 1000  # items that are asked for by their ids at once
 _REFUSED = ("cannot parse expression", "failed to create query plan")  # in errors that refuse an expression
 
 
@@ -57,13 +57,13 @@ class MilvusCollection:
         self.name, self._manifest = collection_name(manifest.bundle_version), manifest
         self._server = MilvusServer.from_environment()
         import_client()  # once before a fork, and not by a worker's first search
-        self._lock = threading.Lock()
+        self._once = Once(MilvusDatabase.title)
         self._client: Any = None
         self._consistency: dict[str, Any] = {}
 
     def expression(self, node: Filter) -> str:
         """As `RemoteCollection.expression`."""
-        return milvus_expression(node, self._manifest.filters)
+        return SYNTAX.expression(node, self._manifest.filters)
 
     def search(
         self, vectors: Vectors, k: int, expression: str = "", is_exact: bool = False
@@ -131,18 +131,34 @@ class MilvusCollection:
             BundleDamaged: the collection is missing, or is not the bundle's.
             Unavailable: the server does not answer in the time that is left.
         """
-        if self._client is None:
-            if not self._lock.acquire(timeout=seconds_left()):
-                raise Unavailable(f"Milvus ({URI}) does not answer: another search waits for a connection")
-            try:
-                if self._client is None:
-                    client = self._server.connect(seconds_left())
-                    check_collection(client, self.name, self._manifest, seconds_left())
-                    self._consistency = _consistency(client, self._server.is_file)
-                    self._client = client
-            finally:
-                self._lock.release()
+        self._once.run(self._connect)
         return self._client
+
+    def _connect(self) -> None:
+        client = self._server.connect(seconds_left())
+        check_collection(MilvusDatabase(client), self.name, self._manifest, seconds_left())
+        self._consistency = _consistency(client, self._server.is_file)
+        self._client = client
+
+
+COLLECTION = MilvusCollection
+
+
+def _any_of(n: int, kind: str, literals: Sequence[str]) -> str:
+    if KINDS[kind].is_list:
+        return "(" + " or ".join(f"array_contains(f{n}, {text})" for text in literals) + ")"
+    if KINDS[kind].dtype is np.int8:  # servers differ in whether a list may hold booleans
+        return "(" + " or ".join(f"f{n} == {text}" for text in literals) + ")"
+    return f"f{n} in [{', '.join(literals)}]"
+
+
+SYNTAX = Syntax(
+    never=f'{ID} < ""',
+    present=lambda n: f"has{n} == true",
+    absent=lambda n: f"has{n} == false",
+    literal=literal,
+    any_of=_any_of,
+)
 
 
 def _consistency(client: Any, is_file: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Collections on a Milvus server, which the environment names (`protos/vector_databases/milvus.py`).
+"""Collections on the server of a vector database (`protos/vector_databases/database.py`).
 
 The collection of a bundle is written when the bundle's hash is known. Before, ef is chosen by searches of a
 collection of the vectors alone, which is dropped when its index is no longer needed.
@@ -6,10 +6,9 @@ collection of the vectors alone, which is dropped when its index is no longer ne
 
 import time
 import weakref
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -18,59 +17,44 @@ from twinspire.export.ann.ef_search import EfChoice, Point, ef_ladder, reaches_t
 from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.export.ann.index_kind import IndexKind, TunedIndex
 from twinspire.export.ann.search import exact, recalls
-from twinspire.protos.bundle import MILVUS, IndexParameters, Manifest, Score
-from twinspire.protos.vector_databases.milvus import (
+from twinspire.protos.bundle import IndexParameters, Manifest, Score
+from twinspire.protos.vector_databases.collection import CollectionItems, write_collection
+from twinspire.protos.vector_databases.database import (
     CONNECT_SECONDS,
     FLAT_TYPE,
     HNSW_TYPE,
-    ID,
-    WRITE_SECONDS,
-    MilvusServer,
-    search_params,
-    server_errors,
+    VectorDatabase,
+    database_of,
+    draft,
 )
-from twinspire.protos.vector_databases.milvus_collection import CollectionItems, draft, fill, write_collection
 from twinspire.train.config.index import IndexConfig
-
-QUERIES = 64  # in one search
 
 
 class _Collection:
     """A draft collection of item vectors, dropped when this object is no longer needed."""
 
     def __init__(self, vectors: Vectors, parameters: IndexParameters) -> None:
-        self._client = MilvusServer.from_environment().connect()
-        items = CollectionItems([], [*map(str, range(len(vectors)))], {}, [])
-        with draft(self._client, "index") as self.name, server_errors():
-            fill(self._client, self.name, vectors, parameters, items)
-        weakref.finalize(self, _drop, self._client, self.name)
+        self.database = database_of(parameters.kind).connect()
+        items = CollectionItems(self.database.limits, [], [*map(str, range(len(vectors)))], {}, [])
+        with draft(self.database, "index") as self.name:
+            self.database.create(self.name, vectors, parameters, [], items.rows(), "")
+        weakref.finalize(self, _drop, self.database, self.name)
 
     def search(self, queries: Vectors, k: int, parameters: IndexParameters) -> Rows:
         """The best `k` of each query (Q, D), best first: (Q, k), -1 where there are no more."""
         found = np.full((len(queries), k), -1, np.int64)
-        with server_errors():
-            for start in range(0, len(queries), QUERIES):
-                answers = self._client.search(
-                    self.name,
-                    data=[*np.asarray(queries[start : start + QUERIES], np.float32)],
-                    limit=k,
-                    output_fields=[ID],
-                    search_params=search_params(parameters, k),
-                    timeout=WRITE_SECONDS,
-                    consistency_level="Bounded",  # `fill` has flushed and loaded what it wrote
-                )
-                for n, hits in enumerate(answers, start):
-                    found[n, : len(hits)] = [int(each[ID]) for each in hits]
+        for n, hits in enumerate(self.database.nearest(self.name, queries, k, parameters)):
+            found[n, : len(hits)] = [*map(int, hits)]
         return found
 
 
-def _drop(client: Any, name: str) -> None:
-    with suppress(Exception):  # a draft that stays is dropped by `make prune`
-        client.drop_collection(name, timeout=CONNECT_SECONDS)
+def _drop(database: VectorDatabase, name: str) -> None:
+    with suppress(Exception), closing(database):  # a draft that stays is dropped by `make prune`
+        database.drop(name, CONNECT_SECONDS)
 
 
 @dataclass(frozen=True)
-class TunedMilvus:
+class TunedRemote:
     """Item vectors (N, D), in a draft collection; None of FLAT, which compares all items, as `exact` does."""
 
     vectors: Vectors
@@ -83,7 +67,7 @@ class TunedMilvus:
             return exact(queries, self.vectors, k)
         return self.collection.search(queries, min(k, len(self.vectors)), self.parameters)
 
-    def with_width(self, ef_search: int) -> "TunedMilvus":
+    def with_width(self, ef_search: int) -> "TunedRemote":
         """The same, searched with another width."""
         return replace(self, parameters=replace(self.parameters, ef_search=ef_search))
 
@@ -91,8 +75,15 @@ class TunedMilvus:
         """Nothing: the bundle holds the vectors, and `publish` writes the collection."""
 
 
-class MilvusKind(IndexKind):
-    """Implements `IndexKind`."""
+class RemoteKind(IndexKind):
+    """Implements `IndexKind`.
+
+    Args:
+        kind: one of `REMOTE_KINDS`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
 
     def tune(
         self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
@@ -105,22 +96,24 @@ class MilvusKind(IndexKind):
         """
         options = {"type": config.options.get("type", HNSW_TYPE)}
         shape = ("ip", config.m, config.ef_construction, 2 * config.k, config.seed)
-        parameters = IndexParameters(*shape, kind=MILVUS, options=options)
-        index, begun = TunedMilvus(vectors, parameters, None), time.perf_counter()
+        parameters = IndexParameters(*shape, kind=self._kind, options=options)
+        database = database_of(self._kind)
+        engine = database.limits.engine
+        index, begun = TunedRemote(vectors, parameters, None), time.perf_counter()
         if options["type"] == FLAT_TYPE:
-            MilvusServer.from_environment().connect().close()  # before hours of other work
+            database.connect().close()  # before hours of other work
             point = {"ef": 2 * config.k, "recall": 1.0, "standard_error": 0.0, "queries": len(queries)}
             choice, built = EfChoice(2 * config.k, True, [point]), 0.0
-            why = "Milvus compares all items, as configured."
+            why = f"{engine} compares all items, as configured."
         else:
-            with console.status("a collection in Milvus, to choose ef"):
+            with console.status(f"a collection in {engine}, to choose ef"):
                 index = replace(index, collection=_Collection(vectors, parameters))
             built = time.perf_counter() - begun
             with console.status("ef"):
-                choice = _choose(index, queries, config)
+                choice = _choose(index, queries, config, database.widest)
             reached = "reaches" if choice.reached else "is the widest tried and does not surely reach"
             why = (
-                f"Milvus HNSW, M {config.m} and efConstruction {config.ef_construction}; ef "
+                f"{engine} HNSW, M {config.m} and efConstruction {config.ef_construction}; ef "
                 f"{choice.ef_search} {reached} {config.recall_target}: recall@{config.k} "
                 f"{choice.point['recall']:.4f}."
             )
@@ -138,13 +131,14 @@ class MilvusKind(IndexKind):
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
         """As `IndexKind.publish`: the bundle's collection, whole or not at all."""
-        write_collection(MilvusServer.from_environment().connect(), folder, manifest)
+        with closing(database_of(self._kind).connect()) as database:
+            write_collection(database, folder, manifest)
 
 
-def _choose(index: TunedMilvus, queries: Vectors, config: IndexConfig) -> EfChoice:
+def _choose(index: TunedRemote, queries: Vectors, config: IndexConfig, widest: int) -> EfChoice:
     """The smallest ef that reaches the target, or the widest if none does."""
     curve: list[Point] = []
-    for ef in ef_ladder(config.k, len(index.vectors)):
+    for ef in [each for each in ef_ladder(config.k, len(index.vectors)) if each <= widest]:
         found = index.with_width(ef).search(queries, config.k)
         each = recalls(found, index.vectors, queries, config.k)
         error = float(each.std() / len(each) ** 0.5)
@@ -154,6 +148,3 @@ def _choose(index: TunedMilvus, queries: Vectors, config: IndexConfig) -> EfChoi
         if ef >= len(index.vectors):
             break
     return EfChoice(curve[-1]["ef"], False, curve)
-
-
-KIND = MilvusKind()

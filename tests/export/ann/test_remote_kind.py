@@ -10,66 +10,64 @@ import pytest
 from rich.console import Console
 
 from tests.export.ann.test_index import ITEMS, QUERIES
-from tests.helpers.milvus import needs_lite
 from tests.helpers.releases import ANN, LATENCY, PARITY, QUALITY, small_experiment
 from tests.helpers.tiny import tiny_bundle
+from tests.helpers.vector_databases import ENGINES, NOWHERE, Engine
 from twinspire.export import ann, bundle_builder
 from twinspire.export.bundle_files import write_bundle
 from twinspire.protos import bundle
-from twinspire.protos.bundle import Score
+from twinspire.protos.bundle import REMOTE_KINDS, Score
 from twinspire.protos.errors import ConfigError, Unavailable
-from twinspire.protos.vector_databases.milvus import URI, MilvusServer, collection_name
+from twinspire.protos.vector_databases.database import collection_name
 from twinspire.train.config.index import IndexConfig
 from twinspire.train.training.tracking import experiment_id
 
 COSINE = Score("cosine")
+on_all = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 
 
-@pytest.fixture
-def lite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(URI, str(tmp_path / "lite.db"))
-
-
-@needs_lite()
-def test_a_collection_is_tuned_to_its_target(lite: None, console: Console) -> None:
-    config = IndexConfig(kind="milvus", recall_target=0.9)
-    tuned = ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
+@on_all
+def test_a_collection_is_tuned_to_its_target(engine: Engine, console: Console) -> None:
+    config = IndexConfig(kind=engine.kind, recall_target=0.9)
+    tuned = ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE, console)
     parameters, report = tuned.index.parameters, tuned.report
-    assert (parameters.kind, parameters.options, parameters.m) == ("milvus", {"type": "HNSW"}, 32)
+    assert (parameters.kind, parameters.options, parameters.m) == (engine.kind, {"type": "HNSW"}, 32)
     assert report["reached"] and report["ef_search"] == parameters.ef_search
     assert ann.mean_recall(tuned.index, ITEMS, QUERIES, 10) >= 0.9
     assert report["points"][0]["ef"] == 20  # 2 k: no search is narrower, so no point below is another one
-    assert len(MilvusServer.from_environment().connect().list_collections()) == 1
+    assert len(engine.names()) == 1
     del tuned
-    assert MilvusServer.from_environment().connect().list_collections() == []  # nothing is left behind
+    assert engine.names() == []  # nothing is left behind
 
 
-@needs_lite()
-def test_flat_is_exact_and_needs_no_collection(lite: None, console: Console) -> None:
-    config = IndexConfig(kind="milvus", options={"type": "FLAT"})
-    tuned = ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
+@on_all
+def test_flat_is_exact_and_needs_no_collection(engine: Engine, console: Console) -> None:
+    config = IndexConfig(kind=engine.kind, options={"type": "FLAT"})
+    tuned = ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE, console)
     np.testing.assert_array_equal(tuned.index.search(QUERIES, 7), ann.exact(QUERIES, ITEMS, 7))
-    assert MilvusServer.from_environment().connect().list_collections() == []
+    assert engine.names() == []
 
 
+@on_all
 def test_a_server_that_is_not_named_or_not_there_ends_the_export_before_its_work(
-    monkeypatch: pytest.MonkeyPatch, console: Console
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, console: Console
 ) -> None:
-    pytest.importorskip("pymilvus")
-    config = IndexConfig(kind="milvus", options={"type": "FLAT"})
-    monkeypatch.delenv(URI, raising=False)
-    with pytest.raises(ConfigError, match=rf"^{URI}: required for an index of kind milvus"):
-        ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
-    monkeypatch.setenv(URI, "http://127.0.0.1:1")
+    config = IndexConfig(kind=engine.kind, options={"type": "FLAT"})
+    monkeypatch.delenv(engine.variable)
+    with pytest.raises(
+        ConfigError, match=rf"^{engine.variable}: required for an index of kind {engine.kind}"
+    ):
+        ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE, console)
+    monkeypatch.setenv(engine.variable, NOWHERE[engine.kind])
     with pytest.raises(Unavailable, match=r"does not answer"):
-        ann.index_kind("milvus").tune(ITEMS, QUERIES, config, COSINE, console)
+        ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE, console)
 
 
-@needs_lite()
+@on_all
 def test_a_bundle_is_written_with_its_collection_or_not_at_all(
-    lite: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = IndexConfig(kind="milvus", options={"type": "FLAT"})
+    config = IndexConfig(kind=engine.kind, options={"type": "FLAT"})
     parameters = bundle.IndexParameters("ip", 16, 200, 64, kind=config.kind, options=config.options)
     made = tiny_bundle(tmp_path / "source", 40, index=parameters)
     monkeypatch.setattr("twinspire.export.bundle_files.BUNDLES", tmp_path / "bundles")
@@ -82,24 +80,24 @@ def test_a_bundle_is_written_with_its_collection_or_not_at_all(
         return bundle.read_manifest(made)
 
     with monkeypatch.context() as patched:
-        patched.setenv(URI, "http://127.0.0.1:1")
+        patched.setenv(engine.variable, NOWHERE[engine.kind])
         with pytest.raises(Unavailable):
             write_bundle(make)
     assert [*(tmp_path / "bundles").glob("[!.]*")] == []
     made = tiny_bundle(tmp_path / "again", 40, index=parameters)
     written = write_bundle(make)
     name = collection_name(bundle.read(written).bundle_version)
-    assert MilvusServer.from_environment().connect().list_collections() == [name]
+    assert engine.names() == [name]
 
 
-@needs_lite()
+@on_all
 def test_a_bundle_that_is_reused_gets_its_missing_collection(
-    lite: None, store: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, store: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("twinspire.export.bundles", "twinspire.export.bundle_files"):
         monkeypatch.setattr(f"{module}.BUNDLES", tmp_path / "bundles")
     monkeypatch.setattr(bundle_builder, "LOCKS", tmp_path / "locks")
-    parameters = bundle.IndexParameters("ip", 16, 200, 64, kind="milvus", options={"type": "FLAT"})
+    parameters = bundle.IndexParameters("ip", 16, 200, 64, kind=engine.kind, options={"type": "FLAT"})
     measured: Any = {"quality": QUALITY, "parity": PARITY, "ann": ANN, "latency": LATENCY}
     folder = tiny_bundle(tmp_path / "bundles", 40, index=parameters, **measured)
     experiment, tracking = small_experiment(tmp_path), mlflow.MlflowClient()
@@ -110,9 +108,10 @@ def test_a_bundle_that_is_reused_gets_its_missing_collection(
     dataset: Any = SimpleNamespace(report={"fingerprint": "f"})
     assert bundle_builder.build_bundle(experiment, dataset, run, console) == (folder, True)
     name = collection_name(bundle.read(folder).bundle_version)
-    assert MilvusServer.from_environment().connect().list_collections() == [name]
+    assert engine.names() == [name]
 
 
+@pytest.mark.parametrize("kind", REMOTE_KINDS)
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
@@ -122,6 +121,6 @@ def test_a_bundle_that_is_reused_gets_its_missing_collection(
         ({"search": "exact"}, r"search: goes with kind = \"hnsw\""),
     ],
 )
-def test_a_key_that_would_change_nothing_is_refused(keys: dict[str, object], text: str) -> None:
+def test_a_key_that_would_change_nothing_is_refused(kind: str, keys: dict[str, object], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        IndexConfig(kind="milvus", **keys)  # type: ignore[arg-type]
+        IndexConfig(kind=kind, **keys)  # type: ignore[arg-type]

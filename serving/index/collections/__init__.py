@@ -1,0 +1,1 @@
+"""Readers of collections, one module for each kind of remote index."""

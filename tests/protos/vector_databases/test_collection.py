@@ -1,0 +1,195 @@
+"""The collection of a bundle: written whole or not at all, and refused if it is not the bundle's."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers.milvus import needs_lite
+from tests.helpers.tiny import FILTERS, tiny_bundle
+from tests.helpers.vector_databases import ENGINES, NOWHERE, Engine
+from twinspire.protos import bundle
+from twinspire.protos.errors import BundleDamaged, BundleError, DataError, Unavailable
+from twinspire.protos.filters import column_values, read_filters
+from twinspire.protos.vector_databases.collection import CollectionItems, write_collection
+from twinspire.protos.vector_databases.database import (
+    VectorDatabase,
+    bundle_of,
+    check_collection,
+    collection_name,
+    database_of,
+    draft_name,
+    draft_seconds,
+    uri_variable,
+)
+from twinspire.protos.vector_databases.milvus import LIMITS
+
+on_all = pytest.mark.parametrize("engine", ENGINES, indirect=True)
+
+
+@pytest.fixture
+def connected(engine: Engine) -> Iterator[VectorDatabase]:
+    with closing(engine.connect()) as made:
+        yield made
+
+
+def written_bundle(
+    folder: Path, engine: Engine, count: int = 22, report: str = "", **others: Any
+) -> tuple[Path, Any]:
+    made = tiny_bundle(folder, count, index=engine.index("HNSW"), report=f'"{report}"', **others)
+    return made, bundle.read(made)
+
+
+@on_all
+def test_a_collection_holds_the_items_of_its_bundle(
+    engine: Engine, connected: VectorDatabase, tmp_path: Path
+) -> None:
+    folder, manifest = written_bundle(tmp_path, engine, 60, filters=FILTERS)
+    name = write_collection(connected, folder, manifest)
+    assert name == f"twinspire_{manifest.bundle_version}" == collection_name(manifest.bundle_version)
+    ids, kinds = [f"item-{n:03}" for n in range(60)], [each for _, each in sorted(manifest.filters.items())]
+    rows = connected.read(name, [*ids, "nothing", "nul\x00", "\ud800"], kinds)
+    assert [*sorted(rows)] == ids
+    np.testing.assert_array_equal([rows[each][1] for each in ids], np.load(folder / bundle.VECTORS))
+    fields = json.loads((folder / bundle.ITEMS).read_text())["fields"]
+    for n, each in enumerate(ids):
+        shown = {name: texts[n] for name, texts in fields.items() if texts[n] is not None}
+        assert json.loads(rows[each][0].display) == shown
+    columns = sorted(read_filters(folder, manifest).items())
+    assert len(columns) == len(FILTERS)
+    for n, (field, column) in enumerate(columns):
+        expected: list[Any] = column_values(column, 60)
+        if manifest.filters[field] == "string":
+            expected = [each and each[0] for each in expected]
+        held = [rows[each][0].values[n] for each in ids]
+        assert held == [list(each) if isinstance(each, tuple) else each for each in expected]
+    assert write_collection(connected, folder, manifest) == name  # nothing is written twice
+    assert (bundle_of(name), draft_seconds(name)) == (manifest.bundle_version, None)
+    assert connected.names() == [name]
+
+
+@on_all
+@pytest.mark.parametrize("step", ["rows", "describe", "read", "rename"])
+def test_an_interrupted_export_leaves_no_collection(
+    engine: Engine, connected: VectorDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    folder, manifest = written_bundle(tmp_path, engine)
+
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def rows_until(items: CollectionItems) -> Any:
+        yield from map(items.row, range(15))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if step == "rows":
+            patched.setattr(CollectionItems, "rows", rows_until)
+        else:
+            patched.setattr(connected, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_collection(connected, folder, manifest)
+    assert engine.names() == []
+    with pytest.raises(BundleDamaged, match=r"there is no collection twinspire_"):
+        check_collection(connected, collection_name(manifest.bundle_version), manifest)
+    write_collection(connected, folder, manifest)
+
+
+@on_all
+def test_what_a_killed_export_has_left_is_dropped_by_the_next(
+    engine: Engine, connected: VectorDatabase, tmp_path: Path
+) -> None:
+    folder, manifest = written_bundle(tmp_path, engine)
+    left, items = draft_name(manifest.bundle_version), CollectionItems.of(folder, manifest, connected.limits)
+    vectors = np.load(folder / bundle.VECTORS)
+    connected.create(left, vectors, manifest.index, items.kinds, items.rows(), manifest.bundle_version)
+    assert abs((draft_seconds(left) or 0) - time.time()) < 600
+    assert connected.names() == [left]
+    assert write_collection(connected, folder, manifest) == engine.names()[0]
+    assert len(connected.names()) == 1
+
+
+@on_all
+@pytest.mark.parametrize("wrong", ["count", "vector", "id", "title", "fields", "missing", "bundle"])
+def test_a_collection_of_other_items_is_refused(
+    engine: Engine, connected: VectorDatabase, tmp_path: Path, wrong: str
+) -> None:
+    filters = FILTERS if wrong == "fields" else {}
+    folder, manifest = written_bundle(tmp_path, engine, filters=filters)
+    vectors, ids = np.load(folder / bundle.VECTORS), [f"item-{n:03}" for n in range(22)]
+    fields = json.loads((folder / bundle.ITEMS).read_text())["fields"]
+    name, version = collection_name(manifest.bundle_version), manifest.bundle_version
+    text = f"there is no collection {name} in "
+    if wrong == "count":
+        vectors, ids, text = vectors[1:], ids[1:], "holds 21 items, but bundle"
+        fields = {name: texts[1:] for name, texts in fields.items()}
+    elif wrong == "vector":
+        vectors = -vectors
+        text = "holds another vector of item 0"
+    elif wrong == "id":
+        ids[0], text = "another", "holds another item 0"
+    elif wrong == "title":
+        fields["name"][0], text = "another", "holds another item 0"
+    elif wrong == "fields":
+        text = "which another version of this program has written: drop it, and register the bundle again"
+    elif wrong == "bundle":
+        if engine.kind == "milvus":
+            pytest.skip("milvus-lite keeps no description; the server is tested in test_milvus_service.py")
+        text, version = "written for another bundle than", 64 * "0"
+    if wrong != "missing":
+        items = CollectionItems(connected.limits, [], ids, fields, [])
+        connected.create(name, vectors, manifest.index, [], items.rows(), version)
+    with pytest.raises(BundleDamaged, match=text):
+        if wrong in ("missing", "bundle"):
+            check_collection(connected, name, manifest)
+        write_collection(connected, folder, manifest)
+
+
+@pytest.mark.parametrize("kind", [pytest.param("milvus", marks=needs_lite())])
+def test_a_server_that_is_not_there_is_named_by_its_variable_alone(
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("psycopg")
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("TWINSPIRE_MILVUS_TOKEN", "root:Sesame-77")
+    monkeypatch.setenv(
+        uri_variable(kind), NOWHERE[kind].replace("postgresql://", "postgresql://me:Sesame-77@")
+    )
+    with pytest.raises(Unavailable, match=rf"\({uri_variable(kind)}\) does not answer") as caught:
+        database_of(kind).connect(0.5)
+    said = str(caught.value) + caplog.text + "".join(capfd.readouterr())
+    assert "Sesame" not in said and "127.0.0.1" not in said
+
+
+def test_a_kind_that_is_no_vector_database_is_refused() -> None:
+    with pytest.raises(BundleError, match=r"index\.kind: expected one of milvus, got 'hnsw'"):
+        database_of("hnsw")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "ids", "title", "value", "text"),
+    [
+        (["number"] * 31, ["a"], None, None, "filter.fields: expected at most 30 for Milvus, got 31"),
+        ([], ["nul\x00"], None, None, r"items, row 0: expected an id of at most 65535 bytes without control"),
+        ([], ["x" * 65_536], None, None, "row 0: expected an id of at most 65535 bytes"),
+        ([], ["a"], "x" * 65_536, None, "row 0: expected display fields of at most 65535 bytes"),
+        (["string"], ["a"], None, ("bell\x07",), "row 0: expected a string of a filter field of at most"),
+        (["strings"], ["a"], None, ("x",) * 4097, "row 0: expected at most 4096 strings and 1048576 bytes"),
+        (["strings"], ["a"], None, ("x" * 1100,) * 1000, "row 0: expected at most 4096 strings"),
+    ],
+)
+def test_what_a_collection_cannot_hold_is_refused(
+    kinds: list[str], ids: list[str], title: str | None, value: Any, text: str
+) -> None:
+    with pytest.raises(DataError, match=text):
+        CollectionItems(LIMITS, kinds, ids, {"title": [title]}, [[value]] * len(kinds)).row(0)
+    CollectionItems(LIMITS, ["strings"], ["a"], {"title": ["x"]}, [[("x" * 1000,) * 1000]]).row(0)
