@@ -22,7 +22,7 @@ LITE, PGVECTOR = (
     pytest.param("milvus-lite", marks=needs_lite()),
     pytest.param("pgvector", marks=needs_pgvector()),
 )
-ENGINES = [LITE]
+ENGINES = [LITE, PGVECTOR]
 SERVERS = [*ENGINES, pytest.param("milvus", marks=[needs_server(), pytest.mark.exhaustive])]
 NOWHERE = {"milvus": "http://127.0.0.1:1", "pgvector": "postgresql://127.0.0.1:1/none"}
 

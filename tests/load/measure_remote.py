@@ -18,7 +18,7 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from tests.helpers import milvus
+from tests.helpers import milvus, postgres
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import Hits
 from tests.helpers.serving.swapping import Load
@@ -39,10 +39,11 @@ from tests.load.plan import Target, missed
 from tests.load.report import Report, machine_text, number, rounded
 from tests.load.services import ROOT, Service
 from twinspire.protos import bundle, entry_points
+from twinspire.protos.bundle import PGVECTOR
 from twinspire.protos.cli import Result
 from twinspire.protos.documents import parse_json
-from twinspire.protos.errors import Unavailable
-from twinspire.protos.vector_databases.milvus import URI
+from twinspire.protos.errors import MissingStage, Unavailable
+from twinspire.protos.vector_databases.database import uri_variable
 from twinspire.serving.benchmark.filter_measurement import recall
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.index.vector_index import VectorIndex
@@ -97,10 +98,11 @@ def run(arguments: Namespace) -> Result:
         DataError: a request failed, or an answer mixed two bundles; the report has been shown.
         Unavailable: a command fails, or a service does not start.
     """
-    with tempfile.TemporaryDirectory(prefix="remotetest-") as place, _engine(Path(place)) as engine:
+    kind = arguments.engine
+    with tempfile.TemporaryDirectory(prefix="remotetest-") as place, _engine(kind, Path(place)) as engine:
         document = _Test(arguments, Path(place)).run()
         document["engine_mib"] = engine and rounded(
-            sum(each.memory_info().rss for each in engine.children(recursive=True)) / MIB
+            sum(_own_bytes(each) for each in (engine, *engine.children(recursive=True))) / MIB
         )
     result: Result = document, lambda console: _show(console, document)
     fault = ""
@@ -110,18 +112,34 @@ def run(arguments: Namespace) -> Result:
 
 
 @contextmanager
-def _engine(folder: Path) -> Iterator[psutil.Process | None]:
-    """The parent of a server for the block; None where the environment names one."""
-    if os.environ.get(URI):
+def _engine(kind: str, folder: Path) -> Iterator[psutil.Process | None]:
+    """The parent of a server for the block; None where the environment names one.
+
+    Raises:
+        MissingStage: PostgreSQL with pgvector is not installed.
+    """
+    variable = uri_variable(kind)
+    if os.environ.get(variable):
         yield None
         return
-    milvus.unpack(folder / "program")
-    with milvus.running(folder / "engine", folder / "program") as server:
-        os.environ[URI] = server.uri
+    if kind == PGVECTOR:
+        if (programs := postgres.pgvector_programs()) is None:
+            raise MissingStage(f"{kind}: PostgreSQL with pgvector is not on the PATH; or set {variable}")
+        opened: AbstractContextManager[Any] = postgres.running(programs, "shared_buffers=512MB")
+    else:
+        milvus.unpack(folder / "program")
+        opened = milvus.running(folder / "engine", folder / "program")
+    with opened as server:
+        os.environ[variable] = server.uri
         try:
             yield psutil.Process(server.process.pid)
         finally:
-            del os.environ[URI]
+            del os.environ[variable]
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    """A process's share of the memory that it maps: processes of PostgreSQL have buffers together."""
+    return int(process.memory_full_info().pss)
 
 
 class _Test:

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from tests.helpers.answers import hits_of
 from tests.helpers.milvus import RunningMilvus, milvus_server, needs_server
-from tests.helpers.postgres import RunningPostgres, pgvector_programs, running
+from tests.helpers.postgres import RunningPostgres, needs_pgvector, pgvector_programs, running
 from tests.helpers.scores import Hits, difference
 from tests.helpers.serving.swapping import Load, Swapping
 from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
@@ -49,7 +49,7 @@ RECOVERY_SECONDS = (
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param("milvus", marks=needs_server())],
+    params=[pytest.param("milvus", marks=needs_server()), pytest.param("pgvector", marks=needs_pgvector())],
 )
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -178,7 +178,7 @@ def test_no_width_is_chosen_where_graphs_are_not_searched(monkeypatch: pytest.Mo
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(
         BundleError,
-        match=r"manifest\.json: index\.kind: expected one of hnsw, milvus, got 'remote'",
+        match=r"manifest\.json: index\.kind: expected one of hnsw, milvus, pgvector, got 'remote'",
     ):
         ann.index_kind("remote")
 

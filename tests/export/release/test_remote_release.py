@@ -250,5 +250,5 @@ def test_a_collection_stays_while_any_alias_or_another_model_needs_it(five: Vect
 
 def test_prune_needs_a_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(store.engine.variable)
-    with pytest.raises(ConfigError, match="a server in TWINSPIRE_MILVUS_URI"):
+    with pytest.raises(ConfigError, match="a server in TWINSPIRE_MILVUS_URI or TWINSPIRE_PGVECTOR_URI"):
         prune(NAME)

@@ -13,9 +13,9 @@ import pytest
 
 from tests.helpers.milvus import needs_lite
 from tests.helpers.tiny import FILTERS, tiny_bundle
-from tests.helpers.vector_databases import ENGINES, NOWHERE, Engine
+from tests.helpers.vector_databases import ENGINES, NOWHERE, PGVECTOR, Engine
 from twinspire.protos import bundle
-from twinspire.protos.errors import BundleDamaged, BundleError, DataError, Unavailable
+from twinspire.protos.errors import BundleDamaged, BundleError, ConfigError, DataError, Unavailable
 from twinspire.protos.filters import column_values, read_filters
 from twinspire.protos.vector_databases.collection import CollectionItems, write_collection
 from twinspire.protos.vector_databases.database import (
@@ -31,6 +31,7 @@ from twinspire.protos.vector_databases.database import (
 from twinspire.protos.vector_databases.milvus import LIMITS
 
 on_all = pytest.mark.parametrize("engine", ENGINES, indirect=True)
+on_pgvector = pytest.mark.parametrize("engine", [PGVECTOR], indirect=True)
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_a_collection_of_other_items_is_refused(
         write_collection(connected, folder, manifest)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("milvus", marks=needs_lite())])
+@pytest.mark.parametrize("kind", [pytest.param("milvus", marks=needs_lite()), "pgvector"])
 def test_a_server_that_is_not_there_is_named_by_its_variable_alone(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -171,7 +172,7 @@ def test_a_server_that_is_not_there_is_named_by_its_variable_alone(
 
 
 def test_a_kind_that_is_no_vector_database_is_refused() -> None:
-    with pytest.raises(BundleError, match=r"index\.kind: expected one of milvus, got 'hnsw'"):
+    with pytest.raises(BundleError, match=r"index\.kind: expected one of milvus, pgvector, got 'hnsw'"):
         database_of("hnsw")
 
 
@@ -193,3 +194,58 @@ def test_what_a_collection_cannot_hold_is_refused(
     with pytest.raises(DataError, match=text):
         CollectionItems(LIMITS, kinds, ids, {"title": [title]}, [[value]] * len(kinds)).row(0)
     CollectionItems(LIMITS, ["strings"], ["a"], {"title": ["x"]}, [[("x" * 1000,) * 1000]]).row(0)
+
+
+@on_pgvector
+def test_the_longest_strings_and_the_largest_graphs_of_postgresql(
+    engine: Engine, connected: VectorDatabase
+) -> None:
+    most, draw = connected.limits.string_bytes, np.random.default_rng(0)
+    long = bytes(draw.integers(33, 127, most, np.uint8)).decode()  # which no compression makes shorter
+    name, rows = (
+        draft_name("index"),
+        CollectionItems(
+            connected.limits,
+            ["strings", "string"],
+            [long],
+            {"title": ["\x00"]},
+            [[(long, "%s {} '\\")], [(long,)]],
+        ),
+    )
+    one = np.ones((1, 2000), np.float32)
+    connected.create(name, one, engine.index("HNSW"), rows.kinds, rows.rows(), "")
+    (held, vector) = connected.read(name, [long], rows.kinds)[long]
+    assert held == rows.row(0) and np.array_equal(vector, one[0])
+    for bad in (long + "x", "nul\x00", "\ud800"):
+        with pytest.raises(DataError, match="expected an id of at most 2600 bytes without NUL"):
+            CollectionItems(connected.limits, [], [bad], {}, [])
+    wide, empty = np.ones((1, 2001), np.float32), CollectionItems(connected.limits, [], ["a"], {}, [])
+    with pytest.raises(DataError, match=r"at most 2000 dimensions.* of pgvector, got 2001, 8 and 64"):
+        connected.create(draft_name("index"), wide, engine.index("HNSW"), [], empty.rows(), "")
+    connected.create(name := draft_name("index"), wide, engine.index("FLAT"), [], empty.rows(), "")
+    assert connected.nearest(name, wide, 3, engine.index("FLAT")) == [["a"]]
+
+
+@on_pgvector
+def test_a_table_that_is_not_ours_is_left_alone(engine: Engine, connected: VectorDatabase) -> None:
+    import psycopg
+
+    from twinspire.protos.vector_databases.pgvector import uri_of_environment
+
+    with psycopg.connect(uri_of_environment(), autocommit=True) as other:
+        other.execute("CREATE TABLE twinspire_meta (id int)")
+        other.execute("CREATE TABLE theirs (id int)")
+        other.execute(f"COMMENT ON TABLE theirs IS '{'ab' * 32}'")  # type: ignore[arg-type]
+    assert connected.names() == []
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "db", "host=db password=Sesame", "postgresql://me:Sesame@db:x y/", "http://db"]
+)
+def test_an_address_that_is_no_uri_is_refused_without_being_shown(uri: str) -> None:
+    pytest.importorskip("psycopg")
+    from twinspire.protos.vector_databases.pgvector import URI, uri_of_environment
+
+    with pytest.raises(ConfigError, match=rf"^{URI}: ") as caught:
+        uri_of_environment({URI: uri})
+    assert "Sesame" not in str(caught.value) and "db" not in str(caught.value)

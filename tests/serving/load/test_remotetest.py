@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from tests.helpers.answers import hits_of
-from tests.helpers.milvus import milvus_server, needs_server
+from tests.helpers.milvus import needs_server
+from tests.helpers.postgres import needs_pgvector
 from tests.helpers.shop_logs import write_shop
 from tests.helpers.tiny import item_names, tiny_bundle
 from tests.helpers.warm import WarmPython
 from tests.load import measure_remote
 from tests.load.__main__ import main
 from tests.load.measure_remote import Items
-from twinspire.protos.vector_databases.milvus import URI
+from twinspire.protos.vector_databases.database import uri_variable
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 
@@ -62,21 +63,22 @@ def test_hits_of_another_bundle_are_seen(tmp_path: Path) -> None:
     assert not query.holds(own[:9], vector)
 
 
-@needs_server()
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("milvus", marks=needs_server()), pytest.param("pgvector", marks=needs_pgvector())],
+)
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 def test_a_host_is_measured_through_the_usual_commands(
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measure_remote, "write_shop", write_small_shop)
     monkeypatch.setattr(measure_remote, "subprocess", SimpleNamespace(run=run_warm, PIPE=subprocess.PIPE))
-    with milvus_server(tmp_path_factory) as server:
-        monkeypatch.setenv(URI, server.uri)
-        assert main(["remotetest", "--json", "--small", "600", "--items", "1500", "--seconds", "3"]) == 0
+    monkeypatch.delenv(uri_variable(kind), raising=False)
+    sizes = ["--small", "600", "--items", "1500", "--seconds", "3"]
+    assert main(["remotetest", "--json", "--engine", kind, *sizes]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert (found["items"], found["small_items"], found["engine"]) == (1500, 600, "milvus")
+    assert (found["items"], found["small_items"], found["engine"]) == (1500, 600, kind)
     assert found["failed"] == found["mixed"] == 0
     assert found["recall_at_10"] >= 0.9
     assert found["answers"] > found["answers_after"] > 0

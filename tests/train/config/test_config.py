@@ -65,7 +65,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         'training.selection: "log_loss" needs towers that predict a probability: tower.kind = "clicks"',
     ),
     ({"index": {"m": 1}}, "index.m: expected at least 2, got 1"),
-    ({"index": {"kind": "remote"}}, "index.kind: expected one of hnsw, milvus, got 'remote'"),
+    ({"index": {"kind": "remote"}}, "index.kind: expected one of hnsw, milvus, pgvector, got 'remote'"),
     ({"index": {"kind": "exact"}}, 'index.kind: expected "hnsw" for exact search'),
     (
         {"index": {"kind": "milvus", "search": "auto"}, "hybrid": {"enabled": True}},
