@@ -51,7 +51,7 @@ class Described(NamedTuple):
 
     version: str
     fields: set[str]
-    count: int
+    items: int
 
 
 @dataclass(frozen=True)
@@ -263,5 +263,5 @@ def check_collection(
             f"{where}: has the fields {', '.join(sorted(found.fields))}, which another version of this "
             "program has written: drop it, and register the bundle again"
         )
-    if found.count != manifest.count:
-        raise BundleDamaged(f"{where}: holds {found.count} items, but bundle {version} has {manifest.count}")
+    if found.items != manifest.count:
+        raise BundleDamaged(f"{where}: holds {found.items} items, but bundle {version} has {manifest.count}")

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -194,10 +194,10 @@ class MilvusDatabase:
         client: a `pymilvus.MilvusClient`.
     """
 
-    title = f"Milvus ({URI})"
-    packages = ("pymilvus",)
-    limits = LIMITS
-    widest = 32_768
+    title: ClassVar[str] = f"Milvus ({URI})"
+    packages: ClassVar[Sequence[str]] = ("pymilvus",)
+    limits: ClassVar[Limits] = LIMITS
+    widest: ClassVar[int] = 32_768
 
     def __init__(self, client: Any) -> None:
         self.client = client

@@ -23,7 +23,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import psycopg
@@ -67,7 +67,7 @@ _TYPES: Mapping[Any, str] = {
 }
 
 EVERY = sql.SQL("true")  # a condition
-Statement = tuple[sql.Composable, Sequence[Any]]
+Statement = tuple[sql.SQL | sql.Composed, Sequence[Any] | Mapping[str, Any]]
 Result = TypeVar("Result")
 logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its warnings show the server's address
 
@@ -146,7 +146,7 @@ def search_statements(
         "SELECT id, display, vector <#> %(vector)s::vector FROM {} WHERE {} "
         "ORDER BY vector <#> %(vector)s::vector LIMIT %(k)s"
     ).format(table(name), condition)
-    return [(text, {"vector": json.dumps(each.tolist()), "k": k}) for each in vectors]  # type: ignore[misc]
+    return [(text, {"vector": json.dumps(each.tolist()), "k": k}) for each in vectors]
 
 
 def run(
@@ -184,10 +184,10 @@ def run(
 class PgvectorDatabase:
     """A connection to PostgreSQL; implements `VectorDatabase`."""
 
-    title = TITLE
-    packages = ("psycopg", "psycopg-binary")
-    limits = LIMITS
-    widest = WIDEST
+    title: ClassVar[str] = TITLE
+    packages: ClassVar[Sequence[str]] = ("psycopg", "psycopg-binary")
+    limits: ClassVar[Limits] = LIMITS
+    widest: ClassVar[int] = WIDEST
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -316,7 +316,10 @@ class PgvectorDatabase:
         self.connection.close()
 
     def _rows(
-        self, statement: str | sql.Composable, values: Sequence[Any] = (), seconds: float = WRITE_SECONDS
+        self,
+        statement: str | sql.SQL | sql.Composed,
+        values: Sequence[Any] = (),
+        seconds: float = WRITE_SECONDS,
     ) -> list[tuple[Any, ...]]:
         text = sql.SQL(statement) if isinstance(statement, str) else statement
         with server_errors():

@@ -76,7 +76,7 @@ class PgvectorCollection:
     def count(self, expression: str) -> int:
         """As `RemoteCollection.count`."""
         text = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(table(self.name), _condition(expression))
-        (((count,),),) = self._run([(text, {})])  # type: ignore[list-item]
+        (((count,),),) = self._run([(text, {})])
         return int(count)
 
     def _run(self, statements: list[Statement], k: int = 1, is_exact: bool = False) -> list[list[Any]]:
@@ -125,7 +125,7 @@ def _close(idle: deque[Connection]) -> None:
 
 def _condition(expression: str) -> sql.Composable:
     """A condition in a statement that has parameters."""
-    return sql.SQL(expression.replace("%", "%%") or "true")  # type: ignore[arg-type]  # of `SYNTAX`
+    return sql.SQL(expression.replace("%", "%%") or "true")
 
 
 def _literal(text: str) -> str | None:

@@ -97,7 +97,7 @@ def test_an_insert_is_bounded_in_rows_and_in_bytes(
     items = CollectionItems(milvus.LIMITS, [], ids, {}, [])
     database.create(name, np.eye(120, 8, dtype=np.float32), PARAMETERS, [], items.rows(), "")
     described = database.describe(name)
-    assert described is not None and described.count == 120 == sum(rows for rows, _ in inserts)
+    assert described is not None and described.items == 120 == sum(rows for rows, _ in inserts)
     assert inserts[:2] == [(40, 400), (40, 400)]
     assert all(rows <= 40 and size < 100_000 + 30_000 for rows, size in inserts)
     database.drop(name)
