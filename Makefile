@@ -189,7 +189,7 @@ retrain: setup ## train the champion on with newer data, promote the better towe
 rollback: setup ## make the champion before this one the champion again, or version TO=; REASON="..."
 	@$(call run,twinspire.export rollback,--config $(CONFIG) $${TO:+"--to=$$TO"} $${REASON:+"--reason=$$REASON"})
 
-prune: setup ## drop the collections on the Milvus server that no alias can come back to; DRY_RUN=1 only tells which
+prune: setup ## drop the collections on the server of Milvus or pgvector that no alias can come back to; DRY_RUN=1 only tells which
 	@$(call run,twinspire.export prune,--config $(CONFIG) $(if $(DRY_RUN),--dry-run))
 
 history: setup ## every promotion, refusal and rollback: who, when, from, to, on which evidence, why
@@ -236,7 +236,7 @@ swaptest: setup ## two bundles swapped to and fro under load, every answer check
 filtertest: setup ## searches with filters, of the newest bundle or of BUNDLE: recall, plans and times by the share that passes
 	@$(call run,tests.load filtertest,$(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(QUERIES),--queries $(QUERIES)))
 
-remotetest: setup ## a host with ITEMS=1000000 on a vector database against one with 100,000, and a swap under load; ENGINE=milvus SECONDS=60 JSON=path
+remotetest: setup ## a host with ITEMS=1000000 on a vector database against one with 100,000, and a swap under load; ENGINE=pgvector SECONDS=60 JSON=path
 	@$(call run,tests.load remotetest,$(if $(ENGINE),--engine $(ENGINE)) $(if $(ITEMS),--items $(ITEMS)) \
 	  $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(SECONDS),--seconds $(SECONDS)))
 

@@ -25,7 +25,8 @@ class IndexConfig:
         threads: threads of the build; 0 takes OMP_NUM_THREADS, or all cores where it is not set. With 1
             thread the graph is reproducible byte for byte.
         kind: one of `INDEX_KINDS`; `hnsw` includes exact search. Others are a collection on the server of a
-            vector database that a variable names: TWINSPIRE_MILVUS_URI of `milvus`.
+            vector database that a variable names: TWINSPIRE_MILVUS_URI of `milvus`,
+            TWINSPIRE_PGVECTOR_URI of `pgvector`.
         options: parameters of another kind: `type`, which is "HNSW" or "FLAT" (all items are compared).
     """
 

@@ -235,7 +235,7 @@ def test_a_table_that_is_not_ours_is_left_alone(engine: Engine, connected: Vecto
     with psycopg.connect(uri_of_environment(), autocommit=True) as other:
         other.execute("CREATE TABLE twinspire_meta (id int)")
         other.execute("CREATE TABLE theirs (id int)")
-        other.execute(f"COMMENT ON TABLE theirs IS '{'ab' * 32}'")  # type: ignore[arg-type]
+        other.execute(f"COMMENT ON TABLE theirs IS '{'ab' * 32}'")
     assert connected.names() == []
 
 
