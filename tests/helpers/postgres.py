@@ -50,12 +50,20 @@ class RunningPostgres:
     def start(self) -> None:
         """Start it, and wait until it accepts connections."""
         given = [part for each in ("listen_addresses=", *self.settings) for part in ("-c", each)]
-        command = [f"{self.programs}/postgres", "-D", f"{self.folder}/data", "-k", str(self.folder), *given]
+        # `Popen(user=...)` forks, and the fork of a process with threads of gRPC may crash.
+        as_user = ["setpriv", f"--reuid={self.user}", "--clear-groups"] if self.user else []
+        command = [
+            *as_user,
+            f"{self.programs}/postgres",
+            "-D",
+            f"{self.folder}/data",
+            "-k",
+            str(self.folder),
+            *given,
+        ]
         log = self.folder / "log"
         with log.open("a") as output:
-            self.process = subprocess.Popen(
-                command, user=self.user, cwd=self.folder, stdout=output, stderr=output
-            )
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output)
         asks = [f"{self.programs}/pg_isready", "-q", "-h", str(self.folder)]
         until = time.monotonic() + START_SECONDS
         while subprocess.run(asks, check=False).returncode:
