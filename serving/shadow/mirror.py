@@ -18,7 +18,7 @@ from twinspire.serving.shared_state import SHADOW_TARGET, SharedState
 log = logging.getLogger(__name__)
 
 MOST_WAITING = 4 << 20  # bytes of the searches of one worker that wait for the shadow; more are dropped
-HEAD = struct.Struct("<I")  # of what waits: the length of the request
+HEAD = struct.Struct("<I")  # before each search in the queue: bytes of its request
 Mirrored = tuple[bytes, bytes]  # a `SearchRequest` and its `SearchResponse`, serialised
 
 

@@ -137,7 +137,7 @@ def without_postgres() -> str:
     if importlib.util.find_spec("psycopg") is None:
         return "the driver of PostgreSQL is not installed: there is no psycopg"
     if os.geteuid() == 0 and _unprivileged() is None:
-        return "PostgreSQL does not run as root, and there is neither a user postgres nor nobody"
+        return "PostgreSQL does not run as root, and this system has no user to run it as (postgres, nobody)"
     return ""
 
 
