@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput, TwinspireError
@@ -26,11 +26,10 @@ from twinspire.serving.retrieval.query import (
     SearchOptions,
     SearchResult,
 )
-from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.interleaving import Interleaver, MakeJob, attempt, failed, no_answer
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
-from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler, MakeAnswer
+from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler
 from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.wire import converters
 from twinspire.serving.wire.converters import RequestLimits
@@ -38,6 +37,28 @@ from twinspire.serving.wire.filter_converters import compile_filter
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
 KEY = "x-request-key"  # metadata: the same bundle answers all requests with the same key
+
+
+class _JobSpec(NamedTuple):
+    """What a job is made of.
+
+    Args:
+        names: of the queries in the request, for errors.
+        answer: makes the answer of the finished job.
+        size: bytes that the answer takes about.
+        items: that `answer` scores.
+        exclude_shown: seconds for which items shown to the user are excluded.
+    """
+
+    call: Call
+    bundle: LoadedBundle
+    queries: Sequence[Query]
+    names: Sequence[str]
+    options: SearchOptions
+    answer: Callable[[Job], Any]
+    size: int
+    items: int = 0
+    exclude_shown: int = 0
 
 
 class RetrievalServicer:
@@ -123,11 +144,8 @@ class RetrievalServicer:
         make = self._sizes.checked(bundle, 1, options.k, answer)
         size = self._sizes.expected(bundle, 1, options.k)
 
-        names, messages = ("query",), (message,)
-        pair = None if challenger is None else partial(self._with_rival, call, challenger, request, queries)
-        return self._search(
-            request, call, bundle, queries, names, options, messages, _whole_answer, make, size, pair
-        )
+        spec = _JobSpec(call, bundle, queries, ("query",), options, make, size, 0, request.exclude_shown)
+        return self._search(spec, request, (message,), _whole_answer, challenger)
 
     SearchStream = Search  # one answer for each request, in order
 
@@ -158,8 +176,8 @@ class RetrievalServicer:
 
         make = self._sizes.checked(bundle, count, options.k, answer)
         size = self._sizes.expected(bundle, count, options.k)
-        messages = request.queries
-        return self._search(request, call, bundle, queries, names, options, messages, answer_of, make, size)
+        spec = _JobSpec(call, bundle, queries, names, options, make, size, 0, request.exclude_shown)
+        return self._search(spec, request, request.queries, answer_of)
 
     def Encode(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse | Job | Deferred:
         """The vectors of queries, or of items."""
@@ -174,7 +192,7 @@ class RetrievalServicer:
             return converters.vectors_to_wire(job.vectors, bundle.version, job.timing)
 
         self.admit(call, count)
-        return self._job(call, bundle, queries, names, NO_SEARCH, answer, size)
+        return self._job(_JobSpec(call, bundle, queries, names, NO_SEARCH, answer, size))
 
     def Score(self, request: wire.ScoreRequest, call: Call, admitted: bool = False) -> Job | Deferred:
         """The towers' scores of given items for given queries; `admitted` as in `Search`."""
@@ -206,7 +224,7 @@ class RetrievalServicer:
                 return self._remote.run(call, len(asked), partial(scores, job), partial(response, job))
             return response(job, scores(job))
 
-        return self._job(call, bundle, queries, names, NO_SEARCH, answer, size, items)
+        return self._job(_JobSpec(call, bundle, queries, names, NO_SEARCH, answer, size, items))
 
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
         """Manifest of the champion, limits, and state of the service."""
@@ -273,19 +291,11 @@ class RetrievalServicer:
         return self.waits.add(sequence, call, again, request.ByteSize())
 
     def _with_rival(
-        self,
-        call: Call,
-        challenger: LoadedBundle,
-        request: wire.SearchRequest,
-        queries: Sequence[Query],
-        job: Callable[..., Job | Deferred],
+        self, spec: _JobSpec, challenger: LoadedBundle, request: wire.SearchRequest
     ) -> Job | Deferred:
         """The champion's job with the challenger's.
 
         The challenger's errors, except those of reading the user's events, do not reach the client.
-
-        Args:
-            job: makes the champion's with `rival`.
         """
         try:
             options = self._options(challenger, request)
@@ -293,13 +303,13 @@ class RetrievalServicer:
                 compiled = compile_filter(request.filter, challenger.retriever.filters, self._limits, Work())
                 options = options._replace(filter=compiled)
         except TwinspireError as error:
-            return job(rival=failed(challenger, error))
+            return self._job(spec, failed(challenger, error))
 
         def paired(make: MakeJob) -> Job | Deferred:
-            return job(rival=attempt(challenger, make))
+            return self._job(spec, attempt(challenger, make))
 
-        shown = request.exclude_shown
-        return self._job(call, challenger, queries, ("query",), options, no_answer, 0, 0, shown, then=paired)
+        rival = spec._replace(bundle=challenger, options=options, answer=no_answer, size=0)
+        return self._job(rival, then=paired)
 
     def _choose(
         self, call: Call, query: wire.Query | wire.UnseenItem, is_interleaved: bool = False
@@ -318,30 +328,24 @@ class RetrievalServicer:
 
     def _search(
         self,
+        spec: _JobSpec,
         request: wire.SearchRequest | wire.SearchBatchRequest,
-        call: Call,
-        bundle: LoadedBundle,
-        queries: Sequence[Query],
-        names: Sequence[str],
-        options: SearchOptions,
         messages: Sequence[wire.Query],
         answer_of: AnswerOf,
-        make: MakeAnswer,
-        size: int,
-        pair: Callable[[Callable[..., Job | Deferred]], Job | Deferred] | None = None,
+        challenger: LoadedBundle | None = None,
     ) -> Job | Deferred:
         """The job of a search, whose answer also goes to the shadow, the served log and the items shown.
 
         Args:
             messages: the queries as received.
-            pair: of an interleaved search, takes what makes the champion's job, and adds the challenger's.
-                Such an answer is not explored, and no shadow gets it.
+            challenger: of an interleaved search, whose answer is not explored, and not sent to the shadow.
         """
-        self._check_shown(request.exclude_shown, messages, names)
-        sampled = None if self._log is None else self._log.sample(len(queries), explores=pair is None)
+        make, options, is_alone = spec.answer, spec.options, challenger is None
+        self._check_shown(request.exclude_shown, messages, spec.names)
+        sampled = None if self._log is None else self._log.sample(len(messages), explores=is_alone)
         is_explored = sampled is not None and bool(sampled.explored)
-        is_alone = bundle is self.split.champion and not is_explored and pair is None
-        if self._mirror is not None and is_alone and isinstance(request, wire.SearchRequest):
+        is_mirrored = is_alone and spec.bundle is self.split.champion and not is_explored
+        if self._mirror is not None and is_mirrored and isinstance(request, wire.SearchRequest):
             make = self._mirror.sending(request, make) if self._mirror.samples() else make
         if sampled is not None:
             make = sampled.logged(make, answer_of, messages, options.k, request)
@@ -349,9 +353,11 @@ class RetrievalServicer:
                 options = sampled.widened(options)
         if self._shown is not None and any(each.HasField("user") for each in messages):
             make = self._shown.adding(messages, make)
-        shown = request.exclude_shown
-        job = partial(self._job, call, bundle, queries, names, options, make, size, 0, shown)
-        return job() if pair is None else pair(job)
+        spec = spec._replace(answer=make, options=options)
+        if challenger is None:
+            return self._job(spec)
+        assert isinstance(request, wire.SearchRequest)  # a batch is not interleaved
+        return self._with_rival(spec, challenger, request)
 
     def _check_shown(self, seconds: int, messages: Sequence[wire.Query], names: Sequence[str]) -> None:
         """Refuse to exclude items shown if the service does not keep them, or keeps them for less long.
@@ -371,45 +377,35 @@ class RetrievalServicer:
 
     def _job(
         self,
-        call: Call,
-        bundle: LoadedBundle,
-        queries: Sequence[Query],
-        names: Sequence[str],
-        options: SearchOptions,
-        answer: Callable[[Job], Any],
-        size: int,
-        items: int = 0,
-        exclude_shown: int = 0,
+        spec: _JobSpec,
         rival: Job | None = None,
         then: Callable[[MakeJob], Job | Deferred] | None = None,
     ) -> Job | Deferred:
         """The job of these queries, deferred where users' events or another server have to be read first.
 
         Args:
-            items: that `answer` scores.
-            exclude_shown: seconds for which items shown to the user are excluded.
             rival: the challenger's job, which is left out where both are too much for one batch.
             then: of a challenger's job, takes what makes it; its outcome is returned in place of the job.
         """
-        retriever = bundle.retriever
+        retriever, queries, options = spec.bundle.retriever, spec.queries, spec.options
 
-        def made(asked: Sequence[Query], excluded: Iterable[Collection[str]], more: int = 0) -> Any:
-            if bundle.manifest.is_remote:
-                return self._remote_job(call, retriever, asked, names, excluded, options, answer, size)
-            prepared = [*map(retriever.prepare, asked, names, excluded)]
-            job = Job(retriever, prepared, options, answer, size)
-            job.cost += items + more * retriever.interests
+        def made(queries: Sequence[Query], excluded: Iterable[Collection[str]], more: int = 0) -> Any:
+            if spec.bundle.manifest.is_remote:
+                return self._remote_job(spec._replace(queries=queries), excluded)
+            prepared = [*map(retriever.prepare, queries, spec.names, excluded)]
+            job = Job(retriever, prepared, options, spec.answer, spec.size)
+            job.cost += spec.items + more * retriever.interests
             if options.exclude_history:
-                job.cost += _histories(asked) * retriever.interests
+                job.cost += _histories(queries) * retriever.interests
             if options.filter is not None or retriever.interests > 1:
-                job.cost += len(asked) * retriever.expected_cost(options)
+                job.cost += len(queries) * retriever.expected_cost(options)
             return job
 
         def resolved(found: Sequence[ResolvedQuery]) -> Job | Deferred:
             more = sum(len(each.excluded) for each in found)
             if self._rate is not None and more and then is None:
                 count = len(found)
-                self._rate.charge(caller(call), tokens(count, more) - tokens(count, 0))
+                self._rate.charge(caller(spec.call), tokens(count, more) - tokens(count, 0))
             return finished(
                 lambda: made([each.query for each in found], [each.excluded for each in found], more)
             )
@@ -425,23 +421,14 @@ class RetrievalServicer:
         if self._resolve_users is None or all(each.user is None for each in queries):
             return finished(partial(made, queries, repeat(())))
         job: Job | Deferred
-        excludes = options.exclude_history, exclude_shown
+        excludes = options.exclude_history, spec.exclude_shown
         job = self._resolve_users(queries, retriever.events, *excludes, resolved)
         return job
 
-    def _remote_job(
-        self,
-        call: Call,
-        retriever: Retriever,
-        queries: Sequence[Query],
-        names: Sequence[str],
-        excluded: Iterable[Collection[str]],
-        options: SearchOptions,
-        answer: Callable[[Job], Any],
-        size: int,
-    ) -> Job | Deferred:
+    def _remote_job(self, spec: _JobSpec, excluded: Iterable[Collection[str]]) -> Job | Deferred:
         """As `_job`, where another server has the items: threads look up items as queries, and search."""
-        count = len(queries)
+        call, options, count = spec.call, spec.options, len(spec.queries)
+        retriever = spec.bundle.retriever
 
         def search(job: Job) -> Deferred:
             began = time.perf_counter_ns()
@@ -451,15 +438,15 @@ class RetrievalServicer:
             def answered(found: list[SearchResult]) -> Any:
                 job.options, job.found = options, found
                 job.search_started, job.search_us = began, (time.perf_counter_ns() - began) // 1000
-                return answer(job)
+                return spec.answer(job)
 
             return self._remote.run(call, count, lambda: retriever.find(encoded, [options] * count), answered)
 
         def encode(prepared: Sequence[PreparedQuery]) -> Job:
-            return Job(retriever, prepared, NO_SEARCH, search if options.k else answer, size)
+            return Job(retriever, prepared, NO_SEARCH, search if options.k else spec.answer, spec.size)
 
-        prepare = partial(retriever.prepare_all, queries, names, excluded)
-        if all(query.item_id is None for query in queries):
+        prepare = partial(retriever.prepare_all, spec.queries, spec.names, excluded)
+        if all(query.item_id is None for query in spec.queries):
             return encode(prepare())
         return self._remote.run(call, count, prepare, encode)
 
