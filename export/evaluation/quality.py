@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.encoding.encoding import encode_all
@@ -45,6 +44,7 @@ from twinspire.train.metrics import (
     as_higher_is_better,
     metric_label,
 )
+from twinspire.train.progress import PROGRESS
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -72,17 +72,17 @@ class ServedModel:
 
 
 def encode_queries(
-    encode: Encode, inputs: TowerInputs, data: TrainingData, rows: Rows, console: Console, title: str
+    encode: Encode, inputs: TowerInputs, data: TrainingData, rows: Rows, title: str
 ) -> Vectors:
     """Encode some queries of a data set: (Q, D)."""
     values = {name: [column[row] for row in rows] for name, column in data.queries.items()}
-    return encode_all(encode, inputs, values, console, title)
+    return encode_all(encode, inputs, values, title)
 
 
-def ranked(data: TrainingData, model: ServedModel, console: Console) -> Rows:
+def ranked(data: TrainingData, model: ServedModel) -> Rows:
     """The ranking of each test query: (Q, K) item rows, best first."""
     rows, _ = data.parts["test"].by_query()
-    return _served(data, model, rows, console)
+    return _served(data, model, rows)
 
 
 def rankings(
@@ -90,7 +90,6 @@ def rankings(
     data: TrainingData,
     model: ServedModel,
     rows: Rows,
-    console: Console,
     tried: HybridRanking | None = None,
     fitter: BaselineFitter | None = None,
 ) -> dict[str, Rows]:
@@ -105,7 +104,7 @@ def rankings(
         `""` -> as the bundle ranks, name -> of each baseline. Of a hybrid, `exact` -> the towers alone and
         `lexical` -> BM25 alone; of one that is not served, `hybrid` -> both and `lexical`.
     """
-    vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
+    vectors = encode_queries(model.query, model.inputs, data, rows, "queries")
     found = {"": _search(data, model, vectors, rows)}
     ranking = tried or model.hybrid
     if ranking is not None:
@@ -116,7 +115,7 @@ def rankings(
             found["hybrid"] = _fused(tried, vectors, texts)
         if ranking.fusion.index.has_words:
             found["lexical"] = ranking.rank(vectors, texts, K, BM25_ALONE)
-    ranks = baselines(experiment, data, console, fitter)
+    ranks = baselines(experiment, data, PROGRESS, fitter)
     return found | {name: rank(rows) for name, rank in ranks.items()}
 
 
@@ -125,7 +124,6 @@ def evaluate(
     data: TrainingData,
     model: ServedModel,
     score: Score,
-    console: Console,
     answers: Mapping[str, Rows],
     products: Vectors | None,
     beside: Mapping[str, float],
@@ -139,7 +137,7 @@ def evaluate(
     """
 
     def served(rows: Rows) -> Rows:
-        return _served(data, model, rows, console)
+        return _served(data, model, rows)
 
     queries, _ = data.parts["test"].by_query()
     rest = dict(answers)
@@ -156,13 +154,13 @@ def evaluate(
     return metrics | {"verdict": verdict(metrics, experiment.training.selection)}
 
 
-def inner_products(data: TrainingData, model: ServedModel, console: Console) -> Vectors | None:
+def inner_products(data: TrainingData, model: ServedModel) -> Vectors | None:
     """(P,): the inner product of each test pair; None if the pairs do not have both labels."""
     pairs = data.parts["test"]
     if not pairs.has_both_labels:
         return None
     distinct, query = np.unique(pairs.query, return_inverse=True)
-    vectors = encode_queries(model.query, model.inputs, data, distinct, console, "queries")
+    vectors = encode_queries(model.query, model.inputs, data, distinct, "queries")
     return paired_products(vectors[query], model.items[pairs.item])
 
 
@@ -201,8 +199,8 @@ def query_texts(data: TrainingData, inputs: TowerInputs, rows: Rows) -> list[str
     return texts_of(queries, inputs.features, cut=True)
 
 
-def _served(data: TrainingData, model: ServedModel, rows: Rows, console: Console) -> Rows:
-    queries = encode_queries(model.query, model.inputs, data, rows, console, "queries")
+def _served(data: TrainingData, model: ServedModel, rows: Rows) -> Rows:
+    queries = encode_queries(model.query, model.inputs, data, rows, "queries")
     return _search(data, model, queries, rows)
 
 

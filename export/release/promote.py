@@ -18,7 +18,6 @@ from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
-from rich.console import Console
 
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import audit_log, gates
@@ -43,7 +42,7 @@ from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.tracking import log_metrics, mlflow_errors
 
 Compare = Callable[
-    [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
+    [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData]], Decision
 ]
 GATES_BY_NAME = {gate.name: gate for gate in gates.GATES}
 REPORT = "release"  # folder of the report among a run's artefacts
@@ -56,7 +55,7 @@ def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
         return challenger_data(experiment, prepare(experiment, arguments.config.parent, console=PROGRESS))
 
     compare: Compare = partial(gates.compare, answers=served_files(arguments))
-    return promote(experiment, data, PROGRESS, arguments.force, arguments.reason, compare)
+    return promote(experiment, data, arguments.force, arguments.reason, compare)
 
 
 def served_files(arguments: Namespace) -> ServedFiles | None:
@@ -74,7 +73,6 @@ def served_files(arguments: Namespace) -> ServedFiles | None:
 def promote(
     experiment: Experiment,
     data: Callable[[], TrainingData],
-    console: Console,
     force: bool = False,
     reason: str = "",
     compare: Compare = gates.compare,
@@ -84,7 +82,6 @@ def promote(
 
     Args:
         data: gives the challenger's data; called only if a bundle must be evaluated again.
-        console: shows the progress.
         force: promote even if gates do not hold; requires a reason.
         reason: for the record.
         compare: measures both bundles and decides.
@@ -117,8 +114,8 @@ def promote(
             what = f"version {compared.challenger} became {CHALLENGER} before version {expected} was compared"
             raise Unavailable(f"{name}: {what}; try again")
         expect_collection(name, compared.challenger)  # before minutes of measuring
-        challenger, champion = _versions(name, compared.challenger, compared.champion, console, force)
-        decision = compare(challenger, champion, experiment, data, console)
+        challenger, champion = _versions(name, compared.challenger, compared.champion, force)
+        decision = compare(challenger, champion, experiment, data)
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
             _log_report(decision, run_id)
             record = _conclude(name, run_id, compared, decision, force, reason)
@@ -150,10 +147,10 @@ def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:
 
 
 def _versions(
-    name: str, challenger: str, champion: str, console: Console, force: bool
+    name: str, challenger: str, champion: str, force: bool
 ) -> tuple[ComparedVersion, ComparedVersion | None]:
     """Download both bundles. If the promotion is forced, the champion's may be unavailable."""
-    with console.status("fetching both bundles"):
+    with PROGRESS.status("fetching both bundles"):
         candidate = ComparedVersion(challenger, *fetch(name, challenger))
         if not champion:
             return candidate, None
@@ -162,7 +159,7 @@ def _versions(
         except TwinspireError as error:
             if not force:
                 raise
-            console.print(f"{error}; going on without it", style="yellow", highlight=False, markup=False)
+            PROGRESS.print(f"{error}; going on without it", style="yellow", highlight=False, markup=False)
             return candidate, None
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
-from rich.console import Console
 
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
@@ -137,7 +136,6 @@ class Decide:
         champion: ComparedVersion | None,
         experiment: Experiment,
         data: Callable[[], TrainingData],
-        console: Console,
     ) -> Decision:
         self.meanwhile()
         return Decision(challenger, champion, self.results, {})

@@ -1,6 +1,6 @@
 """The gates. Each module in this folder declares some, and is found by being here.
 
-    decision = compare(challenger, champion, experiment, data, console)
+    decision = compare(challenger, champion, experiment, data)
 
 A manifest states what its export measured. Whatever can be measured again is measured again here, on the
 files of both bundles, in alternating turns.
@@ -16,8 +16,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult
@@ -39,7 +37,6 @@ def compare(
     champion: ComparedVersion | None,
     experiment: Experiment,
     data: Callable[[], TrainingData],
-    console: Console,
     gates: Sequence[Gate] = GATES,
     answers: ServedFiles | None = None,
 ) -> Decision:
@@ -49,7 +46,6 @@ def compare(
         champion: None if no version is served yet; gates that compare with it then hold.
         experiment: its `[gates]` hold the bounds.
         data: gives the challenger's data; called only if a bundle must be evaluated again.
-        console: shows the progress.
         answers: served log and events, where they are given.
 
     Raises:
@@ -61,9 +57,7 @@ def compare(
     results: list[GateResult] = []
     measured: dict[str, Any] = {"not_measured": []}
     with tempfile.TemporaryDirectory(prefix="twinspire-gates-") as scratch:
-        comparison = Comparison(
-            challenger, champion, experiment, data, console, Path(scratch), request, answers
-        )
+        comparison = Comparison(challenger, champion, experiment, data, Path(scratch), request, answers)
         for gate in gates:
             judged = gate.judge(comparison)
             if judged is None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers.lexical import HYBRID
 from tests.helpers.stdlib import Made
@@ -43,24 +42,22 @@ def data(made: Made) -> TrainingData:
 
 
 @pytest.fixture
-def items(made: Made, data: TrainingData, console: Console) -> ann.Vectors:
+def items(made: Made, data: TrainingData) -> ann.Vectors:
     """The items as they are evaluated."""
     schema = bundle.read(made.folder).schema
-    return encode_all(
-        onnx_encoder(made.folder / bundle.ITEM_TOWER), schema.side("item"), data.items, console, "items"
-    )
+    return encode_all(onnx_encoder(made.folder / bundle.ITEM_TOWER), schema.side("item"), data.items, "items")
 
 
 def test_what_the_vectors_find_is_measured_by_exact_search(
-    made: Made, data: TrainingData, items: ann.Vectors, console: Console
+    made: Made, data: TrainingData, items: ann.Vectors
 ) -> None:
     manifest = bundle.read(made.folder)
     query = onnx_encoder(made.folder / bundle.QUERY_TOWER)
     model = ServedModel(query, manifest.schema.side("query"), items)
     queries, relevant = data.parts["test"].by_query()
-    answers = rankings(made.experiment, data, model, queries, console)
-    found = evaluate(made.experiment, data, model, manifest.score, console, answers, None, {})
-    vectors = encode_queries(model.query, model.inputs, data, queries, console, "queries")
+    answers = rankings(made.experiment, data, model, queries)
+    found = evaluate(made.experiment, data, model, manifest.score, answers, None, {})
+    vectors = encode_queries(model.query, model.inputs, data, queries, "queries")
     for name, value in mean(per_query(ann.exact(vectors, items, 100), relevant)).items():
         assert found[name] == pytest.approx(value)
     assert found["queries"] == len(queries)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from tests.helpers.releases import no_data
 from tests.helpers.stdlib import write_toml
@@ -33,7 +32,7 @@ def judged(
     side = ComparedVersion("1", folder, bundle.read(folder))
     experiment = dataclasses.replace(experiment, gates=GatesConfig(**settings))
     request = {"k": 10, "loads": 1, "iterations": 100, "rounds": 1, **GATE.request(experiment)}
-    compared = Comparison(side, None, experiment, no_data, Console(quiet=True), scratch, request=request)
+    compared = Comparison(side, None, experiment, no_data, scratch, request=request)
     if served is not None:
         compared.served = served
     found = recall.judge_filtered(compared)

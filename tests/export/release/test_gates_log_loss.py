@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.special
-from rich.console import Console
 
 from tests.export.release.test_audit_log import log_of
 from tests.helpers import altered, releases, tiny
@@ -157,7 +156,7 @@ def compared(
     data: Callable[[], TrainingData] = releases.no_data,
 ) -> Comparison:
     sides = altered.side("2", challenger), altered.side("1", champion)
-    return Comparison(*sides, experiment, data, Console(quiet=True), folder)
+    return Comparison(*sides, experiment, data, folder)
 
 
 def runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +340,7 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
     monkeypatch.setattr(audit_log, "read", lambda _: moves)
     folder = written(tmp_path, log, log.logits)
     sides = altered.side("4", folder), altered.side("3", folder)
-    comparison = Comparison(*sides, experiment, releases.no_data, Console(quiet=True), tmp_path)
+    comparison = Comparison(*sides, experiment, releases.no_data, tmp_path)
     comparison.quality_change = {"log_loss": 0.0, "ndcg_at_10": 0.0}
     found = quality_history.judge(comparison)
     assert found is not None
