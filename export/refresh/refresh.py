@@ -28,7 +28,7 @@ from twinspire.export.refresh.quality import evaluation
 from twinspire.export.refresh.work import WORK, RefreshFolder
 from twinspire.export.release import audit_log, gates, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
-from twinspire.export.release.promote import Compare, challenger_data, promote
+from twinspire.export.release.promote import Compare, promote
 from twinspire.export.release.registry import CHALLENGER, AliasState, by_version
 from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle
@@ -39,7 +39,6 @@ from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.source import source_config
-from twinspire.train.data.training_data import TrainingData
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.progress import PROGRESS
 from twinspire.train.training.run_metrics import select_compared
@@ -219,12 +218,8 @@ class _Refresh:
         found, _ = registry.register(folder, run_id)
         version = str(found.version)
         self.work.note(version=version)
-
-        def data() -> TrainingData:
-            return challenger_data(self.experiment, self.data())
-
         try:
-            return promote(self.experiment, data, compare=self.compare, expected=version)
+            return promote(self.experiment, self.data, compare=self.compare, expected=version)
         except GateRefused:
             self._end()
             raise

@@ -50,12 +50,9 @@ REPORT = "release"  # folder of the report among a run's artefacts
 
 def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """The command `promote`: make the challenger the champion, if all gates hold."""
-
-    def data() -> TrainingData:
-        return challenger_data(experiment, prepare(experiment, arguments.config.parent, console=PROGRESS))
-
+    read = partial(prepare, experiment, arguments.config.parent, console=PROGRESS)
     compare: Compare = partial(gates.compare, answers=served_files(arguments))
-    return promote(experiment, data, arguments.force, arguments.reason, compare)
+    return promote(experiment, read, arguments.force, arguments.reason, compare)
 
 
 def served_files(arguments: Namespace) -> ServedFiles | None:
@@ -72,7 +69,7 @@ def served_files(arguments: Namespace) -> ServedFiles | None:
 
 def promote(
     experiment: Experiment,
-    data: Callable[[], TrainingData],
+    read: Callable[[], Dataset],
     force: bool = False,
     reason: str = "",
     compare: Compare = gates.compare,
@@ -81,7 +78,7 @@ def promote(
     """Make the challenger the champion if all gates hold.
 
     Args:
-        data: gives the challenger's data; called only if a bundle must be evaluated again.
+        read: reads the data set; called only if a bundle must be evaluated again.
         force: promote even if gates do not hold; requires a reason.
         reason: for the record.
         compare: measures both bundles and decides.
@@ -115,6 +112,7 @@ def promote(
             raise Unavailable(f"{name}: {what}; try again")
         expect_collection(name, compared.challenger)  # before minutes of measuring
         challenger, champion = _versions(name, compared.challenger, compared.champion, force)
+        data = partial(challenger_data, experiment, challenger, read)
         decision = compare(challenger, champion, experiment, data)
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
             _log_report(decision, run_id)
@@ -129,17 +127,18 @@ def _document(
     return {"model": model, "alias": CHAMPION, "move": move, "decision": decision, "run_id": run_id}
 
 
-def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:
+def challenger_data(
+    experiment: Experiment, challenger: ComparedVersion, read: Callable[[], Dataset]
+) -> TrainingData:
     """The data that the challenger is evaluated on.
 
     Raises:
         MissingStage: the split has changed, so the test split may contain data that it was trained on.
     """
-    version = by_alias(experiment.name, CHALLENGER)
-    split_hash = "" if version is None else version.tags.get("split_hash", "")
-    if version is not None and split_hash != dataset.split_hash:
+    dataset, split_hash = read(), challenger.manifest.split_hash
+    if split_hash != dataset.split_hash:
         raise MissingStage(
-            f"{experiment.name}: version {version.version} was made on another split of the data "
+            f"{experiment.name}: version {challenger.version} was made on another split of the data "
             f"({split_hash[:12] or 'unknown'}, now {dataset.split_hash[:12]}), so it cannot be evaluated; "
             "train, export and register again"
         )

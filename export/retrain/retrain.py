@@ -29,7 +29,7 @@ from twinspire.export.refresh.merge import Champion
 from twinspire.export.refresh.table import catalogue_table, write_table
 from twinspire.export.refresh.work import RefreshFolder
 from twinspire.export.release import registry
-from twinspire.export.release.promote import challenger_data, promote
+from twinspire.export.release.promote import promote
 from twinspire.export.release.registry import AliasState
 from twinspire.protos.errors import ConfigError, DataError, GateRefused, MissingStage, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
@@ -39,7 +39,6 @@ from twinspire.train.data.columns import column_names
 from twinspire.train.data.dataset import CACHE as DATA
 from twinspire.train.data.dataset import Dataset, load, open_source, prepare
 from twinspire.train.data.sources.service import ServiceData, ServiceSource
-from twinspire.train.data.training_data import TrainingData
 from twinspire.train.fingerprint import fingerprint
 from twinspire.train.metrics import metric_label
 from twinspire.train.paths import CACHE
@@ -253,13 +252,9 @@ class _Retraining:
         self, experiment: Experiment, dataset: Dataset, version: str, comparison: str
     ) -> dict[str, Any]:
         """Record and decision of the promotion, or why gates refuse it; the audit log has either."""
-
-        def data() -> TrainingData:
-            return challenger_data(experiment, dataset)
-
         reason = "; ".join(filter(None, ["retrained", comparison, *self.notes]))
         try:
-            done = promote(experiment, data, reason=reason, expected=version)
+            done = promote(experiment, lambda: dataset, reason=reason, expected=version)
         except GateRefused as error:
             return {"refused": str(error), "promoted": False, "move": None, "decision": None}
         return {"refused": "", "promoted": True, "move": done["move"], "decision": done["decision"]}
