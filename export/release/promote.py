@@ -44,7 +44,6 @@ from twinspire.train.training.tracking import log_metrics, mlflow_errors
 Compare = Callable[
     [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData]], Decision
 ]
-GATES_BY_NAME = {gate.name: gate for gate in gates.GATES}
 REPORT = "release"  # folder of the report among a run's artefacts
 
 
@@ -196,7 +195,7 @@ def _conclude(
     elif not decision.accepted:
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
-    summary = [_summary(each) for each in decision.results]
+    summary = [summary(each) for each in decision.results]
     doubts = decision.challenger.doubts
     record = audit_log.commit(name, run_id, action, compared.champion, challenger, summary, reason, doubts)
     if error is not None:
@@ -204,16 +203,14 @@ def _conclude(
     return record
 
 
-def _summary(result: GateResult) -> dict[str, object]:
+def summary(result: GateResult) -> dict[str, object]:
     """A result for the record, with title, figure and bound for people."""
-    gate = GATES_BY_NAME.get(result.name)
-    shown = {}
-    if gate is not None:
-        shown = {
-            "title": gate.title,
-            "shown_figure": gate.shown_figure(result.figure),
-            "shown_bound": gate.shown_bound(result.bound, result.lower_is_better),
-        }
+    gate = gates.GATES[result.name]
+    shown = {
+        "title": gate.title,
+        "shown_figure": gate.shown_figure(result.figure),
+        "shown_bound": gate.shown_bound(result.bound, result.lower_is_better),
+    }
     warning = {"warning": result.warning} if result.warning else {}
     change = {"change": dict(result.change)} if result.change else {}
     figures = {"figure": result.figure, "bound": result.bound, "holds": result.holds}

@@ -13,7 +13,7 @@ with a section, `size_and_load.py` two small ones.
 import importlib
 import pkgutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,10 @@ from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
 
 
-def _discovered() -> tuple[Gate, ...]:
+def _discovered() -> dict[str, Gate]:
     modules = [importlib.import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)]
     found: list[Gate] = [gate for module in modules for gate in module.GATES]
-    return tuple(sorted(found, key=lambda gate: gate.order))
+    return {gate.name: gate for gate in sorted(found, key=lambda gate: gate.order)}
 
 
 GATES = _discovered()
@@ -37,7 +37,7 @@ def compare(
     champion: ComparedVersion | None,
     experiment: Experiment,
     data: Callable[[], TrainingData],
-    gates: Sequence[Gate] = GATES,
+    gates: Mapping[str, Gate] = GATES,
     answers: ServedFiles | None = None,
 ) -> Decision:
     """Measure both bundles, and judge the challenger by every gate.
@@ -52,13 +52,13 @@ def compare(
         Unavailable: MLflow does not answer.
     """
     request: dict[str, Any] = {}
-    for gate in gates:
+    for gate in gates.values():
         request |= gate.request(experiment)
     results: list[GateResult] = []
     measured: dict[str, Any] = {"not_measured": []}
     with tempfile.TemporaryDirectory(prefix="twinspire-gates-") as scratch:
         comparison = Comparison(challenger, champion, experiment, data, Path(scratch), request, answers)
-        for gate in gates:
+        for gate in gates.values():
             judged = gate.judge(comparison)
             if judged is None:
                 measured["not_measured"].append(gate.name)

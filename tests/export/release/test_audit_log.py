@@ -249,7 +249,7 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
     experiment = dataclasses.replace(made.experiment, gates=margin)
     log = AuditLog((Entry(ReleaseRecord(1, "", "", "promote", "", "1"), "", "FINISHED", False),), ())
     monkeypatch.setattr(audit_log, "read", lambda _: log)
-    gates = [gate for gate in GATES if gate.name in ("quality", NAME)]
+    gates = {name: GATES[name] for name in ("quality", NAME)}
     folder, results = worse(made.folder, tmp_path, 0), []
     for n in range(2, 7):
         champion = altered.side(str(n - 1), folder)
@@ -257,7 +257,7 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
         decision = compare(altered.side(str(n), folder), champion, experiment, releases.no_data, gates)
         assert {each.name for each in decision.refused} == ({NAME} if n == 6 else set())
         results.append(next(each for each in decision.results if each.name == NAME))
-        summary = tuple(release._summary(each) for each in decision.results)
+        summary = tuple(release.summary(each) for each in decision.results)
         record = ReleaseRecord(n, "", "", "promote", champion.version, str(n), summary)
         entry = Entry(parse_record(json.dumps(dataclasses.asdict(record))), "", "FINISHED", False)
         log = dataclasses.replace(log, entries=(*log.entries, entry))

@@ -53,7 +53,7 @@ def test_the_recall_of_each_bucket_is_measured_and_drawn(experiment: Experiment,
     decision = Decision(
         side, None, (result,), {"filtered_recall": measured, "bundle_size": {"challenger": 1}}
     )
-    write_report(decision, tmp_path / "page", (GATE,))
+    write_report(decision, tmp_path / "page", {GATE.name: GATE})
     page = (tmp_path / "page" / "decision.md").read_text()
     assert "0.1% pass, anti-correlated with the query" in page
 

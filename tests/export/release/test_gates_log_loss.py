@@ -20,7 +20,7 @@ from twinspire.export.release.gate import Comparison, Decision, Judgement
 from twinspire.export.release.gates import GATES, quality, quality_history
 from twinspire.export.release.gates.quality import judge_metrics
 from twinspire.export.release.paired_metrics import Evaluated, Paired
-from twinspire.export.release.promote import _summary
+from twinspire.export.release.promote import summary
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Refreshed, Score
 from twinspire.train.config import Experiment
@@ -176,9 +176,9 @@ def test_bundles_are_judged_by_the_losses_that_they_hold(
         assert measured["evaluated_anew"] == ""
         assert comparison.quality_change is not None
         assert {"log_loss", "ndcg_at_10"} <= set(comparison.quality_change)
-        gate = next(gate for gate in GATES if gate.name == "quality")
+        gate = GATES["quality"]
         assert gate.shown_bound(result.bound, result.lower_is_better) == "≤ +0.0050"
-        assert _summary(result)["shown_bound"] == "≤ +0.0050"
+        assert summary(result)["shown_bound"] == "≤ +0.0050"
         decision = Decision(comparison.challenger, comparison.champion, (result,), {"quality": measured})
         text = page(decision)
         assert "| **log loss, lower is better** |" in text

@@ -26,11 +26,11 @@ from twinspire.export.release.gate import (
 )
 from twinspire.export.release.gates import (
     GATES,
-    baseline,
     compare,
     interleaving,
     latency,
     parity,
+    quality,
     recall,
     size_and_load,
 )
@@ -59,7 +59,7 @@ def test_a_bundle_of_histories_is_measured_too(films_made: Made, tmp_path: Path)
     with tracking_at(films_made.uri):
         decision = compare(altered.side("1", films_made.folder), None, experiment, no_data)
     assert decision.accepted, decision.verdict()
-    assert [result.name for result in decision.results] == [gate.name for gate in GATES]
+    assert [result.name for result in decision.results] == [*GATES]
     for side in ("query", "item"):
         assert decision.measured["parity"][side]["records"] > 100
     for name in ("query_tower_latency", "retriever_latency"):
@@ -87,9 +87,9 @@ def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: P
         at_least=True,
     )
     side = altered.side("2", made.folder)
-    decision = compare(side, None, made.experiment, no_data, (gate,))
+    decision = compare(side, None, made.experiment, no_data, {gate.name: gate})
     assert decision.verdict() == f"refused by item_count: {side.manifest.count} items"
-    write_report(decision, tmp_path, (gate,))
+    write_report(decision, tmp_path, {gate.name: gate})
     page = (tmp_path / "decision.md").read_text()
     (row,) = [line for line in page.splitlines() if line.startswith("| items in the catalogue ")]
     shown = ["items in the catalogue", f"{side.manifest.count:,}", "≥ 1,000,000,000", "**refuse**"]
@@ -242,7 +242,7 @@ def judged_baseline(experiment: Experiment, made: Made, scratch: Path, metrics: 
     """The judgement on a first challenger whose report has these metrics."""
     side = altered.side("1", made.folder)
     challenger = dataclasses.replace(side, manifest=dataclasses.replace(side.manifest, quality=metrics))
-    return baseline.judge(Comparison(challenger, None, experiment, no_data, scratch))
+    return quality.judge_baseline(Comparison(challenger, None, experiment, no_data, scratch))
 
 
 def baseline_of(made: Made, scratch: Path, metrics: dict[str, Any], policy: Policy = "warn") -> GateResult:
