@@ -214,13 +214,8 @@ class _BundleBuilder:
 
     def _quality(self, model: quality.ServedModel, tried: HybridRanking | None, folder: Path) -> None:
         with PROGRESS.status("quality on the test split, baselines beside it"):
-            rows, _ = self.data.parts["test"].by_query()
-            answers = quality.rankings(self.experiment, self.data, model, rows, tried, self.fitter)
-            products = quality.inner_products(self.data, model)
-            beside = {} if products is None else quality.of_label_baselines(metrics_of(self.run))
-            metrics = quality.evaluate(
-                self.experiment, self.data, model, self.score, answers, products, beside
-            )
+            before = metrics_of(self.run)
+            metrics, answers, products = quality.evaluate(self.fitter, model, self.score, before, tried)
         page = quality_page(self.data, answers, self.experiment.name, "bundle")
         (folder / bundle.REPORTS / PAGE).write_text(page)
         per_query.save(per_query.measure(self.data, answers[""]), folder)
@@ -246,11 +241,8 @@ class _BundleBuilder:
         if self.data.judged is None:
             return
         with PROGRESS.status("quality on the judged queries, baselines beside it"):
-            data = self.data.as_served()
-            rows = self.data.judged.query
-            fitter = BaselineFitter(self.experiment, data, stored=self.choices)
-            answers = quality.rankings(self.experiment, data, model, rows, fitter=fitter)
-        self.reports["quality"] |= quality.evaluate_judged_queries(data, answers)
+            fitter = BaselineFitter(self.experiment, self.data.as_served(), stored=self.choices)
+            self.reports["quality"] |= quality.evaluate_judged_queries(fitter, model, self.data.judged.query)
 
     def _items(self, is_hybrid: bool) -> ItemColumns:
         """All items, in the order of the vectors."""

@@ -49,21 +49,16 @@ def evaluate(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
     model = served_model(folder, manifest, data.items, data.item_ids)
-    queries, _ = data.parts["test"].by_query()
     with PROGRESS.status("search"):
         fitter = BaselineFitter(experiment, data, stored=choices)
-        answers = quality.rankings(experiment, data, model, queries, fitter=fitter)
-        beside = quality.of_label_baselines(manifest.quality)
-        products = quality.inner_products(data, model)
-        metrics = quality.evaluate(experiment, data, model, manifest.score, answers, products, beside)
+        metrics, *_ = quality.evaluate(fitter, model, manifest.score, manifest.quality)
     if data.judged is not None:
         served = data.as_served()
         if data.serves_other_texts:
             model = served_model(folder, manifest, served.items, served.item_ids)
         with PROGRESS.status("search, judged queries"):
             fitter = BaselineFitter(experiment, served, stored=choices)
-            answers = quality.rankings(experiment, served, model, data.judged.query, fitter=fitter)
-            metrics |= quality.evaluate_judged_queries(served, answers)
+            metrics |= quality.evaluate_judged_queries(fitter, model, data.judged.query)
     return metrics | {"bundle": str(folder)}
 
 

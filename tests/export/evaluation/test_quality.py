@@ -17,7 +17,6 @@ from twinspire.export.evaluation.quality import (
     encode_queries,
     evaluate,
     lead_over_best,
-    rankings,
     verdict,
 )
 from twinspire.export.evaluation.weak_scores import LEAST_RIGHT, learn
@@ -33,6 +32,7 @@ from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
+from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.metrics import OF_LABELS, mean, per_query
 
 
@@ -55,8 +55,8 @@ def test_what_the_vectors_find_is_measured_by_exact_search(
     query = onnx_encoder(made.folder / bundle.QUERY_TOWER)
     model = ServedModel(query, manifest.schema.side("query"), items)
     queries, relevant = data.parts["test"].by_query()
-    answers = rankings(made.experiment, data, model, queries)
-    found = evaluate(made.experiment, data, model, manifest.score, answers, None, {})
+    found, _, products = evaluate(BaselineFitter(made.experiment, data), model, manifest.score, {})
+    assert products is None
     vectors = encode_queries(model.query, model.inputs, data, queries, "queries")
     for name, value in mean(per_query(ann.exact(vectors, items, 100), relevant)).items():
         assert found[name] == pytest.approx(value)
