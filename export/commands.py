@@ -48,14 +48,14 @@ def evaluate(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
         choices = None
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
-    model = served_model(folder, manifest, data.items, data.item_ids)
+    model = served_model(folder, manifest, data)
     with PROGRESS.status("search"):
         fitter = BaselineFitter(experiment, data, stored=choices)
         metrics, *_ = quality.evaluate(fitter, model, manifest.score, manifest.quality)
     if data.judged is not None:
         served = data.as_served()
         if data.serves_other_texts:
-            model = served_model(folder, manifest, served.items, served.item_ids)
+            model = served_model(folder, manifest, served)
         with PROGRESS.status("search, judged queries"):
             fitter = BaselineFitter(experiment, served, stored=choices)
             metrics |= quality.evaluate_judged_queries(fitter, model, data.judged.query)

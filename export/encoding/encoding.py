@@ -97,7 +97,7 @@ def encode_all(
         return np.concatenate([*encoded_windows(encode, inputs, records, advance)])
 
 
-def encode_into(output: Path, tower: ItemTower, records: Records, title: str) -> EncodedFile:
+def encode_into(output: Path, tower: ItemTower, records: Records) -> EncodedFile:
     """Encode all records into the `.npy` file `output`; resumes where an earlier process was stopped.
 
     The file appears once it is complete. On one processor its bytes are those of `numpy.save` for the result
@@ -114,7 +114,7 @@ def encode_into(output: Path, tower: ItemTower, records: Records, title: str) ->
         resumed_at = draft.rows
         started = time.perf_counter()
         try:
-            _write_windows(draft, tower, records, title)
+            _write_windows(draft, tower, records)
         except KeyboardInterrupt:
             kept = f"{draft.rows:,} of {len(records):,} are kept"
             raise KeyboardInterrupt(f"interrupted; {kept}, and the same command goes on from there") from None
@@ -140,7 +140,7 @@ def encode_once(name: str, tower: ItemTower, records: Records) -> EncodedFile:
         if output.is_file():
             found = EncodedFile(output, _mapped(output), len(records), 0.0)
         else:
-            found = encode_into(output, tower, records, records.name)
+            found = encode_into(output, tower, records)
         os.utime(folder)
     with exclusive_lock(parent / ".lock"):
         folders = sorted((each for each in parent.iterdir() if each.is_dir()), key=_last_used)
@@ -217,9 +217,9 @@ def _rows_of(values: Values, rows: Sequence[int] | Rows) -> dict[str, list[Any]]
     return {name: [column[row] for row in rows] for name, column in values.items()}
 
 
-def _write_windows(draft: ResumableFile, tower: ItemTower, records: Records, title: str) -> None:
+def _write_windows(draft: ResumableFile, tower: ItemTower, records: Records) -> None:
     first = draft.rows
-    with _progress(title, len(records), first) as advance:
+    with _progress(records.name, len(records), first) as advance:
         for window in encoded_windows(tower.encode, tower.inputs, records, advance, first):
             if window.shape[1] != tower.dimension:
                 raise BundleDamaged(

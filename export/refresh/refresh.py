@@ -195,7 +195,7 @@ class _Refresh:
         if merged.fresh_count:
             records = ColumnRecords(merged.fresh, "new and changed items")
             tower = ItemTower.of(champion.folder, champion.manifest)
-            encoded = encode_into(self.work.vectors, tower, records, records.name)
+            encoded = encode_into(self.work.vectors, tower, records)
             fresh, resumed_at = np.asarray(encoded.vectors), encoded.resumed_at
             is_finite = np.isfinite(fresh).all(axis=1)
             if not is_finite.all():

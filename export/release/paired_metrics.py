@@ -210,7 +210,7 @@ def evaluate(version: ComparedVersion, data: TrainingData) -> tuple[RowMetrics, 
         )
     read_data = data.as_read_by(manifest.schema.query)
     title = f"items by version {version.version}"
-    model = served_model(version.folder, manifest, data.items, data.item_ids, title)
+    model = served_model(version.folder, manifest, data, title)
     # Digests are of the data of both, so that a query has the same one for towers that read no times.
     products = quality.inner_products(read_data, model)
     losses = pair_losses.measure(data, products, manifest.score)

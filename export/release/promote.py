@@ -195,9 +195,9 @@ def _conclude(
     elif not decision.accepted:
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
-    summary = [summary(each) for each in decision.results]
+    results = map(summary, decision.results)
     doubts = decision.challenger.doubts
-    record = audit_log.commit(name, run_id, action, compared.champion, challenger, summary, reason, doubts)
+    record = audit_log.commit(name, run_id, action, compared.champion, challenger, results, reason, doubts)
     if error is not None:
         raise error
     return record

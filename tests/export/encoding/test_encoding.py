@@ -58,7 +58,7 @@ def until_killed(arrays):
     return real.encode(arrays)
 
 records = TableRecords(table, real.inputs.features)
-encode_into(output, replace(real, encode=until_killed), records, "items")
+encode_into(output, replace(real, encode=until_killed), records)
 """
 
 
@@ -83,7 +83,7 @@ def records(texts: list[str]) -> ColumnRecords:
 def whole(tower: ItemTower, records: ColumnRecords, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of the file that an undisturbed run gives."""
     path = tmp_path_factory.mktemp("whole") / "whole.npy"
-    encode_into(path, tower, records, "items")
+    encode_into(path, tower, records)
     return path.read_bytes()
 
 
@@ -104,12 +104,7 @@ def begun(output: Path, tower: ItemTower, records: ColumnRecords, windows: int =
         return tower.encode(arrays)
 
     with pytest.raises(KeyboardInterrupt, match=f"{windows * WINDOW:,} of {COUNT:,} are kept"):
-        encode_into(
-            output,
-            dataclasses.replace(tower, encode=interrupted),
-            records,
-            "items",
-        )
+        encode_into(output, dataclasses.replace(tower, encode=interrupted), records)
     assert not output.exists()
 
 
@@ -136,7 +131,7 @@ def test_a_killed_process_is_resumed(
     assert killed.returncode == -signal.SIGKILL, said
     assert not output.exists()
     assert json.loads((tmp_path / "vectors.npy.journal").read_bytes())["windows"] == 1
-    streamed = encode_into(output, tower, TableRecords(table, PLAIN), "items")
+    streamed = encode_into(output, tower, TableRecords(table, PLAIN))
     assert streamed.resumed_at == WINDOW
     assert output.read_bytes() == whole
     assert isinstance(streamed.vectors, np.memmap)
@@ -223,7 +218,7 @@ def test_a_journal_of_other_content_is_not_used(
     else:
         before["records"] = ColumnRecords({"text": [*texts[:-1], "another"]})
     begun(output, **before)  # type: ignore[arg-type]
-    streamed = encode_into(output, tower, ColumnRecords({"text": texts}), "items")
+    streamed = encode_into(output, tower, ColumnRecords({"text": texts}))
     assert f"vectors.npy.journal: was begun with other {other}; starting over" in said(progress)
     assert streamed.resumed_at == 0
     expected = encode_all(tower.encode, tower.inputs, {"text": texts}, "items")
@@ -242,7 +237,7 @@ def test_an_incomplete_window_is_encoded_again(
         part.write_bytes(part.read_bytes() + b"\x01" * 1000)
     else:
         journal.write_bytes(journal.read_bytes()[:-7])
-    streamed = encode_into(output, tower, records, "items")
+    streamed = encode_into(output, tower, records)
     windows = {"cut": 1, "longer": 2}.get(harm, 0)
     assert streamed.resumed_at == windows * WINDOW
     assert output.read_bytes() == whole
@@ -255,7 +250,7 @@ def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Pat
         write_table(pl.DataFrame({"text": documents(windows * WINDOW)}), path)
         tracemalloc.start()
         try:
-            encode_into(tmp_path / f"{windows}.npy", tower, TableRecords(path, PLAIN), "items")
+            encode_into(tmp_path / f"{windows}.npy", tower, TableRecords(path, PLAIN))
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -264,7 +259,7 @@ def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Pat
 
 
 def test_an_empty_catalogue_is_an_empty_file(tower: ItemTower, tmp_path: Path) -> None:
-    streamed = encode_into(tmp_path / "vectors.npy", tower, ColumnRecords({"text": []}), "items")
+    streamed = encode_into(tmp_path / "vectors.npy", tower, ColumnRecords({"text": []}))
     assert streamed.vectors.shape == (0, DIMENSION)
     assert np.load(tmp_path / "vectors.npy").dtype == np.float32
     assert (streamed.resumed_at, streamed.items_per_s) == (0, 0.0)
@@ -277,7 +272,7 @@ def test_only_one_process_writes(tower: ItemTower, records: ColumnRecords, tmp_p
     with (tmp_path / "vectors.npy.part").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match=r"vectors\.npy\.part: another process is writing it"):
-            encode_into(tmp_path / "vectors.npy", tower, records, "items")
+            encode_into(tmp_path / "vectors.npy", tower, records)
 
 
 def test_a_tower_of_another_dimension_is_refused(
@@ -285,7 +280,7 @@ def test_a_tower_of_another_dimension_is_refused(
 ) -> None:
     wrong = dataclasses.replace(tower, dimension=DIMENSION + 1)
     with pytest.raises(BundleDamaged, match=f"dimension {DIMENSION}, expected {DIMENSION + 1}"):
-        encode_into(tmp_path / "vectors.npy", wrong, records, "items")
+        encode_into(tmp_path / "vectors.npy", wrong, records)
 
 
 def test_a_path_that_cannot_be_written_is_named(
@@ -293,7 +288,7 @@ def test_a_path_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/vectors\.npy: cannot be written"):
-        encode_into(tmp_path / "file" / "vectors.npy", tower, records, "items")
+        encode_into(tmp_path / "file" / "vectors.npy", tower, records)
 
 
 def test_a_file_that_changes_during_encoding_is_refused(tower: ItemTower, tmp_path: Path) -> None:
@@ -304,7 +299,7 @@ def test_a_file_that_changes_during_encoding_is_refused(tower: ItemTower, tmp_pa
         path.write_text("text\none\nsix\n")
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(DataError, match=r"items\.csv: changed while it was read"):
-        encode_into(tmp_path / "vectors.npy", tower, records, "items")
+        encode_into(tmp_path / "vectors.npy", tower, records)
     assert not (tmp_path / "vectors.npy").exists()
     with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
         TableRecords(tmp_path / "gone.csv", PLAIN)
