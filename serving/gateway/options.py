@@ -4,14 +4,14 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from twinspire.protos.errors import InvalidInput
+from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.serving import flag_types as flags
 from twinspire.serving.address import check_target, is_loopback, join
 from twinspire.serving.client.security import Security
 from twinspire.serving.flag_types import check_positive, option
 from twinspire.serving.gateway.messages import MAX_FIELDS
-from twinspire.serving.security.tls import TlsFiles
 
 # As browsers write it: a host in lower case, and no port that is the scheme's own.
 ORIGIN = re.compile(r"(?:http(?!.*:80$)|https(?!.*:443$))://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]+)?")
@@ -181,8 +181,23 @@ class GatewayOptions:
         """The TLS context of the gateway's own port; None for HTTP.
 
         Raises:
-            ConfigError: a file cannot be read, or is invalid.
+            DataError: a file cannot be read, or is invalid.
         """
-        if self.https_certificate is None or self.https_key is None:
+        if self.https_certificate is None:
             return None
-        return TlsFiles(self.https_certificate, self.https_key).context()
+
+        def refuse() -> str:  # instead of waiting for a password on the terminal
+            raise DataError(f"{self.https_key}: is encrypted; expected a key without a password")
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.https_certificate, self.https_key, password=refuse)
+        except (OSError, ssl.SSLError) as error:
+            raise DataError(
+                f"{self.https_certificate}, {self.https_key}: cannot be used: {_reason(error)}"
+            ) from None
+        return context
+
+
+def _reason(error: Any) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)

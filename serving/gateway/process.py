@@ -94,7 +94,7 @@ def serve(options: GatewayOptions, ready: Callable[[int], None]) -> None:
         ready: called as soon as requests are answered, with the port.
 
     Raises:
-        ConfigError, DataError: a certificate or a key cannot be used.
+        DataError: a certificate or a key cannot be used.
         Unavailable: the address cannot be listened on.
     """
     if options.security.certificate is not None and not is_loopback(options.host):

@@ -61,15 +61,10 @@ class TlsFiles:
         if self.client_ca:
             client_ca = _read(self.client_ca)
             _check_authorities(self.client_ca, client_ca)
-        _context(self.certificate, self.key)
+        _check_pair(self.certificate, self.key)
         if identities(self.paths) != before:  # OpenSSL reads the pair itself, and may have read other files
             raise ConfigError(f"{self.certificate}: was replaced while it was read")
         return Material(certificate, key, client_ca)
-
-    def context(self) -> ssl.SSLContext:
-        """What a server without gRPC speaks TLS with; errors as of `read`."""
-        self.read()
-        return _context(self.certificate, self.key)
 
 
 class ServerTls(Reloaded[Material]):
@@ -171,8 +166,8 @@ def _loaded(path: Path, pem: bytes) -> ssl.SSLContext:
     return context
 
 
-def _context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """A server's context; raises ConfigError unless the key is the certificate's, and has no password."""
+def _check_pair(certificate: Path, key: Path) -> None:
+    """Raise ConfigError unless the key is the certificate's, and has no password."""
 
     def refuse() -> str:
         raise ValueError("is encrypted; expected a key without a password")
@@ -186,4 +181,3 @@ def _context(certificate: Path, key: Path) -> ssl.SSLContext:
         raise ConfigError(f"{key}: cannot be used with {certificate}: {error.reason or error}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{key}: {error}") from None
-    return context

@@ -21,7 +21,7 @@ from tests.helpers.serving.certificates import Authority
 from tests.helpers.serving.gateways import JSON, RunningGateway, decided, decided_gateway, is_ended, read
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
-from twinspire.protos.errors import ConfigError
+from twinspire.protos.errors import DataError
 from twinspire.serving.__main__ import main
 from twinspire.serving.gateway import http1, process
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
@@ -97,7 +97,7 @@ def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: P
     (tmp_path / "cert.pem").write_bytes(pair.certificate)
     (tmp_path / "key.pem").write_bytes(key)
     options = GatewayOptions(https_certificate=tmp_path / "cert.pem", https_key=tmp_path / "key.pem")
-    with pytest.raises(ConfigError, match=r"key\.pem: is encrypted; expected a key without a password"):
+    with pytest.raises(DataError, match=r"key\.pem: is encrypted; expected a key without a password"):
         options.tls()
 
 
