@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.export.encoding.records import WINDOW, ColumnRecords, Records, Values
+from twinspire.export.encoding.records import WINDOW, ColumnRecords, Records, Values, rows_of
 from twinspire.export.encoding.resumable_file import ResumableFile, open_resumable
 from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, bounded_batches, onnx_encoder
 from twinspire.protos.bundle import ITEM_TOWER, VECTORS, Manifest, record
@@ -143,7 +143,9 @@ def encode_once(name: str, tower: ItemTower, records: Records) -> EncodedFile:
             found = encode_into(output, tower, records)
         os.utime(folder)
     with exclusive_lock(parent / ".lock"):
-        folders = sorted((each for each in parent.iterdir() if each.is_dir()), key=_last_used)
+        folders = sorted(
+            (each for each in parent.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime_ns
+        )
         for unused in folders[:-KEPT]:
             with suppress(BlockingIOError), exclusive_lock(_lock_of(unused), busy=BlockingIOError()):
                 shutil.rmtree(unused, ignore_errors=True)
@@ -153,10 +155,6 @@ def encode_once(name: str, tower: ItemTower, records: Records) -> EncodedFile:
 def _lock_of(folder: Path) -> Path:
     """The lock of a folder of `encode_once`. It lies beside the folder, so that it is not removed with it."""
     return folder.with_suffix(".lock")
-
-
-def _last_used(folder: Path) -> int:
-    return folder.stat().st_mtime_ns
 
 
 def encoded_windows(
@@ -202,19 +200,15 @@ def _batches(inputs: TowerInputs, values: Values, size: int) -> Iterator[Rows]:
 
 def _arrays(inputs: TowerInputs, values: Values, rows: Rows, begin: int, name: str) -> Arrays:
     try:
-        return inputs.to_arrays(_rows_of(values, rows))
+        return inputs.to_arrays(rows_of(values, rows))
     except InvalidInput:
         for row in sorted(rows):
             try:
-                inputs.to_arrays(_rows_of(values, [row]))
+                inputs.to_arrays(rows_of(values, [row]))
             except InvalidInput as error:
                 place = f"row {begin + row + 1} of {name}"
                 raise InvalidInput(error.field, f"{place}: {error.reason}") from None
         raise
-
-
-def _rows_of(values: Values, rows: Sequence[int] | Rows) -> dict[str, list[Any]]:
-    return {name: [column[row] for row in rows] for name, column in values.items()}
 
 
 def _write_windows(draft: ResumableFile, tower: ItemTower, records: Records) -> None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from twinspire.export import ann
 from twinspire.export.encoding.encoding import encode_all
+from twinspire.export.encoding.records import rows_of
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.protos.bundle import Score
@@ -74,8 +75,7 @@ def encode_queries(
     encode: Encode, inputs: TowerInputs, data: TrainingData, rows: Rows, title: str
 ) -> Vectors:
     """Encode some queries of a data set: (Q, D)."""
-    values = {name: [column[row] for row in rows] for name, column in data.queries.items()}
-    return encode_all(encode, inputs, values, title)
+    return encode_all(encode, inputs, rows_of(data.queries, rows), title)
 
 
 def ranked(data: TrainingData, model: ServedModel) -> Rows:

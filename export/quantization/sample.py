@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from twinspire.export.encoding.encoding import encode_all
+from twinspire.export.encoding.records import rows_of
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.protos.features import Side, TowerInputs
 from twinspire.train.config.bundle import PrecisionConfig
@@ -52,9 +53,8 @@ class QualitySample:
     def encode(self, side: Side, variant: str, inputs: TowerInputs, encode: Encode) -> Vectors:
         """Vectors of the queries (Q, D) or of the items (N, D); progress shows the name of the variant."""
         rows, values = (self.queries, self.data.queries) if side == "query" else (self.items, self.data.items)
-        chosen = {name: [column[row] for row in rows] for name, column in values.items()}
         title = f"{'validation queries' if side == 'query' else 'items'}, {variant}"
-        return encode_all(encode, inputs, chosen, title)
+        return encode_all(encode, inputs, rows_of(values, rows), title)
 
     def metrics(self, vectors: BothVectors) -> PerQuery:
         """recall@10 and nDCG@10 of each query by exact search: metric -> (Q,)."""
