@@ -17,7 +17,6 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
@@ -53,6 +52,7 @@ from twinspire.train.evaluation.quality_page import PAGE, quality_page
 from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.paths import CACHE
+from twinspire.train.progress import PROGRESS
 from twinspire.train.training.refit import vectors_before_refit
 from twinspire.train.training.run import choices_of
 from twinspire.train.training.run_metrics import metrics_of
@@ -63,16 +63,8 @@ LOCKS = CACHE / "locks"
 EXAMPLES = 200  # test queries in a bundle
 
 
-def build_bundle(
-    experiment: Experiment,
-    dataset: Dataset,
-    run: Run,
-    console: Console,
-) -> tuple[Path, bool]:
+def build_bundle(experiment: Experiment, dataset: Dataset, run: Run) -> tuple[Path, bool]:
     """Build the bundle of a run; also returns whether it had been built before.
-
-    Args:
-        console: shows the progress.
 
     Raises:
         MissingStage: the run has no model, or was trained on other data.
@@ -87,22 +79,22 @@ def build_bundle(
             "that read them have changed; train again"
         )
     tag = "twinspire.bundle." + _fingerprint(experiment, run)[:12]
-    with _exclusive(tag, console):
+    with _exclusive(tag):
         # The run is read again, because another process may have built the bundle meanwhile.
-        known = bundle_of_tag(mlflow.get_run(run.info.run_id), tag, console)
+        known = bundle_of_tag(mlflow.get_run(run.info.run_id), tag)
         if known is not None:
             publish(known)
             os.utime(known / bundle.MANIFEST)  # by which the next commands find it as the newest
-        folder = known or _BundleBuilder(experiment, dataset, run, console).write(tag)
+        folder = known or _BundleBuilder(experiment, dataset, run).write(tag)
         log_bundle(folder, run.info.run_id)
     return folder, known is not None
 
 
-def _exclusive(tag: str, console: Console) -> AbstractContextManager[object]:
+def _exclusive(tag: str) -> AbstractContextManager[object]:
     """Lock out other processes that build the bundle of the same tag; they wait, and then find it built."""
 
     def on_wait() -> None:
-        console.print("another process is making this bundle; waiting for it")
+        PROGRESS.print("another process is making this bundle; waiting for it")
 
     return exclusive_lock(LOCKS / f"{tag}.lock", on_wait=on_wait)
 
@@ -125,16 +117,9 @@ def _fingerprint(experiment: Experiment, run: Run) -> str:
 class _BundleBuilder:
     """Builds one bundle, step by step, in a draft folder."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        dataset: Dataset,
-        run: Run,
-        console: Console,
-    ) -> None:
+    def __init__(self, experiment: Experiment, dataset: Dataset, run: Run) -> None:
         self.dataset = dataset
         self.run = run
-        self.console = console
         self.choices = choices_of(run, experiment, dataset)
         self.model: Model = load_model(run)
         self.experiment = experiment.with_features(self.model.schema)
@@ -151,7 +136,7 @@ class _BundleBuilder:
         return written
 
     def _make(self, folder: Path, scratch: Path) -> bundle.Manifest:
-        exporter = TowerExporter(self.experiment, self.model, self.data, self.console)
+        exporter = TowerExporter(self.experiment, self.model, self.data)
         towers, reports = exporter.export(folder, scratch)
         self.reports |= reports
         evaluated, catalogue = self._vectors(exporter, towers["item"].path)
@@ -160,7 +145,7 @@ class _BundleBuilder:
         encode = onnx_encoder(query.path, self.experiment.export.threads)
         queries = self._queries(encode, "validation")
         both = queries, self._queries(encode, "test")
-        settings = self.experiment.index, self.score, folder, self.console
+        settings = self.experiment.index, self.score, folder, PROGRESS
         parameters, report = ann.write_index(catalogue, both, *settings)
         self.reports["index"] = report | {"searched_text": self.dataset.report["served_text"]}
         choice = self._choose_hybrid(queries, evaluated, parameters.ef_search)
@@ -168,7 +153,7 @@ class _BundleBuilder:
         model = quality.ServedModel(encode, query.inputs, evaluated, ranking)
         self.reports["scores"] = weak_scores.learn(self.data, model, queries, self.score)
         items, weak = self._served_values(), self.reports["scores"].get("weak_score")
-        with self.console.status("the reference for drift"):
+        with PROGRESS.status("the reference for drift"):
             reference = drift_reference.learn(
                 self.data, self.model.schema, model, queries, items, self.score, weak
             )
@@ -193,7 +178,7 @@ class _BundleBuilder:
         rows, _ = self.data.parts[part].by_query()
         title = f"{part} queries"
         inputs = self.model.schema.side("query")
-        return quality.encode_queries(encode, inputs, self.data, rows, self.console, title)
+        return quality.encode_queries(encode, inputs, self.data, rows, title)
 
     def _choose_hybrid(self, queries: Any, evaluated: Any, ef_search: int) -> Choice:
         """Decide by the validation queries whether the bundle gets a lexical index, and say why.
@@ -203,11 +188,11 @@ class _BundleBuilder:
         """
         data = self.data.before_refit
         if data is None or self.experiment.hybrid.enabled is False or not has_texts(self.experiment, data):
-            choice = choose(self.fitter, ef_search, evaluated, queries, self.score, self.console)
+            choice = choose(self.fitter, ef_search, evaluated, queries, self.score)
         else:
             items, queries = vectors_before_refit(self.run)
             fitter = BaselineFitter(self.experiment, data, stored=self.choices)
-            choice = choose(fitter, ef_search, items, queries, self.score, self.console)
+            choice = choose(fitter, ef_search, items, queries, self.score)
             choice = self._refitted(choice, evaluated)
         self.reports["hybrid"] = choice.report
         return choice
@@ -228,16 +213,9 @@ class _BundleBuilder:
         )
 
     def _quality(self, model: quality.ServedModel, tried: HybridRanking | None, folder: Path) -> None:
-        with self.console.status("quality on the test split, baselines beside it"):
-            rows, _ = self.data.parts["test"].by_query()
-            answers = quality.rankings(
-                self.experiment, self.data, model, rows, self.console, tried, self.fitter
-            )
-            products = quality.inner_products(self.data, model, self.console)
-            beside = {} if products is None else quality.of_label_baselines(metrics_of(self.run))
-            metrics = quality.evaluate(
-                self.experiment, self.data, model, self.score, self.console, answers, products, beside
-            )
+        with PROGRESS.status("quality on the test split, baselines beside it"):
+            before = metrics_of(self.run)
+            metrics, answers, products = quality.evaluate(self.fitter, model, self.score, before, tried)
         page = quality_page(self.data, answers, self.experiment.name, "bundle")
         (folder / bundle.REPORTS / PAGE).write_text(page)
         per_query.save(per_query.measure(self.data, answers[""]), folder)
@@ -251,7 +229,7 @@ class _BundleBuilder:
         """Write the lexical index over the items as served, if there is to be one; returns their ranking."""
         if choice.hybrid is None or not choice.shipped:
             return None
-        with self.console.status("lexical index"):
+        with PROGRESS.status("lexical index"):
             texts = texts_of(self._served_values(), self.experiment.item)
             postings, hybrid = over_texts(choice.hybrid, texts)
             postings = self._with_priors(postings, hybrid)
@@ -262,12 +240,9 @@ class _BundleBuilder:
         """Add the quality on the judged queries, over the items as served."""
         if self.data.judged is None:
             return
-        with self.console.status("quality on the judged queries, baselines beside it"):
-            data = self.data.as_served()
-            rows = self.data.judged.query
-            fitter = BaselineFitter(self.experiment, data, stored=self.choices)
-            answers = quality.rankings(self.experiment, data, model, rows, self.console, fitter=fitter)
-        self.reports["quality"] |= quality.evaluate_judged_queries(data, answers)
+        with PROGRESS.status("quality on the judged queries, baselines beside it"):
+            fitter = BaselineFitter(self.experiment, self.data.as_served(), stored=self.choices)
+            self.reports["quality"] |= quality.evaluate_judged_queries(fitter, model, self.data.judged.query)
 
     def _items(self, is_hybrid: bool) -> ItemColumns:
         """All items, in the order of the vectors."""

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from twinspire.protos import bundle, names
 from twinspire.protos.errors import BundleDamaged, BundleError, MissingStage
 from twinspire.train.config import Experiment
 from twinspire.train.paths import CACHE
+from twinspire.train.progress import PROGRESS
 
 if TYPE_CHECKING:  # finding a bundle needs no MLflow, whose import takes seconds
     from mlflow.entities import Run
@@ -46,12 +45,11 @@ def find_bundle(experiment: Experiment, path: Path | None) -> tuple[Path, bundle
     raise MissingStage(f"{experiment.name}: there is no bundle yet; `make export` comes first")
 
 
-def bundle_of_tag(run: "Run", tag: str, console: Console) -> Path | None:
+def bundle_of_tag(run: "Run", tag: str) -> Path | None:
     """The bundle whose folder a tag of a run names; None if there is no such bundle, or it is damaged.
 
     Args:
         tag: name of the tag. Its value comes from the tracking server, so it may be any text.
-        console: receives the reason why the bundle has to be built again.
     """
     folder = run.data.tags.get(tag)
     if folder is None:
@@ -62,7 +60,7 @@ def bundle_of_tag(run: "Run", tag: str, console: Console) -> Path | None:
         bundle.read(BUNDLES / folder)
         return BUNDLES / folder
     except BundleError as error:
-        console.print(f"{error}; making the bundle again", highlight=False, markup=False)
+        PROGRESS.print(f"{error}; making the bundle again", highlight=False, markup=False)
         return None
 
 

@@ -32,7 +32,7 @@ def make_bundle(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     newest = _run(experiment, arguments.run)  # before the data, which can take minutes to read
     dataset = _dataset(experiment, arguments)
     run = newest if arguments.run else _run_of_settings(experiment, dataset, newest)
-    folder, reused = build_bundle(experiment, dataset, run, PROGRESS)
+    folder, reused = build_bundle(experiment, dataset, run)
     return _summary(folder) | {"reused": reused}
 
 
@@ -48,24 +48,17 @@ def evaluate(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
         choices = None
     experiment = experiment.with_features(manifest.schema)
     data = data_of_kept_towers(dataset, experiment)
-    model = served_model(folder, manifest, data.items, data.item_ids, PROGRESS)
-    queries, _ = data.parts["test"].by_query()
+    model = served_model(folder, manifest, data)
     with PROGRESS.status("search"):
         fitter = BaselineFitter(experiment, data, stored=choices)
-        answers = quality.rankings(experiment, data, model, queries, PROGRESS, fitter=fitter)
-        beside = quality.of_label_baselines(manifest.quality)
-        products = quality.inner_products(data, model, PROGRESS)
-        metrics = quality.evaluate(
-            experiment, data, model, manifest.score, PROGRESS, answers, products, beside
-        )
+        metrics, *_ = quality.evaluate(fitter, model, manifest.score, manifest.quality)
     if data.judged is not None:
         served = data.as_served()
         if data.serves_other_texts:
-            model = served_model(folder, manifest, served.items, served.item_ids, PROGRESS)
+            model = served_model(folder, manifest, served)
         with PROGRESS.status("search, judged queries"):
             fitter = BaselineFitter(experiment, served, stored=choices)
-            answers = quality.rankings(experiment, served, model, data.judged.query, PROGRESS, fitter=fitter)
-            metrics |= quality.evaluate_judged_queries(served, answers)
+            metrics |= quality.evaluate_judged_queries(fitter, model, data.judged.query)
     return metrics | {"bundle": str(folder)}
 
 

@@ -238,20 +238,15 @@ def _gates_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """The results of the gates, with units.
 
     Args:
-        results: name, figure, bound and `holds` of each gate, as in a record of the audit log.
+        results: those of a record of the audit log.
     """
-    from twinspire.export.release.gates import GATES
-
-    gates = {gate.name: gate for gate in GATES}
     figure, bound = (Column(name, justify="right") for name in ("figure", "bound"))
     table = Table("gate", figure, bound, "outcome", box=None)
     for each in results:
-        gate = gates[each["name"]]
         held = Text("pass", "green") if each["holds"] else Text("refused", "bold red")
         if each["holds"] and each["figure"] is None:  # there is no champion to compare with, for example
             held = Text("not compared", "dim")
         elif each["holds"] and each.get("warning"):
             held = Text("warned", "yellow")
-        shown = each.get("shown_bound") or gate.shown_bound(each["bound"])
-        table.add_row(gate.title, gate.shown_figure(each["figure"]), shown, held)
+        table.add_row(each["title"], each["shown_figure"], each["shown_bound"], held)
     return table

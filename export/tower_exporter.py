@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from twinspire.export.benchmark.towers import TowerForms, measure_towers, torch_threads
 from twinspire.export.encoding.encoding import EncodedFile, ItemTower, encode_once
@@ -24,6 +23,7 @@ from twinspire.protos import bundle
 from twinspire.protos.features import SIDES, Side
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
+from twinspire.train.progress import PROGRESS
 from twinspire.train.training.trained_model import Model
 
 SAMPLE = 500  # test records for parity and latency, or fewer if they have more than `CHARACTERS`
@@ -35,18 +35,10 @@ class TowerExporter:
 
     Args:
         data: has the records to measure on.
-        console: receives progress.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        model: Model,
-        data: TrainingData,
-        console: Console,
-    ) -> None:
+    def __init__(self, experiment: Experiment, model: Model, data: TrainingData) -> None:
         self.experiment, self.model, self.data = experiment, model, data
-        self.console = console
 
     def export(self, folder: Path, scratch: Path) -> tuple[dict[Side, ExportedTower], dict[str, Any]]:
         """Write both towers into `folder`, and their variants into `scratch`.
@@ -59,7 +51,7 @@ class TowerExporter:
             ConfigError: the configured variant cannot be made of a tower.
         """
         plain = {side: self._export(side, scratch) for side in SIDES}
-        own, items = (self.experiment.precision, scratch, self.console), self.data.items
+        own, items = (self.experiment.precision, scratch), self.data.items
         chosen = choose_precision(plain, self.data, *own, lambda path: self.encode_items(path, items).vectors)
         served = {
             side: replace(each, path=shutil.copyfile(each.path, folder / bundle.TOWERS[side]))
@@ -79,7 +71,7 @@ class TowerExporter:
         inputs, encode = self.model.schema.side("item"), onnx_encoder(path, threads=0)
         dimension = encode(inputs.to_arrays(self.sample("item", 1))).shape[1]
         tower, records = ItemTower(path, inputs, dimension, encode), ColumnRecords(values, title)
-        return encode_once(self.experiment.name, tower, records, self.console)
+        return encode_once(self.experiment.name, tower, records)
 
     def sample(self, side: Side, count: int = SAMPLE) -> dict[str, list[Any]]:
         """Raw values of test records, fewer than `count` if they are long: feature name -> values."""
@@ -91,7 +83,7 @@ class TowerExporter:
     def _export(self, side: Side, folder: Path) -> ExportedTower:
         tower = frozen(self.model.towers[SIDES.index(side)])
         inputs, path = self.model.schema.side(side), folder / bundle.TOWERS[side]
-        with self.console.status(f"exporting the {side} tower"):
+        with PROGRESS.status(f"exporting the {side} tower"):
             one = self.sample(side, 1)
             example = inputs.to_arrays({name: value * 2 for name, value in one.items()})
             export_tower(tower, inputs.features, example, path)
@@ -101,7 +93,7 @@ class TowerExporter:
         """Compare a file with the tower in torch, whose tables are rounded as in the file."""
         # Torch's idle threads spin: on a busy machine two take up to 20 times as much processor time as one.
         threads = self.experiment.export.threads
-        with torch_threads(threads), self.console.status(f"parity of the {each.side} tower"):
+        with torch_threads(threads), PROGRESS.status(f"parity of the {each.side} tower"):
             return parity.check(
                 each.side,
                 each.inputs,

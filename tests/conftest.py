@@ -181,6 +181,16 @@ def console() -> "Console":
     return Console(file=io.StringIO())
 
 
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What the commands of train and export show while they work."""
+    from twinspire.train.progress import PROGRESS
+
+    shown = io.StringIO()
+    monkeypatch.setattr(PROGRESS, "_file", shown)
+    return shown
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database in which nothing was tracked yet: making one takes seconds, copying it none."""

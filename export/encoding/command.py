@@ -21,7 +21,7 @@ def encode(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     with PROGRESS.status(f"checking {arguments.items}"):
         table = source_config(experiment.data).item_table()
         records = TableRecords(arguments.items, manifest.schema.item, table)
-    streamed = encode_into(arguments.output, tower, records, PROGRESS, "items")
+    streamed = encode_into(arguments.output, tower, records)
     return {
         "output": str(arguments.output),
         "items": len(records),

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
-from twinspire.export.encoding.records import WINDOW, ColumnRecords, Records, Values
+from twinspire.export.encoding.records import WINDOW, ColumnRecords, Records, Values, rows_of
 from twinspire.export.encoding.resumable_file import ResumableFile, open_resumable
 from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, bounded_batches, onnx_encoder
 from twinspire.protos.bundle import ITEM_TOWER, VECTORS, Manifest, record
@@ -27,7 +26,7 @@ from twinspire.protos.features import Arrays, TowerInputs
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.paths import CACHE
-from twinspire.train.progress import progress_bar
+from twinspire.train.progress import PROGRESS, progress_bar
 
 BATCH = 64  # records of a batch, or fewer if these are long
 ENCODED = CACHE / "encoded"
@@ -84,11 +83,7 @@ class EncodedFile:
 
 
 def encode_all(
-    encode: Encode,
-    inputs: TowerInputs,
-    values: Mapping[str, Sequence[Any]],
-    console: Console,
-    title: str,
+    encode: Encode, inputs: TowerInputs, values: Mapping[str, Sequence[Any]], title: str
 ) -> Vectors:
     """Encode all records into memory: (N, D), in their order.
 
@@ -98,17 +93,11 @@ def encode_all(
     records = ColumnRecords(values, title)
     if len(records) == 0:
         raise InvalidInput(inputs.side, f"{title}: expected at least one record, got none")
-    with _progress(console, title, len(records)) as advance:
+    with _progress(title, len(records)) as advance:
         return np.concatenate([*encoded_windows(encode, inputs, records, advance)])
 
 
-def encode_into(
-    output: Path,
-    tower: ItemTower,
-    records: Records,
-    console: Console,
-    title: str,
-) -> EncodedFile:
+def encode_into(output: Path, tower: ItemTower, records: Records) -> EncodedFile:
     """Encode all records into the `.npy` file `output`; resumes where an earlier process was stopped.
 
     The file appears once it is complete. On one processor its bytes are those of `numpy.save` for the result
@@ -121,11 +110,11 @@ def encode_into(
         KeyboardInterrupt: with a text that says how much is kept.
     """
     shape = (len(records), tower.dimension)
-    with open_resumable(output, shape, _identity(tower, records), console) as draft:
+    with open_resumable(output, shape, _identity(tower, records)) as draft:
         resumed_at = draft.rows
         started = time.perf_counter()
         try:
-            _write_windows(draft, tower, records, console, title)
+            _write_windows(draft, tower, records)
         except KeyboardInterrupt:
             kept = f"{draft.rows:,} of {len(records):,} are kept"
             raise KeyboardInterrupt(f"interrupted; {kept}, and the same command goes on from there") from None
@@ -134,7 +123,7 @@ def encode_into(
     return EncodedFile(output, _mapped(output), resumed_at, seconds)
 
 
-def encode_once(name: str, tower: ItemTower, records: Records, console: Console) -> EncodedFile:
+def encode_once(name: str, tower: ItemTower, records: Records) -> EncodedFile:
     """`encode_into` a file of the experiment `name` in the cache, unless the tower has encoded the records.
 
     The `KEPT` files that were used last stay, so that export, evaluation, gates and refreshes share them.
@@ -145,16 +134,18 @@ def encode_once(name: str, tower: ItemTower, records: Records, console: Console)
     output = folder / VECTORS
 
     def on_wait() -> None:
-        console.print(f"another process is encoding {records.name}; waiting for it", markup=False)
+        PROGRESS.print(f"another process is encoding {records.name}; waiting for it", markup=False)
 
     with exclusive_lock(_lock_of(folder), on_wait=on_wait):
         if output.is_file():
             found = EncodedFile(output, _mapped(output), len(records), 0.0)
         else:
-            found = encode_into(output, tower, records, console, records.name)
+            found = encode_into(output, tower, records)
         os.utime(folder)
     with exclusive_lock(parent / ".lock"):
-        folders = sorted((each for each in parent.iterdir() if each.is_dir()), key=_last_used)
+        folders = sorted(
+            (each for each in parent.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime_ns
+        )
         for unused in folders[:-KEPT]:
             with suppress(BlockingIOError), exclusive_lock(_lock_of(unused), busy=BlockingIOError()):
                 shutil.rmtree(unused, ignore_errors=True)
@@ -164,10 +155,6 @@ def encode_once(name: str, tower: ItemTower, records: Records, console: Console)
 def _lock_of(folder: Path) -> Path:
     """The lock of a folder of `encode_once`. It lies beside the folder, so that it is not removed with it."""
     return folder.with_suffix(".lock")
-
-
-def _last_used(folder: Path) -> int:
-    return folder.stat().st_mtime_ns
 
 
 def encoded_windows(
@@ -213,30 +200,20 @@ def _batches(inputs: TowerInputs, values: Values, size: int) -> Iterator[Rows]:
 
 def _arrays(inputs: TowerInputs, values: Values, rows: Rows, begin: int, name: str) -> Arrays:
     try:
-        return inputs.to_arrays(_rows_of(values, rows))
+        return inputs.to_arrays(rows_of(values, rows))
     except InvalidInput:
         for row in sorted(rows):
             try:
-                inputs.to_arrays(_rows_of(values, [row]))
+                inputs.to_arrays(rows_of(values, [row]))
             except InvalidInput as error:
                 place = f"row {begin + row + 1} of {name}"
                 raise InvalidInput(error.field, f"{place}: {error.reason}") from None
         raise
 
 
-def _rows_of(values: Values, rows: Sequence[int] | Rows) -> dict[str, list[Any]]:
-    return {name: [column[row] for row in rows] for name, column in values.items()}
-
-
-def _write_windows(
-    draft: ResumableFile,
-    tower: ItemTower,
-    records: Records,
-    console: Console,
-    title: str,
-) -> None:
+def _write_windows(draft: ResumableFile, tower: ItemTower, records: Records) -> None:
     first = draft.rows
-    with _progress(console, title, len(records), first) as advance:
+    with _progress(records.name, len(records), first) as advance:
         for window in encoded_windows(tower.encode, tower.inputs, records, advance, first):
             if window.shape[1] != tower.dimension:
                 raise BundleDamaged(
@@ -271,10 +248,10 @@ def _identity(tower: ItemTower, records: Records) -> dict[str, str]:
 
 
 @contextmanager
-def _progress(console: Console, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+def _progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a progress bar with items/s; yields the function to call with the number of encoded records."""
     started, encoded = time.perf_counter(), 0
-    with progress_bar(console, transient=True) as progress:
+    with progress_bar(PROGRESS, transient=True) as progress:
         task = progress.add_task(title, total=total, completed=done, note="")
 
         def advance(count: int) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,11 @@ AS_NAMED = ItemTable()  # ids in `item_id`, no casts, written as the suffix says
 WINDOW = 16_384  # records that are read at a time and sorted by length
 
 Values = Mapping[str, Sequence[Any]]
+
+
+def rows_of(values: Values, rows: Iterable[int]) -> dict[str, list[Any]]:
+    """Some records: feature name -> raw values."""
+    return {name: [column[row] for row in rows] for name, column in values.items()}
 
 
 class Records(Protocol):
@@ -60,7 +65,7 @@ class ColumnRecords:
         """Feature name -> raw values, `size` records at a time, from record `first` on."""
         for begin in range(first, len(self), size):
             rows = range(begin, min(begin + size, len(self)))
-            yield {name: [column[row] for row in rows] for name, column in self.values.items()}
+            yield rows_of(self.values, rows)
 
 
 class TableRecords:

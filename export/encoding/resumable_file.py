@@ -17,7 +17,6 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from twinspire.export.encoding.records import WINDOW
 from twinspire.protos.bundle import write_file
@@ -25,6 +24,7 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError, Unavailable
 from twinspire.protos.files.draft_file import sync
 from twinspire.protos.files.file_lock import try_lock
+from twinspire.train.progress import PROGRESS
 
 
 class ResumableFile:
@@ -78,15 +78,12 @@ class ResumableFile:
 
 
 @contextmanager
-def open_resumable(
-    output: Path, shape: tuple[int, int], of: Mapping[str, str], console: Console
-) -> Iterator[ResumableFile]:
+def open_resumable(output: Path, shape: tuple[int, int], of: Mapping[str, str]) -> Iterator[ResumableFile]:
     """Open the incomplete file of `output`: an existing one if it has the same identity, or a new one.
 
     Args:
         shape: N and D.
         of: everything that determines the vectors: name for a message -> sha256, or their shape.
-        console: receives the reason if an existing file cannot be used.
 
     Raises:
         Unavailable: another process is writing it.
@@ -99,7 +96,7 @@ def open_resumable(
             if not try_lock(part, file.fileno()):
                 raise Unavailable(f"{part}: another process is writing it")
             held = max(0, part.stat().st_size - len(_header(shape))) // (WINDOW * shape[1] * 4)
-            windows = min(held, _windows(_journal(output), of, console))
+            windows = min(held, _windows(_journal(output), of))
             yield ResumableFile(output, file, shape, of, windows)
     except OSError as error:
         raise DataError(f"{output}: cannot be written: {error.strerror or error}") from None
@@ -120,7 +117,7 @@ def _journal(output: Path) -> Path:
     return output.with_name(f"{output.name}.journal")
 
 
-def _windows(path: Path, of: Mapping[str, str], console: Console) -> int:
+def _windows(path: Path, of: Mapping[str, str]) -> int:
     """The number of windows by the journal at `path`; 0 if it is missing, damaged, or of another identity."""
     try:
         journal = parse_json(path.read_bytes())
@@ -129,9 +126,9 @@ def _windows(path: Path, of: Mapping[str, str], console: Console) -> int:
     except FileNotFoundError:
         return 0
     except (ValueError, TypeError, KeyError, AttributeError):
-        console.print(f"{path.name}: not a journal; starting over")
+        PROGRESS.print(f"{path.name}: not a journal; starting over")
         return 0
     if other:
-        console.print(f"{path.name}: was begun with other {', '.join(other)}; starting over")
+        PROGRESS.print(f"{path.name}: was begun with other {', '.join(other)}; starting over")
         return 0
     return windows

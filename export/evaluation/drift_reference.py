@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
+from twinspire.export.encoding.records import rows_of
 from twinspire.export.evaluation.quality import Rows, ServedModel, Vectors, query_texts
 from twinspire.export.evaluation.weak_scores import best_answers
 from twinspire.protos import drift
@@ -53,14 +54,14 @@ def learn(
     rows = _drawn(_one_of_each(data.parts["validation"].positive()), SAMPLE)
     vectors = queries[np.searchsorted(distinct, rows)]
     sampled = np.sort(_drawn(np.arange(len(model.items)), SAMPLE))
-    sides = {"query": _rows_of(data.queries, rows), "item": _rows_of(items, sampled)}
+    sides = {"query": rows_of(data.queries, rows), "item": rows_of(items, sampled)}
     categories = {}
     for side, features in (("query", schema.query), ("item", schema.item)):
         for name in [name for name, spec in features.items() if spec.kind == "category"]:
             counts = Counter(map(drift.first_category, sides[side][name])).most_common(CATEGORIES)
             categories[f"{side}.{name}"] = [each for each, _ in counts if each]
     read, _ = (data.before_refit or data).parts["train"].by_query()
-    texts = [*texts_of(_rows_of(data.queries, read), schema.query), *texts_of(data.items, schema.item)]
+    texts = [*texts_of(rows_of(data.queries, read), schema.query), *texts_of(data.items, schema.item)]
     directions = np.zeros((DIRECTIONS, queries.shape[1]), np.float32)
     if len(vectors) > 1:
         components = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[2][:DIRECTIONS]
@@ -103,7 +104,7 @@ def refreshed(
     changed = np.flatnonzero(origin < 0)
     most = -(-len(reference.rows) * len(changed) // count)
     drawn = _drawn(np.arange(len(changed)), SAMPLE if len(changed) == len(origin) else most)
-    after = _item_measures(schema, reference.categories, _rows_of(fresh, drawn), len(drawn))
+    after = _item_measures(schema, reference.categories, rows_of(fresh, drawn), len(drawn))
     rows = np.concatenate([kept, changed[drawn]])
     order = np.argsort(rows)
     return replace(reference, served=np.concatenate([before, after])[order], rows=rows[order])
@@ -150,10 +151,6 @@ def _one_of_each(pairs: Pairs) -> Rows:
 
 def _drawn(rows: Rows, most: int) -> Rows:
     return np.random.default_rng(0).permutation(rows)[:most]
-
-
-def _rows_of(values: Values, rows: Rows) -> dict[str, list[Any]]:
-    return {name: [column[row] for row in rows] for name, column in values.items()}
 
 
 def _item_measures(

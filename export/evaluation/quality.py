@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.encoding.encoding import encode_all
+from twinspire.export.encoding.records import rows_of
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.protos.bundle import Score
@@ -22,7 +22,6 @@ from twinspire.protos.features import TowerInputs
 from twinspire.protos.figures import DIFFERENCE, EXACT, JUDGED
 from twinspire.protos.hybrid.fusion import BM25_ALONE
 from twinspire.protos.nearest.search import paired_products
-from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData, texts_of
 from twinspire.train.evaluation.baselines import LABELS, baselines
 from twinspire.train.evaluation.intervals import Interval, drawn_in
@@ -45,6 +44,7 @@ from twinspire.train.metrics import (
     as_higher_is_better,
     metric_label,
 )
+from twinspire.train.progress import PROGRESS
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -72,40 +72,34 @@ class ServedModel:
 
 
 def encode_queries(
-    encode: Encode, inputs: TowerInputs, data: TrainingData, rows: Rows, console: Console, title: str
+    encode: Encode, inputs: TowerInputs, data: TrainingData, rows: Rows, title: str
 ) -> Vectors:
     """Encode some queries of a data set: (Q, D)."""
-    values = {name: [column[row] for row in rows] for name, column in data.queries.items()}
-    return encode_all(encode, inputs, values, console, title)
+    return encode_all(encode, inputs, rows_of(data.queries, rows), title)
 
 
-def ranked(data: TrainingData, model: ServedModel, console: Console) -> Rows:
+def ranked(data: TrainingData, model: ServedModel) -> Rows:
     """The ranking of each test query: (Q, K) item rows, best first."""
     rows, _ = data.parts["test"].by_query()
-    return _served(data, model, rows, console)
+    return _served(data, model, rows)
 
 
 def rankings(
-    experiment: Experiment,
-    data: TrainingData,
-    model: ServedModel,
-    rows: Rows,
-    console: Console,
-    tried: HybridRanking | None = None,
-    fitter: BaselineFitter | None = None,
+    fitter: BaselineFitter, model: ServedModel, rows: Rows, tried: HybridRanking | None = None
 ) -> dict[str, Rows]:
     """What the model and the baselines answer to some queries: (Q, K) item rows, best first.
 
     Args:
+        fitter: of the baselines, over the data.
         rows: of the queries.
         tried: a hybrid that is not served, to be measured beside the model.
-        fitter: of the baselines, over the same data; it may hold what was computed or chosen before.
 
     Returns:
         `""` -> as the bundle ranks, name -> of each baseline. Of a hybrid, `exact` -> the towers alone and
         `lexical` -> BM25 alone; of one that is not served, `hybrid` -> both and `lexical`.
     """
-    vectors = encode_queries(model.query, model.inputs, data, rows, console, "queries")
+    data = fitter.data
+    vectors = encode_queries(model.query, model.inputs, data, rows, "queries")
     found = {"": _search(data, model, vectors, rows)}
     ranking = tried or model.hybrid
     if ranking is not None:
@@ -116,36 +110,39 @@ def rankings(
             found["hybrid"] = _fused(tried, vectors, texts)
         if ranking.fusion.index.has_words:
             found["lexical"] = ranking.rank(vectors, texts, K, BM25_ALONE)
-    ranks = baselines(experiment, data, console, fitter)
+    ranks = baselines(fitter.experiment, data, PROGRESS, fitter)
     return found | {name: rank(rows) for name, rank in ranks.items()}
 
 
 def evaluate(
-    experiment: Experiment,
-    data: TrainingData,
+    fitter: BaselineFitter,
     model: ServedModel,
     score: Score,
-    console: Console,
-    answers: Mapping[str, Rows],
-    products: Vectors | None,
-    beside: Mapping[str, float],
-) -> dict[str, Any]:
-    """Metrics on the test split; those of other rankings have their name in `rankings` as a prefix.
+    before: Mapping[str, Any],
+    tried: HybridRanking | None = None,
+) -> tuple[dict[str, Any], dict[str, Rows], Vectors | None]:
+    """Measure the test split.
 
     Args:
-        answers: the result of `rankings` for the test queries.
-        products: the result of `inner_products`.
-        beside: metrics on the same test split that are not measured here (`of_label_baselines`).
+        fitter, tried: as of `rankings`.
+        before: metrics by their names in code, of the run that trained the towers, or of a bundle's manifest:
+            baselines that predict labels are not fitted again, for that would take minutes.
+
+    Returns:
+        The metrics, of which those of other rankings have their name in `rankings` as a prefix; these
+        rankings; and the inner products of the test pairs, (P,), None if these do not have both labels.
     """
+    experiment, data = fitter.experiment, fitter.data
 
     def served(rows: Rows) -> Rows:
-        return _served(data, model, rows, console)
+        return _served(data, model, rows)
 
     queries, _ = data.parts["test"].by_query()
+    answers, products = rankings(fitter, model, queries, tried), inner_products(data, model)
     rest = dict(answers)
     own = rest.pop("")
     others = {name: known(rows) for name, rows in rest.items()}
-    metrics: dict[str, Any] = dict(beside)
+    metrics: dict[str, Any] = {} if products is None else _of_label_baselines(before)
     metrics |= evaluate_ranking(data, "test", known(own), others)
     metrics |= evaluate_cold_items(data, served)
     if products is not None:
@@ -153,41 +150,39 @@ def evaluate(
         metrics |= evaluate_labels(data, "test", lambda _: products, score, means)
     metrics |= {"queries": len(queries), **drawn_in(data, "test")}
     metrics |= {SEARCHED: EXACT, REFITTED: data.before_refit is not None}
-    return metrics | {"verdict": verdict(metrics, experiment.training.selection)}
+    metrics["verdict"] = verdict(metrics, experiment.training.selection)
+    return metrics, answers, products
 
 
-def inner_products(data: TrainingData, model: ServedModel, console: Console) -> Vectors | None:
+def inner_products(data: TrainingData, model: ServedModel) -> Vectors | None:
     """(P,): the inner product of each test pair; None if the pairs do not have both labels."""
     pairs = data.parts["test"]
     if not pairs.has_both_labels:
         return None
     distinct, query = np.unique(pairs.query, return_inverse=True)
-    vectors = encode_queries(model.query, model.inputs, data, distinct, console, "queries")
+    vectors = encode_queries(model.query, model.inputs, data, distinct, "queries")
     return paired_products(vectors[query], model.items[pairs.item])
 
 
-def of_label_baselines(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """AUC and log loss of the baselines that predict labels, as far as a run or a bundle has them, and by how
-    much the towers of the run are better, with the ends of the interval.
-
-    A run fits these baselines once. To fit them again for each evaluation would take minutes.
-
-    Args:
-        metrics: by their names in code, of the run that trained the towers, or of a bundle's manifest.
+def _of_label_baselines(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """AUC and log loss of the baselines that predict labels, as far as they are known, and by how much the
+    towers are better, with the ends of the interval.
     """
     ends = ("", "_gain", "_gain_low", "_gain_high")
     names = [f"{each.name}_{metric}{end}" for each in LABEL_BASELINES for metric in OF_LABELS for end in ends]
     return {name: float(metrics[name]) for name in names if name in metrics}
 
 
-def evaluate_judged_queries(data: TrainingData, answers: Mapping[str, Rows]) -> dict[str, Any]:
+def evaluate_judged_queries(fitter: BaselineFitter, model: ServedModel, judged: Rows) -> dict[str, Any]:
     """Metrics on the judged queries, all with the prefix `judged_`.
 
     Args:
-        data: with the values of the served items (`TrainingData.as_served`).
-        answers: the result of `rankings` for the judged queries, over these items.
+        fitter: over the data with the values of the served items (`TrainingData.as_served`).
+        model: with the vectors of these items.
+        judged: rows of the queries.
     """
-    rankers = {name: known(rows) for name, rows in answers.items()}
+    data = fitter.data
+    rankers = {name: known(rows) for name, rows in rankings(fitter, model, judged).items()}
     metrics: dict[str, Any] = dict(evaluate_judged(data, rankers.pop(""), rankers))
     metrics[f"{JUDGED}{DRAWN}"] = str(judged_clusters_of(data))
     own = {name.removeprefix(JUDGED): value for name, value in metrics.items()}
@@ -201,8 +196,8 @@ def query_texts(data: TrainingData, inputs: TowerInputs, rows: Rows) -> list[str
     return texts_of(queries, inputs.features, cut=True)
 
 
-def _served(data: TrainingData, model: ServedModel, rows: Rows, console: Console) -> Rows:
-    queries = encode_queries(model.query, model.inputs, data, rows, console, "queries")
+def _served(data: TrainingData, model: ServedModel, rows: Rows) -> Rows:
+    queries = encode_queries(model.query, model.inputs, data, rows, "queries")
     return _search(data, model, queries, rows)
 
 

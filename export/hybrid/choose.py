@@ -33,7 +33,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.evaluation.hybrid_ranking import Candidates, HybridRanking
@@ -60,6 +59,7 @@ from twinspire.train.evaluation.lexical_model import LexicalModel
 from twinspire.train.evaluation.query_groups import repeated_share
 from twinspire.train.evaluation.ranking import BaselineFitter, selection_metric
 from twinspire.train.metrics import MAIN, metric_label, per_query
+from twinspire.train.progress import PROGRESS
 
 Vectors = npt.NDArray[np.float32]
 Setting = tuple[WeightingName, float]  # of the lexical side, and its weight
@@ -98,14 +98,7 @@ class Choice:
     report: dict[str, Any]
 
 
-def choose(
-    fitter: BaselineFitter,
-    ef_search: int,
-    items: Vectors,
-    queries: Vectors,
-    score: Score,
-    console: Console,
-) -> Choice:
+def choose(fitter: BaselineFitter, ef_search: int, items: Vectors, queries: Vectors, score: Score) -> Choice:
     """Learn the weight, measure, and decide.
 
     Args:
@@ -130,7 +123,7 @@ def choose(
         if enabled is True:
             raise GateRefused(f"hybrid.enabled is true, but there can be no hybrid: {reason}")
         return Choice(None, None, False, {"shipped": False, "why": reason})
-    with console.status("terms beside the vectors, on validation"):
+    with PROGRESS.status("terms beside the vectors, on validation"):
         learned = _Learned(fitter, ef_search, items, queries)
         return learned.by_default() if has_few else learned.choice()
 

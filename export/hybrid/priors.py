@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from twinspire.export.encoding.records import rows_of
 from twinspire.export.hybrid.cross_validation import Metrics, Values, cross_validated
 from twinspire.protos.bundle import Hybrid
 from twinspire.protos.hybrid.lexical_index import term_hash, whole_query
@@ -94,7 +95,7 @@ def priors_of(experiment: Experiment, data: TrainingData) -> Priors:
     """The priors by the positive pairs of the training part."""
     pairs = data.parts["train"].positive()
     rows, places = np.unique(pairs.query, return_inverse=True)
-    asked = {name: [values[row] for row in rows] for name, values in data.queries.items()}
+    asked = rows_of(data.queries, rows)
     keys = [query_key(text) for text in texts_of(asked, experiment.query, cut=True)]
     has_words = np.array([bool(key) for key in keys], bool)[places]  # a blank query equals no other
     pairs, places = pairs.where(has_words), places[has_words]

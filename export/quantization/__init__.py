@@ -1,6 +1,6 @@
 """Towers in lower precision, chosen by what they lose on validation queries.
 
-    chosen = choose_precision(towers, data, config, folder, console)
+    chosen = choose_precision(towers, data, config, folder)
 
 tables.py   the variants of a tower: rewrites its ONNX graph, and rounds its tables in torch
 sample.py   the queries and items that a variant is compared with float32 on

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from rich.console import Console
 
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.export.quantization.sample import BothVectors, PerQuery, QualitySample, Vectors, draw_sample
@@ -22,6 +21,7 @@ from twinspire.train.config.bundle import PrecisionConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.metrics import HEADLINE, metric_label
 from twinspire.train.models.towers import Tower
+from twinspire.train.progress import PROGRESS
 
 PLAIN: Literal["fp32"] = "fp32"  # what all others are compared with
 NO_TABLES = f"no table of at least {MIN_BYTES // 2**10} KiB is looked up"
@@ -64,7 +64,6 @@ def choose_precision(
     data: TrainingData,
     config: PrecisionConfig,
     folder: Path,
-    console: Console,
     all_items: Callable[[Path], Vectors],
 ) -> ChosenPrecision:
     """Choose the variant of each tower.
@@ -73,7 +72,6 @@ def choose_precision(
         towers: in float32.
         data: has the validation queries, and the items to search.
         folder: receives the files of the variants.
-        console: for progress.
         all_items: vectors (N, D) of all items by the item tower in a file. It is called for the variant that
             is tried first, which mostly ships, so a caller that keeps the vectors encodes each item once.
 
@@ -81,7 +79,7 @@ def choose_precision(
         ConfigError: the configured variant cannot be made of a tower.
     """
     sample = draw_sample(data, config)
-    with console.status("variants of the towers"):
+    with PROGRESS.status("variants of the towers"):
         files = {side: make_variants(each.path, folder) for side, each in towers.items()}
     likely = next((files["item"][name] for name in _tried(config.item, _sizes(files["item"]))), None)
 
@@ -89,7 +87,7 @@ def choose_precision(
         if tower.path == likely:
             return np.asarray(all_items(tower.path)[sample.items])
         encode = onnx_encoder(tower.path, threads=0)
-        return sample.encode(tower.side, tower.variant, tower.inputs, encode, console)
+        return sample.encode(tower.side, tower.variant, tower.inputs, encode)
 
     plain: BothVectors = {side: encoded(each) for side, each in towers.items()}
     chosen, vectors, report = dict(towers), plain, dict[str, Any]()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 
 from twinspire.export.encoding.encoding import encode_all
+from twinspire.export.encoding.records import rows_of
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.protos.features import Side, TowerInputs
 from twinspire.train.config.bundle import PrecisionConfig
@@ -50,14 +50,11 @@ class QualitySample:
     clusters: Clusters
     seed: int
 
-    def encode(
-        self, side: Side, variant: str, inputs: TowerInputs, encode: Encode, console: Console
-    ) -> Vectors:
+    def encode(self, side: Side, variant: str, inputs: TowerInputs, encode: Encode) -> Vectors:
         """Vectors of the queries (Q, D) or of the items (N, D); progress shows the name of the variant."""
         rows, values = (self.queries, self.data.queries) if side == "query" else (self.items, self.data.items)
-        chosen = {name: [column[row] for row in rows] for name, column in values.items()}
         title = f"{'validation queries' if side == 'query' else 'items'}, {variant}"
-        return encode_all(encode, inputs, chosen, console, title)
+        return encode_all(encode, inputs, rows_of(values, rows), title)
 
     def metrics(self, vectors: BothVectors) -> PerQuery:
         """recall@10 and nDCG@10 of each query by exact search: metric -> (Q,)."""

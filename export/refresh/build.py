@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.bundle_files import write_bundle, write_reports
@@ -31,6 +30,7 @@ from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.protos.nearest.vectors import write_merged
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import texts_of
+from twinspire.train.progress import PROGRESS
 
 # Reports that hold for the refreshed bundle, too: of the towers, and of what validation has chosen.
 OF_TOWERS = ("parity", "precision", "latency", "hybrid", "scores")
@@ -70,7 +70,6 @@ class RefreshBuild:
     snapshot: Snapshot | None
     key: str
     evaluation: Evaluation | str
-    console: Console
 
     @property
     def manifest(self) -> Manifest:
@@ -152,7 +151,7 @@ class RefreshBuild:
     def _index(self, vectors: Any, folder: Path) -> tuple[bundle.IndexParameters, dict[str, Any]]:
         """Build and tune the index; returns its parameters and its report."""
         queries = self._queries("validation"), self._queries("test")
-        settings = self.experiment.index, self.manifest.score, folder, self.console
+        settings = self.experiment.index, self.manifest.score, folder, PROGRESS
         parameters, report = ann.write_index(vectors, queries, *settings)
         if "searched_text" in self.manifest.ann:
             report["searched_text"] = self.manifest.ann["searched_text"]
@@ -165,16 +164,16 @@ class RefreshBuild:
             data = self.evaluation.data
             rows, _ = data.parts[part].by_query()
             if len(rows):
-                return encode_queries(self.query, inputs, data, rows, self.console, f"{part} queries")
+                return encode_queries(self.query, inputs, data, rows, f"{part} queries")
         values = example_queries(self.manifest)
-        return encode_all(self.query, inputs, values, self.console, "example queries")
+        return encode_all(self.query, inputs, values, "example queries")
 
     def _quality(self, vectors: Any, lexical: LexicalIndex | None, folder: Path) -> dict[str, Any]:
         """Metrics of the test split on the new catalogue; the champion's where the split does not apply."""
         if isinstance(self.evaluation, str):
             verdict = f"measured before the refresh, of bundle {self.manifest.bundle_version[:12]}"
             return {**self.manifest.quality, "not_measured": self.evaluation, "verdict": verdict}
-        return self.evaluation.measure(self.query, vectors, folder, self.console, lexical)
+        return self.evaluation.measure(self.query, vectors, folder, lexical)
 
     def _report(self) -> dict[str, Any]:
         return {

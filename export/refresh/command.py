@@ -24,7 +24,7 @@ def refresh(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     def data() -> Dataset:
         return prepare(experiment, arguments.config.parent, console=PROGRESS)
 
-    return run(experiment, data, PROGRESS, arguments.catalogue, arguments.items)
+    return run(experiment, data, arguments.catalogue, arguments.items)
 
 
 def catalogue(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:

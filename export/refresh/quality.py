@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from twinspire.export.bundles import why_not_comparable
 from twinspire.export.encoding.digests import item_digests
@@ -51,6 +50,7 @@ from twinspire.train.data.training_data import (
 )
 from twinspire.train.evaluation.intervals import drawn_in
 from twinspire.train.evaluation.report import evaluate_labels, evaluate_ranking
+from twinspire.train.progress import PROGRESS
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -89,7 +89,7 @@ class Evaluation:
         return found
 
     def measure(
-        self, query: Encode, vectors: Any, folder: Path, console: Console, lexical: LexicalIndex | None
+        self, query: Encode, vectors: Any, folder: Path, lexical: LexicalIndex | None
     ) -> dict[str, Any]:
         """Measure the test split; returns the metrics, and writes those of single queries and pairs.
 
@@ -97,20 +97,19 @@ class Evaluation:
             query: encoder of the query tower.
             vectors: float32 (N, D), of the catalogue's items, encoded from its columns.
             folder: of the new bundle.
-            console: receives progress.
             lexical: the lexical index over the catalogue, if the bundle is hybrid.
         """
-        items, hybrid = self._vectors(vectors, console), None
+        items, hybrid = self._vectors(vectors), None
         if lexical is not None:
             hybrid = HybridRanking(items, Fusion(self._lexical(lexical), items))
         model = quality.ServedModel(query, self.manifest.schema.side("query"), items, hybrid)
         test = self.data.parts["test"]
         kept = test.where(~np.isin(test.query, self.left_out))
         data, labelled = self._moved(kept), self._moved(kept.where(self._is_same[kept.item]))
-        with console.status("quality on the test split"):
-            answers = quality.ranked(data, model, console)
+        with PROGRESS.status("quality on the test split"):
+            answers = quality.ranked(data, model)
             metrics: dict[str, Any] = dict(evaluate_ranking(data, "test", lambda _: answers))
-            products = quality.inner_products(labelled, model, console)
+            products = quality.inner_products(labelled, model)
         if products is not None:
             metrics |= evaluate_labels(labelled, "test", lambda _: products, self.manifest.score)
         per_query.save(per_query.measure(data, answers), folder)
@@ -163,13 +162,13 @@ class Evaluation:
             return np.zeros(len(self._left), np.bool_)
         return self._is_same[self._left]
 
-    def _vectors(self, vectors: Any, console: Console) -> Any:
+    def _vectors(self, vectors: Any) -> Any:
         """The vectors of the evaluated items."""
         items = np.concatenate([vectors[self._place_of[self._left]], vectors[self._others]])
         if self._by_split.any():
             tower = ItemTower.of(self.champion.folder, self.manifest)
             records = ColumnRecords(self.data.items, "items as evaluated")
-            found = encode_once(self.manifest.name, tower, records, console).vectors
+            found = encode_once(self.manifest.name, tower, records).vectors
             items[: len(self._left)][self._by_split] = found[self._left[self._by_split]]
         return items
 

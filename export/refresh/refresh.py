@@ -16,7 +16,6 @@ from typing import Any
 
 import mlflow
 import numpy as np
-from rich.console import Console
 
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.encoding.encoding import ItemTower, encode_into
@@ -29,7 +28,7 @@ from twinspire.export.refresh.quality import evaluation
 from twinspire.export.refresh.work import WORK, RefreshFolder
 from twinspire.export.release import audit_log, gates, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
-from twinspire.export.release.promote import Compare, challenger_data, promote
+from twinspire.export.release.promote import Compare, promote
 from twinspire.export.release.registry import CHALLENGER, AliasState, by_version
 from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle
@@ -40,8 +39,8 @@ from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.source import source_config
-from twinspire.train.data.training_data import TrainingData
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
+from twinspire.train.progress import PROGRESS
 from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.tracking import find_run, mlflow_errors, tracked_run
 
@@ -52,7 +51,6 @@ SHOWN = 20  # items that could not be encoded, in the result
 def refresh(
     experiment: Experiment,
     data: Callable[[], Dataset],
-    console: Console,
     catalogue: str = "",
     items: Path | None = None,
     compare: Compare = gates.compare,
@@ -83,7 +81,7 @@ def refresh(
     name = experiment.name
     busy = Unavailable(f"{name}: another refresh is at work on this host")
     with exclusive_lock(WORK / f"{name}.lock", busy=busy), mlflow_errors():
-        return _Refresh(experiment, data, console, catalogue, items, compare).run()
+        return _Refresh(experiment, data, catalogue, items, compare).run()
 
 
 @dataclass
@@ -92,7 +90,6 @@ class _Refresh:
 
     experiment: Experiment
     data: Callable[[], Dataset]
-    console: Console
     catalogue: str
     items: Path | None
     compare: Compare
@@ -105,13 +102,13 @@ class _Refresh:
         version = AliasState.of(self.name).champion
         if not version:
             raise MissingStage(f"{self.name}: no version is {CHAMPION}; `make register promote` makes one")
-        with self.console.status("fetching the champion"):
+        with PROGRESS.status("fetching the champion"):
             champion = Champion.read(*registry.fetch(self.name, version))
         source = champion.manifest.bundle_version
         if self.work.state.bundle_version == source:  # promoted by a process that was killed then
             self._end()
         snapshot, merged_without = self._catalogue(champion)
-        with self.console.status("comparing the items"):
+        with PROGRESS.status("comparing the items"):
             merged = merged_without({})
         if merged.is_unchanged and snapshot == _known(champion, snapshot):
             return self._result(version, snapshot, merged)
@@ -164,7 +161,7 @@ class _Refresh:
         if not work.begin(begun_with):
             # With a table all changes are read: it does not hold those before the champion's snapshot.
             after = known if items is None else None
-            with self.console.status("reading the store of live items"):
+            with PROGRESS.status("reading the store of live items"):
                 has_store = sources.take_snapshot(self.catalogue, work.changes, after)
             if not has_store and items is None:
                 raise MissingStage(
@@ -182,7 +179,7 @@ class _Refresh:
             )
         table = None
         if items is not None:
-            with self.console.status(f"reading {items}"):
+            with PROGRESS.status(f"reading {items}"):
                 table = sources.read_items(items, layout, champion.manifest)
         return snapshot, partial(merge, champion, table, changes)
 
@@ -198,7 +195,7 @@ class _Refresh:
         if merged.fresh_count:
             records = ColumnRecords(merged.fresh, "new and changed items")
             tower = ItemTower.of(champion.folder, champion.manifest)
-            encoded = encode_into(self.work.vectors, tower, records, self.console, records.name)
+            encoded = encode_into(self.work.vectors, tower, records)
             fresh, resumed_at = np.asarray(encoded.vectors), encoded.resumed_at
             is_finite = np.isfinite(fresh).all(axis=1)
             if not is_finite.all():
@@ -209,8 +206,8 @@ class _Refresh:
         folder = find_built(key, BUNDLES)
         if folder is None:
             split = evaluation(self.experiment, champion, merged, self.data)
-            made_of = self.experiment, champion, merged, fresh, snapshot, key, split, self.console
-            folder = RefreshBuild(*made_of).write()
+            made = RefreshBuild(self.experiment, champion, merged, fresh, snapshot, key, split)
+            folder = made.write()
         self.work.note(bundle_version=bundle.read_manifest(folder).bundle_version)
         return folder, merged, resumed_at
 
@@ -221,12 +218,8 @@ class _Refresh:
         found, _ = registry.register(folder, run_id)
         version = str(found.version)
         self.work.note(version=version)
-
-        def data() -> TrainingData:
-            return challenger_data(self.experiment, self.data())
-
         try:
-            return promote(self.experiment, data, self.console, compare=self.compare, expected=version)
+            return promote(self.experiment, self.data, compare=self.compare, expected=version)
         except GateRefused:
             self._end()
             raise
@@ -288,7 +281,7 @@ class _Refresh:
         try:
             return sources.compact(self.catalogue, sorted(filter(None, keep)))
         except TwinspireError as error:  # the bundle is released; the next refresh tries again
-            self.console.print(f"the store is not compacted: {error}", highlight=False, markup=False)
+            PROGRESS.print(f"the store is not compacted: {error}", highlight=False, markup=False)
             return {"error": str(error)}
 
 

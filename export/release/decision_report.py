@@ -4,7 +4,7 @@ The page names no gate: each gate brings its title, its format and its section.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from twinspire.export.release.gate import ComparedVersion, Decision, Gate
@@ -18,7 +18,7 @@ PAGE = "decision.html"
 MARKDOWN = "decision.md"
 
 
-def write_report(decision: Decision, folder: Path, gates: Sequence[Gate] = GATES) -> None:
+def write_report(decision: Decision, folder: Path, gates: Mapping[str, Gate] = GATES) -> None:
     """Write `decision.json` and the page in both forms into a folder, which is made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(decision.document(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -28,26 +28,25 @@ def write_report(decision: Decision, folder: Path, gates: Sequence[Gate] = GATES
     write_file(folder / PAGE, html_page(text, {}).encode())
 
 
-def page(decision: Decision, gates: Sequence[Gate] = GATES) -> str:
+def page(decision: Decision, gates: Mapping[str, Gate] = GATES) -> str:
     """The decision as Markdown."""
     challenger, outcome = decision.challenger, "accepted" if decision.accepted else "refused"
-    by_name = {gate.name: gate for gate in gates}
     parts = [
         f"# {plain(challenger.manifest.name)}: version {plain(challenger.version)} is {outcome}",
-        _verdict(decision, by_name),
+        _verdict(decision, gates),
         *(f"**Warning.** {plain(text)}." for text in decision.warnings),
-        _results(decision, by_name),
-        " ".join(gate.note for gate in gates if gate.note),
+        _results(decision, gates),
+        " ".join(gate.note for gate in gates.values() if gate.note),
         "## The bundles",
         _bundles(decision),
     ]
-    for section in dict.fromkeys(gate.section for gate in gates if gate.section is not None):
+    for section in dict.fromkeys(gate.section for gate in gates.values() if gate.section is not None):
         text = section.text(decision)
         parts += [f"## {section.title}", text] if text else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _verdict(decision: Decision, gates: dict[str, Gate]) -> str:
+def _verdict(decision: Decision, gates: Mapping[str, Gate]) -> str:
     champion = decision.champion
     compared = (
         f"Compared with the champion, version {plain(champion.version)}"
@@ -60,7 +59,7 @@ def _verdict(decision: Decision, gates: dict[str, Gate]) -> str:
     return f"**Refused.** {compared}. What does not hold:\n\n" + "\n".join(lines)
 
 
-def _results(decision: Decision, gates: dict[str, Gate]) -> str:
+def _results(decision: Decision, gates: Mapping[str, Gate]) -> str:
     rows = []
     for result in decision.results:
         gate = gates[result.name]

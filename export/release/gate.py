@@ -18,8 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.protos.bundle import Manifest
@@ -28,6 +26,7 @@ from twinspire.protos.system.machine import machine
 from twinspire.train.config import Experiment
 from twinspire.train.config.gates import GatesConfig
 from twinspire.train.data.training_data import TrainingData
+from twinspire.train.progress import PROGRESS
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,6 @@ class Comparison:
         challenger, champion: as in `Decision`.
         experiment: its `[gates]` hold the bounds, its other sections the defaults of some gates.
         data: gives the challenger's data; called only if a bundle must be evaluated again.
-        console: shows the progress.
         scratch: an empty folder for files that other processes read and write.
         request: which measurements `served` makes.
         answers: served log and events, where they are given.
@@ -169,7 +167,6 @@ class Comparison:
     champion: ComparedVersion | None
     experiment: Experiment
     data: Callable[[], TrainingData]
-    console: Console
     scratch: Path
     request: Mapping[str, Any] = field(default_factory=dict)
     answers: ServedFiles | None = None
@@ -196,7 +193,7 @@ class Comparison:
             "threads": self.gates.threads,
             **self.request,
         }
-        with self.console.status("load time, index and latency of " + " and ".join(self.versions)):
+        with PROGRESS.status("load time, index and latency of " + " and ".join(self.versions)):
             found = ask(request, self.scratch, self.gates.threads)
         if not isinstance(found, ProcessFailure):
             self.conditions = {"threads": self.gates.threads, "machine": machine()}

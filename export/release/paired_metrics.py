@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from twinspire.export.bundles import why_not_comparable
 from twinspire.export.evaluation import pair_losses, per_query, quality
@@ -183,7 +182,7 @@ def evaluate_again(why: str, comparison: Comparison) -> Evaluated:
         TwinspireError: a bundle cannot be evaluated on these data.
     """
     data = comparison.data()
-    found = [evaluate(each, data, comparison.console) for each in comparison.versions.values()]
+    found = [evaluate(each, data) for each in comparison.versions.values()]
     (own, own_losses), (other, other_losses) = found[0], found[1] if len(found) > 1 else (None, None)
     queries, pairs, lacking = Paired(own, other), None, ""
     if judges_labels(comparison.experiment):
@@ -194,9 +193,7 @@ def evaluate_again(why: str, comparison: Comparison) -> Evaluated:
     return Evaluated(queries, pairs, lacking, why, own_impressions(data))
 
 
-def evaluate(
-    version: ComparedVersion, data: TrainingData, console: Console
-) -> tuple[RowMetrics, RowMetrics | None]:
+def evaluate(version: ComparedVersion, data: TrainingData) -> tuple[RowMetrics, RowMetrics | None]:
     """The metrics of the test queries and, of a click model, of the test pairs.
 
     Raises:
@@ -213,8 +210,8 @@ def evaluate(
         )
     read_data = data.as_read_by(manifest.schema.query)
     title = f"items by version {version.version}"
-    model = served_model(version.folder, manifest, data.items, data.item_ids, console, title)
+    model = served_model(version.folder, manifest, data, title)
     # Digests are of the data of both, so that a query has the same one for towers that read no times.
-    products = quality.inner_products(read_data, model, console)
+    products = quality.inner_products(read_data, model)
     losses = pair_losses.measure(data, products, manifest.score)
-    return per_query.measure(data, quality.ranked(read_data, model, console)), losses
+    return per_query.measure(data, quality.ranked(read_data, model)), losses

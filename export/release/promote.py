@@ -18,7 +18,6 @@ from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
-from rich.console import Console
 
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import audit_log, gates
@@ -43,20 +42,16 @@ from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.tracking import log_metrics, mlflow_errors
 
 Compare = Callable[
-    [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData], Console], Decision
+    [ComparedVersion, ComparedVersion | None, Experiment, Callable[[], TrainingData]], Decision
 ]
-GATES_BY_NAME = {gate.name: gate for gate in gates.GATES}
 REPORT = "release"  # folder of the report among a run's artefacts
 
 
 def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """The command `promote`: make the challenger the champion, if all gates hold."""
-
-    def data() -> TrainingData:
-        return challenger_data(experiment, prepare(experiment, arguments.config.parent, console=PROGRESS))
-
+    read = partial(prepare, experiment, arguments.config.parent, console=PROGRESS)
     compare: Compare = partial(gates.compare, answers=served_files(arguments))
-    return promote(experiment, data, PROGRESS, arguments.force, arguments.reason, compare)
+    return promote(experiment, read, arguments.force, arguments.reason, compare)
 
 
 def served_files(arguments: Namespace) -> ServedFiles | None:
@@ -73,8 +68,7 @@ def served_files(arguments: Namespace) -> ServedFiles | None:
 
 def promote(
     experiment: Experiment,
-    data: Callable[[], TrainingData],
-    console: Console,
+    read: Callable[[], Dataset],
     force: bool = False,
     reason: str = "",
     compare: Compare = gates.compare,
@@ -83,8 +77,7 @@ def promote(
     """Make the challenger the champion if all gates hold.
 
     Args:
-        data: gives the challenger's data; called only if a bundle must be evaluated again.
-        console: shows the progress.
+        read: reads the data set; called only if a bundle must be evaluated again.
         force: promote even if gates do not hold; requires a reason.
         reason: for the record.
         compare: measures both bundles and decides.
@@ -117,8 +110,9 @@ def promote(
             what = f"version {compared.challenger} became {CHALLENGER} before version {expected} was compared"
             raise Unavailable(f"{name}: {what}; try again")
         expect_collection(name, compared.challenger)  # before minutes of measuring
-        challenger, champion = _versions(name, compared.challenger, compared.champion, console, force)
-        decision = compare(challenger, champion, experiment, data, console)
+        challenger, champion = _versions(name, compared.challenger, compared.champion, force)
+        data = partial(challenger_data, experiment, challenger, read)
+        decision = compare(challenger, champion, experiment, data)
         with audit_log.release_run(name, f"version {compared.challenger}") as run_id:
             _log_report(decision, run_id)
             record = _conclude(name, run_id, compared, decision, force, reason)
@@ -132,17 +126,18 @@ def _document(
     return {"model": model, "alias": CHAMPION, "move": move, "decision": decision, "run_id": run_id}
 
 
-def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:
+def challenger_data(
+    experiment: Experiment, challenger: ComparedVersion, read: Callable[[], Dataset]
+) -> TrainingData:
     """The data that the challenger is evaluated on.
 
     Raises:
         MissingStage: the split has changed, so the test split may contain data that it was trained on.
     """
-    version = by_alias(experiment.name, CHALLENGER)
-    split_hash = "" if version is None else version.tags.get("split_hash", "")
-    if version is not None and split_hash != dataset.split_hash:
+    dataset, split_hash = read(), challenger.manifest.split_hash
+    if split_hash != dataset.split_hash:
         raise MissingStage(
-            f"{experiment.name}: version {version.version} was made on another split of the data "
+            f"{experiment.name}: version {challenger.version} was made on another split of the data "
             f"({split_hash[:12] or 'unknown'}, now {dataset.split_hash[:12]}), so it cannot be evaluated; "
             "train, export and register again"
         )
@@ -150,10 +145,10 @@ def challenger_data(experiment: Experiment, dataset: Dataset) -> TrainingData:
 
 
 def _versions(
-    name: str, challenger: str, champion: str, console: Console, force: bool
+    name: str, challenger: str, champion: str, force: bool
 ) -> tuple[ComparedVersion, ComparedVersion | None]:
     """Download both bundles. If the promotion is forced, the champion's may be unavailable."""
-    with console.status("fetching both bundles"):
+    with PROGRESS.status("fetching both bundles"):
         candidate = ComparedVersion(challenger, *fetch(name, challenger))
         if not champion:
             return candidate, None
@@ -162,7 +157,7 @@ def _versions(
         except TwinspireError as error:
             if not force:
                 raise
-            console.print(f"{error}; going on without it", style="yellow", highlight=False, markup=False)
+            PROGRESS.print(f"{error}; going on without it", style="yellow", highlight=False, markup=False)
             return candidate, None
 
 
@@ -200,24 +195,22 @@ def _conclude(
     elif not decision.accepted:
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
-    summary = [_summary(each) for each in decision.results]
+    results = map(summary, decision.results)
     doubts = decision.challenger.doubts
-    record = audit_log.commit(name, run_id, action, compared.champion, challenger, summary, reason, doubts)
+    record = audit_log.commit(name, run_id, action, compared.champion, challenger, results, reason, doubts)
     if error is not None:
         raise error
     return record
 
 
-def _summary(result: GateResult) -> dict[str, object]:
+def summary(result: GateResult) -> dict[str, object]:
     """A result for the record, with title, figure and bound for people."""
-    gate = GATES_BY_NAME.get(result.name)
-    shown = {}
-    if gate is not None:
-        shown = {
-            "title": gate.title,
-            "shown_figure": gate.shown_figure(result.figure),
-            "shown_bound": gate.shown_bound(result.bound, result.lower_is_better),
-        }
+    gate = gates.GATES[result.name]
+    shown = {
+        "title": gate.title,
+        "shown_figure": gate.shown_figure(result.figure),
+        "shown_bound": gate.shown_bound(result.bound, result.lower_is_better),
+    }
     warning = {"warning": result.warning} if result.warning else {}
     change = {"change": dict(result.change)} if result.change else {}
     figures = {"figure": result.figure, "bound": result.bound, "holds": result.holds}

@@ -91,7 +91,8 @@ def _is_needed(collection: str, name: str) -> bool | None:
     """
     version = bundle_of(collection)
     if version is None:
-        return False if _is_old(draft_seconds(collection)) else None
+        since = draft_seconds(collection)
+        return False if since is not None and time.time() - since > DRAFT_SECONDS else None
     registered = mlflow.MlflowClient().search_model_versions(f"tag.`{BUNDLE_VERSION}` = '{version}'")
     if any(version.name == name for version in registered):
         return any(str(version.version) in _needed(version.name) for version in registered)
@@ -104,7 +105,3 @@ def _needed(name: str) -> set[str]:
     champion = str(aliases.get(CHAMPION, ""))
     targets = audit_log.versions_to_keep(audit_log.read(name), champion)
     return {*map(str, aliases.values()), *targets}
-
-
-def _is_old(since: float | None) -> bool:
-    return since is not None and time.time() - since > DRAFT_SECONDS

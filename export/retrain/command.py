@@ -12,12 +12,11 @@ from twinspire.export.release.registry import AliasState
 from twinspire.export.retrain.retrain import retrain as run
 from twinspire.export.terminal import show_record
 from twinspire.train.config import Experiment
-from twinspire.train.progress import PROGRESS
 
 
 def retrain(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """Train the champion on with newer data, and promote the better towers; resumes after a kill."""
-    found = run(experiment, arguments.config.parent, PROGRESS, arguments.catalogue)
+    found = run(experiment, arguments.config.parent, arguments.catalogue)
     champion = AliasState.of(experiment.name).champion
     model = f"models:/{experiment.name}/{champion}" if champion else ""
     return {"model": model, "alias": "champion" if champion else "", **found}

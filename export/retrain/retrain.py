@@ -22,7 +22,6 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
-from rich.console import Console
 
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.export.refresh import sources
@@ -30,7 +29,7 @@ from twinspire.export.refresh.merge import Champion
 from twinspire.export.refresh.table import catalogue_table, write_table
 from twinspire.export.refresh.work import RefreshFolder
 from twinspire.export.release import registry
-from twinspire.export.release.promote import challenger_data, promote
+from twinspire.export.release.promote import promote
 from twinspire.export.release.registry import AliasState
 from twinspire.protos.errors import ConfigError, DataError, GateRefused, MissingStage, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
@@ -40,10 +39,10 @@ from twinspire.train.data.columns import column_names
 from twinspire.train.data.dataset import CACHE as DATA
 from twinspire.train.data.dataset import Dataset, load, open_source, prepare
 from twinspire.train.data.sources.service import ServiceData, ServiceSource
-from twinspire.train.data.training_data import TrainingData
 from twinspire.train.fingerprint import fingerprint
 from twinspire.train.metrics import metric_label
 from twinspire.train.paths import CACHE
+from twinspire.train.progress import PROGRESS
 from twinspire.train.training.run import fit
 from twinspire.train.training.run_metrics import metrics_of
 from twinspire.train.training.tracking import (
@@ -62,7 +61,7 @@ WORK = CACHE / "retrain"
 WARM, SCRATCH = "warm", "scratch"
 
 
-def retrain(experiment: Experiment, base: Path, console: Console, catalogue: str = "") -> dict[str, Any]:
+def retrain(experiment: Experiment, base: Path, catalogue: str = "") -> dict[str, Any]:
     """Train on the newest data, and promote the better towers if all gates hold.
 
     Args:
@@ -87,7 +86,7 @@ def retrain(experiment: Experiment, base: Path, console: Console, catalogue: str
     name = experiment.name
     busy = Unavailable(f"{name}: another retraining is at work on this host")
     with exclusive_lock(WORK / f"{name}.lock", busy=busy), mlflow_errors():
-        return _Retraining(experiment, base, console, catalogue).run()
+        return _Retraining(experiment, base, catalogue).run()
 
 
 @dataclass
@@ -96,7 +95,6 @@ class _Retraining:
 
     experiment: Experiment
     base: Path
-    console: Console
     catalogue: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -123,7 +121,7 @@ class _Retraining:
         lines = [f"items: {dataset.items.height:,}", *dataset.report["origin"].get("notes", ())]
         champion = None
         if begun["champion"]:
-            with self.console.status("fetching the champion"):
+            with PROGRESS.status("fetching the champion"):
                 known = Champion.read(*registry.fetch(self.name, begun["champion"]))
             champion = get_run(known.manifest.run_id)
             new = len({*dataset.items["item_id"]} - {*known.items.ids})
@@ -131,7 +129,7 @@ class _Retraining:
         settings = self._settings(experiment, dataset, champion)
         runs = {kind: self._fit(kind, each, dataset, champion) for kind, each in settings.items()}
         kind, comparison = _better(runs, experiment)
-        folder, _ = build_bundle(settings[kind], dataset, runs[kind], self.console)
+        folder, _ = build_bundle(settings[kind], dataset, runs[kind])
         version = str(registry.register(folder)[0].version)
         self.work.note(version=version)
         found = {
@@ -172,7 +170,7 @@ class _Retraining:
 
     def _cutoff(self) -> str:
         """The cut-off time of the data of a service, which is fixed from now on; empty of other data."""
-        source = open_source(self.experiment, self.base, DATA, False, self.console)
+        source = open_source(self.experiment, self.base, DATA, False, PROGRESS)
         if not isinstance(source, ServiceSource):
             return ""
         return datetime.fromtimestamp(source.period.cutoff, UTC).isoformat()
@@ -191,7 +189,7 @@ class _Retraining:
             return ""
         if not sources.take_snapshot(self.catalogue, self.work.changes, None):
             return ""
-        dataset = prepare(self._with_data(begun), self.base, console=self.console)
+        dataset = prepare(self._with_data(begun), self.base, console=PROGRESS)
         changes = sources.read_snapshot(self.work.changes)[1]
         display = dataset.report["display"]
         output = self.work.folder / "items.parquet"
@@ -214,7 +212,7 @@ class _Retraining:
             found = load(folder)
             return dataclasses.replace(found, report=found.report | {"name": self.name})
         refresh = is_new and experiment is self.experiment  # data of other kinds may be a download
-        found = prepare(experiment, self.base, refresh=refresh, console=self.console)
+        found = prepare(experiment, self.base, refresh=refresh, console=PROGRESS)
         self.work.note(begun_with={**begun, "dataset": str(found.folder)})
         return found
 
@@ -248,25 +246,21 @@ class _Retraining:
         self._say(f"training {kind} towers")
         start = champion if kind == WARM else None
         command = "python -m twinspire.export retrain"
-        return fit(experiment, dataset, self.console, None, command, start=start)[0]
+        return fit(experiment, dataset, PROGRESS, None, command, start=start)[0]
 
     def _promoted(
         self, experiment: Experiment, dataset: Dataset, version: str, comparison: str
     ) -> dict[str, Any]:
         """Record and decision of the promotion, or why gates refuse it; the audit log has either."""
-
-        def data() -> TrainingData:
-            return challenger_data(experiment, dataset)
-
         reason = "; ".join(filter(None, ["retrained", comparison, *self.notes]))
         try:
-            done = promote(experiment, data, self.console, reason=reason, expected=version)
+            done = promote(experiment, lambda: dataset, reason=reason, expected=version)
         except GateRefused as error:
             return {"refused": str(error), "promoted": False, "move": None, "decision": None}
         return {"refused": "", "promoted": True, "move": done["move"], "decision": done["decision"]}
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        PROGRESS.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _better(runs: dict[str, Run], experiment: Experiment) -> tuple[str, str]:

@@ -65,6 +65,12 @@ def add_security(group: _ArgumentGroup) -> None:
     add("--server-name", metavar="NAME", help="name in the server's certificate (the host of --address)")
 
 
+def security_of(arguments: Namespace, token: str | None = None) -> Security:
+    """The protection by the options of `add_security`; errors as of `Security`."""
+    names = ("ca", "certificate", "key", "server_name", "tls")
+    return Security(token=token, **{name: getattr(arguments, name) for name in names})
+
+
 @contextmanager
 def connect(arguments: Namespace) -> Iterator[RetrievalClient]:
     """A client by the options of a command; advice is added to errors of the connection as a note.
@@ -75,14 +81,7 @@ def connect(arguments: Namespace) -> Iterator[RetrievalClient]:
     """
     logging.getLogger("grpc._common").setLevel(logging.CRITICAL)  # it logs tracebacks of answers of others
     try:
-        security = Security(
-            ca=arguments.ca,
-            certificate=arguments.certificate,
-            key=arguments.key,
-            token=_token(arguments.token_file),
-            server_name=arguments.server_name,
-            tls=arguments.tls,
-        )
+        security = security_of(arguments, _token(arguments.token_file))
         client = RetrievalClient(
             arguments.address, getattr(arguments, "timeout", None) or TIMEOUT_SECONDS, security
         )

@@ -10,8 +10,7 @@ from twinspire.protos.errors import InvalidInput, MissingStage
 from twinspire.protos.system import logs
 from twinspire.serving import flag_types as flags
 from twinspire.serving.cli import tables
-from twinspire.serving.cli.connection import add_security
-from twinspire.serving.client.security import Security
+from twinspire.serving.cli.connection import add_security, security_of
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 
 
@@ -52,16 +51,9 @@ def _show(console: Any, document: dict[str, Any]) -> None:
 
 def _options(parsed: Namespace) -> GatewayOptions:
     try:
-        security = Security(
-            ca=parsed.ca,
-            certificate=parsed.certificate,
-            key=parsed.key,
-            server_name=parsed.server_name,
-            tls=parsed.tls,
-        )
         return GatewayOptions(
             **flags.chosen(parsed, GatewayOptions),
-            security=security,
+            security=security_of(parsed),
             bounds=GatewayBounds(**flags.chosen(parsed, GatewayBounds)),
         )
     except InvalidInput as error:

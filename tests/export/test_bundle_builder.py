@@ -19,7 +19,6 @@ import pytest
 import torch
 from mlflow.entities import LoggedModel, Run, RunData, RunTag
 from mlflow.exceptions import MlflowException
-from rich.console import Console
 
 from tests.helpers.releases import NAME, small_bundle
 from tests.helpers.stdlib import (
@@ -98,19 +97,20 @@ def test_vectors_are_those_of_the_served_text(made: Made) -> None:
     assert [hit.score for hit in answer.hits] == pytest.approx(np.sort(scores)[::-1][:5].tolist(), abs=1e-5)
 
 
-def test_a_tag_with_a_path_is_not_a_bundle(made: Made, tmp_path: Path, console: Console) -> None:
+def test_a_tag_with_a_path_is_not_a_bundle(made: Made, tmp_path: Path) -> None:
     outside = shutil.copytree(made.folder, tmp_path / made.folder.name)
     (tag,) = (name for name in made.run.data.tags if name.startswith("twinspire.bundle."))
-    assert bundle_of_tag(made.run, tag, console) == made.folder
+    assert bundle_of_tag(made.run, tag) == made.folder
     for text in (str(outside), os.path.relpath(outside, made.folder.parent), ".", "..", ""):
         tags = [RunTag(tag, text)]
         run = Run(made.run.info, RunData(tags=tags))
-        assert bundle_of_tag(run, tag, console) is None
+        assert bundle_of_tag(run, tag) is None
 
 
-def test_a_second_process_waits_for_the_bundle_of_the_first(made_once: Made, tmp_path: Path) -> None:
-    output = io.StringIO()
-    arguments = made_once.experiment, made_once.dataset, made_once.run, Console(file=output)
+def test_a_second_process_waits_for_the_bundle_of_the_first(
+    made_once: Made, tmp_path: Path, progress: io.StringIO
+) -> None:
+    arguments = made_once.experiment, made_once.dataset, made_once.run
     tag = f"twinspire.bundle.{_fingerprint(made_once.experiment, made_once.run)[:12]}"
     with tracking_copy(made_once, tmp_path), ThreadPoolExecutor(1) as pool:
         client, run_id = mlflow.MlflowClient(), made_once.run.info.run_id
@@ -120,17 +120,17 @@ def test_a_second_process_waits_for_the_bundle_of_the_first(made_once: Made, tmp
             fcntl.flock(lock, fcntl.LOCK_EX)
             second = pool.submit(build_bundle, *arguments)
             until = time.monotonic() + 60
-            while "another process is making this bundle" not in output.getvalue():
-                assert time.monotonic() < until and not second.done(), output.getvalue()
+            while "another process is making this bundle" not in progress.getvalue():
+                assert time.monotonic() < until and not second.done(), progress.getvalue()
                 time.sleep(0.01)
             client.set_tag(run_id, tag, made_once.folder.name)
         assert second.result(60) == (made_once.folder, True)
 
 
 def test_a_bundle_that_could_not_be_logged_is_not_built_again(
-    made_once: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    made_once: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_run = made_once.experiment, made_once.dataset, made_once.run, console
+    of_run = made_once.experiment, made_once.dataset, made_once.run
 
     def fail(*_: object, **__: object) -> None:
         raise MlflowException("the server is down")
@@ -151,11 +151,11 @@ def test_a_bundle_that_could_not_be_logged_is_not_built_again(
         assert model.metrics
 
 
-def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path, console: Console) -> None:
+def test_a_run_on_other_data_is_refused(made: Made, stdlib: Path, tmp_path: Path) -> None:
     changed: Any = {"data": {"max_items": 100}}
     experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", **changed))
     with pytest.raises(MissingStage, match="was trained on another state of the data"):
-        build_bundle(experiment, dataset, made.run, console)
+        build_bundle(experiment, dataset, made.run)
 
 
 def test_letters_are_those_of_whole_normalised_texts(made: Made) -> None:
@@ -179,9 +179,9 @@ def features(stdlib: Path, empty_store: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.mark.exhaustive
 def test_a_bundle_is_built_once_and_again_if_damaged(
-    features: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    features: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments, threads = (features.experiment, features.dataset, features.run, console), set[int]()
+    arguments, threads = (features.experiment, features.dataset, features.run), set[int]()
 
     def check(*compared: Any, check: Any = parity.check) -> Any:
         threads.add(torch.get_num_threads())
@@ -208,7 +208,7 @@ def test_a_bundle_is_built_once_and_again_if_damaged(
         assert manifest.run_id == features.run.info.run_id
         assert manifest.quality["bm25_recall_at_10"] == features.metrics["bm25_recall_at_10"]
         run = mlflow.get_run(features.run.info.run_id)
-        assert build_bundle(features.experiment, features.dataset, run, console) == (folder, True)
+        assert build_bundle(features.experiment, features.dataset, run) == (folder, True)
     left = [path.name for path in folder.parent.iterdir() if path.name.startswith((".making-", ".bundle-"))]
     assert left == []  # other hidden files are those of services on the same bundles
 

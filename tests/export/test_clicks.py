@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers import altered, releases
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
@@ -138,7 +137,7 @@ def judged(clicks: Made, challenger: Path, folder: Path, champion: Path | None =
         return data_of_kept_towers(clicks.dataset, clicks.experiment)
 
     sides = altered.side("2", challenger), altered.side("1", champion or clicks.folder)
-    comparison = Comparison(*sides, clicks.experiment, data, Console(quiet=True), folder)
+    comparison = Comparison(*sides, clicks.experiment, data, folder)
     return quality_gate.judge(comparison), comparison.quality_change
 
 
@@ -158,7 +157,7 @@ def _with_both_labels(pairs: Pairs) -> list[int]:
 
 
 def test_a_refreshed_click_model_is_judged_on_the_pairs_that_are_left(
-    clicks: Made, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    clicks: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{tmp_path / 'items.db'}"
     data = data_of_kept_towers(clicks.dataset, clicks.experiment)
@@ -171,8 +170,8 @@ def test_a_refreshed_click_model_is_judged_on_the_pairs_that_are_left(
     with tracking_copy(clicks, tmp_path):
         registry.register(clicks.folder)
         without_processes(World(tmp_path), monkeypatch)
-        release.promote(clicks.experiment, releases.no_data, console, compare=ACCEPT)
-        done = refresh(clicks.experiment, lambda: clicks.dataset, console, url, compare=ACCEPT)
+        release.promote(clicks.experiment, releases.no_data, compare=ACCEPT)
+        done = refresh(clicks.experiment, lambda: clicks.dataset, url, compare=ACCEPT)
     folder = Path(done["bundle"])
     own, before = (per_query.load(each, PAIRS) for each in (folder, clicks.folder))
     assert own is not None and before is not None

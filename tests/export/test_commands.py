@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 from mlflow.entities import Run
 
+from tests.helpers import altered
 from tests.helpers.limited import files_limited_to
 from tests.helpers.stdlib import Made, experiment_at, tracking_copy, write_toml
 from twinspire.export import bundles, commands
@@ -242,20 +242,16 @@ def test_a_bundle_of_another_split_is_not_evaluated(
 
 
 def test_a_challenger_is_not_evaluated_on_data_that_have_changed_since(
-    store: str, stdlib: Path, tmp_path: Path
+    own: Made, stdlib: Path, tmp_path: Path
 ) -> None:
-    client, name = mlflow.MlflowClient(), "changed"
-    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "a.toml", name))
-    client.create_registered_model(name)
-    client.create_model_version(name, f"{tmp_path}/unread", tags={"split_hash": dataset.split_hash})
-    client.set_registered_model_alias(name, "challenger", "1")
-    assert challenger_data(experiment, dataset).items
+    challenger = altered.side("1", own.folder)
+    assert challenger_data(own.experiment, challenger, lambda: own.dataset).items
     smaller: Any = {"data": {"max_items": 100}}
-    other = experiment_at(write_toml(stdlib, tmp_path / "b.toml", name, **smaller))
+    experiment, dataset = experiment_at(write_toml(stdlib, tmp_path / "b.toml", **smaller))
     with pytest.raises(
         MissingStage, match=r"version 1 was made on another split of the data .*register again"
     ):
-        challenger_data(*other)
+        challenger_data(experiment, challenger, lambda: dataset)
 
 
 def test_a_full_disk_is_reported_and_leaves_no_files(

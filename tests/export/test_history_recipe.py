@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from rich.console import Console
 
 from tests.helpers.answers import differences
 from tests.helpers.serving.loopback import client_of
@@ -127,7 +126,7 @@ def test_a_sum_over_sessions_is_made_served_and_measured_without_times(
     assert data.histories is not None
     assert data.histories.times is not None
     version = ComparedVersion("1", of_sessions.folder, manifest)
-    found, _ = evaluate(version, data, Console(quiet=True))
+    found, _ = evaluate(version, data)
     assert found.metrics["ndcg_at_10"].mean() == pytest.approx(manifest.quality["ndcg_at_10"], abs=1e-6)
 
 

@@ -16,6 +16,7 @@ from twinspire.export import terminal
 from twinspire.export.release import model_card, registry
 from twinspire.export.release.decision_report import write_report
 from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
+from twinspire.export.release.promote import summary
 from twinspire.protos import bundle
 from twinspire.train import markdown
 from twinspire.train.training.tracking import experiment_id
@@ -111,20 +112,16 @@ def test_the_page_of_a_decision_shows_hostile_names_as_text(tmp_path: Path) -> N
     assert hostile == harmless
 
 
-GATES = [
-    {"name": "parity", "figure": 4.47e-7, "bound": 1e-5, "holds": True},
-    {"name": "index_recall", "figure": 0.97, "bound": 0.98, "holds": False},
-    {
-        "name": "quality",
-        "figure": None,
-        "bound": -0.01,
-        "holds": True,
-    },
-    {"name": "baseline", "figure": -0.05, "bound": 0.0, "holds": True, "warning": "BM25 is better"},
-    {"name": "query_tower_latency", "figure": 1.1, "bound": 1.25, "holds": True},
-    {"name": "bundle_size", "figure": 21.17, "bound": 4096.0, "holds": True},
-    {"name": "load_time", "figure": 0.041, "bound": 60.0, "holds": True},
-]
+RESULTS = (
+    GateResult("parity", 4.47e-7, 1e-5, True, ""),
+    GateResult("index_recall", 0.97, 0.98, False, ""),
+    GateResult("quality", None, -0.01, True, ""),
+    GateResult("baseline", -0.05, 0.0, True, "", "BM25 is better"),
+    GateResult("query_tower_latency", 1.1, 1.25, True, ""),
+    GateResult("bundle_size", 21.17, 4096.0, True, ""),
+    GateResult("load_time", 0.041, 60.0, True, ""),
+)
+GATES = [*map(summary, RESULTS)]
 VARIANTS = {
     "fp32": {"size_bytes": 10 * 2**20, "size_share": 1.0},
     "int8_tables": {"size_bytes": 4 * 2**20, "size_share": 0.4, "recall_at_10_delta": -0.0012},

@@ -9,7 +9,6 @@ import mlflow
 import numpy as np
 import numpy.typing as npt
 import pytest
-from rich.console import Console
 
 from tests.helpers.answers import hits_of
 from tests.helpers.scores import difference
@@ -171,7 +170,7 @@ def queries(films_made: Made, data: TrainingData, manifest: bundle.Manifest) -> 
     """Of the test users, as evaluation encodes them."""
     encode = onnx_encoder(films_made.folder / bundle.QUERY_TOWER)
     inputs = manifest.schema.side("query")
-    return encode_queries(encode, inputs, data, rows_of(data), Console(quiet=True), "queries")
+    return encode_queries(encode, inputs, data, rows_of(data), "queries")
 
 
 def rows_of(data: TrainingData) -> npt.NDArray[np.int64]:

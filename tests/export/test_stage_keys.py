@@ -48,7 +48,7 @@ def bundle():
     from twinspire.export.bundle_builder import build_bundle
     experiment, dataset = data()
     (run,) = mlflow.search_runs(experiment_names=[experiment.name], output_format="list")
-    assert not build_bundle(experiment, dataset, run, console)[1], "reused"
+    assert not build_bundle(experiment, dataset, run)[1], "reused"
 
 def loaded():
     for name, module in list(sys.modules.items()):

@@ -1,17 +1,15 @@
 """A champion in a real registry, a real store of live items beside it, and refreshes of both."""
 
-import io
 import json
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers import releases
 from tests.helpers.releases import Decide, small_bundle
@@ -49,7 +47,6 @@ class World:
 
     folder: Path
     name: str = releases.NAME
-    console: Console = field(default_factory=lambda: Console(file=io.StringIO()))
 
     @property
     def url(self) -> str:
@@ -73,7 +70,7 @@ class World:
         )
         registry.register(folder)
         client.set_terminated(run.info.run_id)
-        release.promote(self.experiment, releases.no_data, self.console, compare=ACCEPT)
+        release.promote(self.experiment, releases.no_data, compare=ACCEPT)
         return folder
 
     def write(self, *items: ItemWrite) -> int:
@@ -90,7 +87,7 @@ class World:
         catalogue: str | None = None,
     ) -> dict[str, Any]:
         url = self.url if catalogue is None else catalogue
-        return steps.refresh(self.experiment, data, self.console, url, items, compare)
+        return steps.refresh(self.experiment, data, url, items, compare)
 
     def alias(self, name: str) -> str:
         """Number of the version that has an alias, empty if none has."""

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
-from rich.console import Console
 
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
@@ -115,7 +114,7 @@ def small_experiment(folder: Path) -> Experiment:
     return read_experiment(write_toml(folder, folder / f"{NAME}.toml", NAME))
 
 
-def no_data() -> TrainingData:
+def no_data() -> NoReturn:
     """The data, for a decision that needs none."""
     raise AssertionError("nothing had to be evaluated anew")
 
@@ -137,7 +136,6 @@ class Decide:
         champion: ComparedVersion | None,
         experiment: Experiment,
         data: Callable[[], TrainingData],
-        console: Console,
     ) -> Decision:
         self.meanwhile()
         return Decision(challenger, champion, self.results, {})

@@ -245,7 +245,7 @@ def make_of(config: Path, empty_store: Path, folder: Path) -> Made:
     experiment, dataset = experiment_at(config)
     with drawn_once(), tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:
         run, _ = fit(experiment, dataset, console)
-        bundle, _ = build_bundle(experiment, dataset, run, console)
+        bundle, _ = build_bundle(experiment, dataset, run)
         run = mlflow.get_run(run.info.run_id)
     return Made(config, uri, experiment, dataset, run, bundle)
 

@@ -1,6 +1,6 @@
 """The gates. Each module in this folder declares some, and is found by being here.
 
-    decision = compare(challenger, champion, experiment, data, console)
+    decision = compare(challenger, champion, experiment, data)
 
 A manifest states what its export measured. Whatever can be measured again is measured again here, on the
 files of both bundles, in alternating turns.
@@ -13,11 +13,9 @@ with a section, `size_and_load.py` two small ones.
 import importlib
 import pkgutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult
@@ -25,10 +23,10 @@ from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
 
 
-def _discovered() -> tuple[Gate, ...]:
+def _discovered() -> dict[str, Gate]:
     modules = [importlib.import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)]
     found: list[Gate] = [gate for module in modules for gate in module.GATES]
-    return tuple(sorted(found, key=lambda gate: gate.order))
+    return {gate.name: gate for gate in sorted(found, key=lambda gate: gate.order)}
 
 
 GATES = _discovered()
@@ -39,8 +37,7 @@ def compare(
     champion: ComparedVersion | None,
     experiment: Experiment,
     data: Callable[[], TrainingData],
-    console: Console,
-    gates: Sequence[Gate] = GATES,
+    gates: Mapping[str, Gate] = GATES,
     answers: ServedFiles | None = None,
 ) -> Decision:
     """Measure both bundles, and judge the challenger by every gate.
@@ -49,22 +46,19 @@ def compare(
         champion: None if no version is served yet; gates that compare with it then hold.
         experiment: its `[gates]` hold the bounds.
         data: gives the challenger's data; called only if a bundle must be evaluated again.
-        console: shows the progress.
         answers: served log and events, where they are given.
 
     Raises:
         Unavailable: MLflow does not answer.
     """
     request: dict[str, Any] = {}
-    for gate in gates:
+    for gate in gates.values():
         request |= gate.request(experiment)
     results: list[GateResult] = []
     measured: dict[str, Any] = {"not_measured": []}
     with tempfile.TemporaryDirectory(prefix="twinspire-gates-") as scratch:
-        comparison = Comparison(
-            challenger, champion, experiment, data, console, Path(scratch), request, answers
-        )
-        for gate in gates:
+        comparison = Comparison(challenger, champion, experiment, data, Path(scratch), request, answers)
+        for gate in gates.values():
             judged = gate.judge(comparison)
             if judged is None:
                 measured["not_measured"].append(gate.name)

@@ -24,6 +24,7 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, DataError, MissingStage
 from twinspire.protos.features import CategoryFeature, FeatureSpec, IdFeature, TextFeature, TowerInputs
 from twinspire.train.config import Experiment
+from twinspire.train.progress import PROGRESS
 from twinspire.train.training.tracking import get_run
 from twinspire.train.training.trained_model import load_model
 
@@ -41,7 +42,7 @@ def judge(comparison: Comparison) -> Judgement | None:
     """
     if not comparison.challenger_runs:
         return None
-    with comparison.console.status("parity of both towers"):
+    with PROGRESS.status("parity of both towers"):
         return _judge(comparison)
 
 

@@ -1,4 +1,6 @@
-"""Gate `quality`: not worse than the champion by more than a margin, in a paired comparison of queries.
+"""Gates `quality` and `baseline`: not worse than the champion, or than the best baseline.
+
+`quality` allows a margin, in a paired comparison of queries.
 
 Each bundle holds the metrics of every test query. If both are of the same queries and the same split, they
 are compared directly; otherwise both bundles are evaluated again on the challenger's data. The figure is
@@ -13,12 +15,17 @@ scores are no probabilities, or the pairs do not have both labels, nDCG@10 decid
 A bundle that was refreshed has the champion's towers and other items. Its metrics leave out each query that
 asks for a deleted or an edited item, and so does the comparison. Where the split does not apply to its items
 any more, it has no metrics, and this gate holds: the towers have learned nothing else.
+
+The figure of `baseline` is the upper end of the 95 % interval of the challenger less the best plain baseline,
+such as BM25, by its own report. Below 0 the gate warns, or refuses with `worse_than_baseline = "refuse"`; it
+needs no champion.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from twinspire.export.evaluation import quality
 from twinspire.export.evaluation.pair_losses import LOG_LOSS, base_rate_loss
 from twinspire.export.release.gate import Comparison, Decision, Gate, GateResult, Judgement, Section
 from twinspire.export.release.paired_metrics import (
@@ -85,6 +92,22 @@ def judge(comparison: Comparison) -> Judgement | None:
         found_differences = measured["differences"].items()
         comparison.quality_change = {name: round(each["mean"], 6) for name, each in found_differences}
     return result, measured
+
+
+def judge_baseline(comparison: Comparison) -> Judgement:
+    """The result, and the metric by which the two are compared; a report without baselines passes.
+
+    Two bundles are compared by log loss where AUC selects, but a model and its baselines by AUC.
+    """
+    experiment, own = comparison.experiment, comparison.challenger.manifest.quality
+    gates, selection = experiment.gates, experiment.training.selection
+    metric = selection if gates.quality_metric == "selection" and selection in own else metric_of(experiment)
+    text = quality.verdict(own, metric) if metric in own else f"the report has no {metric_label(metric)}"
+    lead = quality.lead_over_best(own, metric)
+    beaten, figure = (False, None) if lead is None else (lead.is_worse, lead.high)
+    refused = beaten and gates.worse_than_baseline == "refuse"
+    warning = text if beaten and not refused else ""
+    return GateResult("baseline", figure, 0.0, not refused, text, warning), {"metric": metric}
 
 
 def _shared(comparison: Comparison) -> list[str]:
@@ -237,5 +260,13 @@ GATES = (
         note="The figure of quality is the end of the 95 % interval of the paired difference at which the "
         "challenger is worse: the lower one, or the upper one of log loss, where lower is better.",
         section=Section(title="Quality", text=_text),
+    ),
+    Gate(
+        name="baseline",
+        title="quality against the best baseline",
+        order=37,
+        judge=judge_baseline,
+        shown=lambda figure: f"{figure:+.4f}",
+        at_least=True,
     ),
 )

@@ -92,7 +92,7 @@ def test_a_bundle_is_written_with_its_collection_or_not_at_all(
 
 @on_all
 def test_a_bundle_that_is_reused_gets_its_missing_collection(
-    engine: Engine, store: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("twinspire.export.bundles", "twinspire.export.bundle_files"):
         monkeypatch.setattr(f"{module}.BUNDLES", tmp_path / "bundles")
@@ -106,7 +106,7 @@ def test_a_bundle_that_is_reused_gets_its_missing_collection(
     key = bundle_builder._fingerprint(experiment, run)[:12]
     tracking.set_tag(run.info.run_id, f"twinspire.bundle.{key}", folder.name)
     dataset: Any = SimpleNamespace(report={"fingerprint": "f"})
-    assert bundle_builder.build_bundle(experiment, dataset, run, console) == (folder, True)
+    assert bundle_builder.build_bundle(experiment, dataset, run) == (folder, True)
     name = collection_name(bundle.read(folder).bundle_version)
     assert engine.names() == [name]
 

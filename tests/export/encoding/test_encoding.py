@@ -11,7 +11,7 @@ import tracemalloc
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
@@ -43,7 +43,6 @@ KILLED = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
-from rich.console import Console
 from twinspire.export.encoding.encoding import encode_into
 from twinspire.export.encoding.records import TableRecords
 from tests.helpers.item_tower import tower_at
@@ -59,7 +58,7 @@ def until_killed(arrays):
     return real.encode(arrays)
 
 records = TableRecords(table, real.inputs.features)
-encode_into(output, replace(real, encode=until_killed), records, Console(stderr=True), "items")
+encode_into(output, replace(real, encode=until_killed), records)
 """
 
 
@@ -84,13 +83,13 @@ def records(texts: list[str]) -> ColumnRecords:
 def whole(tower: ItemTower, records: ColumnRecords, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bytes of the file that an undisturbed run gives."""
     path = tmp_path_factory.mktemp("whole") / "whole.npy"
-    encode_into(path, tower, records, Console(file=io.StringIO()), "items")
+    encode_into(path, tower, records)
     return path.read_bytes()
 
 
-def said(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return " ".join(console.file.getvalue().split())
+def said(output: IO[str]) -> str:
+    assert isinstance(output, io.StringIO)
+    return " ".join(output.getvalue().split())
 
 
 def begun(output: Path, tower: ItemTower, records: ColumnRecords, windows: int = 1) -> None:
@@ -105,13 +104,7 @@ def begun(output: Path, tower: ItemTower, records: ColumnRecords, windows: int =
         return tower.encode(arrays)
 
     with pytest.raises(KeyboardInterrupt, match=f"{windows * WINDOW:,} of {COUNT:,} are kept"):
-        encode_into(
-            output,
-            dataclasses.replace(tower, encode=interrupted),
-            records,
-            Console(file=io.StringIO()),
-            "items",
-        )
+        encode_into(output, dataclasses.replace(tower, encode=interrupted), records)
     assert not output.exists()
 
 
@@ -120,16 +113,16 @@ def names(folder: Path) -> set[str]:
 
 
 def test_a_file_has_the_vectors_of_encoding_in_memory(
-    tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path, console: Console
+    tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path
 ) -> None:
-    vectors = encode_all(tower.encode, tower.inputs, records.values, console, "items")
+    vectors = encode_all(tower.encode, tower.inputs, records.values, "items")
     np.save(tmp_path / "saved.npy", vectors)
     assert (tmp_path / "saved.npy").read_bytes() == whole
 
 
 @pytest.mark.exhaustive
 def test_a_killed_process_is_resumed(
-    tower: ItemTower, texts: list[str], whole: bytes, tmp_path: Path, console: Console
+    tower: ItemTower, texts: list[str], whole: bytes, tmp_path: Path
 ) -> None:
     table, output = tmp_path / "items.parquet", tmp_path / "vectors.npy"
     write_table(pl.DataFrame({"text": texts}), table)
@@ -138,7 +131,7 @@ def test_a_killed_process_is_resumed(
     assert killed.returncode == -signal.SIGKILL, said
     assert not output.exists()
     assert json.loads((tmp_path / "vectors.npy.journal").read_bytes())["windows"] == 1
-    streamed = encode_into(output, tower, TableRecords(table, PLAIN), console, "items")
+    streamed = encode_into(output, tower, TableRecords(table, PLAIN))
     assert streamed.resumed_at == WINDOW
     assert output.read_bytes() == whole
     assert isinstance(streamed.vectors, np.memmap)
@@ -146,18 +139,18 @@ def test_a_killed_process_is_resumed(
 
 
 def test_the_same_records_and_tower_are_encoded_once(
-    tower: ItemTower, records: ColumnRecords, whole: bytes, kept: Path, console: Console
+    tower: ItemTower, records: ColumnRecords, whole: bytes, kept: Path
 ) -> None:
     def unwanted(arrays: Arrays) -> Any:
         raise AssertionError("encoded again")
 
-    first = encode_once("shop", tower, records, console)
-    again = encode_once("shop", dataclasses.replace(tower, encode=unwanted), records, console)
+    first = encode_once("shop", tower, records)
+    again = encode_once("shop", dataclasses.replace(tower, encode=unwanted), records)
     assert first.path == again.path
     assert (first.resumed_at, again.resumed_at) == (0, COUNT)
     assert again.path.read_bytes() == whole
     np.testing.assert_array_equal(again.vectors, first.vectors)
-    other = encode_once("shop", tower, ColumnRecords({"text": ["another"]}), console)
+    other = encode_once("shop", tower, ColumnRecords({"text": ["another"]}))
     assert other.path != first.path
     assert len(other.vectors) == 1
 
@@ -170,7 +163,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_of_two_that_encode_the_same_at_once_the_second_waits_for_the_first(
-    tower: ItemTower, kept: Path, console: Console
+    tower: ItemTower, kept: Path, progress: io.StringIO
 ) -> None:
     encoded, may_end = 0, threading.Event()
 
@@ -181,11 +174,9 @@ def test_of_two_that_encode_the_same_at_once_the_second_waits_for_the_first(
         return tower.encode(arrays)
 
     own, few = dataclasses.replace(tower, encode=waiting), ColumnRecords({"text": ["a", "b"]})
-    output = io.StringIO()
-    said = Console(file=output)
     with ThreadPoolExecutor() as pool:
-        both = [pool.submit(encode_once, "shop", own, few, said) for _ in range(2)]
-        wait_until(lambda: "is encoding items; waiting for it" in output.getvalue())
+        both = [pool.submit(encode_once, "shop", own, few) for _ in range(2)]
+        wait_until(lambda: "is encoding items; waiting for it" in progress.getvalue())
         may_end.set()
         first, second = (each.result(60) for each in both)
     assert encoded == 1
@@ -193,7 +184,7 @@ def test_of_two_that_encode_the_same_at_once_the_second_waits_for_the_first(
 
 
 def test_the_files_of_an_experiment_that_were_used_last_are_kept(
-    tower: ItemTower, kept: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    tower: ItemTower, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding, "KEPT", 2)
     encoded = 0
@@ -206,18 +197,18 @@ def test_the_files_of_an_experiment_that_were_used_last_are_kept(
     own = dataclasses.replace(tower, encode=counted)
     first, second, third = (ColumnRecords({"text": [text]}) for text in ("a", "b", "c"))
     for records in (first, second, first, third, first):
-        encode_once("shop", own, records, console)
+        encode_once("shop", own, records)
     assert encoded == 3
-    encode_once("other", own, second, console)
+    encode_once("other", own, second)
     assert encoded == 4
-    encode_once("shop", own, second, console)  # was used longest ago when the third came
+    encode_once("shop", own, second)  # was used longest ago when the third came
     assert encoded == 5
     assert {name: len([*(kept / name).glob("*/")]) for name in ("shop", "other")} == {"shop": 2, "other": 1}
 
 
 @pytest.mark.parametrize("other", ["tower", "items"])
 def test_a_journal_of_other_content_is_not_used(
-    other: str, tower: ItemTower, texts: list[str], tmp_path: Path, console: Console
+    other: str, tower: ItemTower, texts: list[str], tmp_path: Path, progress: io.StringIO
 ) -> None:
     output = tmp_path / "vectors.npy"
     before = {"tower": tower, "records": ColumnRecords({"text": texts})}
@@ -227,16 +218,16 @@ def test_a_journal_of_other_content_is_not_used(
     else:
         before["records"] = ColumnRecords({"text": [*texts[:-1], "another"]})
     begun(output, **before)  # type: ignore[arg-type]
-    streamed = encode_into(output, tower, ColumnRecords({"text": texts}), console, "items")
-    assert f"vectors.npy.journal: was begun with other {other}; starting over" in said(console)
+    streamed = encode_into(output, tower, ColumnRecords({"text": texts}))
+    assert f"vectors.npy.journal: was begun with other {other}; starting over" in said(progress)
     assert streamed.resumed_at == 0
-    expected = encode_all(tower.encode, tower.inputs, {"text": texts}, console, "items")
+    expected = encode_all(tower.encode, tower.inputs, {"text": texts}, "items")
     np.testing.assert_array_equal(streamed.vectors, expected)
 
 
 @pytest.mark.parametrize("harm", ["cut", "longer", "journal torn"])
 def test_an_incomplete_window_is_encoded_again(
-    harm: str, tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path, console: Console
+    harm: str, tower: ItemTower, records: ColumnRecords, whole: bytes, tmp_path: Path
 ) -> None:
     output, part, journal = (tmp_path / f"vectors.npy{end}" for end in ("", ".part", ".journal"))
     begun(output, tower, records, windows=2)
@@ -246,20 +237,20 @@ def test_an_incomplete_window_is_encoded_again(
         part.write_bytes(part.read_bytes() + b"\x01" * 1000)
     else:
         journal.write_bytes(journal.read_bytes()[:-7])
-    streamed = encode_into(output, tower, records, console, "items")
+    streamed = encode_into(output, tower, records)
     windows = {"cut": 1, "longer": 2}.get(harm, 0)
     assert streamed.resumed_at == windows * WINDOW
     assert output.read_bytes() == whole
 
 
 @pytest.mark.exhaustive
-def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Path, console: Console) -> None:
+def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Path) -> None:
     def peak(windows: int) -> int:
         path = tmp_path / f"{windows}.csv"
         write_table(pl.DataFrame({"text": documents(windows * WINDOW)}), path)
         tracemalloc.start()
         try:
-            encode_into(tmp_path / f"{windows}.npy", tower, TableRecords(path, PLAIN), console, "items")
+            encode_into(tmp_path / f"{windows}.npy", tower, TableRecords(path, PLAIN))
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -267,8 +258,8 @@ def test_memory_does_not_grow_with_the_catalogue(tower: ItemTower, tmp_path: Pat
     assert peak(6) < 1.2 * peak(2)
 
 
-def test_an_empty_catalogue_is_an_empty_file(tower: ItemTower, tmp_path: Path, console: Console) -> None:
-    streamed = encode_into(tmp_path / "vectors.npy", tower, ColumnRecords({"text": []}), console, "items")
+def test_an_empty_catalogue_is_an_empty_file(tower: ItemTower, tmp_path: Path) -> None:
+    streamed = encode_into(tmp_path / "vectors.npy", tower, ColumnRecords({"text": []}))
     assert streamed.vectors.shape == (0, DIMENSION)
     assert np.load(tmp_path / "vectors.npy").dtype == np.float32
     assert (streamed.resumed_at, streamed.items_per_s) == (0, 0.0)
@@ -277,34 +268,30 @@ def test_an_empty_catalogue_is_an_empty_file(tower: ItemTower, tmp_path: Path, c
         TableRecords(tmp_path / "empty.csv", PLAIN)
 
 
-def test_only_one_process_writes(
-    tower: ItemTower, records: ColumnRecords, tmp_path: Path, console: Console
-) -> None:
+def test_only_one_process_writes(tower: ItemTower, records: ColumnRecords, tmp_path: Path) -> None:
     with (tmp_path / "vectors.npy.part").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match=r"vectors\.npy\.part: another process is writing it"):
-            encode_into(tmp_path / "vectors.npy", tower, records, console, "items")
+            encode_into(tmp_path / "vectors.npy", tower, records)
 
 
 def test_a_tower_of_another_dimension_is_refused(
-    tower: ItemTower, records: ColumnRecords, tmp_path: Path, console: Console
+    tower: ItemTower, records: ColumnRecords, tmp_path: Path
 ) -> None:
     wrong = dataclasses.replace(tower, dimension=DIMENSION + 1)
     with pytest.raises(BundleDamaged, match=f"dimension {DIMENSION}, expected {DIMENSION + 1}"):
-        encode_into(tmp_path / "vectors.npy", wrong, records, console, "items")
+        encode_into(tmp_path / "vectors.npy", wrong, records)
 
 
 def test_a_path_that_cannot_be_written_is_named(
-    tower: ItemTower, records: ColumnRecords, tmp_path: Path, console: Console
+    tower: ItemTower, records: ColumnRecords, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file/vectors\.npy: cannot be written"):
-        encode_into(tmp_path / "file" / "vectors.npy", tower, records, console, "items")
+        encode_into(tmp_path / "file" / "vectors.npy", tower, records)
 
 
-def test_a_file_that_changes_during_encoding_is_refused(
-    tower: ItemTower, tmp_path: Path, console: Console
-) -> None:
+def test_a_file_that_changes_during_encoding_is_refused(tower: ItemTower, tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_text("text\none\ntwo\n")
     records, before = TableRecords(path, PLAIN), path.stat()
@@ -312,7 +299,7 @@ def test_a_file_that_changes_during_encoding_is_refused(
         path.write_text("text\none\nsix\n")
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(DataError, match=r"items\.csv: changed while it was read"):
-        encode_into(tmp_path / "vectors.npy", tower, records, console, "items")
+        encode_into(tmp_path / "vectors.npy", tower, records)
     assert not (tmp_path / "vectors.npy").exists()
     with pytest.raises(DataError, match=r"gone\.csv: there is no such file"):
         TableRecords(tmp_path / "gone.csv", PLAIN)
@@ -336,8 +323,8 @@ def test_the_command_encodes_a_table(tmp_path: Path, console: Console) -> None:
     assert found["items_per_s"] > 0
     assert 10 < found["peak_rss_mib"] < 100_000
     show_encoded(found | {"resumed_at": 16384, "items_per_s": 1234.5, "peak_rss_mib": 512.4}, console)
-    assert f"300 vectors of dimension {DIMENSION}: {output}" in said(console)
-    assert "1,234 items/s, resumed at 16,384; peak memory 512 MiB" in said(console)
+    assert f"300 vectors of dimension {DIMENSION}: {output}" in said(console.file)
+    assert "1,234 items/s, resumed at 16,384; peak memory 512 MiB" in said(console.file)
     with pytest.raises(Exception, match=r"expected a name that ends in \.npy, got 'items\.csv'"):
         path_with(".npy", "items.csv")
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
 from tests.helpers.tiny import SYLLABLES
 from tests.helpers.tiny_towers import PLAIN
@@ -50,11 +49,11 @@ def letters(arrays: Arrays) -> Any:
 
 
 @pytest.mark.parametrize("count", [1, WINDOW + BATCH + 1])
-def test_vectors_come_in_the_order_of_the_records(count: int, console: Console) -> None:
+def test_vectors_come_in_the_order_of_the_records(count: int) -> None:
     rng = np.random.default_rng(0)
     texts = ["x" * int(rng.integers(0, 80)) + str(n) for n in range(count)]
     tags = [("a", "b", None)[n % 3] for n in range(count)]
-    found = encode_all(letters, INPUTS, {"text": texts, "tag": tags}, console, "items")
+    found = encode_all(letters, INPUTS, {"text": texts, "tag": tags}, "items")
     expected = [
         [sum(map(ord, text[:50])), {"a": 2, "b": 3, None: 0}[tag]]
         for text, tag in zip(texts, tags, strict=True)
@@ -63,7 +62,7 @@ def test_vectors_come_in_the_order_of_the_records(count: int, console: Console) 
     np.testing.assert_array_equal(found, expected)
 
 
-def test_batches_of_long_texts_have_few_records(console: Console) -> None:
+def test_batches_of_long_texts_have_few_records() -> None:
     shapes = []
 
     def watched(arrays: Arrays) -> Any:
@@ -73,18 +72,18 @@ def test_batches_of_long_texts_have_few_records(console: Console) -> None:
     features = FEATURES | {"text": TextFeature("text", "t", max_length=2 * LARGEST_BATCH)}
     inputs = TowerInputs("item", features, {"item.tag": ("a", "b")})
     texts = ["x" * (LARGEST_BATCH // 4)] * 9 + ["y" * (LARGEST_BATCH + 1)] * 2 + ["z" * 10]
-    encode_all(watched, inputs, {"text": texts, "tag": [None] * len(texts)}, console, "items")
+    encode_all(watched, inputs, {"text": texts, "tag": [None] * len(texts)}, "items")
     quarter, more = LARGEST_BATCH // 4, LARGEST_BATCH + 1
     assert shapes == [(4, quarter), (4, quarter), (2, quarter), (1, more), (1, more)]
 
 
-def test_a_bad_value_is_named_by_its_row(console: Console) -> None:
+def test_a_bad_value_is_named_by_its_row() -> None:
     texts: list[Any] = documents(300)
     for row in (250, 171):  # the shortest there is comes first, whatever its row
         texts[row] = None
     values = {"text": texts, "tag": ["a"] * 300}
     with pytest.raises(InvalidInput, match=r"item\.text: row 172 of items: expected a string, got NoneType"):
-        encode_all(letters, INPUTS, values, console, "items")
+        encode_all(letters, INPUTS, values, "items")
 
 
 def write_table(frame: pl.DataFrame, path: Path) -> None:

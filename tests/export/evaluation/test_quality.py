@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers.lexical import HYBRID
 from tests.helpers.stdlib import Made
@@ -18,7 +17,6 @@ from twinspire.export.evaluation.quality import (
     encode_queries,
     evaluate,
     lead_over_best,
-    rankings,
     verdict,
 )
 from twinspire.export.evaluation.weak_scores import LEAST_RIGHT, learn
@@ -34,6 +32,7 @@ from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.train.data.training_data import Pairs, TrainingData, training_data_of
+from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.metrics import OF_LABELS, mean, per_query
 
 
@@ -43,24 +42,22 @@ def data(made: Made) -> TrainingData:
 
 
 @pytest.fixture
-def items(made: Made, data: TrainingData, console: Console) -> ann.Vectors:
+def items(made: Made, data: TrainingData) -> ann.Vectors:
     """The items as they are evaluated."""
     schema = bundle.read(made.folder).schema
-    return encode_all(
-        onnx_encoder(made.folder / bundle.ITEM_TOWER), schema.side("item"), data.items, console, "items"
-    )
+    return encode_all(onnx_encoder(made.folder / bundle.ITEM_TOWER), schema.side("item"), data.items, "items")
 
 
 def test_what_the_vectors_find_is_measured_by_exact_search(
-    made: Made, data: TrainingData, items: ann.Vectors, console: Console
+    made: Made, data: TrainingData, items: ann.Vectors
 ) -> None:
     manifest = bundle.read(made.folder)
     query = onnx_encoder(made.folder / bundle.QUERY_TOWER)
     model = ServedModel(query, manifest.schema.side("query"), items)
     queries, relevant = data.parts["test"].by_query()
-    answers = rankings(made.experiment, data, model, queries, console)
-    found = evaluate(made.experiment, data, model, manifest.score, console, answers, None, {})
-    vectors = encode_queries(model.query, model.inputs, data, queries, console, "queries")
+    found, _, products = evaluate(BaselineFitter(made.experiment, data), model, manifest.score, {})
+    assert products is None
+    vectors = encode_queries(model.query, model.inputs, data, queries, "queries")
     for name, value in mean(per_query(ann.exact(vectors, items, 100), relevant)).items():
         assert found[name] == pytest.approx(value)
     assert found["queries"] == len(queries)

@@ -1,7 +1,6 @@
 """A hybrid is shipped where it is better on validation, and its weight is learned there."""
 
 import csv
-import io
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,8 @@ def chosen(
     )
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     experiment = replace(experiment, hybrid=config or HybridConfig())
-    console = Console(file=io.StringIO())
     fitter = fitter or BaselineFitter(experiment, data)
-    return choose(fitter, 32, items, vectors, score, console)
+    return choose(fitter, 32, items, vectors, score)
 
 
 def with_queries(shop: tuple[Experiment, TrainingData], count: int) -> tuple[Experiment, TrainingData]:

@@ -105,7 +105,7 @@ def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for each in (experiment, refit):
             run, _ = training.fit(each, dataset, quiet)
             with patch.object(hnsw, "tune_index", wraps=tuner.tune_index) as tuned:
-                built, _ = build_bundle(each, dataset, run, quiet)
+                built, _ = build_bundle(each, dataset, run)
             hybrid = parse_json((built / bundle.REPORTS / "hybrid.json").read_bytes())
             shipped.append(Shipped(run, built, hybrid, tuned.call_count))
         plain, refitted = shipped
@@ -165,7 +165,7 @@ def test_the_figures_are_of_the_served_towers_and_versions_are_compared_by_the_s
         for each in (shop.plain, shop.refitted):
             version, _ = registry.register(each.folder)
             promoted = release.promote(
-                shop.experiment, releases.no_data, Console(quiet=True), force=True, reason="times vary here"
+                shop.experiment, releases.no_data, force=True, reason="times vary here"
             )
             decisions.append(promoted["decision"])
         assert "have learned from no test pair" in (version.description or "")
@@ -178,14 +178,14 @@ def test_the_figures_are_of_the_served_towers_and_versions_are_compared_by_the_s
         assert means[side][metric] == pytest.approx(bundle.read(each.folder).quality[metric], abs=1e-6)
 
 
-def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, console: Console) -> None:
+def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path) -> None:
     plain = PrecisionConfig(query="fp32", item="fp32")  # no variant is exported and measured
     experiment = replace(made_once.experiment, hybrid=HybridConfig(True), precision=plain)
     # Served by the text that is evaluated, so that both find the same.
     dataset = made_once.dataset
     dataset = replace(dataset, items=dataset.items.with_columns(full_text=pl.col("text")))
     with tracking_copy(made_once, tmp_path):
-        folder, _ = build_bundle(experiment, dataset, made_once.run, console)
+        folder, _ = build_bundle(experiment, dataset, made_once.run)
     manifest = bundle.read(folder)
     assert manifest.hybrid is not None
     assert set(LEXICAL_FILES.values()) <= set(manifest.files)
@@ -209,5 +209,5 @@ def test_quality_is_that_of_the_served_answers(made_once: Made, tmp_path: Path, 
     assert measured is not None
     assert measured.metrics["recall_at_10"].mean() == pytest.approx(quality["recall_at_10"], abs=1e-6)
     # A gate that evaluates the bundle again finds the same, with the weight of the manifest.
-    again, _ = evaluate(ComparedVersion("1", folder, manifest), data, console)
+    again, _ = evaluate(ComparedVersion("1", folder, manifest), data)
     assert again.metrics["mrr_at_10"].mean() == pytest.approx(quality["mrr_at_10"], abs=1e-6)

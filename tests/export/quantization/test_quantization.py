@@ -1,6 +1,5 @@
 """Variants in lower precision agree with torch, and the smallest one within the bound is chosen."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
-from rich.console import Console
 
 from tests.helpers import watched
 from tests.helpers.exported import Exported, exported, move_weights
@@ -194,7 +192,6 @@ def test_a_table_with_other_readers_is_not_changed() -> None:
     np.testing.assert_array_equal(session.run(None, {"rows": rows})[0], rounded_table(table, "int8")[rows])
 
 
-QUIET = Console(file=io.StringIO())
 METRICS = ("recall_at_10", "ndcg_at_10")
 
 
@@ -207,17 +204,17 @@ class World:
 
     def choose(self, folder: Path, **changed: Any) -> ChosenPrecision:
         config, encoded = PrecisionConfig(**changed), self.all_items
-        return choose_precision(self.towers, self.data, config, folder, QUIET, encoded)
+        return choose_precision(self.towers, self.data, config, folder, encoded)
 
     def all_items(self, path: Path) -> Any:
         """Vectors of all items by the item tower in a file, on one thread."""
         inputs = self.towers["item"].inputs
-        return encode_all(onnx_encoder(path), inputs, self.data.items, QUIET, "items")
+        return encode_all(onnx_encoder(path), inputs, self.data.items, "items")
 
     def vectors(self, sample: QualitySample, towers: Mapping[Side, ExportedTower]) -> dict[Side, Any]:
         """Of the sample, by towers on one thread."""
         return {
-            side: sample.encode(side, "", each.inputs, onnx_encoder(each.path), QUIET)
+            side: sample.encode(side, "", each.inputs, onnx_encoder(each.path))
             for side, each in towers.items()
         }
 
@@ -353,7 +350,7 @@ def test_all_items_are_encoded_by_the_variant_that_is_tried_first(texts: World, 
         return texts.all_items(path)
 
     config = PrecisionConfig(items=150, max_loss=0.5)
-    found = choose_precision(texts.towers, texts.data, config, tmp_path, QUIET, all_items)
+    found = choose_precision(texts.towers, texts.data, config, tmp_path, all_items)
     assert {path.stem.partition("-")[2] for path in paths} == {"int8_tables"}
     assert found.towers["item"].path in paths
 
@@ -366,7 +363,7 @@ def test_seen_items_are_not_returned(films: Path, tmp_path: Path) -> None:
         own = data.seen(np.array([query]))[0]
         np.testing.assert_array_equal(sample.items[seen], own[np.isin(own, sample.items)])
     encode = torch_encoder(frozen(model.towers[1]))
-    items = sample.encode("item", "", model.schema.side("item"), encode, QUIET)
+    items = sample.encode("item", "", model.schema.side("item"), encode)
     best: BothVectors = {"query": items[[each[0] for each in sample.relevant]], "item": items}
     assert sample.metrics(best)["recall_at_10"].mean() > 0.9
     hidden = replace(sample, seen=sample.relevant)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers import altered, releases
 from tests.helpers.refreshing import ACCEPT, World, without_processes
@@ -31,13 +30,13 @@ pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.
 
 
 @pytest.fixture
-def released(made_once: Made, tmp_path: Path, console: Console) -> Iterator[Made]:
+def released(made_once: Made, tmp_path: Path) -> Iterator[Made]:
     """`made_once`, its bundle the champion of a store of this test's own."""
     with tracking_copy(made_once, tmp_path):
         registry.register(made_once.folder)
         with pytest.MonkeyPatch.context() as patch:
             without_processes(World(tmp_path), patch)
-            release.promote(made_once.experiment, releases.no_data, console, compare=ACCEPT)
+            release.promote(made_once.experiment, releases.no_data, compare=ACCEPT)
         yield made_once
 
 
@@ -47,17 +46,15 @@ def in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_processes(World(tmp_path), monkeypatch)
 
 
-def refreshed(
-    made: Made, folder: Path, console: Console, *items: ItemWrite, compare: object = ACCEPT
-) -> dict[str, Any]:
+def refreshed(made: Made, folder: Path, *items: ItemWrite, compare: object = ACCEPT) -> dict[str, Any]:
     url = f"sqlite:///{folder / 'items.db'}"
     with closing(Store.open(url)) as store:
         store.write([WriteRequest(items)])
-    return refresh(made.experiment, lambda: made.dataset, console, url, compare=compare)  # type: ignore[arg-type]
+    return refresh(made.experiment, lambda: made.dataset, url, compare=compare)  # type: ignore[arg-type]
 
 
 def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
-    released: Made, tmp_path: Path, console: Console
+    released: Made, tmp_path: Path
 ) -> None:
     gates = replace(released.experiment.gates, quality_margin=0.1)  # of few groups intervals are wide
     made = replace(released, experiment=replace(released.experiment, gates=gates))
@@ -70,7 +67,6 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
     done = refreshed(
         made,
         tmp_path,
-        console,
         ItemWrite(lost, True),
         ItemWrite("shop.lamp", features=new, fields='{"name": "lamp"}'),
         compare=compare,
@@ -103,9 +99,7 @@ def digest_of(data: TrainingData, row: int, relevant: Any) -> np.uint64:
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_queries_that_ask_for_an_edited_item_are_left_out(
-    released: Made, tmp_path: Path, console: Console
-) -> None:
+def test_queries_that_ask_for_an_edited_item_are_left_out(released: Made, tmp_path: Path) -> None:
     made = released
     data = training_data_of(made.dataset, made.experiment.query, made.experiment.item)
     rows, relevant = data.parts["test"].by_query()
@@ -115,7 +109,7 @@ def test_queries_that_ask_for_an_edited_item_are_left_out(
     chosen = next(n for n in range(len(rows)) if len(relevant[n]) == 1)
     asked = int(relevant[chosen][0])
     done = refreshed(
-        made, tmp_path, console, ItemWrite(data.item_ids[asked], features=json.dumps({"text": "qqq zzz"}))
+        made, tmp_path, ItemWrite(data.item_ids[asked], features=json.dumps({"text": "qqq zzz"}))
     )
     assert done["bundle"]
     own, manifest = per_query.load(Path(done["bundle"])), bundle.read(Path(done["bundle"]))
@@ -125,12 +119,12 @@ def test_queries_that_ask_for_an_edited_item_are_left_out(
     assert {*before.rows.tolist()} - {*own.rows.tolist()} == gone
     assert manifest.quality["queries_left_out"] == len(gone)
     sides = altered.side("2", Path(done["bundle"])), altered.side("1", made.folder)
-    found = stored(Comparison(*sides, made.experiment, releases.no_data, console, tmp_path))
+    found = stored(Comparison(*sides, made.experiment, releases.no_data, tmp_path))
     assert isinstance(found, Evaluated) and found.queries.champion is not None
     assert np.array_equal(found.queries.challenger.rows, found.queries.champion.rows)
     assert found.queries.left_out == len(gone)
     # The next refresh does not have the new text, and leaves out the same queries.
-    again = refreshed(made, tmp_path, console, ItemWrite("shop.lamp", features='{"text": "A lamp."}'))
+    again = refreshed(made, tmp_path, ItemWrite("shop.lamp", features='{"text": "A lamp."}'))
     assert again["bundle"]
     later = per_query.load(Path(again["bundle"]))
     assert later is not None and np.array_equal(later.rows, own.rows)
@@ -138,7 +132,7 @@ def test_queries_that_ask_for_an_edited_item_are_left_out(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alone(
-    released: Made, tmp_path: Path, console: Console
+    released: Made, tmp_path: Path
 ) -> None:
     made = released
     url = f"sqlite:///{tmp_path / 'items.db'}"
@@ -148,16 +142,14 @@ def test_without_the_data_set_the_gate_says_so_and_holds_for_the_same_towers_alo
     def away() -> None:
         raise DataError("items.parquet: there is no such file")
 
-    done = refresh(made.experiment, away, console, url, compare=ACCEPT)  # type: ignore[arg-type]
+    done = refresh(made.experiment, away, url, compare=ACCEPT)  # type: ignore[arg-type]
     assert done["bundle"]
     manifest = bundle.read(Path(done["bundle"]))
     assert "there is no such file" in manifest.quality["not_measured"]
     challenger, champion = altered.side("2", Path(done["bundle"])), altered.side("1", made.folder)
-    (gate,) = (each for each in GATES if each.name == "quality")
+    gate = GATES["quality"]
 
-    result = gate.judge(
-        Comparison(challenger, champion, made.experiment, releases.no_data, console, tmp_path, {})
-    )
+    result = gate.judge(Comparison(challenger, champion, made.experiment, releases.no_data, tmp_path, {}))
     assert result is not None
     assert (result[0].holds, result[0].figure) == (True, None)
     assert "not measured: the data set cannot be read" in result[0].text

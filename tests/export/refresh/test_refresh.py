@@ -41,9 +41,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many items each refresh gives to the tower."""
     counts: list[int] = []
 
-    def counted(output: Path, tower: Any, records: Any, *others: Any) -> Any:
+    def counted(output: Path, tower: Any, records: Any) -> Any:
         counts.append(len(records))
-        return encode_into(output, tower, records, *others)
+        return encode_into(output, tower, records)
 
     monkeypatch.setattr(refreshing, "encode_into", counted)
     return counts

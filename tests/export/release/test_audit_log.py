@@ -9,7 +9,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers import altered, releases
 from tests.helpers.stdlib import Made
@@ -240,7 +239,7 @@ def worse(folder: Path, parent: Path, lost: int) -> Path:
 
 
 def test_losses_that_each_keep_the_margin_are_refused_together(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each version answers one more query wrongly; the sixth is refused for its loss to the first."""
     found = per_query.load(made.folder)
@@ -250,17 +249,15 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
     experiment = dataclasses.replace(made.experiment, gates=margin)
     log = AuditLog((Entry(ReleaseRecord(1, "", "", "promote", "", "1"), "", "FINISHED", False),), ())
     monkeypatch.setattr(audit_log, "read", lambda _: log)
-    gates = [gate for gate in GATES if gate.name in ("quality", NAME)]
+    gates = {name: GATES[name] for name in ("quality", NAME)}
     folder, results = worse(made.folder, tmp_path, 0), []
     for n in range(2, 7):
         champion = altered.side(str(n - 1), folder)
         folder = worse(folder, tmp_path, 1)
-        decision = compare(
-            altered.side(str(n), folder), champion, experiment, releases.no_data, console, gates
-        )
+        decision = compare(altered.side(str(n), folder), champion, experiment, releases.no_data, gates)
         assert {each.name for each in decision.refused} == ({NAME} if n == 6 else set())
         results.append(next(each for each in decision.results if each.name == NAME))
-        summary = tuple(release._summary(each) for each in decision.results)
+        summary = tuple(release.summary(each) for each in decision.results)
         record = ReleaseRecord(n, "", "", "promote", champion.version, str(n), summary)
         entry = Entry(parse_record(json.dumps(dataclasses.asdict(record))), "", "FINISHED", False)
         log = dataclasses.replace(log, entries=(*log.entries, entry))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from tests.helpers.releases import no_data
 from tests.helpers.stdlib import write_toml
@@ -33,7 +32,7 @@ def judged(
     side = ComparedVersion("1", folder, bundle.read(folder))
     experiment = dataclasses.replace(experiment, gates=GatesConfig(**settings))
     request = {"k": 10, "loads": 1, "iterations": 100, "rounds": 1, **GATE.request(experiment)}
-    compared = Comparison(side, None, experiment, no_data, Console(quiet=True), scratch, request=request)
+    compared = Comparison(side, None, experiment, no_data, scratch, request=request)
     if served is not None:
         compared.served = served
     found = recall.judge_filtered(compared)
@@ -54,7 +53,7 @@ def test_the_recall_of_each_bucket_is_measured_and_drawn(experiment: Experiment,
     decision = Decision(
         side, None, (result,), {"filtered_recall": measured, "bundle_size": {"challenger": 1}}
     )
-    write_report(decision, tmp_path / "page", (GATE,))
+    write_report(decision, tmp_path / "page", {GATE.name: GATE})
     page = (tmp_path / "page" / "decision.md").read_text()
     assert "0.1% pass, anti-correlated with the query" in page
 

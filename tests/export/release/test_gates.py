@@ -58,7 +58,7 @@ def one_step(stdlib: Path, tracked: Path) -> Path:
         write_toml(stdlib, tracked / "a.toml", "step", {**DSSM, "baselines": QUICK["baselines"]}, **ONE_STEP)
     )
     run, _ = fit(experiment, dataset, console)
-    return build_bundle(experiment, dataset, run, console)[0]
+    return build_bundle(experiment, dataset, run)[0]
 
 
 Decide = Callable[[str], Decision]
@@ -88,7 +88,7 @@ def decide(made_once: Made, tracked: Path, request: pytest.FixtureRequest) -> De
         sides = altered.side("2", folder), altered.side("1", champion)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", f"{tracked}{os.pathsep}{ROOT / '.import'}")
-            return compare(*sides, made_once.experiment, no_data, Console(quiet=True))
+            return compare(*sides, made_once.experiment, no_data)
 
     return found
 

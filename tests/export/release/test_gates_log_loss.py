@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.special
-from rich.console import Console
 
 from tests.export.release.test_audit_log import log_of
 from tests.helpers import altered, releases, tiny
@@ -21,7 +20,7 @@ from twinspire.export.release.gate import Comparison, Decision, Judgement
 from twinspire.export.release.gates import GATES, quality, quality_history
 from twinspire.export.release.gates.quality import judge_metrics
 from twinspire.export.release.paired_metrics import Evaluated, Paired
-from twinspire.export.release.promote import _summary
+from twinspire.export.release.promote import summary
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Refreshed, Score
 from twinspire.train.config import Experiment
@@ -157,7 +156,7 @@ def compared(
     data: Callable[[], TrainingData] = releases.no_data,
 ) -> Comparison:
     sides = altered.side("2", challenger), altered.side("1", champion)
-    return Comparison(*sides, experiment, data, Console(quiet=True), folder)
+    return Comparison(*sides, experiment, data, folder)
 
 
 def runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,9 +176,9 @@ def test_bundles_are_judged_by_the_losses_that_they_hold(
         assert measured["evaluated_anew"] == ""
         assert comparison.quality_change is not None
         assert {"log_loss", "ndcg_at_10"} <= set(comparison.quality_change)
-        gate = next(gate for gate in GATES if gate.name == "quality")
+        gate = GATES["quality"]
         assert gate.shown_bound(result.bound, result.lower_is_better) == "≤ +0.0050"
-        assert _summary(result)["shown_bound"] == "≤ +0.0050"
+        assert summary(result)["shown_bound"] == "≤ +0.0050"
         decision = Decision(comparison.challenger, comparison.champion, (result,), {"quality": measured})
         text = page(decision)
         assert "| **log loss, lower is better** |" in text
@@ -341,7 +340,7 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
     monkeypatch.setattr(audit_log, "read", lambda _: moves)
     folder = written(tmp_path, log, log.logits)
     sides = altered.side("4", folder), altered.side("3", folder)
-    comparison = Comparison(*sides, experiment, releases.no_data, Console(quiet=True), tmp_path)
+    comparison = Comparison(*sides, experiment, releases.no_data, tmp_path)
     comparison.quality_change = {"log_loss": 0.0, "ndcg_at_10": 0.0}
     found = quality_history.judge(comparison)
     assert found is not None

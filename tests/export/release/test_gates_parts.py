@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from rich.console import Console
 
 from tests.export.judging.logs import interleaved
 from tests.helpers import altered
@@ -27,11 +26,11 @@ from twinspire.export.release.gate import (
 )
 from twinspire.export.release.gates import (
     GATES,
-    baseline,
     compare,
     interleaving,
     latency,
     parity,
+    quality,
     recall,
     size_and_load,
 )
@@ -50,7 +49,7 @@ def comparison(
     **gates: Any,
 ) -> Comparison:
     experiment = dataclasses.replace(made.experiment, gates=GatesConfig(**gates))
-    return Comparison(challenger, champion, experiment, no_data, Console(quiet=True), scratch)
+    return Comparison(challenger, champion, experiment, no_data, scratch)
 
 
 @pytest.mark.timeout(300)  # its bundle may have to be made
@@ -58,11 +57,9 @@ def test_a_bundle_of_histories_is_measured_too(films_made: Made, tmp_path: Path)
     """Without a champion everything is measured, and nothing is relative."""
     experiment = dataclasses.replace(films_made.experiment, gates=GatesConfig(iterations=200))
     with tracking_at(films_made.uri):
-        decision = compare(
-            altered.side("1", films_made.folder), None, experiment, no_data, Console(quiet=True)
-        )
+        decision = compare(altered.side("1", films_made.folder), None, experiment, no_data)
     assert decision.accepted, decision.verdict()
-    assert [result.name for result in decision.results] == [gate.name for gate in GATES]
+    assert [result.name for result in decision.results] == [*GATES]
     for side in ("query", "item"):
         assert decision.measured["parity"][side]["records"] > 100
     for name in ("query_tower_latency", "retriever_latency"):
@@ -90,9 +87,9 @@ def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: P
         at_least=True,
     )
     side = altered.side("2", made.folder)
-    decision = compare(side, None, made.experiment, no_data, Console(quiet=True), (gate,))
+    decision = compare(side, None, made.experiment, no_data, {gate.name: gate})
     assert decision.verdict() == f"refused by item_count: {side.manifest.count} items"
-    write_report(decision, tmp_path, (gate,))
+    write_report(decision, tmp_path, {gate.name: gate})
     page = (tmp_path / "decision.md").read_text()
     (row,) = [line for line in page.splitlines() if line.startswith("| items in the catalogue ")]
     shown = ["items in the catalogue", f"{side.manifest.count:,}", "≥ 1,000,000,000", "**refuse**"]
@@ -102,7 +99,7 @@ def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: P
 def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_path: Path) -> None:
     champion = altered.altered(made.folder, tmp_path, altered.mislead)
     sides = altered.side("2", made.folder), altered.side("1", champion)
-    decision = compare(*sides, made.experiment, no_data, Console(quiet=True))
+    decision = compare(*sides, made.experiment, no_data)
     (refused,) = decision.refused
     assert refused.name == "load_time"
     assert refused.text.startswith("the champion failed while loading: BundleDamaged: links.npy: ")
@@ -245,7 +242,7 @@ def judged_baseline(experiment: Experiment, made: Made, scratch: Path, metrics: 
     """The judgement on a first challenger whose report has these metrics."""
     side = altered.side("1", made.folder)
     challenger = dataclasses.replace(side, manifest=dataclasses.replace(side.manifest, quality=metrics))
-    return baseline.judge(Comparison(challenger, None, experiment, no_data, Console(quiet=True), scratch))
+    return quality.judge_baseline(Comparison(challenger, None, experiment, no_data, scratch))
 
 
 def baseline_of(made: Made, scratch: Path, metrics: dict[str, Any], policy: Policy = "warn") -> GateResult:
@@ -300,8 +297,7 @@ def interleaved_of(
     challenger = altered.side("2", made.folder)
     version = dataclasses.replace(challenger.manifest, bundle_version="one")
     champion = dataclasses.replace(challenger, version="1", manifest=version) if has_champion else None
-    console = Console(quiet=True)
-    comparison = Comparison(challenger, champion, made.experiment, no_data, console, scratch, answers=files)
+    comparison = Comparison(challenger, champion, made.experiment, no_data, scratch, answers=files)
     return interleaving.judge(comparison)[0]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers import altered
 from tests.helpers.stdlib import Made
@@ -46,7 +45,7 @@ def comparison(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     def made_of(challenger: Path, data: Callable[[], TrainingData], runs: bool = True) -> Comparison:
         sides = altered.side("2", challenger), altered.side("1", made.folder)
         monkeypatch.setattr(Comparison, "challenger_runs", runs)
-        return Comparison(*sides, made.experiment, data, Console(quiet=True), tmp_path)
+        return Comparison(*sides, made.experiment, data, tmp_path)
 
     return made_of
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import mlflow
 import pytest
-from rich.console import Console
 
 from tests.helpers import releases
 from tests.helpers.releases import HELD, NAME, REFUSED, Decide, aliased, make_challenger
@@ -61,7 +60,6 @@ def experiment(tmp_path: Path) -> Experiment:
 @pytest.fixture
 def promote(
     experiment: Experiment,
-    console: Console,
     versions: str,
     fetched: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -71,7 +69,7 @@ def promote(
 
     def call(version: int, decide: Decide = ACCEPT, **others: Any) -> dict[str, Any]:
         make_challenger(version)
-        return release.promote(experiment, releases.no_data, console, compare=decide, **others)
+        return release.promote(experiment, releases.no_data, compare=decide, **others)
 
     return call
 
@@ -188,10 +186,10 @@ def test_another_challenger_or_a_champion_moved_by_hand_stops_it_too(promote: An
 
 def test_a_challenger_that_became_champion_waits_no_longer(promote: Any, experiment: Experiment) -> None:
     promote(1)
-    again = release.promote(experiment, releases.no_data, Console(quiet=True), compare=ACCEPT)
+    again = release.promote(experiment, releases.no_data, compare=ACCEPT)
     assert (again["model"], again["move"]) == (f"models:/{NAME}/1", None)
     make_challenger(1)  # as a process that died in between has left it
-    assert release.promote(experiment, releases.no_data, Console(quiet=True), compare=ACCEPT)["move"] is None
+    assert release.promote(experiment, releases.no_data, compare=ACCEPT)["move"] is None
     assert aliased("challenger") == ""
     promote(2)
     make_challenger(3)
@@ -316,12 +314,12 @@ def test_a_lock_file_that_cannot_be_opened_does_not_stop_a_release(
 
 
 def test_a_registry_that_does_not_answer_is_not_an_empty_one(
-    monkeypatch: pytest.MonkeyPatch, experiment: Experiment, console: Console
+    monkeypatch: pytest.MonkeyPatch, experiment: Experiment
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with tracking_at("http://127.0.0.1:9"):
         for ask in (
-            lambda: release.promote(experiment, releases.no_data, console),
+            lambda: release.promote(experiment, releases.no_data),
             lambda: roll_back(NAME),
             lambda: audit_log_of(NAME),
             lambda: registry.register(releases.small_bundle(Path(os.environ["TWINSPIRE_CACHE"]) / "x", "a")),

@@ -15,7 +15,6 @@ from typing import Any
 
 import mlflow
 import pytest
-from rich.console import Console
 
 from tests.helpers import releases
 from tests.helpers.mlflow_servers import mlflow_server, model_server
@@ -55,7 +54,7 @@ def clean(server: str) -> str:
 
 
 def test_from_challenger_to_champion_and_back(
-    clean: str, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    clean: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(release, "fetch", functools.cache(registry.fetch))  # a process for each version
     client, experiment = mlflow.MlflowClient(), releases.small_experiment(tmp_path)
@@ -63,7 +62,7 @@ def test_from_challenger_to_champion_and_back(
 
     def promote(version: int, gates: Any, **others: Any) -> dict[str, Any]:
         make_challenger(version)
-        return release.promote(experiment, releases.no_data, console, compare=Decide(gates), **others)
+        return release.promote(experiment, releases.no_data, compare=Decide(gates), **others)
 
     done = promote(1, (HELD,))
     assert str(client.get_run(done["run_id"]).info.artifact_uri).startswith("mlflow-artifacts:/")
@@ -93,7 +92,6 @@ AT_ONCE = """
 from types import SimpleNamespace
 import sys
 from pathlib import Path
-from rich.console import Console
 from twinspire.export.release import promote as release
 from twinspire.export.release.gate import Decision
 from twinspire.protos.errors import TwinspireError
@@ -112,9 +110,7 @@ release.write_report = lambda decision, folder: None
 Decision.document = lambda decision: {}
 experiment = releases.small_experiment(Path(sys.argv[1]))
 try:
-    release.promote(
-        experiment, releases.no_data, Console(stderr=True), compare=releases.Decide(meanwhile=wait)
-    )
+    release.promote(experiment, releases.no_data, compare=releases.Decide(meanwhile=wait))
 except TwinspireError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -165,7 +161,6 @@ from types import SimpleNamespace
 import sys, time
 from pathlib import Path
 import mlflow
-from rich.console import Console
 from twinspire.export.release import promote as release
 from tests.helpers import releases
 from twinspire.train.training.tracking import connect
@@ -179,7 +174,7 @@ mlflow.MlflowClient.set_registered_model_alias = stop
 release.fetch = lambda name, number: (Path(), SimpleNamespace(quality={}))
 release.write_report = lambda decision, folder: None
 experiment = releases.small_experiment(Path(sys.argv[1]))
-release.promote(experiment, releases.no_data, Console(stderr=True), compare=releases.Decide())
+release.promote(experiment, releases.no_data, compare=releases.Decide())
 """
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.helpers import releases
 from tests.helpers.releases import NAME, Decide, aliased, make_challenger
@@ -79,7 +78,7 @@ def store(engine: Engine, database: VectorDatabase, tmp_path: Path) -> Store:
 
 
 def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registering_again(
-    store: Store, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store.database.names() == [store.collection]  # `register` has written it
     files = mlflow.artifacts.load_text(f"models:/{NAME}/1/requirements.txt").splitlines()
@@ -91,7 +90,7 @@ def test_a_dropped_collection_is_noticed_before_a_release_and_written_by_registe
 
     def promote(number: int, decide: Decide, **others: Any) -> dict[str, Any]:
         make_challenger(number)
-        return releasing.promote(experiment, releases.no_data, console, compare=decide, **others)
+        return releasing.promote(experiment, releases.no_data, compare=decide, **others)
 
     def drop() -> None:
         store.database.drop(store.collection)

@@ -29,6 +29,7 @@ from twinspire.train.config import read_experiment
 from twinspire.train.config.losses import Bce
 from twinspire.train.data.dataset import prepare
 from twinspire.train.data.sources import service
+from twinspire.train.progress import PROGRESS
 from twinspire.train.training import run as training
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.run import choices_of
@@ -43,7 +44,8 @@ pytestmark = [
 
 
 def run(config: Path, patch: pytest.MonkeyPatch, said: io.StringIO | None = None) -> dict[str, Any]:
-    patch.setattr(command, "PROGRESS", Console(file=said or io.StringIO(), width=300))
+    patch.setattr(PROGRESS, "_file", said or io.StringIO())
+    patch.setattr(PROGRESS, "_width", 300)
     with drawn_once():
         return command.retrain(read_experiment(config), Namespace(config=config, catalogue=""))
 
@@ -94,7 +96,7 @@ def test_clicks_on_new_items_make_a_champion_once(tmp_path: Path, monkeypatch: p
     assert get_run(warm["run_id"]).data.params["data.events"] == url.replace("hunter2", "***")
     stored = [path for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
     assert stored and not [path for path in stored if b"hunter2" in path.read_bytes()]
-    one = retraining._Retraining(read_experiment(config), tmp_path, Console(file=io.StringIO()))
+    one = retraining._Retraining(read_experiment(config), tmp_path)
     experiment = one._with_data({"until": "2026-12-03T00:00:00+00:00", "items": ""})
     known = load_model(get_run(first["candidates"][0]["run_id"])).experiment
     parts = {name: getattr(known, name) for name in ("query", "item", "tower", "loss")}
@@ -187,11 +189,11 @@ def test_a_second_retraining_at_the_same_time_is_refused(
 
 
 def test_an_error_of_data_lets_the_next_retraining_begin_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_before(tmp_path)
     config = write_service(tmp_path)
-    one = retraining._Retraining(read_experiment(config), tmp_path, console)
+    one = retraining._Retraining(read_experiment(config), tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(retraining, "prepare", dies)
         with pytest.raises(Killed):
@@ -205,10 +207,8 @@ def test_an_error_of_data_lets_the_next_retraining_begin_anew(
     assert not RefreshFolder(NAME, WORK).state.begun_with
 
 
-def test_every_fifth_retraining_is_from_scratch_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
-) -> None:
-    one = retraining._Retraining(read_experiment(write_before(tmp_path)), tmp_path, console)
+def test_every_fifth_retraining_is_from_scratch_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = retraining._Retraining(read_experiment(write_before(tmp_path)), tmp_path)
     found = []
     for before in range(10):
         monkeypatch.setattr(retraining, "finished_count", lambda *_, n=before: n)
@@ -230,7 +230,7 @@ def test_items_of_the_live_catalogue_are_trained_with(
 
     monkeypatch.setattr(sources, "take_snapshot", lambda url, *_: url == "sqlite:///live.db")
     monkeypatch.setattr(sources, "read_snapshot", read)
-    one = retraining._Retraining(experiment, tmp_path, console, "sqlite:///live.db")
+    one = retraining._Retraining(experiment, tmp_path, "sqlite:///live.db")
     begun, is_new = one._begin()
     assert is_new and begun["until"] == "2026-12-03T00:00:00+00:00"
     data = prepare(one._with_data(begun), tmp_path, console=console)
@@ -239,9 +239,9 @@ def test_items_of_the_live_catalogue_are_trained_with(
 
 
 def test_an_interrupted_retraining_of_another_champion_is_not_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, console: Console
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = retraining._Retraining(read_experiment(write_before(tmp_path)), tmp_path, console)
+    one = retraining._Retraining(read_experiment(write_before(tmp_path)), tmp_path)
     begun, _ = one._begin()
     assert one._begin() == (begun, False)
     one.work.note(begun_with={**begun, "champion": "3"})

@@ -382,7 +382,7 @@ def test_the_smallest_toml_gives_a_run_and_a_bundle_with_every_key_set(
     data_read = training_data_of(dataset, experiment.query, experiment.item)
     assert load_model(run).experiment.tower == from_data(experiment, data_read).experiment.tower
     assert fit(experiment, dataset, console)[1]  # the key of the run is that of the TOML and its data
-    folder, _ = build_bundle(experiment, dataset, run, console)
+    folder, _ = build_bundle(experiment, dataset, run)
     length = chosen["item.text.max_length"]["value"]
     served = read_manifest(folder).schema.item["text"]
     assert isinstance(served, TextFeature)
