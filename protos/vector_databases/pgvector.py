@@ -193,10 +193,12 @@ class PgvectorDatabase:
                 def execute(statement: str) -> None:
                     connection.execute(sql.SQL(statement).format(table(name)))
 
-                # Without memory for the whole graph the build takes many times as long.
+                # A role may limit statements. Without memory for the whole graph the build takes many times
+                # as long.
                 needed = min(count * (4 * dimension + 40 * parameters.m + 300), BUILD_BYTES)
                 connection.execute(
-                    "SELECT set_config('maintenance_work_mem', greatest(%s, "
+                    "SELECT set_config('statement_timeout', '0', true), "
+                    "set_config('maintenance_work_mem', greatest(%s, "
                     "pg_size_bytes(current_setting('maintenance_work_mem')) / 1024)::text, true)",
                     [needed // 1024],
                 )

@@ -233,6 +233,26 @@ def test_the_longest_strings_and_the_largest_graphs_of_postgresql(
 
 
 @on_pgvector
+def test_a_limit_of_statements_does_not_end_the_writing_of_a_collection(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = os.environ[engine.variable] + "&options=-c%20statement_timeout%3D300"
+    monkeypatch.setenv(engine.variable, limited)
+    folder, manifest = written_bundle(tmp_path, engine)
+    rows = CollectionItems.rows
+
+    def slow(items: CollectionItems) -> Iterator[Any]:
+        for row in rows(items):
+            time.sleep(0.03)
+            yield row
+
+    monkeypatch.setattr(CollectionItems, "rows", slow)
+    with closing(engine.connect()) as database:
+        assert database.names() == []
+        assert write_collection(database, folder, manifest) == engine.names()[0]
+
+
+@on_pgvector
 def test_a_table_that_is_not_ours_is_left_alone(engine: Engine, connected: VectorDatabase) -> None:
     import psycopg
 
