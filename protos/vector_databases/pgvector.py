@@ -1,6 +1,4 @@
-"""PostgreSQL with the extension pgvector, as a `VectorDatabase`.
-
-    TWINSPIRE_PGVECTOR_URI   postgresql://user@host/database, as libpq reads it; needs pgvector 0.8 or newer
+"""PostgreSQL with the extension pgvector, 0.8 or newer, as a `VectorDatabase`; `postgres.py` connects.
 
 The collection of a bundle is a table. Its name has the first digits of the bundle's version, because names of
 PostgreSQL have at most 63 characters; its comment has the version.
@@ -13,31 +11,20 @@ PostgreSQL have at most 63 characters; its comment has the version.
 
 A statement of a search is planned by the server with its filter: it reads the graph until enough items pass,
 or all items that pass where they are few.
-
-Statements that are sent together take a connection that no others have, or open one where there is none. A
-connection that the server has ended, because it was started again, is replaced by another.
 """
 
 import json
-import logging
-import math
 import os
 import re
-import time
-import weakref
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import psycopg
 from psycopg import sql
-from psycopg.abc import PQGen
-from psycopg.conninfo import conninfo_to_dict
 
-from twinspire.protos.bundle import PGVECTOR, IndexParameters
-from twinspire.protos.errors import ConfigError, DataError, Unavailable
+from twinspire.protos.bundle import IndexParameters
+from twinspire.protos.errors import ConfigError, DataError
 from twinspire.protos.filter_kinds import KINDS
 from twinspire.protos.vector_databases.database import (
     CONNECT_SECONDS,
@@ -49,12 +36,10 @@ from twinspire.protos.vector_databases.database import (
     Syntax,
     draft_seconds,
     index_type,
-    uri_variable,
 )
 from twinspire.protos.vector_databases.items import CollectionItems, ItemRow, Limits, Vectors
+from twinspire.protos.vector_databases.postgres import TITLE, URI, Connection, Connections, server_errors
 
-URI = uri_variable(PGVECTOR)
-TITLE = f"PostgreSQL ({URI})"
 OLDEST = (0, 8)  # version of pgvector, whose searches go on until enough items pass a filter
 NAME_LENGTH = 58  # of a table; PostgreSQL allows 63
 # A B-tree and a GIN index hold at most a third of a page of 8 KiB.
@@ -68,37 +53,6 @@ _TYPES: Mapping[Any, str] = {
     np.int64: "bigint",
     None: 'text COLLATE "C"',
 }
-
-Statement = tuple[sql.SQL | sql.Composed, Sequence[Any] | Mapping[str, Any]]
-Result = TypeVar("Result")
-logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its warnings show the server's address
-
-
-class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that waits for the server until a moment, and is of no use after an error.
-
-    Attributes:
-        until: `time.monotonic()` at which a wait ends with an error.
-    """
-
-    until = math.inf
-
-    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
-        """As of the base class, and no longer than until `until`."""
-        if math.isfinite(self.until):
-            timeout = max(self.until - time.monotonic(), 0.0)
-        return super().wait(gen, interval, timeout)
-
-
-@contextmanager
-def server_errors() -> Iterator[None]:
-    """Raise errors of psycopg as `Unavailable`, without their texts, which show the address."""
-    try:
-        yield
-    except psycopg.Error as error:
-        is_away = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-        what = "does not answer" if is_away else "refuses a statement"
-        raise Unavailable(f"{TITLE} {what}: {type(error).__name__.lstrip('_')}") from None
 
 
 def table(collection: str) -> sql.Identifier:
@@ -117,7 +71,7 @@ def _any_of(n: int, kind: str, literals: Sequence[str]) -> str:
 
 
 class PgvectorDatabase:
-    """A server of PostgreSQL, and connections to it."""
+    """A server of PostgreSQL."""
 
     title: ClassVar[str] = TITLE
     packages: ClassVar[Sequence[str]] = ("psycopg", "psycopg-binary")
@@ -133,18 +87,7 @@ class PgvectorDatabase:
     max_k: ClassVar[int] = 16_384
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
-        self._uri = environment.get(URI, "").strip()
-        if not self._uri:
-            expected = "postgresql://user@host/database"
-            raise ConfigError(f"{URI}: required for an index of kind {PGVECTOR}, such as {expected}")
-        try:
-            if not self._uri.startswith(("postgresql://", "postgres://")):
-                raise ValueError
-            conninfo_to_dict(self._uri)
-        except (psycopg.Error, ValueError):
-            raise ConfigError(f"{URI}: expected a URI that begins with postgresql://") from None
-        self._idle: deque[Connection] = deque()
-        weakref.finalize(self, _close, self._idle)
+        self._server = Connections(environment)
 
     def names(self) -> list[str]:
         """As `VectorDatabase.names`."""
@@ -186,7 +129,7 @@ class PgvectorDatabase:
         if graph:
             options = f"m = {parameters.m:d}, ef_construction = {parameters.ef_construction:d}"
             indexes.append(f"CREATE INDEX ON {{}} USING hnsw (vector vector_ip_ops) WITH ({options})")
-        with server_errors(), self._connect(CONNECT_SECONDS) as connection:
+        with server_errors(), self._server.connect(CONNECT_SECONDS) as connection:
             _expect_extension(connection)
             with connection.transaction():
 
@@ -248,7 +191,12 @@ class PgvectorDatabase:
             "ORDER BY vector <#> %(vector)s::vector LIMIT %(k)s"
         ).format(table(name), _where(condition))
         statements = [(text, {"vector": json.dumps(each.tolist()), "k": k}) for each in vectors]
-        found = self._run(statements, seconds, width, is_exact)
+        settings = {
+            "hnsw.ef_search": min(width, WIDEST),
+            "hnsw.iterative_scan": "relaxed_order",
+            "enable_indexscan": "off" if is_exact else "on",
+        }
+        found = self._server.run(statements, seconds, settings)
         return [sorted(hits, key=lambda hit: -hit[2]) for hits in found]
 
     def count(self, name: str, condition: str = "", seconds: float = WRITE_SECONDS) -> int:
@@ -267,19 +215,7 @@ class PgvectorDatabase:
 
     def close(self) -> None:
         """As `VectorDatabase.close`."""
-        _close(self._idle)
-
-    def _connect(self, seconds: float) -> Connection:
-        """A new connection; the server has to answer within `seconds`, but two at least."""
-        return Connection.connect(
-            self._uri,
-            connect_timeout=max(2, int(min(seconds, CONNECT_SECONDS))),
-            autocommit=True,
-            prepare_threshold=None,
-            keepalives_idle=30,
-            application_name="twinspire",
-            client_encoding="utf8",
-        )
+        self._server.close()
 
     def _rows(
         self,
@@ -289,59 +225,10 @@ class PgvectorDatabase:
     ) -> list[tuple[Any, ...]]:
         """The rows of one statement."""
         text = sql.SQL(statement) if isinstance(statement, str) else statement
-        return self._run([(text, values)], seconds)[0]
-
-    def _run(
-        self, statements: Sequence[Statement], seconds: float, width: int = 1, is_exact: bool = False
-    ) -> list[list[Any]]:
-        """The rows of statements, which are one transaction and take one way to the server and back.
-
-        Args:
-            seconds: that all may take.
-            width: of searches of a graph: `hnsw.ef_search`.
-            is_exact: let no search read a graph.
-
-        Raises:
-            Unavailable: the server does not answer in time, or refuses a statement.
-        """
-        settings = {
-            "statement_timeout": math.ceil(1000 * seconds),
-            "jit": "off",  # compiles a plan for longer than a search takes
-            "hnsw.ef_search": min(width, WIDEST),
-            "hnsw.iterative_scan": "relaxed_order",
-            "enable_indexscan": "off" if is_exact else "on",
-        }
-        set_all = ", ".join(["set_config(%s, %s, true)"] * len(settings))
-        until = time.monotonic() + seconds
-        while True:
-            with server_errors():
-                try:
-                    connection, is_new = self._idle.pop(), False
-                except IndexError:
-                    connection, is_new = self._connect(seconds), True
-                connection.until = until
-                try:
-                    with connection.pipeline():
-                        values = [str(text) for pair in settings.items() for text in pair]
-                        connection.execute(f"SELECT {set_all}", values)
-                        cursors = [connection.execute(*each) for each in statements]
-                    found = [each.fetchall() if each.description else [] for each in cursors]
-                except BaseException as error:
-                    connection.close()
-                    is_ended = isinstance(error, psycopg.OperationalError) and not is_new
-                    if is_ended and time.monotonic() < until:
-                        continue
-                    raise
-                self._idle.append(connection)
-                return found
+        return self._server.run([(text, values)], seconds)[0]
 
 
 ENGINE = PgvectorDatabase
-
-
-def _close(idle: deque[Connection]) -> None:
-    while idle:
-        idle.pop().close()
 
 
 def _where(condition: str) -> sql.Composable:
