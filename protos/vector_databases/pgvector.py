@@ -17,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -187,7 +188,7 @@ class PgvectorDatabase:
     ) -> list[list[Hit]]:
         """As `VectorDatabase.search`."""
         text = sql.SQL(
-            "SELECT id, display, -(vector <#> %(vector)s::vector) FROM {} WHERE {} "
+            "SELECT id, display, vector <#> %(vector)s::vector FROM {} WHERE {} "
             "ORDER BY vector <#> %(vector)s::vector LIMIT %(k)s"
         ).format(table(name), _where(condition))
         statements = [(text, {"vector": json.dumps(each.tolist()), "k": k}) for each in vectors]
@@ -197,7 +198,10 @@ class PgvectorDatabase:
             "enable_indexscan": "off" if is_exact else "on",
         }
         found = self._server.run(statements, seconds, settings)
-        return [sorted(hits, key=lambda hit: -hit[2]) for hits in found]
+        return [
+            [(item_id, display, -distance) for item_id, display, distance in sorted(hits, key=itemgetter(2))]
+            for hits in found
+        ]
 
     def count(self, name: str, condition: str = "", seconds: float = WRITE_SECONDS) -> int:
         """As `VectorDatabase.count`."""
