@@ -66,7 +66,7 @@ def prune(name: str, dry_run: bool = False) -> dict[str, Any]:
     dropped: list[str] = []
     too_late: list[str] = []  # that a version has needed while they were dropped
     for kind in named:
-        with closing(database_of(kind).connect()) as database, mlflow_errors():
+        with closing(database_of(kind)()) as database, mlflow_errors():
             for each in sorted(database.names()):
                 is_needed = _is_needed(each, name)
                 if is_needed is not None:

@@ -154,7 +154,7 @@ def expect_collection(name: str, number: str) -> None:
         collection = collection_name(tags.get(BUNDLE_VERSION, ""))
     except ValueError as error:
         raise MissingStage(f"{name}: version {number}: tag {BUNDLE_VERSION}: {error}") from None
-    with closing(database_of(kind).connect()) as database:
+    with closing(database_of(kind)()) as database:
         is_there = collection in database.names()
     if not is_there:
         raise MissingStage(

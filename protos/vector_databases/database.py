@@ -1,25 +1,24 @@
 """Vector databases: what export and the service need from one, and the names and checks of its collections.
 
-Another one is a name in `REMOTE_KINDS` (`protos/bundle.py`), a module of that name here, whose `ENGINE`
-implements `VectorDatabase`, and one in `serving/index/collections/`. Its address and credentials come from
-the environment alone: no bundle, log or error holds them.
+Another one is a name in `REMOTE_KINDS` (`protos/bundle.py`), and a module of that name here, whose `ENGINE`
+implements `VectorDatabase`. Its address and credentials come from the environment alone: no bundle, log or
+error holds them.
 """
 
+import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import ClassVar, NamedTuple, Protocol, cast
 
 from twinspire.protos import names
 from twinspire.protos.bundle import MANIFEST, REMOTE_KINDS, IndexParameters, Manifest
 from twinspire.protos.errors import BundleDamaged, BundleError, PackageMissing
+from twinspire.protos.vector_databases.items import CollectionItems, ItemRow, Limits, Vectors
 
 PREFIX = "twinspire_"  # of the names of all collections
 DRAFT_DIGITS = 24  # of a bundle's version, in the name of a draft
@@ -29,87 +28,57 @@ CONNECT_SECONDS, WRITE_SECONDS = 5.0, 600.0
 _COLLECTION = re.compile(rf"{PREFIX}([0-9a-f]{{64}})")
 _DRAFT = re.compile(rf"{PREFIX}draft_(?:[0-9a-f]{{{DRAFT_DIGITS},32}}|index)_([0-9a-f]{{8}})[0-9a-f]{{8}}")
 
-Vectors = npt.NDArray[np.float32]
-
-
-class ItemRow(NamedTuple):
-    """What a collection holds of an item beside its vector.
-
-    Args:
-        display: the display fields as JSON: {"<field>": "<text>"}, without those that it lacks.
-        values: of the filter fields in ascending order of their names: a string, list of strings, float,
-            bool, or microseconds since 1970; None where the item has none.
-    """
-
-    item_id: str
-    display: str
-    values: tuple[Any, ...]
+Hit = tuple[str, str, float]  # of a search: the item's id, its display fields as of `ItemRow`, inner product
 
 
 class Described(NamedTuple):
-    """What a server says of a collection: its bundle's version, empty if unknown; names of fields; items."""
+    """What a server says of a collection: its bundle's version, empty if unknown, and names of fields."""
 
     version: str
     fields: set[str]
-    items: int
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a collection of an engine can hold.
+class Syntax:
+    """How an engine writes conditions; each is true or false of an item, and never unknown.
 
     Args:
-        fields: filter fields.
-        string_bytes: of an id, or of a string of a filter field, in UTF-8.
-        display_bytes: of the display fields as JSON.
-        strings: of an item in a field.
-        strings_bytes: of all strings of an item in a field.
-        refused: a character that no string may have; `refused_name` names such characters.
+        never: a condition that no item passes.
+        present: number of a field -> that the item has a value of it; `absent`: that it has none.
+        literal: a string as part of a condition; None if no item can have it.
+        any_of: number and type of a field, and at least one literal -> that its value is one of them.
     """
 
-    engine: str
-    fields: int
-    string_bytes: int
-    display_bytes: int
-    strings: int
-    strings_bytes: int
-    refused: re.Pattern[str]
-    refused_name: str
-
-    def holds(self, text: str) -> bool:
-        """Whether a collection can hold a string; none holds lone surrogates."""
-        if self.refused.search(text):
-            return False
-        try:
-            return len(text.encode()) <= self.string_bytes
-        except UnicodeEncodeError:
-            return False
+    never: str
+    present: Callable[[int], str]
+    absent: Callable[[int], str]
+    literal: Callable[[str], str | None]
+    any_of: Callable[[int, str, Sequence[str]], str]
 
 
 class VectorDatabase(Protocol):
-    """A connection to a vector database, for one thread at a time.
+    """A vector database on the server that the environment names; it is connected when it is first asked.
 
-    All methods raise Unavailable if the server does not answer; no text shows its address.
+    After the first answer any thread may ask, but not after a fork. All methods that ask raise Unavailable if
+    the server does not answer within `seconds`; no text shows its address. Reads see all that was written
+    before the last `create` or `describe`.
 
     Attributes:
         title: the engine and the variable that names the server, for errors.
         packages: that a model with its items there needs.
         widest: the largest width of a search, which is `ef_search`.
+        max_k: items that one search returns at most.
     """
 
     title: ClassVar[str]
     packages: ClassVar[Sequence[str]]
     limits: ClassVar[Limits]
+    syntax: ClassVar[Syntax]
     widest: ClassVar[int]
+    max_k: ClassVar[int]
 
-    @classmethod
-    def connect(cls, seconds: float = CONNECT_SECONDS) -> Self:
-        """Connect to the server of the environment.
-
-        Raises:
-            ConfigError: the environment names none.
-            PackageMissing: the client is not installed.
-        """
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        """Raises ConfigError if the environment does not name a server; no text shows a value."""
 
     def names(self) -> list[str]:
         """All collections whose names begin with `PREFIX`."""
@@ -120,21 +89,10 @@ class VectorDatabase(Protocol):
     def fields(self, count: int) -> set[str]:
         """The names of a collection's fields where the bundle has `count` filter fields."""
 
-    def create(
-        self,
-        name: str,
-        vectors: Vectors,
-        parameters: IndexParameters,
-        kinds: Sequence[str],
-        rows: Iterator[ItemRow],
-        version: str,
-    ) -> None:
-        """Write a collection of N items with its index.
+    def create(self, name: str, items: CollectionItems, parameters: IndexParameters, version: str) -> None:
+        """Write a collection with its index.
 
         Args:
-            vectors: float32 (N, D).
-            kinds: types of the filter fields.
-            rows: N, in the order of the vectors.
             version: of the bundle; empty for a draft without one.
 
         Raises:
@@ -142,18 +100,43 @@ class VectorDatabase(Protocol):
         """
 
     def read(
-        self, name: str, item_ids: Sequence[str], kinds: Sequence[str]
+        self, name: str, item_ids: Sequence[str], kinds: Sequence[str] = (), seconds: float = WRITE_SECONDS
     ) -> dict[str, tuple[ItemRow, Vectors]]:
-        """The items with these ids, of all earlier writes."""
+        """The items with these ids, by id; unknown ones are left out.
+
+        Args:
+            kinds: types of the filter fields to read: all or none.
+        """
+
+    def search(
+        self,
+        name: str,
+        vectors: Vectors,
+        k: int,
+        width: int,
+        condition: str = "",
+        is_exact: bool = False,
+        seconds: float = WRITE_SECONDS,
+    ) -> list[list[Hit]]:
+        """For each query (B, D) the `k` best items that pass, best first; fewer where the index misses some.
+
+        Args:
+            width: of the search of a graph, as of `search_width`.
+            condition: in the engine's syntax; empty text passes all items.
+            is_exact: compare all items that pass.
+
+        Raises:
+            InvalidInput: the server does not take the condition.
+        """
+
+    def count(self, name: str, condition: str = "", seconds: float = WRITE_SECONDS) -> int:
+        """How many items pass; arguments and errors as of `search`."""
 
     def rename(self, name: str, new: str) -> None:
         """Give a collection its final name."""
 
     def drop(self, name: str, seconds: float = WRITE_SECONDS) -> None:
         """Drop a collection; one that is not there is fine."""
-
-    def nearest(self, name: str, queries: Vectors, k: int, parameters: IndexParameters) -> list[list[str]]:
-        """For each query (Q, D) the ids of the best `k` items, best first, as the service finds them."""
 
     def close(self) -> None:
         """End the connection."""
@@ -166,23 +149,19 @@ def database_of(kind: str) -> type[VectorDatabase]:
         BundleError: this program does not have it.
         PackageMissing: it needs a package that is not installed.
     """
-    return cast(type[VectorDatabase], engine_module("twinspire.protos.vector_databases", kind).ENGINE)
+    if kind not in REMOTE_KINDS:
+        known = ", ".join(sorted(REMOTE_KINDS))
+        raise BundleError(f"{MANIFEST}: index.kind: expected one of {known}, got {kind!r}")
+    try:
+        module = import_module(f"twinspire.protos.vector_databases.{kind}")
+    except ImportError as error:
+        raise PackageMissing(f"an index of kind {kind} needs {error.name}: pip install .[{kind}]") from None
+    return cast(type[VectorDatabase], module.ENGINE)
 
 
 def uri_variable(kind: str) -> str:
     """The variable of the environment that names the server of a kind of index."""
     return f"TWINSPIRE_{kind.upper()}_URI"
-
-
-def engine_module(package: str, kind: str) -> Any:
-    """The module of a kind of remote index in a package; errors as of `database_of`."""
-    if kind not in REMOTE_KINDS:
-        known = ", ".join(sorted(REMOTE_KINDS))
-        raise BundleError(f"{MANIFEST}: index.kind: expected one of {known}, got {kind!r}")
-    try:
-        return import_module(f"{package}.{kind}")
-    except ImportError as error:
-        raise PackageMissing(f"an index of kind {kind} needs {error.name}: pip install .[{kind}]") from None
 
 
 def collection_name(version: str) -> str:
@@ -237,6 +216,11 @@ def index_type(parameters: IndexParameters) -> str:
     return str(found)
 
 
+def search_width(parameters: IndexParameters, k: int) -> int:
+    """The width of a search for `k` items, which engines call ef."""
+    return max(parameters.ef_search, 2 * k)
+
+
 def check_collection(
     database: VectorDatabase, name: str, manifest: Manifest, seconds: float = WRITE_SECONDS
 ) -> None:
@@ -263,5 +247,5 @@ def check_collection(
             f"{where}: has the fields {', '.join(sorted(found.fields))}, which another version of this "
             "program has written: drop it, and register the bundle again"
         )
-    if found.items != manifest.count:
-        raise BundleDamaged(f"{where}: holds {found.items} items, but bundle {version} has {manifest.count}")
+    if (count := database.count(name, seconds=seconds)) != manifest.count:
+        raise BundleDamaged(f"{where}: holds {count} items, but bundle {version} has {manifest.count}")

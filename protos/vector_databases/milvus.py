@@ -1,4 +1,4 @@
-"""A Milvus server: how it is named, connected and asked, and how the collections of bundles are named.
+"""A Milvus server, as a `VectorDatabase`.
 
     TWINSPIRE_MILVUS_URI        http://host:19530, or https://...; a file that ends in .db for milvus-lite
     TWINSPIRE_MILVUS_TOKEN      user:password, or a key; may be absent
@@ -15,23 +15,27 @@ The collection of a bundle, named by the bundle's version, has these fields:
               few items that pass a filter, whatever ef. Servers compare all that pass where they are fewer
               than 7 %, so searches of each part together are exact
 
-`pymilvus` is imported by the functions that need it, because that takes half a second.
+A collection never changes after it is written. So reads pass a timestamp that the server gave after that:
+they are strongly consistent, without the wait for the server's next clock tick (200 ms) that the level
+"Strong" takes. gRPC repeats a read that finds no server, a few times within the read's own time.
 """
 
 import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, ClassVar
 
+import grpc
 import numpy as np
+from pymilvus import DataType, MilvusClient
+from pymilvus.exceptions import MilvusException
 
 from twinspire.protos.bundle import IndexParameters
-from twinspire.protos.errors import ConfigError, PackageMissing, Unavailable
+from twinspire.protos.errors import ConfigError, InvalidInput, Unavailable
 from twinspire.protos.filter_kinds import KINDS
 from twinspire.protos.vector_databases.database import (
     CONNECT_SECONDS,
@@ -40,18 +44,20 @@ from twinspire.protos.vector_databases.database import (
     PREFIX,
     WRITE_SECONDS,
     Described,
-    ItemRow,
-    Limits,
-    Vectors,
+    Hit,
+    Syntax,
     index_type,
 )
+from twinspire.protos.vector_databases.items import CollectionItems, ItemRow, Limits, Vectors
 
 URI, TOKEN, DATABASE = "TWINSPIRE_MILVUS_URI", "TWINSPIRE_MILVUS_TOKEN", "TWINSPIRE_MILVUS_DATABASE"
 ID, VECTOR, DISPLAY, PART = "id", "vector", "display", "part"
 PARTS = 20
 MAX_BYTES = 65_535  # of a string in a collection
-MAX_K = 16_384  # items that one search returns at most
 QUERIES = 64  # of one search
+IDS = 1000  # items that are read by their ids at once
+# In errors that refuse a condition.
+_REFUSED = ("cannot parse expression", "failed to create query plan")
 # Of one insert. A server takes 64 MiB, and the last item of an insert may add 1 MiB for each filter field.
 INSERT_ROWS, INSERT_BYTES = 2000, 8 << 20
 # Of fewer items all are compared: Milvus builds no graph for less than 1,024, and 2.3.5 then misses some.
@@ -86,77 +92,21 @@ CHANNEL: dict[str, Any] = {
     ),
 }
 _ADDRESS = re.compile(r"(https?|tcp)://(\[[0-9a-fA-F:]+\]|[^\s/@:?#]+)(:[0-9]{1,5})?/?")
-
-
-@dataclass(frozen=True)
-class MilvusServer:
-    """The Milvus server that the environment names; `repr` shows neither address nor credentials."""
-
-    uri: str = field(repr=False)
-    token: str = field(default="", repr=False)
-    database: str = field(default="", repr=False)
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "MilvusServer":
-        """The server of the environment's variables.
-
-        Raises:
-            ConfigError: a variable is missing, or is not what it should be; its value is not shown.
-        """
-        uri = environment.get(URI, "").strip()
-        if not uri:
-            raise ConfigError(f"{URI}: required for an index of kind milvus, such as http://127.0.0.1:19530")
-        if not (uri.endswith(".db") or _ADDRESS.fullmatch(uri)):
-            raise ConfigError(
-                f"{URI}: expected http://host:port or https://host:port, or a file that ends in .db; user "
-                f"and password belong into {TOKEN}"
-            )
-        return cls(uri, environment.get(TOKEN, "").strip(), environment.get(DATABASE, "").strip())
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it is milvus-lite, in this process."""
-        return self.uri.endswith(".db")
-
-    def connect(self, seconds: float = CONNECT_SECONDS) -> Any:
-        """A client of the server: a `pymilvus.MilvusClient`.
-
-        Args:
-            seconds: in which the server has to answer.
-
-        Raises:
-            PackageMissing: pymilvus is not installed.
-            Unavailable: the server does not answer, or refuses the credentials.
-        """
-        pymilvus = import_client()
-        kept = {name: value for name, value in (("token", self.token), ("db_name", self.database)) if value}
-        with server_errors():
-            return pymilvus.MilvusClient(self.uri, timeout=seconds, grpc_options=CHANNEL, **kept)
-
-
-def import_client() -> Any:
-    """The package `pymilvus`, which takes half a second; nothing is connected yet.
-
-    Raises:
-        PackageMissing: it is not installed.
-    """
-    try:
-        pymilvus = import_module("pymilvus")
-    except ModuleNotFoundError as error:
-        raise PackageMissing(f"an index of kind milvus needs {error.name}: pip install .[milvus]") from None
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its errors show the server's address
-    return pymilvus
+logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # its errors show the server's address
 
 
 @contextmanager
 def server_errors() -> Iterator[None]:
-    """Raise errors of pymilvus and of gRPC as `Unavailable`, without their texts, which show the address."""
-    import grpc
-    from pymilvus.exceptions import MilvusException
+    """Raise errors of pymilvus and of gRPC as `Unavailable`, without their texts, which show the address.
 
+    Raises:
+        InvalidInput: the server does not take a condition.
+    """
     try:
         yield
     except (MilvusException, grpc.RpcError) as error:
+        if any(each in str(error) for each in _REFUSED):
+            raise InvalidInput("filter", "the Milvus server does not take it as an expression") from None
         raise Unavailable(f"Milvus ({URI}) {reason_of(error)}") from None
 
 
@@ -171,13 +121,6 @@ def reason_of(error: Exception) -> str:
     return f"does not answer: error {code}" if isinstance(code, int) else "does not answer"
 
 
-def search_params(parameters: IndexParameters, k: int) -> dict[str, Any]:
-    """What a search for `k` items passes to Milvus."""
-    if index_type(parameters) == FLAT_TYPE:
-        return {"params": {}}
-    return {"params": {"ef": max(parameters.ef_search, 2 * k)}}
-
-
 def literal(text: str) -> str | None:
     """A string as a part of an expression; None if a collection cannot hold it.
 
@@ -187,61 +130,82 @@ def literal(text: str) -> str | None:
     return json.dumps(text, ensure_ascii=False) if LIMITS.holds(text) else None
 
 
-class MilvusDatabase:
-    """A client of a Milvus server; implements `VectorDatabase`.
+def _any_of(n: int, kind: str, literals: Sequence[str]) -> str:
+    if KINDS[kind].is_list:
+        return "(" + " or ".join(f"array_contains(f{n}, {text})" for text in literals) + ")"
+    if KINDS[kind].dtype is np.int8:  # servers differ in whether a list may hold booleans
+        return "(" + " or ".join(f"f{n} == {text}" for text in literals) + ")"
+    return f"f{n} in [{', '.join(literals)}]"
 
-    Args:
-        client: a `pymilvus.MilvusClient`.
-    """
+
+class MilvusDatabase:
+    """A Milvus server, or the file of milvus-lite, and a client of it."""
 
     title: ClassVar[str] = f"Milvus ({URI})"
     packages: ClassVar[Sequence[str]] = ("pymilvus",)
     limits: ClassVar[Limits] = LIMITS
+    syntax: ClassVar[Syntax] = Syntax(
+        never=f'{ID} < ""',
+        present=lambda n: f"has{n} == true",
+        absent=lambda n: f"has{n} == false",
+        literal=literal,
+        any_of=_any_of,
+    )
     widest: ClassVar[int] = 32_768
+    max_k: ClassVar[int] = 16_384
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._uri, token, database = (environment.get(each, "").strip() for each in (URI, TOKEN, DATABASE))
+        if not self._uri:
+            raise ConfigError(f"{URI}: required for an index of kind milvus, such as http://127.0.0.1:19530")
+        if not (self._uri.endswith(".db") or _ADDRESS.fullmatch(self._uri)):
+            raise ConfigError(
+                f"{URI}: expected http://host:port or https://host:port, or a file that ends in .db; user "
+                f"and password belong into {TOKEN}"
+            )
+        given = {"token": token, "db_name": database}
+        self._options = {name: value for name, value in given.items() if value}
+        self._client: Any = None
+        self._consistency: dict[str, Any] = {"consistency_level": "Strong"}
 
-    @classmethod
-    def connect(cls, seconds: float = CONNECT_SECONDS) -> "MilvusDatabase":
-        """As `VectorDatabase.connect`."""
-        return cls(MilvusServer.from_environment().connect(seconds))
+    def client(self, seconds: float = CONNECT_SECONDS) -> Any:
+        """The `pymilvus.MilvusClient`; the first call connects it.
+
+        Raises:
+            Unavailable: the server does not answer within `seconds`, or refuses the credentials.
+        """
+        if self._client is None:
+            wait = min(seconds, CONNECT_SECONDS)
+            with server_errors():
+                self._client = MilvusClient(self._uri, timeout=wait, grpc_options=CHANNEL, **self._options)
+        return self._client
 
     def names(self) -> list[str]:
         """As `VectorDatabase.names`."""
         with server_errors():
-            found = self.client.list_collections(timeout=CONNECT_SECONDS)
+            found = self.client().list_collections(timeout=CONNECT_SECONDS)
         return [each for each in found if each.startswith(PREFIX)]
 
     def describe(self, name: str, seconds: float = WRITE_SECONDS) -> Described | None:
         """As `VectorDatabase.describe`."""
+        client = self.client(seconds)
         with server_errors():
-            if not self.client.has_collection(name, timeout=seconds):
+            if not client.has_collection(name, timeout=seconds):
                 return None
-            said = self.client.describe_collection(name, timeout=seconds)
-            self.client.load_collection(name, timeout=seconds)
-            strong = {"consistency_level": "Strong", "timeout": seconds}
-            count = self.client.query(name, filter="", output_fields=["count(*)"], **strong)[0]["count(*)"]
-        return Described(said.get("description", ""), {each["name"] for each in said["fields"]}, count)
+            said = client.describe_collection(name, timeout=seconds)
+            client.load_collection(name, timeout=seconds)
+        self._note_time(seconds)
+        return Described(said.get("description", ""), {each["name"] for each in said["fields"]})
 
     def fields(self, count: int) -> set[str]:
         """As `VectorDatabase.fields`."""
         return {ID, VECTOR, DISPLAY, PART, *(f"{kind}{n}" for n in range(count) for kind in ("f", "has"))}
 
-    def create(
-        self,
-        name: str,
-        vectors: Vectors,
-        parameters: IndexParameters,
-        kinds: Sequence[str],
-        rows: Iterator[ItemRow],
-        version: str,
-    ) -> None:
+    def create(self, name: str, items: CollectionItems, parameters: IndexParameters, version: str) -> None:
         """As `VectorDatabase.create`."""
-        from pymilvus import DataType
-
+        client, vectors, kinds = self.client(), items.vectors, items.kinds
         text = {"datatype": DataType.VARCHAR, "max_length": MAX_BYTES}
-        schema = self.client.create_schema(auto_id=False, enable_dynamic_field=False, description=version)
+        schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=version)
         schema.add_field(ID, is_primary=True, **text)
         schema.add_field(VECTOR, DataType.FLOAT_VECTOR, dim=vectors.shape[1])
         schema.add_field(DISPLAY, **text)
@@ -254,36 +218,31 @@ class MilvusDatabase:
                 long |= {"element_type": held, "max_capacity": LIMITS.strings}
                 held = DataType.ARRAY
             schema.add_field(f"f{n}", held, **long)
-        items = (
+        rows = (
             _held(n, row, kinds) | {VECTOR: np.asarray(vector)}
-            for n, (row, vector) in enumerate(zip(rows, vectors, strict=True))
+            for n, (row, vector) in enumerate(zip(items.rows(), vectors, strict=True))
         )
         kind = FLAT_TYPE if len(vectors) < SMALLEST_GRAPH else index_type(parameters)
         shape = {"M": parameters.m, "efConstruction": parameters.ef_construction} if kind == HNSW_TYPE else {}
         seconds = {"timeout": WRITE_SECONDS}
         with server_errors():
-            self.client.create_collection(name, schema=schema, consistency_level="Strong", **seconds)
-            for part in _inserts(items):
-                self.client.insert(name, part, **seconds)
-            self.client.flush(name, **seconds)
-            index = self.client.prepare_index_params()
+            client.create_collection(name, schema=schema, consistency_level="Strong", **seconds)
+            for part in _inserts(rows):
+                client.insert(name, part, **seconds)
+            client.flush(name, **seconds)
+            index = client.prepare_index_params()
             index.add_index(VECTOR, index_type=kind, metric_type="IP", params=shape)
-            self.client.create_index(name, index, **seconds)
-            self.client.load_collection(name, **seconds)
+            client.create_index(name, index, **seconds)
+            client.load_collection(name, **seconds)
+        self._note_time(WRITE_SECONDS)
 
     def read(
-        self, name: str, item_ids: Sequence[str], kinds: Sequence[str]
+        self, name: str, item_ids: Sequence[str], kinds: Sequence[str] = (), seconds: float = WRITE_SECONDS
     ) -> dict[str, tuple[ItemRow, Vectors]]:
         """As `VectorDatabase.read`."""
-        wanted = ", ".join(text for each in item_ids if (text := literal(each)) is not None)
-        with server_errors():
-            found = self.client.query(
-                name,
-                filter=f"{ID} in [{wanted}]",
-                output_fields=[*self.fields(len(kinds))],
-                consistency_level="Strong",
-                timeout=WRITE_SECONDS,
-            )
+        until = time.monotonic() + seconds
+        texts = [text for each in item_ids if (text := literal(each)) is not None]
+        fields = [ID, DISPLAY, VECTOR, *(f"{part}{n}" for n in range(len(kinds)) for part in ("f", "has"))]
         return {
             each[ID]: (
                 ItemRow(
@@ -293,39 +252,97 @@ class MilvusDatabase:
                 ),
                 np.asarray(each[VECTOR], np.float32),
             )
-            for each in found
+            for start in range(0, len(texts), IDS)
+            for each in self._query(
+                name,
+                f"{ID} in [{', '.join(texts[start : start + IDS])}]",
+                fields,
+                max(until - time.monotonic(), 0.001),
+            )
         }
+
+    def search(
+        self,
+        name: str,
+        vectors: Vectors,
+        k: int,
+        width: int,
+        condition: str = "",
+        is_exact: bool = False,
+        seconds: float = WRITE_SECONDS,
+    ) -> list[list[Hit]]:
+        """As `VectorDatabase.search`; an exact one is a search of each part of the collection."""
+        client, among = self.client(seconds), [condition]
+        if is_exact:
+            passing = f"({condition}) and " if condition else ""
+            among = [f"{passing}{PART} == {part}" for part in range(PARTS)]
+        with server_errors():
+            # Without pymilvus's own repetitions, which may take twice the time that they are given.
+            asked = [
+                client.search(
+                    name,
+                    data=[*np.asarray(vectors[start : start + QUERIES], np.float32)],
+                    filter=each,
+                    limit=k,
+                    output_fields=[ID, DISPLAY],
+                    search_params={"params": {"ef": width}},  # FLAT reads none
+                    timeout=seconds,
+                    _async=True,
+                    **self._consistency,
+                )
+                for each in among
+                for start in range(0, len(vectors), QUERIES)
+            ]
+            answers = iter([future.result() for future in asked])
+        found: list[list[Any]] = [[] for _ in vectors]
+        for _ in among:
+            for start in range(0, len(vectors), QUERIES):
+                for hits, more in zip(found[start:], next(answers), strict=False):
+                    hits += more
+        for hits in found:
+            hits.sort(key=lambda each: -each["distance"])
+        return [
+            [(each["entity"][ID], each["entity"][DISPLAY], each["distance"]) for each in hits[:k]]
+            for hits in found
+        ]
+
+    def count(self, name: str, condition: str = "", seconds: float = WRITE_SECONDS) -> int:
+        """As `VectorDatabase.count`."""
+        return int(self._query(name, condition, ["count(*)"], seconds)[0]["count(*)"])
 
     def rename(self, name: str, new: str) -> None:
         """As `VectorDatabase.rename`."""
         with server_errors():
-            self.client.rename_collection(name, new, timeout=WRITE_SECONDS)
+            self.client().rename_collection(name, new, timeout=WRITE_SECONDS)
 
     def drop(self, name: str, seconds: float = WRITE_SECONDS) -> None:
         """As `VectorDatabase.drop`."""
         with server_errors():
-            self.client.drop_collection(name, timeout=seconds)
-
-    def nearest(self, name: str, queries: Vectors, k: int, parameters: IndexParameters) -> list[list[str]]:
-        """As `VectorDatabase.nearest`."""
-        found: list[list[str]] = []
-        with server_errors():
-            for start in range(0, len(queries), QUERIES):
-                answers = self.client.search(
-                    name,
-                    data=[*np.asarray(queries[start : start + QUERIES], np.float32)],
-                    limit=k,
-                    output_fields=[ID],
-                    search_params=search_params(parameters, k),
-                    timeout=WRITE_SECONDS,
-                    consistency_level="Bounded",  # `create` has flushed and loaded what it wrote
-                )
-                found += [[each[ID] for each in hits] for hits in answers]
-        return found
+            self.client(seconds).drop_collection(name, timeout=seconds)
 
     def close(self) -> None:
         """As `VectorDatabase.close`."""
-        self.client.close()
+        if self._client is not None:
+            self._client.close()
+
+    def _query(self, name: str, condition: str, fields: list[str], seconds: float) -> Any:
+        with server_errors():
+            return self.client(seconds).query(
+                name, filter=condition, output_fields=fields, timeout=seconds, **self._consistency
+            )
+
+    def _note_time(self, seconds: float) -> None:
+        """Let reads see all that is written now: from a timestamp of the server on, or by "Strong"."""
+        try:
+            now = (
+                0
+                if self._uri.endswith(".db")
+                else self.client()._get_connection().alloc_timestamp(timeout=seconds)
+            )
+        except Exception:  # a server without timestamps, or another version of pymilvus
+            now = 0
+        if now:
+            self._consistency = {"consistency_level": "Customized", "guarantee_timestamp": now}
 
 
 ENGINE = MilvusDatabase

@@ -1,30 +1,31 @@
 """Collections on another server, which hold the items of a bundle, and the time that reading one may take.
 
-Another vector database is a module in `collections/` with the name of its kind, whose `COLLECTION` is a class
-with the methods of `RemoteCollection`; export writes and drops its collections by
-`protos/vector_databases/`. A collection never changes: each version of a bundle has one of its own, so a swap
-of bundles is a swap of collections.
+`protos/vector_databases/` has the databases; export writes and drops their collections. A collection never
+changes: each version of a bundle has one of its own, so a swap of bundles is a swap of collections.
 """
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
 
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import Unavailable
-from twinspire.protos.vector_databases.database import engine_module
+from twinspire.protos.vector_databases.database import (
+    VectorDatabase,
+    check_collection,
+    collection_name,
+    database_of,
+    search_width,
+)
+from twinspire.protos.vector_databases.items import Vectors
 from twinspire.serving.filters.expression import Filter
+from twinspire.serving.index.filter_text import expression
 
 SECONDS = 5.0  # that a search takes at most
-
-Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,53 +43,6 @@ class RemoteItem:
 
 
 RemoteHit = tuple[RemoteItem, float]  # and its inner product
-
-
-class RemoteCollection(Protocol):
-    """The items of one bundle on another server; for any thread. No read takes longer than `seconds_left`.
-
-    All methods but `expression` raise Unavailable if the server does not answer in time, and BundleDamaged if
-    the collection is missing, or is not the bundle's. The first of them connects, and so comes after a fork.
-
-    Attributes:
-        max_k: items that one search can return.
-    """
-
-    max_k: int
-
-    def expression(self, node: Filter) -> str:
-        """A filter that fits the bundle's fields, as the server evaluates it; empty text passes all items.
-
-        Raises:
-            InvalidInput: the server cannot evaluate it.
-        """
-
-    def search(
-        self, vectors: Vectors, k: int, expression: str = "", is_exact: bool = False
-    ) -> list[list[RemoteHit]]:
-        """For each query (B, D) the `k` best items that pass, best first; fewer where the index misses some.
-
-        Args:
-            is_exact: compare all items that pass.
-        """
-
-    def get(self, item_ids: Sequence[str]) -> dict[str, RemoteItem]:
-        """The items with these ids, with fields and vectors, by id; unknown ones are left out."""
-
-    def count(self, expression: str) -> int:
-        """How many items pass."""
-
-
-def open_collection(manifest: Manifest) -> RemoteCollection:
-    """The collection of a bundle of one of the `REMOTE_KINDS`; nothing is connected yet.
-
-    Raises:
-        ConfigError: the environment does not name the server.
-        PackageMissing: the kind needs a package that is not installed.
-    """
-    module = engine_module("twinspire.serving.index.collections", manifest.index.kind)
-    collection: RemoteCollection = module.COLLECTION(manifest)
-    return collection
 
 
 _until: ContextVar[float] = ContextVar("until")
@@ -116,29 +70,67 @@ def seconds_left() -> float:
     return left
 
 
-class Once:
-    """Work that the first read does, and others wait for; it is done again after it has failed.
+class RemoteCollection:
+    """The items of one bundle on another server; for any thread. No read takes longer than `seconds_left`.
+
+    All methods but `expression` raise Unavailable if the server does not answer in time, and BundleDamaged if
+    the collection is missing, or is not the bundle's. The first of them connects, and so comes after a fork.
 
     Args:
-        title: of the server, for errors.
+        manifest: of a bundle with an index of one of the `REMOTE_KINDS`.
+
+    Attributes:
+        max_k: items that one search can return.
+
+    Raises:
+        ConfigError: the environment does not name the server.
+        PackageMissing: the kind needs a package that is not installed.
     """
 
-    def __init__(self, title: str) -> None:
-        self._title, self._lock, self._is_done = title, threading.Lock(), False
+    def __init__(self, manifest: Manifest) -> None:
+        self._database = database_of(manifest.index.kind)()
+        self.name, self.max_k = collection_name(manifest.bundle_version), self._database.max_k
+        self._manifest, self._lock, self._is_checked = manifest, threading.Lock(), False
 
-    def run(self, work: Callable[[], None]) -> None:
-        """Do the work if it is not done yet.
+    def expression(self, node: Filter) -> str:
+        """A filter that fits the bundle's fields, as the server evaluates it; empty text passes all items."""
+        return expression(self._database.syntax, node, self._manifest.filters)
 
-        Raises:
-            Unavailable: the work of another read does not end in the time that is left.
-        """
-        if self._is_done:
-            return
+    def search(
+        self, vectors: Vectors, k: int, expression: str = "", is_exact: bool = False
+    ) -> list[list[RemoteHit]]:
+        """As `VectorDatabase.search`."""
+        database, width = self._checked(), search_width(self._manifest.index, k)
+        found = database.search(self.name, vectors, k, width, expression, is_exact, seconds_left())
+        return [
+            [(RemoteItem(item_id, json.loads(display)), score) for item_id, display, score in hits]
+            for hits in found
+        ]
+
+    def get(self, item_ids: Sequence[str]) -> dict[str, RemoteItem]:
+        """The items with these ids, with fields and vectors, by id; unknown ones are left out."""
+        found = self._checked().read(self.name, [*dict.fromkeys(item_ids)], seconds=seconds_left())
+        return {
+            item_id: RemoteItem(item_id, json.loads(row.display), vector)
+            for item_id, (row, vector) in found.items()
+        }
+
+    def count(self, expression: str) -> int:
+        """How many items pass."""
+        return self._checked().count(self.name, expression, seconds_left())
+
+    def _checked(self) -> VectorDatabase:
+        """The database, after the first read has checked the collection; others wait for that."""
+        if self._is_checked:
+            return self._database
         if not self._lock.acquire(timeout=seconds_left()):
-            raise Unavailable(f"{self._title} does not answer: another search waits for a connection")
+            raise Unavailable(
+                f"{self._database.title} does not answer: another search waits for a connection"
+            )
         try:
-            if not self._is_done:
-                work()
-                self._is_done = True
+            if not self._is_checked:
+                check_collection(self._database, self.name, self._manifest, seconds_left())
+                self._is_checked = True
         finally:
             self._lock.release()
+        return self._database

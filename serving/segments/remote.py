@@ -16,7 +16,7 @@ from twinspire.serving.filters.columns import FilterColumns, Work
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.passing_rows import ENTRY_BYTES
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.remote import RemoteCollection, RemoteHit, RemoteItem, open_collection
+from twinspire.serving.index.remote import RemoteCollection, RemoteHit, RemoteItem
 from twinspire.serving.index.vector_index import NOT_FINITE, Neighbours, Vectors
 from twinspire.serving.segments.planner import FoundPassing
 
@@ -64,13 +64,8 @@ class RemoteSegment:
 
     @classmethod
     def load(cls, manifest: Manifest) -> "RemoteSegment":
-        """The segment of a bundle; its collection is checked by the first read.
-
-        Raises:
-            ConfigError: the environment does not name the server.
-            PackageMissing: the kind needs a package that is not installed.
-        """
-        return cls(manifest, open_collection(manifest))
+        """The segment of a bundle, whose collection the first read checks; errors of `RemoteCollection`."""
+        return cls(manifest, RemoteCollection(manifest))
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
         """As `BuiltSegment.search`, of any vectors, items included."""

@@ -46,7 +46,7 @@ class Engine:
         return IndexParameters("ip", 8, 64, 64, kind=self.kind, options={"type": kind})
 
     def connect(self) -> VectorDatabase:
-        return database_of(self.kind).connect()
+        return database_of(self.kind)()
 
     def names(self) -> list[str]:
         """All collections of ours."""
@@ -56,7 +56,7 @@ class Engine:
 
 def publish(folder: Path, manifest: Manifest) -> str:
     """Write the collection of a bundle to the server of the environment."""
-    with closing(database_of(manifest.index.kind).connect()) as database:
+    with closing(database_of(manifest.index.kind)()) as database:
         return write_collection(database, folder, manifest)
 
 

@@ -1,7 +1,6 @@
 """A service whose items are on the server of a vector database: swapped, frozen, killed, restarted."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
 import pytest
 from psycopg import sql
 
@@ -27,7 +27,6 @@ from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
-from twinspire.protos.vector_databases import milvus
 from twinspire.protos.vector_databases.database import collection_name, database_of, uri_variable
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.filters.expression import Filter
@@ -75,7 +74,8 @@ def folder(server: Server, index: IndexParameters, tmp_path_factory: pytest.Temp
     """A bundle with its collection, which has a graph."""
     made = tiny_bundle(tmp_path_factory.mktemp("bundle"), ITEMS, filters=FILTERS, index=index)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(milvus, "SMALLEST_GRAPH", 0)
+        if index.kind == "milvus":
+            patched.setattr("twinspire.protos.vector_databases.milvus.SMALLEST_GRAPH", 0)
         publish(made, bundle.read(made))
     return made
 
@@ -135,7 +135,7 @@ def test_a_missing_collection_and_one_of_other_items_are_refused(
     manifest = bundle.read(made)
     with pytest.raises(BundleDamaged, match="there is no collection twinspire_"):
         validate_bundle(made)
-    with closing(database_of(index.kind).connect()) as database:
+    with closing(database_of(index.kind)()) as database:
         whole = publish(made, manifest)
         validate_bundle(made)
         delete(database, whole, "item-007")
@@ -156,13 +156,13 @@ def test_a_missing_collection_and_one_of_other_items_are_refused(
 def delete(database: Any, name: str, item_id: str) -> None:
     """Delete an item, as no program of ours does."""
     if database.limits.engine == "Milvus":
-        database.client.delete(name, ids=[item_id])
+        database.client().delete(name, ids=[item_id])
         return
     from twinspire.protos.vector_databases.pgvector import table
 
     found = sql.SQL("DELETE FROM {} WHERE id = %s").format(table(name))
-    database.connection.until = math.inf
-    database.connection.execute(found, [item_id])
+    with psycopg.connect(os.environ[uri_variable("pgvector")], autocommit=True) as connection:
+        connection.execute(found, [item_id])
 
 
 def search(folder: Path) -> None:

@@ -18,7 +18,7 @@ from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.export.ann.index_kind import IndexKind, TunedIndex
 from twinspire.export.ann.search import exact, recalls
 from twinspire.protos.bundle import IndexParameters, Manifest, Score
-from twinspire.protos.vector_databases.collection import CollectionItems, write_collection
+from twinspire.protos.vector_databases.collection import write_collection
 from twinspire.protos.vector_databases.database import (
     CONNECT_SECONDS,
     FLAT_TYPE,
@@ -26,25 +26,33 @@ from twinspire.protos.vector_databases.database import (
     VectorDatabase,
     database_of,
     draft,
+    search_width,
 )
+from twinspire.protos.vector_databases.items import CollectionItems
 from twinspire.train.config.index import IndexConfig
+
+QUERIES = 64  # of one search
 
 
 class _Collection:
     """A draft collection of item vectors, dropped when this object is no longer needed."""
 
     def __init__(self, vectors: Vectors, parameters: IndexParameters) -> None:
-        self.database = database_of(parameters.kind).connect()
-        items = CollectionItems(self.database.limits, [], [*map(str, range(len(vectors)))], {}, [])
+        self.database = database_of(parameters.kind)()
+        ids = [*map(str, range(len(vectors)))]
+        items = CollectionItems(self.database.limits, vectors, [], ids, {}, [])
         with draft(self.database, "index") as self.name:
-            self.database.create(self.name, vectors, parameters, [], items.rows(), "")
+            self.database.create(self.name, items, parameters, "")
         weakref.finalize(self, _drop, self.database, self.name)
 
     def search(self, queries: Vectors, k: int, parameters: IndexParameters) -> Rows:
         """The best `k` of each query (Q, D), best first: (Q, k), -1 where there are no more."""
         found = np.full((len(queries), k), -1, np.int64)
-        for n, hits in enumerate(self.database.nearest(self.name, queries, k, parameters)):
-            found[n, : len(hits)] = [*map(int, hits)]
+        width = search_width(parameters, k)
+        for start in range(0, len(queries), QUERIES):
+            some = queries[start : start + QUERIES]
+            for n, hits in enumerate(self.database.search(self.name, some, k, width), start):
+                found[n, : len(hits)] = [int(item_id) for item_id, _, _ in hits]
         return found
 
 
@@ -97,11 +105,12 @@ class RemoteKind(IndexKind):
         options = {"type": config.options.get("type", HNSW_TYPE)}
         shape = ("ip", config.m, config.ef_construction, 2 * config.k, config.seed)
         parameters = IndexParameters(*shape, kind=self._kind, options=options)
-        database = database_of(self._kind)
+        database = database_of(self._kind)()
         engine = database.limits.engine
         index, begun = TunedRemote(vectors, parameters, None), time.perf_counter()
         if options["type"] == FLAT_TYPE:
-            database.connect().close()  # before hours of other work
+            with closing(database):
+                database.names()  # an error before hours of other work
             point = {"ef": 2 * config.k, "recall": 1.0, "standard_error": 0.0, "queries": len(queries)}
             choice, built = EfChoice(2 * config.k, True, [point]), 0.0
             why = f"{engine} compares all items, as configured."
@@ -131,7 +140,7 @@ class RemoteKind(IndexKind):
 
     def publish(self, folder: Path, manifest: Manifest) -> None:
         """As `IndexKind.publish`: the bundle's collection, whole or not at all."""
-        with closing(database_of(self._kind).connect()) as database:
+        with closing(database_of(self._kind)()) as database:
             write_collection(database, folder, manifest)
 
 

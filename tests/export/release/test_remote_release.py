@@ -27,7 +27,6 @@ from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import ConfigError, MissingStage
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.protos.vector_databases.collection import CollectionItems
 from twinspire.protos.vector_databases.database import (
     VectorDatabase,
     bundle_of,
@@ -35,6 +34,7 @@ from twinspire.protos.vector_databases.database import (
     database_of,
     draft_name,
 )
+from twinspire.protos.vector_databases.items import CollectionItems
 from twinspire.train.training.tracking import experiment_id
 
 pytestmark = [
@@ -189,9 +189,9 @@ def five(database: VectorDatabase, tmp_path: Path) -> VectorDatabase:
 
 
 def make(database: VectorDatabase, name: str) -> None:
-    items = CollectionItems(database.limits, [], ["a", "b", "c", "d"], {}, [])
-    version = bundle_of(name) or ""
-    database.create(name, np.eye(4, 8, dtype=np.float32), FLAT, [], items.rows(), version)
+    vectors = np.eye(4, 8, dtype=np.float32)
+    items = CollectionItems(database.limits, vectors, [], ["a", "b", "c", "d"], {}, [])
+    database.create(name, items, FLAT, bundle_of(name) or "")
 
 
 def name_of(number: str) -> str:

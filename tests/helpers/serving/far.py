@@ -12,8 +12,9 @@ import numpy as np
 from tests.helpers.serving.reacting import reacting
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import Unavailable
+from twinspire.protos.vector_databases.items import Vectors
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.index.remote import RemoteHit, RemoteItem, Vectors, seconds_left
+from twinspire.serving.index.remote import RemoteCollection, RemoteHit, RemoteItem, seconds_left
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.remote import RemoteSegment
@@ -86,7 +87,7 @@ class FarCollection:
 def far_retriever(near: Retriever, collection: FarCollection) -> Retriever:
     """A retriever on the collection, with the towers of another one."""
     index = replace(near.manifest.index, kind="milvus", exact=False)
-    segment = RemoteSegment(replace(near.manifest, index=index), collection)
+    segment = RemoteSegment(replace(near.manifest, index=index), cast(RemoteCollection, collection))
     return Retriever(near._query_encoder.tower, cast(BuiltSegment, segment))
 
 

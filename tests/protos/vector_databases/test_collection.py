@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,7 +19,7 @@ from tests.helpers.vector_databases import ENGINES, NOWHERE, PGVECTOR, Engine
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, BundleError, ConfigError, DataError, Unavailable
 from twinspire.protos.filters import column_values, read_filters
-from twinspire.protos.vector_databases.collection import CollectionItems, write_collection
+from twinspire.protos.vector_databases.collection import write_collection
 from twinspire.protos.vector_databases.database import (
     VectorDatabase,
     bundle_of,
@@ -28,8 +30,12 @@ from twinspire.protos.vector_databases.database import (
     draft_seconds,
     uri_variable,
 )
-from twinspire.protos.vector_databases.milvus import LIMITS
+from twinspire.protos.vector_databases.items import CollectionItems, Limits
 
+LIMITS = Limits(
+    "Milvus", 30, 65_535, 65_535, 4096, 1 << 20, re.compile(r"[\x00-\x08\x0e-\x1f]"), "control characters"
+)
+ONE = np.ones((1, 2000), np.float32)
 on_all = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 on_pgvector = pytest.mark.parametrize("engine", [PGVECTOR], indirect=True)
 
@@ -108,8 +114,7 @@ def test_what_a_killed_export_has_left_is_dropped_by_the_next(
 ) -> None:
     folder, manifest = written_bundle(tmp_path, engine)
     left, items = draft_name(manifest.bundle_version), CollectionItems.of(folder, manifest, connected.limits)
-    vectors = np.load(folder / bundle.VECTORS)
-    connected.create(left, vectors, manifest.index, items.kinds, items.rows(), manifest.bundle_version)
+    connected.create(left, items, manifest.index, manifest.bundle_version)
     assert abs((draft_seconds(left) or 0) - time.time()) < 600
     assert connected.names() == [left]
     assert write_collection(connected, folder, manifest) == engine.names()[0]
@@ -144,8 +149,8 @@ def test_a_collection_of_other_items_is_refused(
             pytest.skip("milvus-lite keeps no description; the server is tested in test_milvus_service.py")
         text, version = "written for another bundle than", 64 * "0"
     if wrong != "missing":
-        items = CollectionItems(connected.limits, [], ids, fields, [])
-        connected.create(name, vectors, manifest.index, [], items.rows(), version)
+        items = CollectionItems(connected.limits, vectors, [], ids, fields, [])
+        connected.create(name, items, manifest.index, version)
     with pytest.raises(BundleDamaged, match=text):
         if wrong in ("missing", "bundle"):
             check_collection(connected, name, manifest)
@@ -166,7 +171,7 @@ def test_a_server_that_is_not_there_is_named_by_its_variable_alone(
         uri_variable(kind), NOWHERE[kind].replace("postgresql://", "postgresql://me:Sesame-77@")
     )
     with pytest.raises(Unavailable, match=rf"\({uri_variable(kind)}\) does not answer") as caught:
-        database_of(kind).connect(0.5)
+        database_of(kind)().describe("twinspire_none", 0.5)
     said = str(caught.value) + caplog.text + "".join(capfd.readouterr())
     assert "Sesame" not in said and "127.0.0.1" not in said
 
@@ -192,8 +197,8 @@ def test_what_a_collection_cannot_hold_is_refused(
     kinds: list[str], ids: list[str], title: str | None, value: Any, text: str
 ) -> None:
     with pytest.raises(DataError, match=text):
-        CollectionItems(LIMITS, kinds, ids, {"title": [title]}, [[value]] * len(kinds)).row(0)
-    CollectionItems(LIMITS, ["strings"], ["a"], {"title": ["x"]}, [[("x" * 1000,) * 1000]]).row(0)
+        CollectionItems(LIMITS, ONE, kinds, ids, {"title": [title]}, [[value]] * len(kinds)).row(0)
+    CollectionItems(LIMITS, ONE, ["strings"], ["a"], {"title": ["x"]}, [[("x" * 1000,) * 1000]]).row(0)
 
 
 @on_pgvector
@@ -206,33 +211,52 @@ def test_the_longest_strings_and_the_largest_graphs_of_postgresql(
         draft_name("index"),
         CollectionItems(
             connected.limits,
+            ONE,
             ["strings", "string"],
             [long],
             {"title": ["\x00"]},
             [[(long, "%s {} '\\")], [(long,)]],
         ),
     )
-    one = np.ones((1, 2000), np.float32)
-    connected.create(name, one, engine.index("HNSW"), rows.kinds, rows.rows(), "")
+    connected.create(name, rows, engine.index("HNSW"), "")
     (held, vector) = connected.read(name, [long], rows.kinds)[long]
-    assert held == rows.row(0) and np.array_equal(vector, one[0])
+    assert held == rows.row(0) and np.array_equal(vector, ONE[0])
     for bad in (long + "x", "nul\x00", "\ud800"):
         with pytest.raises(DataError, match="expected an id of at most 2600 bytes without NUL"):
-            CollectionItems(connected.limits, [], [bad], {}, [])
-    wide, empty = np.ones((1, 2001), np.float32), CollectionItems(connected.limits, [], ["a"], {}, [])
+            CollectionItems(connected.limits, ONE, [], [bad], {}, [])
+    wide = np.ones((1, 2001), np.float32)
+    items = CollectionItems(connected.limits, wide, [], ["a"], {}, [])
     with pytest.raises(DataError, match=r"at most 2000 dimensions.* of pgvector, got 2001, 8 and 64"):
-        connected.create(draft_name("index"), wide, engine.index("HNSW"), [], empty.rows(), "")
-    connected.create(name := draft_name("index"), wide, engine.index("FLAT"), [], empty.rows(), "")
-    assert connected.nearest(name, wide, 3, engine.index("FLAT")) == [["a"]]
+        connected.create(draft_name("index"), items, engine.index("HNSW"), "")
+    connected.create(name := draft_name("index"), items, engine.index("FLAT"), "")
+    assert connected.search(name, wide, 3, 64) == [[("a", "{}", 2001.0)]]
+
+
+@on_pgvector
+def test_a_limit_of_statements_does_not_end_the_writing_of_a_collection(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = os.environ[engine.variable] + "&options=-c%20statement_timeout%3D300"
+    monkeypatch.setenv(engine.variable, limited)
+    folder, manifest = written_bundle(tmp_path, engine)
+    rows = CollectionItems.rows
+
+    def slow(items: CollectionItems) -> Iterator[Any]:
+        for row in rows(items):
+            time.sleep(0.03)
+            yield row
+
+    monkeypatch.setattr(CollectionItems, "rows", slow)
+    with closing(engine.connect()) as database:
+        assert database.names() == []
+        assert write_collection(database, folder, manifest) == engine.names()[0]
 
 
 @on_pgvector
 def test_a_table_that_is_not_ours_is_left_alone(engine: Engine, connected: VectorDatabase) -> None:
     import psycopg
 
-    from twinspire.protos.vector_databases.pgvector import uri_of_environment
-
-    with psycopg.connect(uri_of_environment(), autocommit=True) as other:
+    with psycopg.connect(os.environ[engine.variable], autocommit=True) as other:
         other.execute("CREATE TABLE twinspire_meta (id int)")
         other.execute("CREATE TABLE theirs (id int)")
         other.execute(f"COMMENT ON TABLE theirs IS '{'ab' * 32}'")
@@ -244,8 +268,7 @@ def test_a_table_that_is_not_ours_is_left_alone(engine: Engine, connected: Vecto
 )
 def test_an_address_that_is_no_uri_is_refused_without_being_shown(uri: str) -> None:
     pytest.importorskip("psycopg")
-    from twinspire.protos.vector_databases.pgvector import URI, uri_of_environment
-
-    with pytest.raises(ConfigError, match=rf"^{URI}: ") as caught:
-        uri_of_environment({URI: uri})
+    variable = uri_variable("pgvector")
+    with pytest.raises(ConfigError, match=rf"^{variable}: ") as caught:
+        database_of("pgvector")({variable: uri})
     assert "Sesame" not in str(caught.value) and "db" not in str(caught.value)

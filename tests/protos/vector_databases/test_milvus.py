@@ -13,46 +13,53 @@ from tests.helpers.tiny import tiny_bundle
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import BundleDamaged, ConfigError, PackageMissing
-from twinspire.protos.vector_databases import milvus
-from twinspire.protos.vector_databases.collection import CollectionItems, write_collection
-from twinspire.protos.vector_databases.database import check_collection, collection_name
-from twinspire.protos.vector_databases.milvus import (
-    DATABASE,
-    ID,
-    TOKEN,
-    URI,
-    MilvusDatabase,
-    MilvusServer,
+from twinspire.protos.vector_databases.collection import write_collection
+from twinspire.protos.vector_databases.database import (
+    check_collection,
+    collection_name,
+    database_of,
+    uri_variable,
 )
+from twinspire.protos.vector_databases.items import CollectionItems
 
+MODULE, URI = "twinspire.protos.vector_databases.milvus", uri_variable("milvus")
 PARAMETERS = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "HNSW"})
 SECRET = "root:Sesame-77"
 
 
+@needs_lite()
 @pytest.mark.parametrize(
     "uri", ["", "127.0.0.1:19530", f"http://{SECRET}@db:19530", "http://db:19530/?token=x", "ftp://db"]
 )
 def test_an_address_that_is_none_is_refused_without_being_shown(uri: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{URI}: ") as caught:
-        MilvusServer.from_environment({URI: uri})
+        database_of("milvus")({URI: uri})
     assert "Sesame" not in str(caught.value) and "db" not in str(caught.value).replace(".db", "")
 
 
-def test_what_holds_the_credentials_does_not_show_them() -> None:
-    server = MilvusServer.from_environment({URI: "https://db:19530", TOKEN: SECRET, DATABASE: "inner"})
-    assert (server.uri, server.token, server.database) == ("https://db:19530", SECRET, "inner")
-    assert repr(server) == "MilvusServer()"
+@needs_lite()
+def test_what_holds_the_credentials_passes_them_on_and_does_not_show_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(f"{MODULE}.MilvusClient", lambda uri, **others: given.update(others, uri=uri))
+    variables = {"TWINSPIRE_MILVUS_TOKEN": SECRET, "TWINSPIRE_MILVUS_DATABASE": "inner"}
+    database: Any = database_of("milvus")({URI: "https://db:19530", **variables})
+    database.client()
+    assert (given["uri"], given["token"], given["db_name"]) == ("https://db:19530", SECRET, "inner")
+    assert "Sesame" not in repr(database) and "db:" not in repr(database)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(PackageMissing, match=r"pip install \.\[milvus\]"):
-        MilvusServer("http://127.0.0.1:1").connect()
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    with pytest.raises(PackageMissing, match=r"needs pymilvus: pip install \.\[milvus\]"):
+        database_of("milvus")
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusDatabase]:
-    made = MilvusDatabase(MilvusServer(str(tmp_path_factory.mktemp("lite") / "lite.db")).connect())
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    made = database_of("milvus")({URI: str(tmp_path_factory.mktemp("lite") / "lite.db")})
     yield made
     made.close()
 
@@ -60,7 +67,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusDatabas
 @needs_lite()
 @pytest.mark.parametrize("step", ["insert", "flush", "create_index", "load_collection", "rename_collection"])
 def test_an_interrupted_export_leaves_no_collection(
-    database: MilvusDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    database: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     folder = tiny_bundle(tmp_path, 20, report=f'"{step}"', index=PARAMETERS)
     manifest = bundle.read(folder)
@@ -70,7 +77,7 @@ def test_an_interrupted_export_leaves_no_collection(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(database.client, step, interrupted)
+        patched.setattr(database.client(), step, interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_collection(database, folder, manifest)
     assert {*database.names()} == before
@@ -79,25 +86,22 @@ def test_an_interrupted_export_leaves_no_collection(
 
 
 @needs_lite()
-def test_an_insert_is_bounded_in_rows_and_in_bytes(
-    database: MilvusDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_insert_is_bounded_in_rows_and_in_bytes(database: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     inserts: list[tuple[int, int]] = []
-    insert = database.client.insert
+    insert = database.client().insert
 
     def counted(name: str, rows: Any, **others: Any) -> Any:
-        inserts.append((len(rows), sum(len(each[ID]) for each in rows)))
+        inserts.append((len(rows), sum(len(each["id"]) for each in rows)))
         return insert(name, rows, **others)
 
-    monkeypatch.setattr(database.client, "insert", counted)
-    monkeypatch.setattr(milvus, "INSERT_ROWS", 40)
-    monkeypatch.setattr(milvus, "INSERT_BYTES", 100_000)
+    monkeypatch.setattr(database.client(), "insert", counted)
+    monkeypatch.setattr(f"{MODULE}.INSERT_ROWS", 40)
+    monkeypatch.setattr(f"{MODULE}.INSERT_BYTES", 100_000)
     ids = [f"{n:010}" * (1 if n < 100 else 3000) for n in range(120)]
     name = collection_name("de" * 32)
-    items = CollectionItems(milvus.LIMITS, [], ids, {}, [])
-    database.create(name, np.eye(120, 8, dtype=np.float32), PARAMETERS, [], items.rows(), "")
-    described = database.describe(name)
-    assert described is not None and described.items == 120 == sum(rows for rows, _ in inserts)
+    items = CollectionItems(database.limits, np.eye(120, 8, dtype=np.float32), [], ids, {}, [])
+    database.create(name, items, PARAMETERS, "")
+    assert database.count(name) == 120 == sum(rows for rows, _ in inserts)
     assert inserts[:2] == [(40, 400), (40, 400)]
     assert all(rows <= 40 and size < 100_000 + 30_000 for rows, size in inserts)
     database.drop(name)

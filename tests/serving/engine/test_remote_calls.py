@@ -18,10 +18,11 @@ from tests.helpers.tiny import FILTERS, item_names, tiny_bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import Unavailable
+from twinspire.protos.vector_databases.items import Vectors
 from twinspire.serving.engine import remote_calls
 from twinspire.serving.engine.call import UnaryCall
 from twinspire.serving.filters.expression import where
-from twinspire.serving.index.remote import SECONDS, Vectors
+from twinspire.serving.index.remote import SECONDS
 from twinspire.serving.retrieval.event_reading import ResolvedQuery
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever

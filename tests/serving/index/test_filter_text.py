@@ -14,13 +14,12 @@ from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from tests.helpers.vector_databases import SERVERS, Engine
 from twinspire.protos.filters import build_columns, column_values
-from twinspire.protos.vector_databases.collection import CollectionItems
 from twinspire.protos.vector_databases.database import collection_name
-from twinspire.protos.vector_databases.milvus import MAX_BYTES
+from twinspire.protos.vector_databases.items import CollectionItems
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.expression import Filter, where
 from twinspire.serving.filters.kinds import Time
-from twinspire.serving.index.remote import open_collection
+from twinspire.serving.index.remote import RemoteCollection
 
 KINDS: dict[str, Any] = {
     'brand" or 1 == 1': "string", "tags": "strings", "price": "number", "sale": "boolean", "day": "time"
@@ -80,7 +79,7 @@ FILTERS: list[Filter] = [
     where[BRAND] == "nul\x00",
     where.tags.is_in(["plain", "bell\x07"]),
     ~(where[BRAND] == "lone \ud800"),
-    where[BRAND] == "x" * (MAX_BYTES + 1),
+    where[BRAND] == "x" * 65_536,
     where.price < math.inf,
     where.price <= -math.inf,
     ~(where.price >= -math.inf),
@@ -100,10 +99,10 @@ def test_an_expression_finds_what_the_columns_find(engine: Engine) -> None:
     manifest = replace(manifest, index=engine.index(), filters=KINDS)
     name, wrong = collection_name(manifest.bundle_version), []
     with closing(engine.connect()) as database:
-        held = CollectionItems(database.limits, [KINDS[name] for name, _ in built], ids, {}, values)
-        vectors = np.eye(len(ITEMS), 8, dtype=np.float32)
-        database.create(name, vectors, manifest.index, held.kinds, held.rows(), manifest.bundle_version)
-        collection = open_collection(manifest)
+        vectors, kinds = np.eye(len(ITEMS), 8, dtype=np.float32), [KINDS[name] for name, _ in built]
+        held = CollectionItems(database.limits, vectors, kinds, ids, {}, values)
+        database.create(name, held, manifest.index, manifest.bundle_version)
+        collection = RemoteCollection(manifest)
         for each in FILTERS:
             expression = collection.expression(each)
             assert BRAND not in expression

@@ -3,8 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import numpy as np
@@ -13,14 +12,13 @@ import pytest
 from tests.helpers.milvus import needs_lite
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
+from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import InvalidInput, Unavailable
-from twinspire.protos.vector_databases.milvus import DISPLAY, ID, URI
-from twinspire.serving.index.remote import seconds_left, within
-
-if TYPE_CHECKING:
-    from twinspire.serving.index.collections.milvus import MilvusCollection
+from twinspire.protos.vector_databases.database import uri_variable
+from twinspire.serving.index.remote import RemoteCollection, seconds_left, within
 
 pytestmark = needs_lite()  # that is, the package pymilvus
+URI = uri_variable("milvus")
 QUERY = np.ones((1, 4), np.float32)
 
 
@@ -47,19 +45,23 @@ class Client:
         if self.error is not None:
             future.set_exception(self.error)
         else:
-            entity = {ID: "seven", DISPLAY: '{"title": "7"}'}
+            entity = {"id": "seven", "display": '{"title": "7"}'}
             future.set_result([[{"entity": entity, "distance": 0.5}]])
         return future
 
 
-def collection_of(monkeypatch: pytest.MonkeyPatch, connect: Callable[[float], Any]) -> "MilvusCollection":
-    from twinspire.serving.index.collections import milvus  # which imports a package of the extra
+def collection_of(monkeypatch: pytest.MonkeyPatch, connect: Callable[[float], Any]) -> RemoteCollection:
+    def client(uri: str, timeout: float, **options: Any) -> Any:
+        return connect(timeout)
+
+    def check(database: Any, name: str, manifest: Any, seconds: float) -> None:
+        database.client(seconds)
 
     monkeypatch.setenv(URI, "http://127.0.0.1:1")
-    made = milvus.MilvusCollection(tiny_manifest(3, TinyTower(), bundle_version="0" * 64))
-    monkeypatch.setattr(milvus, "check_collection", lambda *arguments: None)
-    monkeypatch.setattr(made, "_server", SimpleNamespace(connect=connect, is_file=True))
-    return made
+    monkeypatch.setattr("twinspire.protos.vector_databases.milvus.MilvusClient", client)
+    monkeypatch.setattr("twinspire.serving.index.remote.check_collection", check)
+    index = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "HNSW"})
+    return RemoteCollection(tiny_manifest(3, TinyTower(), bundle_version="0" * 64, index=index))
 
 
 def test_a_read_takes_no_longer_than_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,0 @@
-"""Readers of collections, one module for each kind of remote index."""
