@@ -6,10 +6,11 @@
     architecture.initialize(towers, InitializationData(schema, data, (queries, items), seed))
     architecture.fit_unseen(towers, items, data.counts())    after training
 
-Each `[tower] kind` is an `Architecture` in a module of `train/models/architectures/`: it says how a text, an
-id or a history is encoded, what the two towers share, and how the two vectors are compared.
+Each `[tower] kind` is the `ARCHITECTURE` of a module of that name in `train/models/architectures/`: it says
+how a text, an id or a history is encoded, what the two towers share, and how the two vectors are compared.
 """
 
+import importlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,6 @@ from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder, item_table
 from twinspire.train.models.text_hashing import WordHashing
 from twinspire.train.models.towers import Tower
-from twinspire.train.registry import Registry
 
 Towers = tuple[Tower, Tower]
 Prepared = tuple[PreparedInputs, PreparedInputs]  # all queries, all items
@@ -144,13 +144,12 @@ class Architecture(ABC, Generic[Config]):
         return False
 
 
-ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("twinspire.train.models.architectures.*")
-
-
 def architecture_of(config: TowerConfig) -> Architecture[Any]:
     """The architecture of a `[tower]` section; towers are built of one in which every key is set."""
     complete = config.sequence() if isinstance(config, HistoryTower) else config
-    return ARCHITECTURES.find(complete)(complete)
+    module = importlib.import_module(f"twinspire.train.models.architectures.{complete.kind}")
+    found: Architecture[Any] = module.ARCHITECTURE(complete)
+    return found
 
 
 def longest_window(schema: Schema) -> int:

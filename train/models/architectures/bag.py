@@ -9,7 +9,6 @@ from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.heads import CosineHead
 from twinspire.train.models.initialization import initialize_tfidf
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     InitializationData,
     Towers,
@@ -20,7 +19,6 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.towers import Residual, Tower
 
 
-@ARCHITECTURES.register(BagTower)
 class BagArchitecture(Architecture[BagTower]):
     """Both towers share the hashed table; each has its own weights and its own residual layer."""
 
@@ -52,3 +50,6 @@ class BagArchitecture(Architecture[BagTower]):
     def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Start as projected TF-IDF."""
         initialize_tfidf(towers, given.prepared[1], self.config.latent, given.seed)
+
+
+ARCHITECTURE = BagArchitecture

@@ -15,7 +15,6 @@ from twinspire.train.models.interests import InterestsEncoder
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import IdEncoder
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     EncoderFactories,
     Towers,
@@ -26,7 +25,6 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.towers import Bias, Residual, Tower
 
 
-@ARCHITECTURES.register(ComirecTower)
 class ComirecArchitecture(Architecture[ComirecTower]):
     """The towers share the item embeddings; the item tower is that of `sequence`."""
 
@@ -68,3 +66,6 @@ class ComirecArchitecture(Architecture[ComirecTower]):
         return fit_content_fallback(
             towers[1], items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
         )
+
+
+ARCHITECTURE = ComirecArchitecture

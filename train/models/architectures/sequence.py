@@ -23,7 +23,6 @@ from twinspire.train.models.sequence_encoders import (
     PoolingEncoder,
 )
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     EncoderFactories,
     InitializationData,
@@ -36,7 +35,6 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.towers import Bias, Mixture, Residual, Tower
 
 
-@ARCHITECTURES.register(SequenceTower)
 class SequenceArchitecture(Architecture[SequenceTower]):
     """The towers share the item embeddings. The query's bias lets items be popular for every history."""
 
@@ -161,6 +159,9 @@ class SequenceArchitecture(Architecture[SequenceTower]):
             towers[1], items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
         )
         return has_fallback or self.config.ages
+
+
+ARCHITECTURE = SequenceArchitecture
 
 
 def _beside(schema: Schema) -> tuple[str, str]:

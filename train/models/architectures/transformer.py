@@ -25,7 +25,6 @@ from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, emp
 from twinspire.train.models.pretrained.folder import PretrainedFolder
 from twinspire.train.models.pretrained.vectors import EncodedTexts
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     InitializationData,
     Prepared,
@@ -39,7 +38,6 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.towers import Residual, Tower
 
 
-@ARCHITECTURES.register(TransformerTower)
 class TransformerArchitecture(Architecture[TransformerTower]):
     """Each side is the encoder or a bag of hashed words and n-grams, then a residual layer of its own.
 
@@ -193,6 +191,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             self.folder, report=report, precision=self.config.encoding, place=place
         )
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
+
+
+ARCHITECTURE = TransformerArchitecture
 
 
 def _task_of_items(
