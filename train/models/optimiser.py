@@ -1,12 +1,13 @@
 """Adam with a learning rate for each kind of parameter, warm-up and cosine decay."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from twinspire.train.models.encoders import HashedTextEncoder, with_dense_gradients
+from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.towers import Tower
 
 WEIGHTS_FACTOR = 30.0  # a weight of an n-gram is of size 1 to 3; entries of matrices are far smaller
@@ -14,9 +15,12 @@ WARM_UP = 0.05  # of all steps
 
 
 def adam(
-    towers: tuple[Tower, Tower], learning_rate: float, weight_decay: float = 0.0
+    towers: Sequence[Tower],
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    weights_factor: float = WEIGHTS_FACTOR,
 ) -> torch.optim.Optimizer:
-    """Adam over both towers; a shared table is one parameter.
+    """Adam over towers; a shared table is one parameter.
 
     With weight decay it is AdamW, which takes a share of all parameters with two or more dimensions away in
     each step: of matrices, and of tables of embeddings, also of rows that no pair of the step has. Click
@@ -26,6 +30,9 @@ def adam(
     A table that starts as a random projection has entries of size 1 / sqrt(D), and its step is scaled
     likewise. Second moments are averaged over about 50 steps, because epochs here are short. The fused kernel
     reads and writes each table once in a step, and takes a tenth of the time of torch's default on a CPU.
+
+    Args:
+        weights_factor: of the learning rate of the weights of n-grams.
     """
     tables: dict[nn.Parameter, None] = {}
     weights: dict[nn.Parameter, None] = {}
@@ -46,13 +53,37 @@ def adam(
         width = next(iter(tables)).shape[1]
         groups.append({"params": list(tables), "lr": learning_rate / math.sqrt(width)})
     if weights:
-        groups.append({"params": list(weights), "lr": learning_rate * WEIGHTS_FACTOR})
+        groups.append({"params": list(weights), "lr": learning_rate * weights_factor})
     if weight_decay:
         groups = [each for group in groups for each in _by_decay(group, weight_decay)]
     for group in groups:
         group["peak"] = group["lr"]
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     return with_dense_gradients(kind(groups, betas=(0.9, 0.98), fused=True))
+
+
+def with_dense_gradients(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Let an optimiser that takes dense gradients alone, such as Adam, step with sparse ones.
+
+    Before a step the rows are written into a dense tensor, which is kept: a new one in each step would take
+    longer than all else that the step does with a large table.
+    """
+    kept: dict[Tensor, tuple[Tensor, Tensor]] = {}  # the dense gradients, and their written rows
+
+    def fill(*_: Any) -> None:
+        for table in (each for group in optimiser.param_groups for each in group["params"]):
+            if table.grad is None or not table.grad.is_sparse:
+                continue
+            if table not in kept:
+                kept[table] = torch.zeros_like(table, requires_grad=False), table.new_empty(0).long()
+            dense, written = kept[table]
+            dense[written] = 0
+            written = table.grad._indices()[0]
+            table.grad = dense.index_add_(0, written, table.grad._values())
+            kept[table] = dense, written
+
+    optimiser.register_step_pre_hook(fill)
+    return optimiser
 
 
 def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
