@@ -316,9 +316,10 @@ def _train(
         architecture = architecture_of(experiment.tower)
         for line in filter(None, (architecture.describe(), *chosen.lines())):
             _print(console, line)
+        show_warnings(left_out(experiment, data), console)
         report = partial(_print, console)
         model, trainer, no_linear_model = model_and_trainer(experiment, data, process, start, report)
-    show_warnings(filter(None, (*left_out(experiment, data), no_linear_model)), console)
+    show_warnings(filter(None, (no_linear_model,)), console)
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
