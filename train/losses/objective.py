@@ -22,7 +22,7 @@ from torch import Tensor
 from twinspire.protos.errors import DataError
 from twinspire.train.data.batches import Batch
 from twinspire.train.data.training_data import Pairs, Positives, TrainingData
-from twinspire.train.models.interests import largest_products
+from twinspire.train.models.heads import largest_products
 from twinspire.train.models.placement import to_device_of
 
 Rows = npt.NDArray[np.int64]

@@ -22,6 +22,8 @@ from twinspire.train.models.towers import Residual, Tower
 class BagArchitecture(Architecture[BagTower]):
     """Both towers share the hashed table; each has its own weights and its own residual layer."""
 
+    ranks_untrained = True  # as TF-IDF
+
     def build(self, schema: Schema) -> Towers:
         """Query tower and item tower."""
         config = self.config
@@ -41,11 +43,6 @@ class BagArchitecture(Architecture[BagTower]):
         factories = text_and_id_factories(schema, text, ids)
         deep = Residual(config.dimension, hidden) if hidden else nn.Identity()
         return Tower(feature_encoders(schema, side, config.dimension, factories), deep, CosineHead())
-
-    @property
-    def ranks_untrained(self) -> bool:
-        """Yes, as TF-IDF."""
-        return True
 
     def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Start as projected TF-IDF."""

@@ -12,7 +12,6 @@ from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TimeFea
 from twinspire.protos.inputs.events import TIMES
 from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.models.cold_start import fit_content_fallback
-from twinspire.train.models.history_towers import content_fallback, inner_product_heads, text_factory
 from twinspire.train.models.initialization import initialize_ease
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.recent_popularity import PeriodEncoder
@@ -27,10 +26,13 @@ from twinspire.train.models.tower_factory import (
     EncoderFactories,
     InitializationData,
     Towers,
+    content_fallback,
     feature_encoder,
     feature_encoders,
+    inner_product_heads,
     longest_window,
     shared_item_table,
+    text_factory,
 )
 from twinspire.train.models.towers import Bias, Mixture, Residual, Tower
 

@@ -45,6 +45,8 @@ class TransformerArchitecture(Architecture[TransformerTower]):
     its vectors plus those of the words beside it. Both sides share the encoder, and the hashed table.
     """
 
+    ranks_untrained = True  # as the encoder, or as what has learned its vectors
+
     def __init__(self, config: TransformerTower) -> None:
         super().__init__(config)
         self._encoded: EncodedTexts | None = None
@@ -117,11 +119,6 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         if side in self.config.sides:
             encoded = self._teacher_vectors(_texts(schema, side), values, report, place)
         return PreparedInputs(schema, side, values, self.hashing(), encoded)
-
-    @property
-    def ranks_untrained(self) -> bool:
-        """Yes: as the encoder, or as what has learned its vectors."""
-        return True
 
     def files(self) -> tuple[str, ...]:
         """The description of the encoder."""
