@@ -5,10 +5,7 @@ from setuptools import find_packages, setup
 FOLDERS = ("protos", "train", "export", "serving")
 
 setup(
-    packages=[
-        f"twinspire.{name}"
-        for name in find_packages(include=[f"{each}*" for each in FOLDERS], exclude=["train.learn*"])
-    ],
+    packages=[f"twinspire.{name}" for name in find_packages(include=[f"{each}*" for each in FOLDERS])],
     package_dir={"twinspire": "."},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},  # the compiled modules keep to that interface
 )

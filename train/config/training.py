@@ -30,7 +30,7 @@ class TrainingConfig:
             them in the tower `clicks`. Those with one or none do not, such as the biases of layers.
             Embeddings need it where items have few events.
         average_epochs: the towers that are evaluated and kept have an exponential moving average of the
-            weights (`train/training/weight_average.py`); its window, in epochs. The window is never more
+            weights (`train/models/optimiser.py`); its window, in epochs. The window is never more
             than a tenth of the steps done, so more than a tenth of `epochs` has no effect. 0 keeps the
             weights of the last step. With an average the best epoch is less a matter of chance where
             validation is small.

@@ -128,7 +128,7 @@ class HistoryBatches:
 
     Given a query, the items of its own window are in its step with certainty, and they are no random draw:
     its user takes most of them next. Losses that sample negatives from a step consider this
-    (`mixed_log_q` of `train/losses/softmax.py`).
+    (`mixed_log_q` of `train/losses/kinds.py`).
 
     Args:
         size: approximate number of pairs in a batch; windows are not split.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from twinspire.train.metrics import CUTOFFS
-from twinspire.train.models.interests import largest_products
+from twinspire.train.models.heads import largest_products
 from twinspire.train.models.placement import Place, as_given, to_device_of
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.towers import Inputs, Tower

@@ -5,14 +5,14 @@
     candidates = objective.candidates(batch, hard, generator)      each step
     losses = objective.losses(scores, batch, candidates)
 
-Each `[loss] kind` is a subclass of `Objective` in a module of this folder. Candidates are chosen on the CPU,
+Each `[loss] kind` is a subclass of `Objective` in `kinds.py`. Candidates are chosen on the CPU,
 and the trainer moves them; a loss computes on the device of its scores.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,10 @@ import torch
 from torch import Tensor
 
 from twinspire.protos.errors import DataError
-from twinspire.train.config.losses import LossConfig
 from twinspire.train.data.batches import Batch
 from twinspire.train.data.training_data import Pairs, Positives, TrainingData
-from twinspire.train.models.interests import largest_products
+from twinspire.train.models.heads import largest_products
 from twinspire.train.models.placement import to_device_of
-from twinspire.train.registry import Registry
 
 Rows = npt.NDArray[np.int64]
 Config = TypeVar("Config")
@@ -181,18 +179,6 @@ class Objective(ABC, Generic[Config]):
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         place = np.repeat(np.arange(len(queries)), lengths)
         return _mask(len(queries), items, place, np.concatenate(rows) if len(rows) else place)
-
-
-OBJECTIVES: Registry[type[Objective[Any]]] = Registry("twinspire.train.losses.*")
-
-
-def build_objective(config: LossConfig, data: TrainingData) -> Objective[Any]:
-    """The objective of a `[loss]` section.
-
-    Raises:
-        DataError: the training pairs do not allow this loss.
-    """
-    return OBJECTIVES.find(config)(config, data)
 
 
 def columns_of(items: Rows, rows: Rows) -> Tensor:

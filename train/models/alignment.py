@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from twinspire.train.models.encoders import HashedTextEncoder, with_dense_gradients
+from twinspire.train.models.optimiser import adam
 from twinspire.train.models.placement import to_device_of, to_device_of_module
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.towers import Tower
@@ -58,7 +58,7 @@ def align(
     """
     random = np.random.default_rng(seed)
     towers = [task.tower for task in tasks]
-    optimiser = _adam(towers)
+    optimiser = adam(towers, LEARNING_RATE, weights_factor=WEIGHTS_FACTOR)
     size = int(np.clip(sum(len(task.rows) for task in tasks) // EPOCH_STEPS, *BATCHES))
     steps = epochs * sum(-(-len(task.rows) // size) for task in tasks)
     steps = max(2, steps)
@@ -98,23 +98,3 @@ def _batches(
         order = random.permutation(len(task.rows))
         found += [(task, order[at : at + size]) for at in range(0, len(order), size)]
     return [found[n] for n in random.permutation(len(found))]
-
-
-def _adam(towers: Sequence[Tower]) -> torch.optim.Optimizer:
-    """Adam over the parameters that learn, each once."""
-    weights: dict[nn.Parameter, None] = {}
-    others: dict[nn.Parameter, None] = {}
-    for tower in towers:
-        for module in tower.modules():
-            if isinstance(module, HashedTextEncoder) and isinstance(module.weights, nn.Parameter):
-                weights[module.weights] = None
-    for tower in towers:
-        others |= {each: None for each in tower.parameters() if each.requires_grad and each not in weights}
-    groups = [
-        {"params": list(others), "lr": LEARNING_RATE},
-        {"params": list(weights), "lr": LEARNING_RATE * WEIGHTS_FACTOR},
-    ]
-    # Most of a step is the update of a large table, and the fused one of a CPU takes a seventh of the time.
-    fused = all(each.device.type == "cpu" for each in (*others, *weights)) or None
-    learning = [group for group in groups if group["params"]]
-    return with_dense_gradients(torch.optim.Adam(learning, betas=(0.9, 0.98), fused=fused))

@@ -243,30 +243,6 @@ def has_row_gradients(table: Tensor) -> bool:
     return table.requires_grad and table.is_cpu and table.numel() >= ROWS_FROM
 
 
-def with_dense_gradients(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Let an optimiser that takes dense gradients alone, such as Adam, step with sparse ones.
-
-    Before a step the rows are written into a dense tensor, which is kept: a new one in each step would take
-    longer than all else that the step does with a large table.
-    """
-    kept: dict[Tensor, tuple[Tensor, Tensor]] = {}  # the dense gradients, and their written rows
-
-    def fill(*_: Any) -> None:
-        for table in (each for group in optimiser.param_groups for each in group["params"]):
-            if table.grad is None or not table.grad.is_sparse:
-                continue
-            if table not in kept:
-                kept[table] = torch.zeros_like(table, requires_grad=False), table.new_empty(0).long()
-            dense, written = kept[table]
-            dense[written] = 0
-            written = table.grad._indices()[0]
-            table.grad = dense.index_add_(0, written, table.grad._values())
-            kept[table] = dense, written
-
-    optimiser.register_step_pre_hook(fill)
-    return optimiser
-
-
 def touched(table: Tensor, rows: Tensor, padding: int | None = None) -> tuple[Tensor, Tensor]:
     """A table to look rows up in, and the rows: of a large table the part that is looked up.
 

@@ -4,6 +4,9 @@ Item vectors always have unit length, so that the index can also compare two ite
 they are normalised. For an inner product the item vector gets one more coordinate that fills it up to a
 common length, and the query vector a zero there (Bachrach et al. 2014, section 3.1): the inner products stay
 the same, and the order by inner product is the order by distance.
+
+A query may have several vectors. They stand side by side in one row, (B, K * D), beside item vectors (N, D),
+so K follows from the widths, and rows of one vector are computed as ever.
 """
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from twinspire.protos.bundle import Score
 from twinspire.train.models.encoders import l2_normalize
+from twinspire.train.models.placement import products
 
 # The radius is a little more than the longest item's length, because near zero a square root magnifies
 # rounding errors.
@@ -21,10 +25,7 @@ RADIUS_MARGIN = 1.01
 class Head(nn.Module):
     """Base of all heads."""
 
-    @property
-    def interests(self) -> int:
-        """K, the number of vectors of a query. Called on the query head."""
-        return 1
+    interests = 1  # K, the number of vectors of a query; of the query head
 
     def score(self) -> Score:
         """How the service converts an inner product to a score. Called on the query head."""
@@ -74,7 +75,7 @@ class QueryDotHead(Head):
 
 
 class InterestsHead(Head):
-    """The query's side where a query has several vectors: they stand side by side in one row.
+    """The query's side where a query has several vectors.
 
     Args:
         head: the query's side of each vector.
@@ -84,12 +85,7 @@ class InterestsHead(Head):
     def __init__(self, head: Head, interests: int) -> None:
         super().__init__()
         self.head = head
-        self.count = interests
-
-    @property
-    def interests(self) -> int:
-        """K."""
-        return self.count
+        self.interests = interests
 
     def score(self) -> Score:
         """That of each vector."""
@@ -160,3 +156,51 @@ class ItemDotHead(Head):
         if longest > 0:
             self.radius.copy_(RADIUS_MARGIN * longest)
         return self.forward(raw)
+
+
+def largest_products(queries: Tensor, items: Tensor) -> Tensor:
+    """(Q, N): the inner product of each query and item; of a query of several vectors, the largest.
+
+    Args:
+        queries: (Q, K * D).
+        items: (N, D).
+    """
+    if queries.shape[1] == items.shape[1]:
+        return products(queries, items)
+    vectors = _each(queries, items).unbind(1)
+    best = products(vectors[0], items)
+    for each in vectors[1:]:  # one after another: all products at once would take K times the memory
+        best = torch.maximum(best, products(each, items))
+    return best
+
+
+def paired_products(queries: Tensor, items: Tensor) -> Tensor:
+    """(P,): the inner product of each pair; of a query of several vectors, the largest.
+
+    Args:
+        queries: (P, K * D).
+        items: (P, D).
+    """
+    if queries.shape[1] == items.shape[1]:
+        return (queries * items).sum(dim=1)
+    return (_each(queries, items) @ items[:, :, None]).amax(dim=(1, 2))
+
+
+def route(queries: Tensor, query: Tensor, own: Tensor) -> Tensor:
+    """(P, D): for each pair the vector of its query that has the largest inner product with its item.
+
+    Hard routing (Cen et al. 2020, equation 6): no gradient passes through the choice.
+
+    Args:
+        queries: (B, K * D).
+        query: int64 (P,), the place of each pair's query.
+        own: (P, D), the vector of each pair's item.
+    """
+    each = _each(queries, own)[query]  # (P, K, D)
+    best = (each.detach() @ own.detach()[:, :, None]).argmax(dim=1)  # (P, 1)
+    return each.gather(1, best[:, :, None].expand(-1, -1, each.shape[2]))[:, 0]
+
+
+def _each(queries: Tensor, items: Tensor) -> Tensor:
+    """(Q, K, D) of (Q, K * D), for items (N, D)."""
+    return queries.view(len(queries), -1, items.shape[1])

@@ -6,10 +6,11 @@
     architecture.initialize(towers, InitializationData(schema, data, (queries, items), seed))
     architecture.fit_unseen(towers, items, data.counts())    after training
 
-Each `[tower] kind` is an `Architecture` in a module of `train/models/architectures/`: it says how a text, an
-id or a history is encoded, what the two towers share, and how the two vectors are compared.
+Each `[tower] kind` is the `ARCHITECTURE` of a module of that name in `train/models/architectures/`: it says
+how a text, an id or a history is encoded, what the two towers share, and how the two vectors are compared.
 """
 
+import importlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from twinspire.protos.features import (
@@ -34,13 +36,13 @@ from twinspire.protos.features import (
 from twinspire.train.config.history_towers import HistoryTower
 from twinspire.train.config.towers import TowerConfig
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.models.encoders import CategoryEncoder, NumberEncoder
+from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, NumberEncoder
+from twinspire.train.models.heads import Head, ItemDotHead, QueryDotHead
 from twinspire.train.models.placement import Place, as_given
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder, item_table
 from twinspire.train.models.text_hashing import WordHashing
-from twinspire.train.models.towers import Tower
-from twinspire.train.registry import Registry
+from twinspire.train.models.towers import ContentFallback, Tower
 
 Towers = tuple[Tower, Tower]
 Prepared = tuple[PreparedInputs, PreparedInputs]  # all queries, all items
@@ -71,6 +73,8 @@ class InitializationData:
 
 class Architecture(ABC, Generic[Config]):
     """One kind of towers."""
+
+    ranks_untrained = False  # before the first step already; if so, a run measures the start as well
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -118,11 +122,6 @@ class Architecture(ABC, Generic[Config]):
         """Whether the query tower encodes all positions of a history at little more cost than the last."""
         return False
 
-    @property
-    def ranks_untrained(self) -> bool:
-        """Whether the towers rank before the first step already; a run then measures the start as well."""
-        return False
-
     def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Set start values from the training data, other than those of number encoders; by default none.
 
@@ -144,13 +143,12 @@ class Architecture(ABC, Generic[Config]):
         return False
 
 
-ARCHITECTURES: Registry[type[Architecture[Any]]] = Registry("twinspire.train.models.architectures.*")
-
-
 def architecture_of(config: TowerConfig) -> Architecture[Any]:
     """The architecture of a `[tower]` section; towers are built of one in which every key is set."""
     complete = config.sequence() if isinstance(config, HistoryTower) else config
-    return ARCHITECTURES.find(complete)(complete)
+    module = importlib.import_module(f"twinspire.train.models.architectures.{complete.kind}")
+    found: Architecture[Any] = module.ARCHITECTURE(complete)
+    return found
 
 
 def longest_window(schema: Schema) -> int:
@@ -210,3 +208,25 @@ def tanh_layers(widths: tuple[int, ...]) -> list[nn.Module]:
         nn.init.zeros_(linear.bias)
         layers += [linear, nn.Tanh()]
     return layers
+
+
+def text_factory(hashing: WordHashing, buckets: int, width: int) -> EncoderFactories:
+    """Encoders of texts that share one table."""
+    table = nn.Parameter(torch.randn(buckets, width) * 0.004)
+    return {TextFeature: lambda: HashedTextEncoder(hashing, table, torch.ones(buckets))}
+
+
+def content_fallback(schema: Schema, width: int, buckets: int, hashing: WordHashing) -> ContentFallback:
+    """Encoders of an item's content, separate from the learned ones."""
+    encoders = {
+        name: feature_encoder(schema, "item", name, width, text_factory(hashing, buckets, width))
+        for name, spec in schema.item.items()
+        if not isinstance(spec, IdFeature)
+    }
+    return ContentFallback(encoders, width)
+
+
+def inner_product_heads() -> tuple[Head, Head]:
+    """The heads of query and item tower, with one radius for both."""
+    radius = torch.ones(())
+    return QueryDotHead(radius), ItemDotHead(radius)

@@ -20,16 +20,13 @@ from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from twinspire.protos.errors import Unavailable
-from twinspire.train.config import Experiment
-from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.lexical_choice import has_texts
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import RUN_STATE, load_run, start_alike
 from twinspire.train.training.device import TrainingProcess
-from twinspire.train.training.mixture import drop_useless_coordinates
 from twinspire.train.training.run_metrics import select_compared
-from twinspire.train.training.trained_model import Model, build_model
+from twinspire.train.training.trained_model import Model, model_and_trainer
 from twinspire.train.training.trainer import Trainer
 
 Vectors = npt.NDArray[np.float32]
@@ -65,7 +62,7 @@ def refit(
     epochs = trained.state.best_epoch
     text = f"training anew on training and validation pairs together, {epochs} epochs"
     console.print(text, highlight=False, soft_wrap=True)
-    model, trainer = begun(experiment, trained.data.with_validation(), process, first.start)
+    model, trainer, _ = model_and_trainer(experiment, trained.data.with_validation(), process, first.start)
     place = folder / REFIT
     place.mkdir(exist_ok=True)
     if (place / RUN_STATE).is_file():
@@ -83,22 +80,6 @@ def refit(
     trainer.clear_cached_vectors()
     trainer.item_vectors()  # which fits the radius of the inner product
     return model, trainer
-
-
-def begun(
-    experiment: Experiment, data: TrainingData, process: TrainingProcess, start: Model | None = None
-) -> tuple[Model, Trainer]:
-    """An untrained model and its trainer.
-
-    Args:
-        experiment: with every key set, see `from_data`.
-        data: as these features read them.
-        start: a trained model with whose weights it begins.
-    """
-    model, prepared = build_model(experiment, data, process=process, start=start)
-    drop_useless_coordinates(model.towers, experiment, data)
-    shared = architecture_of(experiment.tower).shares_windows
-    return model, Trainer(model.towers, data, prepared, experiment.loss, experiment.training, shared, process)
 
 
 def _log_vectors(folder: Path, trained: Trainer) -> None:

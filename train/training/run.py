@@ -60,11 +60,11 @@ from twinspire.train.training.checkpoint import (
 )
 from twinspire.train.training.device import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.labelled_pairs import LabelledPairs
-from twinspire.train.training.mixture import drop_useless_coordinates, mix, mix_as
+from twinspire.train.training.mixture import mix, mix_as
 from twinspire.train.training.mlflow_dataset import as_mlflow_dataset
 from twinspire.train.training.part_weights import ChosenPart
 from twinspire.train.training.recent_popularity import add_as_chosen, add_recent_popularity
-from twinspire.train.training.refit import REFIT, begun, refit
+from twinspire.train.training.refit import REFIT, refit
 from twinspire.train.training.run_metrics import log_all, select_compared
 from twinspire.train.training.tracking import (
     FINGERPRINT,
@@ -81,8 +81,8 @@ from twinspire.train.training.trained_model import (
     ARTIFACTS,
     DESCRIPTION,
     Model,
-    build_model,
     load_model,
+    model_and_trainer,
     settings_without_passwords,
 )
 from twinspire.train.training.trainer import Callbacks, Interrupted, State, Trainer
@@ -182,12 +182,12 @@ def follow(experiment: Experiment, dataset: Dataset, process: TrainingProcess) -
     data = training_data_of(dataset, experiment.query, experiment.item)
     experiment = from_data(experiment, data).experiment
     data = data.as_read_by(experiment.query)
-    _, trainer = begun(experiment, data, process)
+    _, trainer, _ = model_and_trainer(experiment, data, process)
     with contextlib.suppress(Interrupted):
         start_alike(trainer)
         trainer.fit(Callbacks())
         if experiment.training.refit:
-            _, again = begun(experiment, data.with_validation(), process)
+            _, again, _ = model_and_trainer(experiment, data.with_validation(), process)
             start_alike(again)
             again.refit(Callbacks(), trainer.state.best_epoch)
         process.wait()
@@ -313,15 +313,13 @@ def _train(
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
         data = data.as_read_by(experiment.query)
-        model, prepared = build_model(experiment, data, partial(_print, console), process, start)
-    architecture = architecture_of(experiment.tower)
-    about = architecture.describe()
-    for line in (*((about,) if about else ()), *chosen.lines()):
-        _print(console, line)
-    no_linear_model = drop_useless_coordinates(model.towers, experiment, data)
-    show_warnings((*left_out(experiment, data), *([no_linear_model] if no_linear_model else [])), console)
-    shared = architecture.shares_windows
-    trainer = Trainer(model.towers, data, prepared, experiment.loss, experiment.training, shared, process)
+        architecture = architecture_of(experiment.tower)
+        for line in filter(None, (architecture.describe(), *chosen.lines())):
+            _print(console, line)
+        show_warnings(left_out(experiment, data), console)
+        report = partial(_print, console)
+        model, trainer, no_linear_model = model_and_trainer(experiment, data, process, start, report)
+    show_warnings(filter(None, (no_linear_model,)), console)
     if resume:
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")

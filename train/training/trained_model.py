@@ -33,6 +33,8 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.warm_start import start_from
 from twinspire.train.training.checkpoint import BEST_TOWERS, load_towers
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.mixture import drop_useless_coordinates
+from twinspire.train.training.trainer import Trainer
 
 ARTIFACTS = "model"
 DESCRIPTION = "description.json"
@@ -109,6 +111,24 @@ def build_model(
     if start is not None:
         start_from(towers, schema, (start.towers, start.schema), data, items, architecture)
     return Model(experiment, schema, towers, start), (queries, items)
+
+
+def model_and_trainer(
+    experiment: Experiment,
+    data: TrainingData,
+    process: TrainingProcess,
+    start: Model | None = None,
+    report: Report = silent,
+) -> tuple[Model, Trainer, str]:
+    """An untrained model, its trainer, and a warning if no linear model applies to the data; else `""`.
+
+    Arguments are those of `build_model`.
+    """
+    model, prepared = build_model(experiment, data, report, process, start)
+    warning = drop_useless_coordinates(model.towers, experiment, data)
+    shared = architecture_of(experiment.tower).shares_windows
+    trainer = Trainer(model.towers, data, prepared, experiment.loss, experiment.training, shared, process)
+    return model, trainer, warning
 
 
 def load_model(run: Run) -> Model:

@@ -27,15 +27,14 @@ from twinspire.train.data.batches import Batch, HistoryBatches, batch_count, bat
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.exact_search import encode, search
 from twinspire.train.evaluation.report import evaluate_labels
-from twinspire.train.losses.objective import build_objective
+from twinspire.train.losses.kinds import build_objective
 from twinspire.train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
-from twinspire.train.models.interests import paired_products, route
+from twinspire.train.models.heads import paired_products, route
+from twinspire.train.models.optimiser import adam, exchange_average, set_learning_rate, update_average
 from twinspire.train.models.placement import products
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Towers
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
-from twinspire.train.training.optimiser import adam, set_learning_rate
-from twinspire.train.training.weight_average import exchange_average, update_average
 
 Rows = npt.NDArray[np.int64]
 

@@ -10,7 +10,8 @@ from tests.helpers.people import data_of_people, random_people
 from tests.train.losses.test_objective import pairs_of
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.data.training_data import Positives
-from twinspire.train.losses.objective import build_objective, mine_hard_negatives
+from twinspire.train.losses.kinds import build_objective
+from twinspire.train.losses.objective import mine_hard_negatives
 
 QUERIES, ITEMS = 12, 20
 PAIRS = st.lists(st.tuples(st.integers(0, QUERIES - 1), st.integers(0, ITEMS - 1)), min_size=2, max_size=40)

@@ -5,8 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from twinspire.train.models.heads import InterestsHead, QueryDotHead
-from twinspire.train.models.interests import InterestsEncoder, largest_products, paired_products, route
+from twinspire.train.models.architectures.comirec import InterestsEncoder
+from twinspire.train.models.heads import (
+    InterestsHead,
+    QueryDotHead,
+    largest_products,
+    paired_products,
+    route,
+)
 from twinspire.train.models.placement import products
 from twinspire.train.models.sequence_encoders import item_table
 

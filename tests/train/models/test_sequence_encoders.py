@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from twinspire.train.models.interests import InterestsEncoder
+from twinspire.train.models.architectures.comirec import InterestsEncoder
 from twinspire.train.models.sequence_encoders import (
     AttentionEncoder,
     HistoryDropout,

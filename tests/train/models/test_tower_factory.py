@@ -19,8 +19,7 @@ from twinspire.protos.features import (
 )
 from twinspire.train.config.history_towers import ComirecTower, SequenceTower
 from twinspire.train.config.towers import BagTower, DssmTower, TowerConfig
-from twinspire.train.models.heads import ItemDotHead, QueryDotHead
-from twinspire.train.models.interests import largest_products
+from twinspire.train.models.heads import ItemDotHead, QueryDotHead, largest_products
 from twinspire.train.models.sequence_encoders import PoolingEncoder
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.models.towers import Tower

@@ -46,6 +46,7 @@ from twinspire.train.metrics import mean, per_query
 from twinspire.train.models.defaults import from_data
 from twinspire.train.paths import ROOT
 from twinspire.train.training import run as training
+from twinspire.train.training import trained_model
 from twinspire.train.training.checkpoint import RUN_STATE
 from twinspire.train.training.device import start_process
 from twinspire.train.training.run import choices_of, fit
@@ -237,7 +238,7 @@ def test_a_baseline_that_does_not_apply_is_named_before_the_first_epoch(
     def start(*_: object) -> None:
         raise Started
 
-    monkeypatch.setattr(training, "Trainer", start)
+    monkeypatch.setattr(trained_model, "Trainer", start)
     with pytest.raises(Started):
         training._train(tmp_path, start_process(1), asked, dataset, console, resume=False)
     shown = console.file.getvalue()  # type: ignore[attr-defined]

@@ -1,1 +1,1 @@
-"""One module for each `[tower] kind`, found by `train/models/tower_factory.py`."""
+"""One module for each `[tower] kind`, of that name; `architecture_of` in `tower_factory.py` imports it."""

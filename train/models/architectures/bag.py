@@ -9,7 +9,6 @@ from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.heads import CosineHead
 from twinspire.train.models.initialization import initialize_tfidf
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     InitializationData,
     Towers,
@@ -20,9 +19,10 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.towers import Residual, Tower
 
 
-@ARCHITECTURES.register(BagTower)
 class BagArchitecture(Architecture[BagTower]):
     """Both towers share the hashed table; each has its own weights and its own residual layer."""
+
+    ranks_untrained = True  # as TF-IDF
 
     def build(self, schema: Schema) -> Towers:
         """Query tower and item tower."""
@@ -44,11 +44,9 @@ class BagArchitecture(Architecture[BagTower]):
         deep = Residual(config.dimension, hidden) if hidden else nn.Identity()
         return Tower(feature_encoders(schema, side, config.dimension, factories), deep, CosineHead())
 
-    @property
-    def ranks_untrained(self) -> bool:
-        """Yes, as TF-IDF."""
-        return True
-
     def initialize(self, towers: Towers, given: InitializationData) -> None:
         """Start as projected TF-IDF."""
         initialize_tfidf(towers, given.prepared[1], self.config.latent, given.seed)
+
+
+ARCHITECTURE = BagArchitecture

@@ -27,7 +27,6 @@ from twinspire.train.models.heads import Head, ItemDotHead, LogisticHead
 from twinspire.train.models.placement import to_device_of
 from twinspire.train.models.sequence_encoders import IdEncoder
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     EncoderFactories,
     InitializationData,
@@ -42,7 +41,6 @@ SCALE = 0.01  # of embeddings at the start
 ITEM_SMOOTHING, USER_SMOOTHING, USER_FACTOR = 5.0, 20.0, 6.0
 
 
-@ARCHITECTURES.register(ClicksTower)
 class ClicksArchitecture(Architecture[ClicksTower]):
     """Towers with biases; each history has item embeddings of its own."""
 
@@ -115,6 +113,9 @@ class ClicksArchitecture(Architecture[ClicksTower]):
                 known = np.flatnonzero(rows >= FIRST_KNOWN)
                 start = values[known].astype(np.float32)  # a device may have no doubles
                 table[to_device_of(rows[known], table), -1] = to_device_of(start, table)
+
+
+ARCHITECTURE = ClicksArchitecture
 
 
 def _item_table(schema: Schema, width: int) -> nn.Parameter:

@@ -8,7 +8,6 @@ from twinspire.train.config.towers import DssmTower
 from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.heads import CosineHead
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     Towers,
     feature_encoders,
@@ -19,7 +18,6 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.towers import Bias, Tower
 
 
-@ARCHITECTURES.register(DssmTower)
 class DssmArchitecture(Architecture[DssmTower]):
     """Huang et al. 2013, equations 3 to 5; two separate networks with the paper's uniform initialization.
 
@@ -44,3 +42,6 @@ class DssmArchitecture(Architecture[DssmTower]):
         encoders = feature_encoders(schema, side, widths[0], factories)
         deep = nn.Sequential(Bias(widths[0]), nn.Tanh(), *tanh_layers(widths))
         return Tower(encoders, deep, CosineHead())
+
+
+ARCHITECTURE = DssmArchitecture

@@ -12,7 +12,6 @@ from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TimeFea
 from twinspire.protos.inputs.events import TIMES
 from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.models.cold_start import fit_content_fallback
-from twinspire.train.models.history_towers import content_fallback, inner_product_heads, text_factory
 from twinspire.train.models.initialization import initialize_ease
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.recent_popularity import PeriodEncoder
@@ -23,20 +22,21 @@ from twinspire.train.models.sequence_encoders import (
     PoolingEncoder,
 )
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     EncoderFactories,
     InitializationData,
     Towers,
+    content_fallback,
     feature_encoder,
     feature_encoders,
+    inner_product_heads,
     longest_window,
     shared_item_table,
+    text_factory,
 )
 from twinspire.train.models.towers import Bias, Mixture, Residual, Tower
 
 
-@ARCHITECTURES.register(SequenceTower)
 class SequenceArchitecture(Architecture[SequenceTower]):
     """The towers share the item embeddings. The query's bias lets items be popular for every history."""
 
@@ -161,6 +161,9 @@ class SequenceArchitecture(Architecture[SequenceTower]):
             towers[1], items, counts, self.config.newcomers_alpha, self.config.newcomers_strength
         )
         return has_fallback or self.config.ages
+
+
+ARCHITECTURE = SequenceArchitecture
 
 
 def _beside(schema: Schema) -> tuple[str, str]:

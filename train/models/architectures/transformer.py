@@ -25,7 +25,6 @@ from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, emp
 from twinspire.train.models.pretrained.folder import PretrainedFolder
 from twinspire.train.models.pretrained.vectors import EncodedTexts
 from twinspire.train.models.tower_factory import (
-    ARCHITECTURES,
     Architecture,
     InitializationData,
     Prepared,
@@ -39,13 +38,14 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.towers import Residual, Tower
 
 
-@ARCHITECTURES.register(TransformerTower)
 class TransformerArchitecture(Architecture[TransformerTower]):
     """Each side is the encoder or a bag of hashed words and n-grams, then a residual layer of its own.
 
     The residual layers start at zero, so before training the pretrained sides are the encoder as it is, or
     its vectors plus those of the words beside it. Both sides share the encoder, and the hashed table.
     """
+
+    ranks_untrained = True  # as the encoder, or as what has learned its vectors
 
     def __init__(self, config: TransformerTower) -> None:
         super().__init__(config)
@@ -120,11 +120,6 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             encoded = self._teacher_vectors(_texts(schema, side), values, report, place)
         return PreparedInputs(schema, side, values, self.hashing(), encoded)
 
-    @property
-    def ranks_untrained(self) -> bool:
-        """Yes: as the encoder, or as what has learned its vectors."""
-        return True
-
     def files(self) -> tuple[str, ...]:
         """The description of the encoder."""
         return self.folder.files
@@ -193,6 +188,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
             self.folder, report=report, precision=self.config.encoding, place=place
         )
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
+
+
+ARCHITECTURE = TransformerArchitecture
 
 
 def _task_of_items(

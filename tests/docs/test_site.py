@@ -20,7 +20,7 @@ def build(folder: Path, repository: str) -> Path:
         "build",
         "--strict",
         "--config-file",
-        "train/learn/mkdocs.yml",
+        "docs/mkdocs.yml",
         "--site-dir",
         str(folder),
     ]
@@ -38,19 +38,19 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         pytest.importorskip(needed)
     site = build(tmp_path / "site", REPOSITORY)
     front = (site / "index.html").read_text()
-    for page in ("train", "export/RESULTS", "serving/RUNBOOK", "train/learn/tutorial", "CHANGELOG"):
+    for page in ("train", "export/RESULTS", "serving/RUNBOOK", "docs/tutorial", "CHANGELOG"):
         assert f'href="{page}/"' in front
         assert (site / page / "index.html").is_file()
     assert (site / "serving" / "gateway" / "playground.png").is_file()
     # A link to a source leads to the repository.
     assert f'<a href="{REPOSITORY}/blob/HEAD/train/data/sources/files.py">files.py</a>' in front
     # Reference and notebooks are made.
-    learn = site / "train" / "learn"
-    assert "RetrievalClient.search" in (learn / "reference" / "clients" / "index.html").read_text()
-    experiment = (learn / "reference" / "experiment" / "index.html").read_text()
+    docs = site / "docs"
+    assert "RetrievalClient.search" in (docs / "reference" / "clients" / "index.html").read_text()
+    experiment = (docs / "reference" / "experiment" / "index.html").read_text()
     for key in ("newcomers_strength", "unknown_items", "recall_target", "average_epochs", "min_history"):
         assert key in experiment
-    assert "Retriever" in (learn / "notebooks" / "text" / "index.html").read_text()
+    assert "Retriever" in (docs / "notebooks" / "text" / "index.html").read_text()
     assert (site / "text.ipynb").is_file()
     # A browser that shows the site loads nothing from another host.
     asked = re.findall(r'<(?:script|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]*)', front)

@@ -7,13 +7,13 @@ import torch
 from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TextFeature
 from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.towers import BagTower
-from twinspire.train.models.encoders import with_dense_gradients
-from twinspire.train.models.tower_factory import architecture_of
-from twinspire.train.training.optimiser import (
+from twinspire.train.models.optimiser import (
     WEIGHTS_FACTOR,
     adam,
     set_learning_rate,
+    with_dense_gradients,
 )
+from twinspire.train.models.tower_factory import architecture_of
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})

@@ -1,7 +1,10 @@
-"""Softmax losses: over the whole catalogue, over the items of a batch, over a few sampled items.
+"""The loss of each `[loss] kind`: softmax over all items, those of a batch or a few, and that of labels.
 
-Each loss is a function of score matrices and an `Objective` that supplies its candidates.
+Each is a function of scores and an `Objective` that supplies its candidates.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, SampledSoftmax
+from twinspire.protos.errors import DataError
+from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 from twinspire.train.data.batches import Batch
-from twinspire.train.losses.objective import OBJECTIVES, Candidates, Objective, columns_of
+from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.losses.objective import Candidates, Objective, columns_of
 from twinspire.train.models.placement import to_device_of
 
 Rows = npt.NDArray[np.int64]
@@ -120,7 +125,19 @@ def sampled_softmax(positive: Tensor, negatives: Tensor, gamma: float) -> Tensor
     return -F.log_softmax(logits, dim=1)[:, 0]
 
 
-@OBJECTIVES.register(FullSoftmax)
+def labelled_bce(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of labelled pairs.
+
+    Args:
+        logits: of any shape, usually (B,).
+        labels: of the same shape; above 0 is positive.
+
+    Returns:
+        The shape of the logits.
+    """
+    return F.softplus(torch.where(labels > 0, -logits, logits))
+
+
 class FullSoftmaxObjective(Objective[FullSoftmax]):
     """`full_softmax` over all items of training pairs.
 
@@ -139,7 +156,6 @@ class FullSoftmaxObjective(Objective[FullSoftmax]):
         return full_softmax(scores, candidates.positive, candidates.known, self.config.temperature)
 
 
-@OBJECTIVES.register(InBatchSoftmax)
 class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
     """`in_batch_softmax`, optionally with hard negatives and uniform negatives."""
 
@@ -189,7 +205,6 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
         return log_q[size_row].masked_fill(is_certain, 0.0)
 
 
-@OBJECTIVES.register(SampledSoftmax)
 class SampledSoftmaxObjective(Objective[SampledSoftmax]):
     """`sampled_softmax` with negatives drawn from the items of the batch."""
 
@@ -206,6 +221,52 @@ class SampledSoftmaxObjective(Objective[SampledSoftmax]):
         assert candidates.negatives is not None
         positive = _own(scores, candidates.positive)
         return sampled_softmax(positive, scores.gather(1, candidates.negatives), self.config.gamma)
+
+
+class BceObjective(Objective[Bce]):
+    """`labelled_bce` over the pairs of the data.
+
+    Raises:
+        DataError: the data have no negative pairs.
+    """
+
+    def __init__(self, config: Bce, data: TrainingData) -> None:
+        super().__init__(config, data)
+        if self.pairs.label is None:
+            raise DataError('loss.kind = "bce", but every training pair is positive: there are no negatives')
+
+    def _select_pairs(self, pairs: Pairs) -> Pairs:
+        return pairs
+
+    def candidates(self, batch: Batch, hard: Rows | None, generator: np.random.Generator) -> Candidates:
+        """The items of the batch."""
+        own = self.pairs.item[batch.pairs]
+        items = np.unique(own)
+        return Candidates(items, columns_of(items, own), None)
+
+    def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
+        """(P,) from scores (P, N)."""
+        assert self.pairs.label is not None
+        logits = scores.gather(1, candidates.positive[:, None])[:, 0]
+        labels = torch.from_numpy(self.pairs.label[batch.pairs]).to(logits.device)
+        return labelled_bce(logits, labels)
+
+
+OBJECTIVES: Mapping[type, type[Objective[Any]]] = {
+    FullSoftmax: FullSoftmaxObjective,
+    InBatchSoftmax: InBatchSoftmaxObjective,
+    SampledSoftmax: SampledSoftmaxObjective,
+    Bce: BceObjective,
+}
+
+
+def build_objective(config: LossConfig, data: TrainingData) -> Objective[Any]:
+    """The objective of a `[loss]` section.
+
+    Raises:
+        DataError: the training pairs do not allow this loss.
+    """
+    return OBJECTIVES[type(config)](config, data)
 
 
 def draw_negatives(known: Tensor, count: int, generator: np.random.Generator) -> Tensor:

@@ -16,9 +16,9 @@ from tests.train.training.test_trainer import (
     toml,
     trainer_at,
 )
+from twinspire.train.models.optimiser import AVERAGE, exchange_average, update_average
 from twinspire.train.training.checkpoint import load_run
 from twinspire.train.training.trainer import Interrupted, Trainer
-from twinspire.train.training.weight_average import AVERAGE, exchange_average, update_average
 
 __all__ = ["toml"]  # a fixture
 
