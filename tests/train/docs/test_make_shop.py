@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from docs.make_shop import SYNONYMS, make_shop
+from twinspire.train.docs.make_shop import SYNONYMS, make_shop
 
 
 def test_clicks_fit_their_queries(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes the shop of the tutorial: `python docs/make_shop.py shop` writes two tables into a folder.
+"""Makes the shop of the tutorial: `python train/docs/make_shop.py shop` writes two tables into a folder.
 
 `items.csv` has item_id, title, brand and price; `clicks.csv` has query, item_id and time, the oldest first.
 The same seed gives the same tables. A query names a kind of product, in a quarter of the cases by a word that

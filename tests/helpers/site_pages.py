@@ -15,8 +15,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).parents[1]
-NOTEBOOKS = "docs/notebooks"
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = "train/docs/notebooks"
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
@@ -29,7 +29,7 @@ def on_config(config: MkDocsConfig) -> None:
     """Set the anchors, and a navigation in the order of the stages."""
     config.mdx_configs["toc"]["slugify"] = anchor
     pages = [name for name in [*_files(), *_notebooks()] if name.endswith(".md") and name != "README.md"]
-    folders = {"Reference": "docs/reference/", "Learn": "docs/"}
+    folders = {"Reference": "train/docs/reference/", "Learn": "train/docs/"}
     folders |= {stage.title(): f"{stage}/" for stage in ("train", "export", "serving", "protos")}
     folders |= {"Project": ""}
     parts = {}
@@ -67,7 +67,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _files() -> list[str]:
     """The pages, images and styles of the site that git does not ignore; READMEs first in their folder."""
-    kinds = ["*.md", "*.png", "docs/*.css", ":!mlruns"]
+    kinds = ["*.md", "*.png", "train/docs/*.css", ":!mlruns"]
     command = ["git", "ls-files", "-co", "--exclude-standard", "--", *kinds]
     names = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return sorted(names, key=lambda name: (Path(name).parent.parts, not name.endswith("README.md"), name))
@@ -86,7 +86,7 @@ def _notebook(path: Path) -> str:
     for cell in json.loads(path.read_text())["cells"]:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
-    parts.insert(1, f"[Download this notebook](../../{path.name}) to run it.")
+    parts.insert(1, f"[Download this notebook](../../../{path.name}) to run it.")
     return "\n\n".join(parts)
 
 

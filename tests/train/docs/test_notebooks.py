@@ -12,7 +12,7 @@ from tests.helpers.small_environment import make_environment
 from twinspire import train
 from twinspire.train.paths import ROOT
 
-NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "train" / "docs" / "notebooks").glob("*.ipynb"))
 # Sizes in the cells -> smaller ones, with which a notebook says less and runs sooner.
 SMALLER = {"ITEMS = 4000": "ITEMS = 800", "EPOCHS = 10": "EPOCHS = 2", "EPOCHS = 5": "EPOCHS = 2"}
 

@@ -20,7 +20,7 @@ def build(folder: Path, repository: str) -> Path:
         "build",
         "--strict",
         "--config-file",
-        "docs/mkdocs.yml",
+        "train/docs/mkdocs.yml",
         "--site-dir",
         str(folder),
     ]
@@ -38,14 +38,14 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
         pytest.importorskip(needed)
     site = build(tmp_path / "site", REPOSITORY)
     front = (site / "index.html").read_text()
-    for page in ("train", "export/RESULTS", "serving/RUNBOOK", "docs/tutorial", "CHANGELOG"):
+    for page in ("train", "export/RESULTS", "serving/RUNBOOK", "train/docs/tutorial", "CHANGELOG"):
         assert f'href="{page}/"' in front
         assert (site / page / "index.html").is_file()
     assert (site / "serving" / "gateway" / "playground.png").is_file()
     # A link to a source leads to the repository.
     assert f'<a href="{REPOSITORY}/blob/HEAD/train/data/sources/files.py">files.py</a>' in front
     # Reference and notebooks are made.
-    docs = site / "docs"
+    docs = site / "train" / "docs"
     assert "RetrievalClient.search" in (docs / "reference" / "clients" / "index.html").read_text()
     experiment = (docs / "reference" / "experiment" / "index.html").read_text()
     for key in ("newcomers_strength", "unknown_items", "recall_target", "average_epochs", "min_history"):

@@ -1,1 +1,0 @@
-"""A tutorial, notebooks, and what `make docs` builds a site from; no part of the package."""

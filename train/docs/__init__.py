@@ -1,0 +1,1 @@
+"""A tutorial, notebooks, and what `make docs` builds a site from."""
