@@ -251,7 +251,7 @@ def _candidate_scores(
             raise InvalidInput(f"query.{lacking[0]}", "the text is missing from the served log")
         query = example_query(values)
     encoded = retriever.encode([query], ["query"])
-    rows = [retriever.items.find(each) for each in candidates]
+    rows = [retriever.searcher.find(each) for each in candidates]
     known = BitMap([row for row in rows if row is not None])
     built = retriever.built
     passing = CompiledFilter(ALL, [BuiltFilter(built, PassingRows(known, built.count))])
