@@ -42,9 +42,8 @@ from twinspire.protos.system.timing import PASSES, Call, in_rounds, median_of_pa
 from twinspire.serving.benchmark import filter_measurement
 from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality, rows_found
 from twinspire.serving.filters.columns import FilterColumns
-from twinspire.serving.filters.compiled import CompiledFilter
+from twinspire.serving.filters.compiled import CompiledFilter, PassingRows
 from twinspire.serving.filters.expression import AllOf
-from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.index.vector_index import VectorIndex
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
