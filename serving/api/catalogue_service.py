@@ -120,7 +120,7 @@ class CatalogueServicer:
         version = self._shared_state.version(CATALOGUE)
         if version != self._bounds_version:
             entry = self._shared_state.read(CATALOGUE)
-            self._bounds, self._bounds_version = CatalogueBounds.of(entry.get("bounds", {})), version
+            self._bounds, self._bounds_version = CatalogueBounds(**entry.get("bounds", {})), version
         return self._bounds
 
     @property

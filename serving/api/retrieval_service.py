@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput, TwinspireError
@@ -29,36 +30,15 @@ from twinspire.serving.retrieval.query import (
 from twinspire.serving.rollout.interleaving import Interleaver, MakeJob, attempt, failed, no_answer
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
-from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler
+from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler, MakeAnswer
 from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.wire import converters
 from twinspire.serving.wire.converters import RequestLimits
 from twinspire.serving.wire.filter_converters import compile_filter
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
+SearchMessage = wire.SearchRequest | wire.SearchBatchRequest
 KEY = "x-request-key"  # metadata: the same bundle answers all requests with the same key
-
-
-class _JobSpec(NamedTuple):
-    """What a job is made of.
-
-    Args:
-        names: of the queries in the request, for errors.
-        answer: makes the answer of the finished job.
-        size: bytes that the answer takes about.
-        items: that `answer` scores.
-        exclude_shown: seconds for which items shown to the user are excluded.
-    """
-
-    call: Call
-    bundle: LoadedBundle
-    queries: Sequence[Query]
-    names: Sequence[str]
-    options: SearchOptions
-    answer: Callable[[Job], Any]
-    size: int
-    items: int = 0
-    exclude_shown: int = 0
 
 
 class RetrievalServicer:
@@ -123,108 +103,88 @@ class RetrievalServicer:
         """The k items nearest to one query; `answer_id` if the rate limit was charged before a wait."""
         if not request.HasField("query"):
             raise InvalidInput("query", "required, but missing")
-        message = request.query
         challenger = self._interleaver.challenger(self.split)
-        bundle = self._choose(call, message, challenger is not None)
-        queries = (self._query(message, "query"),)
-        options = self._options(bundle, request)
-        if not answer_id:
-            answer_id = f"{call.request_id}/{call.queries}" if call.is_stream else call.request_id
-            self.admit(call, 1, _items(queries, options), bundle.retriever.interests)
-        sequence = bundle.sequence if challenger is None else self.split.sequence
-        if request.min_sequence and request.min_sequence > sequence:
-            return self._wait(bundle, request, call, lambda: self.Search(request, call, answer_id))
-        options = self._filtered(bundle, request, options, queries, call)
+        asked = self._asked(call, (request.query,), ("query",), challenger is not None)
+        bundle, admitted = asked.bundle, bool(answer_id)
+        answer_id = answer_id or (f"{call.request_id}/{call.queries}" if call.is_stream else call.request_id)
 
         def answer(job: Job) -> bytes:
             hits = None if challenger is None else self._interleaver.hits(job, bundle, challenger)
             rest = bundle.version, job.timing, job.sequence, answer_id, hits
             return bundle.responses.response(job.found[0], *rest)
 
-        make = self._sizes.checked(bundle, 1, options.k, answer)
-        size = self._sizes.expected(bundle, 1, options.k)
-
-        spec = _JobSpec(call, bundle, queries, ("query",), options, make, size, 0, request.exclude_shown)
-        return self._search(spec, request, (message,), _whole_answer, challenger)
+        again = partial(self.Search, request, call, answer_id)
+        return self._search(request, asked, answer, _whole_answer, again, admitted, challenger)
 
     SearchStream = Search  # one answer for each request, in order
 
     def SearchBatch(
         self, request: wire.SearchBatchRequest, call: Call, admitted: bool = False
     ) -> Job | Deferred:
-        """Many queries in one call; `admitted` as in `Search`."""
+        """Many queries in one call; `admitted` if the rate limit was charged before a wait."""
         count = self._limits.check_batch(len(request.queries))
         self._limits.check_hits(count, self._limits.k(request.k))  # before any query is read
-        queries, names = self._batch(request.queries)
-        bundle = self._choose(call, request.queries[0])
-        options = self._options(bundle, request)
-        self._sizes.check_estimate(bundle, count, options.k)
-        if not admitted:
-            self.admit(call, count, _items(queries, options), bundle.retriever.interests)
-        if request.min_sequence and request.min_sequence > bundle.sequence:
-            return self._wait(bundle, request, call, lambda: self.SearchBatch(request, call, True))
-        options = self._filtered(bundle, request, options, queries, call)
+        asked = self._asked(call, request.queries, _names(count))
+        bundle = asked.bundle
 
         def answer(job: Job) -> bytes:
-            return bundle.responses.batch_response(
-                job.found, bundle.version, job.timing, job.sequence, call.request_id
-            )
+            rest = bundle.version, job.timing, job.sequence, call.request_id
+            return bundle.responses.batch_response(job.found, *rest)
 
         def answer_of(job: Job, whole: bytes, place: int) -> bytes:
-            found, answer_id = job.found[place], f"{call.request_id}/{place}"
-            return bundle.responses.response(found, bundle.version, job.timing, job.sequence, answer_id)
+            rest = bundle.version, job.timing, job.sequence, f"{call.request_id}/{place}"
+            return bundle.responses.response(job.found[place], *rest)
 
-        make = self._sizes.checked(bundle, count, options.k, answer)
-        size = self._sizes.expected(bundle, count, options.k)
-        spec = _JobSpec(call, bundle, queries, names, options, make, size, 0, request.exclude_shown)
-        return self._search(spec, request, request.queries, answer_of)
+        again = partial(self.SearchBatch, request, call, True)
+        return self._search(request, asked, answer, answer_of, again, admitted)
 
     def Encode(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse | Job | Deferred:
         """The vectors of queries, or of items."""
         if request.items:
             return self._encode_items(request, call)
         count = self._limits.check_batch(len(request.queries))
-        queries, names = self._batch(request.queries)
-        bundle = self._choose(call, request.queries[0])
+        asked = self._asked(call, request.queries, _names(count))
+        bundle = asked.bundle
         size = self._sizes.check_vectors(bundle.manifest.width("query"), count)
 
         def answer(job: Job) -> wire.EncodeResponse:
             return converters.vectors_to_wire(job.vectors, bundle.version, job.timing)
 
         self.admit(call, count)
-        return self._job(_JobSpec(call, bundle, queries, names, NO_SEARCH, answer, size))
+        return self._job(asked, answer, size)
 
     def Score(self, request: wire.ScoreRequest, call: Call, admitted: bool = False) -> Job | Deferred:
-        """The towers' scores of given items for given queries; `admitted` as in `Search`."""
-        asked = request.queries
-        items = self._limits.check_scored(asked)
-        names = [f"queries[{n}].query" for n in range(len(asked))]
-        queries = [self._query(each.query, name) for each, name in zip(asked, names, strict=True)]
-        bundle = self._choose(call, asked[0].query)
-        size = self._sizes.check_scores(asked)
+        """The towers' scores of given items for given queries; `admitted` as in `SearchBatch`."""
+        given = request.queries
+        items, count = self._limits.check_scored(given), len(given)
+        names = [f"{name}.query" for name in _names(count)]
+        asked = self._asked(call, [each.query for each in given], names)
+        bundle = asked.bundle
+        size = self._sizes.check_scores(given)
         if not admitted:
-            self.admit(call, len(queries), items)
-        if request.min_sequence and request.min_sequence > bundle.sequence:
-            return self._wait(bundle, request, call, lambda: self.Score(request, call, True))
+            self.admit(call, count, items)
+        if request.min_sequence > bundle.sequence:
+            return self._wait(request, asked, partial(self.Score, request, call, True))
 
         def scores(job: Job) -> list[list[float | None]]:
             # The items are looked up here, so that no change of live items comes between two of them.
             return [
                 bundle.retriever.scores(vector, each.item_ids, found.context.basis)
-                for vector, each, found in zip(job.vectors, asked, job.found, strict=True)
+                for vector, each, found in zip(job.vectors, given, job.found, strict=True)
             ]
 
         def response(job: Job, scores: list[list[float | None]]) -> wire.ScoreResponse:
             manifest, sequence = bundle.manifest, bundle.retriever.sequence
             contexts = [each.context for each in job.found]
-            return converters.scores_to_wire(manifest, asked, scores, contexts, job.timing, sequence)
+            return converters.scores_to_wire(manifest, given, scores, contexts, job.timing, sequence)
 
         def answer(job: Job) -> wire.ScoreResponse | Deferred:
             if bundle.manifest.is_remote:
-                return self._remote.run(call, len(asked), partial(scores, job), partial(response, job))
+                return self._remote.run(call, count, partial(scores, job), partial(response, job))
             return response(job, scores(job))
 
-        return self._job(_JobSpec(call, bundle, queries, names, NO_SEARCH, answer, size, items))
+        asked.items = items
+        return self._job(asked, answer, size)
 
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
         """Manifest of the champion, limits, and state of the service."""
@@ -267,11 +227,7 @@ class RetrievalServicer:
         return self.waits.add(sequence, call, outcome, is_stored=True)
 
     def _wait(
-        self,
-        bundle: LoadedBundle,
-        request: wire.SearchRequest | wire.SearchBatchRequest | wire.ScoreRequest,
-        call: Call,
-        again: Callable[[], Any],
+        self, request: SearchMessage | wire.ScoreRequest, asked: "_Asked", again: Callable[[], Any]
     ) -> Deferred:
         """A search that is made by `again` when the bundles have applied the changes up to a sequence.
 
@@ -279,23 +235,30 @@ class RetrievalServicer:
             InvalidInput: the service takes no writes, or the store cannot have given so high a sequence.
             Overloaded: too many calls wait.
         """
+        bundle, sequence = asked.bundle, request.min_sequence
         if bundle.live is None:
             raise InvalidInput("min_sequence", "this service takes no writes, so there is none to wait for")
-        sequence = request.min_sequence
         if sequence > bundle.sequence + AHEAD and sequence > (known := self._store_sequence()) + AHEAD:
             raise InvalidInput(
                 "min_sequence",
                 f"expected a sequence that the store has given, of which the last known is {known}, "
                 f"got {sequence}; it may be of another store",
             )
-        return self.waits.add(sequence, call, again, request.ByteSize())
+        return self.waits.add(sequence, asked.call, again, request.ByteSize())
 
     def _with_rival(
-        self, spec: _JobSpec, challenger: LoadedBundle, request: wire.SearchRequest
+        self,
+        asked: "_Asked",
+        challenger: LoadedBundle,
+        request: SearchMessage,
+        job: Callable[..., Job | Deferred],
     ) -> Job | Deferred:
         """The champion's job with the challenger's.
 
         The challenger's errors, except those of reading the user's events, do not reach the client.
+
+        Args:
+            job: makes the champion's with `rival`.
         """
         try:
             options = self._options(challenger, request)
@@ -303,13 +266,23 @@ class RetrievalServicer:
                 compiled = compile_filter(request.filter, challenger.retriever.filters, self._limits, Work())
                 options = options._replace(filter=compiled)
         except TwinspireError as error:
-            return self._job(spec, failed(challenger, error))
+            return job(rival=failed(challenger, error))
 
         def paired(make: MakeJob) -> Job | Deferred:
-            return self._job(spec, attempt(challenger, make))
+            return job(rival=attempt(challenger, make))
 
-        rival = spec._replace(bundle=challenger, options=options, answer=no_answer, size=0)
-        return self._job(rival, then=paired)
+        return self._job(replace(asked, bundle=challenger, options=options), no_answer, 0, then=paired)
+
+    def _asked(
+        self, call: Call, messages: Sequence[wire.Query], names: Sequence[str], is_interleaved: bool = False
+    ) -> "_Asked":
+        """The queries of a call as the retriever takes them, and the bundle that answers.
+
+        Raises:
+            InvalidInput: a query is too large, or a feature has no value.
+        """
+        bundle = self._choose(call, messages[0], is_interleaved)
+        return _Asked(call, bundle, messages, [*map(self._query, messages, names)], names)
 
     def _choose(
         self, call: Call, query: wire.Query | wire.UnseenItem, is_interleaved: bool = False
@@ -328,24 +301,36 @@ class RetrievalServicer:
 
     def _search(
         self,
-        spec: _JobSpec,
-        request: wire.SearchRequest | wire.SearchBatchRequest,
-        messages: Sequence[wire.Query],
+        request: SearchMessage,
+        asked: "_Asked",
+        answer: MakeAnswer,
         answer_of: AnswerOf,
+        again: Callable[[], Any],
+        admitted: bool,
         challenger: LoadedBundle | None = None,
     ) -> Job | Deferred:
         """The job of a search, whose answer also goes to the shadow, the served log and the items shown.
 
         Args:
-            messages: the queries as received.
-            challenger: of an interleaved search, whose answer is not explored, and not sent to the shadow.
+            again: calls the method again, after a wait for `min_sequence`.
+            admitted: whether the rate limit was charged before such a wait.
+            challenger: of an interleaved search. Such an answer is not explored, and no shadow gets it.
         """
-        make, options, is_alone = spec.answer, spec.options, challenger is None
-        self._check_shown(request.exclude_shown, messages, spec.names)
-        sampled = None if self._log is None else self._log.sample(len(messages), explores=is_alone)
+        bundle, messages, count = asked.bundle, asked.messages, len(asked.queries)
+        options = self._options(bundle, request)
+        self._sizes.check_estimate(bundle, count, options.k)
+        if not admitted:
+            self.admit(asked.call, count, _items(asked.queries, options), bundle.retriever.interests)
+        if request.min_sequence > (bundle.sequence if challenger is None else self.split.sequence):
+            return self._wait(request, asked, again)
+        options = self._filtered(request, asked, options)
+        make = self._sizes.checked(bundle, count, options.k, answer)
+        size = self._sizes.expected(bundle, count, options.k)
+        self._check_shown(request.exclude_shown, asked)
+        sampled = None if self._log is None else self._log.sample(count, explores=challenger is None)
         is_explored = sampled is not None and bool(sampled.explored)
-        is_mirrored = is_alone and spec.bundle is self.split.champion and not is_explored
-        if self._mirror is not None and is_mirrored and isinstance(request, wire.SearchRequest):
+        is_alone = bundle is self.split.champion and not is_explored and challenger is None
+        if self._mirror is not None and is_alone and isinstance(request, wire.SearchRequest):
             make = self._mirror.sending(request, make) if self._mirror.samples() else make
         if sampled is not None:
             make = sampled.logged(make, answer_of, messages, options.k, request)
@@ -353,13 +338,12 @@ class RetrievalServicer:
                 options = sampled.widened(options)
         if self._shown is not None and any(each.HasField("user") for each in messages):
             make = self._shown.adding(messages, make)
-        spec = spec._replace(answer=make, options=options)
+        asked.options, asked.exclude_shown = options, request.exclude_shown
         if challenger is None:
-            return self._job(spec)
-        assert isinstance(request, wire.SearchRequest)  # a batch is not interleaved
-        return self._with_rival(spec, challenger, request)
+            return self._job(asked, make, size)
+        return self._with_rival(asked, challenger, request, partial(self._job, asked, make, size))
 
-    def _check_shown(self, seconds: int, messages: Sequence[wire.Query], names: Sequence[str]) -> None:
+    def _check_shown(self, seconds: int, asked: "_Asked") -> None:
         """Refuse to exclude items shown if the service does not keep them, or keeps them for less long.
 
         Raises:
@@ -371,30 +355,34 @@ class RetrievalServicer:
         if seconds > most:
             kept = f"at most {most}, as long as items shown are kept (serve --events --events-shown-hours)"
             raise InvalidInput("exclude_shown", f"expected {kept}, got {seconds}")
-        for message, name in zip(messages, names, strict=True):
+        for message, name in zip(asked.messages, asked.names, strict=True):
             if not message.HasField("user"):
                 raise InvalidInput(f"{name}.user", "required with exclude_shown, but missing")
 
     def _job(
         self,
-        spec: _JobSpec,
+        asked: "_Asked",
+        answer: Callable[[Job], Any],
+        size: int,
         rival: Job | None = None,
         then: Callable[[MakeJob], Job | Deferred] | None = None,
     ) -> Job | Deferred:
         """The job of these queries, deferred where users' events or another server have to be read first.
 
         Args:
+            size: bytes that `answer` is expected to make.
             rival: the challenger's job, which is left out where both are too much for one batch.
             then: of a challenger's job, takes what makes it; its outcome is returned in place of the job.
         """
-        retriever, queries, options = spec.bundle.retriever, spec.queries, spec.options
+        bundle, options = asked.bundle, asked.options
+        retriever = bundle.retriever
 
         def made(queries: Sequence[Query], excluded: Iterable[Collection[str]], more: int = 0) -> Any:
-            if spec.bundle.manifest.is_remote:
-                return self._remote_job(spec._replace(queries=queries), excluded)
-            prepared = [*map(retriever.prepare, queries, spec.names, excluded)]
-            job = Job(retriever, prepared, options, spec.answer, spec.size)
-            job.cost += spec.items + more * retriever.interests
+            if bundle.manifest.is_remote:
+                return self._remote_job(replace(asked, queries=queries), excluded, answer, size)
+            prepared = [*map(retriever.prepare, queries, asked.names, excluded)]
+            job = Job(retriever, prepared, options, answer, size)
+            job.cost += asked.items + more * retriever.interests
             if options.exclude_history:
                 job.cost += _histories(queries) * retriever.interests
             if options.filter is not None or retriever.interests > 1:
@@ -405,7 +393,7 @@ class RetrievalServicer:
             more = sum(len(each.excluded) for each in found)
             if self._rate is not None and more and then is None:
                 count = len(found)
-                self._rate.charge(caller(spec.call), tokens(count, more) - tokens(count, 0))
+                self._rate.charge(caller(asked.call), tokens(count, more) - tokens(count, 0))
             return finished(
                 lambda: made([each.query for each in found], [each.excluded for each in found], more)
             )
@@ -418,17 +406,19 @@ class RetrievalServicer:
                 job.add_rival(rival)
             return job
 
-        if self._resolve_users is None or all(each.user is None for each in queries):
-            return finished(partial(made, queries, repeat(())))
+        if self._resolve_users is None or all(each.user is None for each in asked.queries):
+            return finished(partial(made, asked.queries, repeat(())))
         job: Job | Deferred
-        excludes = options.exclude_history, spec.exclude_shown
-        job = self._resolve_users(queries, retriever.events, *excludes, resolved)
+        excludes = options.exclude_history, asked.exclude_shown
+        job = self._resolve_users(asked.queries, retriever.events, *excludes, resolved)
         return job
 
-    def _remote_job(self, spec: _JobSpec, excluded: Iterable[Collection[str]]) -> Job | Deferred:
+    def _remote_job(
+        self, asked: "_Asked", excluded: Iterable[Collection[str]], answer: Callable[[Job], Any], size: int
+    ) -> Job | Deferred:
         """As `_job`, where another server has the items: threads look up items as queries, and search."""
-        call, options, count = spec.call, spec.options, len(spec.queries)
-        retriever = spec.bundle.retriever
+        call, queries, options, count = asked.call, asked.queries, asked.options, len(asked.queries)
+        retriever = asked.bundle.retriever
 
         def search(job: Job) -> Deferred:
             began = time.perf_counter_ns()
@@ -438,15 +428,15 @@ class RetrievalServicer:
             def answered(found: list[SearchResult]) -> Any:
                 job.options, job.found = options, found
                 job.search_started, job.search_us = began, (time.perf_counter_ns() - began) // 1000
-                return spec.answer(job)
+                return answer(job)
 
             return self._remote.run(call, count, lambda: retriever.find(encoded, [options] * count), answered)
 
         def encode(prepared: Sequence[PreparedQuery]) -> Job:
-            return Job(retriever, prepared, NO_SEARCH, search if options.k else spec.answer, spec.size)
+            return Job(retriever, prepared, NO_SEARCH, search if options.k else answer, size)
 
-        prepare = partial(retriever.prepare_all, spec.queries, spec.names, excluded)
-        if all(query.item_id is None for query in spec.queries):
+        prepare = partial(retriever.prepare_all, queries, asked.names, excluded)
+        if all(query.item_id is None for query in queries):
             return encode(prepare())
         return self._remote.run(call, count, prepare, encode)
 
@@ -463,35 +453,26 @@ class RetrievalServicer:
         if self._rate is not None:
             self._rate.admit(caller(call), tokens(interests * queries, interests * items))
 
-    def _filtered(
-        self,
-        bundle: LoadedBundle,
-        request: wire.SearchRequest | wire.SearchBatchRequest,
-        options: SearchOptions,
-        queries: Sequence[Query],
-        call: Call,
-    ) -> SearchOptions:
+    def _filtered(self, request: SearchMessage, asked: "_Asked", options: SearchOptions) -> SearchOptions:
         """The options with the request's filter; it is evaluated after all other checks, which cost less.
 
         Its cost, in items, is known only after the evaluation, and is charged then.
         """
         if not request.HasField("filter"):
             return options
-        work = Work()
+        queries, retriever, work = asked.queries, asked.bundle.retriever, Work()
         try:
-            compiled = compile_filter(request.filter, bundle.retriever.filters, self._limits, work)
+            compiled = compile_filter(request.filter, retriever.filters, self._limits, work)
             options = options._replace(filter=compiled)
-            work.steps += len(queries) * bundle.retriever.extra_cost(options)
+            work.steps += len(queries) * retriever.extra_cost(options)
         finally:
             items = _items(queries, options)
             more = tokens(len(queries), items + work.steps) - tokens(len(queries), items)
             if self._rate is not None and more:
-                self._rate.charge(caller(call), more)
+                self._rate.charge(caller(asked.call), more)
         return options
 
-    def _options(
-        self, bundle: LoadedBundle, request: wire.SearchRequest | wire.SearchBatchRequest
-    ) -> SearchOptions:
+    def _options(self, bundle: LoadedBundle, request: SearchMessage) -> SearchOptions:
         k, exclude = self._limits.k(request.k), request.exclude
         if exclude:
             self._limits.check_exclude(exclude)
@@ -500,14 +481,37 @@ class RetrievalServicer:
         min_score = converters.if_given(request, "min_score")
         return bundle.retriever.search_options(k, exclude, exclude_history, None, fusion, min_score)
 
-    def _batch(self, messages: Sequence[wire.Query]) -> tuple[list[Query], list[str]]:
-        names = [f"queries[{n}]" for n in range(len(messages))]
-        return [self._query(*each) for each in zip(messages, names, strict=True)], names
-
     def _query(self, message: wire.Query, name: str) -> Query:
         query = converters.query_from_wire(message, name)
         self._limits.check_query(query, name)
         return query
+
+
+@dataclass(slots=True)
+class _Asked:
+    """The queries of a call, and what one bundle does with them.
+
+    Args:
+        messages: the queries as received.
+        names: of the queries in errors.
+        options: of a search.
+        items: that the answer scores.
+        exclude_shown: seconds for which items shown to the user are excluded.
+    """
+
+    call: Call
+    bundle: LoadedBundle
+    messages: Sequence[wire.Query]
+    queries: Sequence[Query]
+    names: Sequence[str]
+    options: SearchOptions = NO_SEARCH
+    items: int = 0
+    exclude_shown: int = 0
+
+
+def _names(count: int) -> list[str]:
+    """The names of the queries of a batch in errors."""
+    return [f"queries[{n}]" for n in range(count)]
 
 
 def _whole_answer(job: Job, answer: bytes, place: int) -> bytes:

@@ -42,9 +42,8 @@ from twinspire.protos.system.timing import PASSES, Call, in_rounds, median_of_pa
 from twinspire.serving.benchmark import filter_measurement
 from twinspire.serving.benchmark.filter_measurement import buckets, measure_quality, rows_found
 from twinspire.serving.filters.columns import FilterColumns
-from twinspire.serving.filters.compiled import CompiledFilter
+from twinspire.serving.filters.compiled import CompiledFilter, PassingRows
 from twinspire.serving.filters.expression import AllOf
-from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.index.vector_index import VectorIndex
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
@@ -251,7 +250,7 @@ def _candidate_scores(
             raise InvalidInput(f"query.{lacking[0]}", "the text is missing from the served log")
         query = example_query(values)
     encoded = retriever.encode([query], ["query"])
-    rows = [retriever.items.find(each) for each in candidates]
+    rows = [retriever.searcher.find(each) for each in candidates]
     known = BitMap([row for row in rows if row is not None])
     built = retriever.built
     passing = CompiledFilter(ALL, [BuiltFilter(built, PassingRows(known, built.count))])

@@ -20,10 +20,9 @@ from pyroaring import BitMap
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.nearest.scores import least_found
 from twinspire.protos.nearest.search import largest_products, search_each
-from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
+from twinspire.serving.filters.compiled import CompiledFilter, FilterCache, PassingRows
 from twinspire.serving.filters.expression import Equals, Filter, In, Range
 from twinspire.serving.filters.kinds import COMPARISONS
-from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.index.remote import RemoteItem
 from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors
 from twinspire.serving.retrieval.answer import FusionMode

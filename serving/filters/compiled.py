@@ -4,10 +4,12 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pyroaring import BitMap
 
 from twinspire.protos.errors import InvalidInput
 from twinspire.serving.filters.columns import Work
@@ -16,6 +18,8 @@ from twinspire.serving.filters.expression import FILTER_FIELD, MAX_DEPTH, Filter
 MAX_BYTES = 64 << 20  # of the filters that one bundle keeps
 MAX_CONTENT = 64 << 10  # bytes of a filter that is kept; a larger one is rarely used again
 CONTENT_BYTES = 12  # of memory for each byte of a filter: its tree of Python objects
+ENTRY_BYTES = 1024  # of memory of a filter, without its rows
+ROW_BYTES = 10  # a row in the bitmap, in `rows` and in its array
 KEY_BYTES = 32  # of a digest, which no client can make equal for different filters
 
 
@@ -24,6 +28,36 @@ class Filterable(Protocol):
 
     def filter(self, expression: Filter, work: Work) -> Any:
         """The rows that pass a filter, also after changes; `nbytes` is their memory at most."""
+
+
+class PassingRows:
+    """The rows of N items of a built segment that pass a filter, whether they are deleted or not.
+
+    Args:
+        passing: rows that pass.
+        item_count: N.
+
+    Attributes:
+        nbytes: of memory at most.
+    """
+
+    def __init__(self, passing: BitMap, item_count: int) -> None:
+        self.passing = passing
+        self.item_count = item_count
+        self.count = len(passing)
+        self.nbytes = ENTRY_BYTES + item_count + ROW_BYTES * self.count
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The rows that pass, ascending (R,)."""
+        return np.frombuffer(self.passing.to_array(), np.uint32).astype(np.int64)
+
+    @cached_property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Whether each row passes (N,)."""
+        mask = np.zeros(self.item_count, np.bool_)
+        mask[self.rows] = True
+        return mask
 
 
 class CompiledFilter:

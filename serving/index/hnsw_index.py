@@ -10,7 +10,7 @@ from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import Links, read_hnswlib, read_links
 from twinspire.protos.nearest.search import graph_width
-from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.filters.compiled import PassingRows
 from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors, coded_vectors
 
 SPACE = "ip"

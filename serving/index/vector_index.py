@@ -17,7 +17,7 @@ from twinspire.protos.errors import BundleDamaged, BundleTooNew
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import Links
 from twinspire.protos.nearest.vectors import vectors_of
-from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.filters.compiled import PassingRows
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

@@ -25,7 +25,6 @@ from twinspire.serving.retrieval.query import (
 from twinspire.serving.segments.searcher import Searcher
 
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
-Current = Callable[[frozenset[int]], frozenset[int]]  # `Items.current`
 NO_ROWS: frozenset[int] = frozenset()
 NO_TERMS: tuple[list[int], int] = ([], 0)  # and no unknown ones
 
@@ -56,14 +55,13 @@ class HybridSearch:
         return self.index.counted_terms("\n".join([cut_as_read(text, most) for text, most in texts]))
 
     def find(
-        self, search: Search, encoded: EncodedQueries, options: Sequence[SearchOptions], current: Current
+        self, search: Search, encoded: EncodedQueries, options: Sequence[SearchOptions]
     ) -> list[SearchResult]:
         """As `Retriever.find`.
 
         Args:
             search: the dense search.
             encoded: the queries, with their terms.
-            current: `Items.current`.
         """
         fused = [
             bool(terms) and _is_fused(context, each)
@@ -77,7 +75,7 @@ class HybridSearch:
         found = search(encoded, wide)
         for n, is_fused in enumerate(fused):
             if is_fused:
-                found[n] = self._fused(encoded.terms[n], encoded.vectors[n], found[n], options[n], current)
+                found[n] = self._fused(encoded.terms[n], encoded.vectors[n], found[n], options[n])
             elif options[n].fusion is FusionMode.LEXICAL:
                 found[n] = SearchResult([], [], found[n].context, found[n].plan, fusion=FusionMode.LEXICAL)
             else:
@@ -89,18 +87,13 @@ class HybridSearch:
         return found
 
     def _fused(
-        self,
-        terms: list[int],
-        vector: Vectors,
-        dense: SearchResult,
-        options: SearchOptions,
-        current: Current,
+        self, terms: list[int], vector: Vectors, dense: SearchResult, options: SearchOptions
     ) -> SearchResult:
         """The result of one query whose dense search has found `dense`; its exclusions are applied here."""
         context, k = dense.context, options.k
         excluded = NO_ROWS
         if options.exclude or context is not PLAIN:
-            excluded = current(context.excluded(options))
+            excluded = self._searcher.current(context.excluded(options))
         is_lexical = options.fusion is FusionMode.LEXICAL
         query = FusionQuery(terms, vector, dense.rows, dense.scores)
         weight = BM25_ALONE if is_lexical else None

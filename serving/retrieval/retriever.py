@@ -47,7 +47,6 @@ from twinspire.serving.retrieval.query import (
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.growing import GrowingSegment
-from twinspire.serving.segments.items import Items
 from twinspire.serving.segments.remote import RemoteSegment
 from twinspire.serving.segments.searcher import Searcher
 
@@ -69,7 +68,7 @@ class Retriever:
 
     Attributes:
         built: the segment of the bundle.
-        items: the items of all segments.
+        searcher: of all segments and their items.
         filters: evaluates filters on them.
         hybrid: the lexical search; None if the bundle has no lexical index.
         interests: K, the number of vectors of a query, each of which is searched.
@@ -87,11 +86,10 @@ class Retriever:
         self.measures = measures
         self.built, self._growing = built, growing
         self.searcher = Searcher(built, growing)
-        self.items = Items(self.searcher)
         self.filters = FilterCache(self.searcher.segments)
         self.hybrid = None if built.fusion is None else HybridSearch(manifest, built.fusion, self.searcher)
-        unknown = Basis.POPULAR if self.items.knows_popular else Basis.NONE
-        self._query_encoder = QueryEncoder(encoder, manifest, self.items.rows, unknown)
+        unknown = Basis.POPULAR if self.searcher.knows_popular else Basis.NONE
+        self._query_encoder = QueryEncoder(encoder, manifest, self.searcher.rows, unknown)
         self.events = EventReading.of(manifest.dataset, self._query_encoder.form, encoder.inputs)
         self._excludes_history = manifest.excludes_history
         self._default_beyond_k = SearchOptions(0, exclude_history=self._excludes_history)[1:]
@@ -217,7 +215,7 @@ class Retriever:
             if query.item_id is not None:
                 check_item_query(query, name)
         wanted = [query.item_id for query in queries if query.item_id is not None]
-        rows = dict(zip(wanted, self.items.find_all(wanted), strict=True)) if wanted else {}
+        rows = dict(zip(wanted, self.searcher.find_all(wanted), strict=True)) if wanted else {}
         prepared = []
         for query, name, ids in zip(queries, names, excluded, strict=False):
             if query.item_id is None or query.user is not None:
@@ -291,7 +289,7 @@ class Retriever:
         """The contexts of queries, with the rows of the items that each excludes."""
         for n, each in enumerate(prepared):
             if each.excluded:
-                contexts[n] = replace(contexts[n], excluded_rows=frozenset(self.items.rows(each.excluded)))
+                contexts[n] = replace(contexts[n], excluded_rows=frozenset(self.searcher.rows(each.excluded)))
         return contexts
 
     def search_encoded(self, encoded: EncodedQueries, options: SearchOptions) -> list[Answer]:
@@ -341,7 +339,7 @@ class Retriever:
             raise InvalidInput("min_score", f"expected a finite number, got {min_score}")
         fusion = FusionMode(fusion)
         check_fusion(self.hybrid, fusion)
-        rows = frozenset(self.items.rows(exclude)) if exclude else frozenset()
+        rows = frozenset(self.searcher.rows(exclude)) if exclude else frozenset()
         return SearchOptions(k, rows, exclude_history, compiled, fusion, min_score)
 
     def is_default(self, options: SearchOptions) -> bool:
@@ -378,7 +376,7 @@ class Retriever:
         if self.hybrid is None or not encoded.terms:
             found = self._find_dense(encoded, options)
         else:
-            found = self.hybrid.find(self._find_dense, encoded, options, self.items.current)
+            found = self.hybrid.find(self._find_dense, encoded, options)
         weak_score = self.manifest.weak_score
         for n, each in enumerate(options):
             if weak_score is not None and self._best_match(found[n], each, encoded, n) < weak_score:
@@ -433,7 +431,7 @@ class Retriever:
         if basis in (Basis.POPULAR, Basis.NONE):
             vector = self._query_encoder.blank_vector[0]
         require_finite(vector)
-        rows = self.items.find_all(item_ids)
+        rows = self.searcher.find_all(item_ids)
         known = [row for row in rows if row is not None]
         products = largest_products(self.searcher.vectors(known), vector) if known else vector[:0]
         shown = iter(shown_scores(products, self.manifest.score).tolist())
@@ -447,7 +445,7 @@ class Retriever:
     def _find_each(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, of any queries of one vector each, which may differ in options and context."""
         pairs = zip(encoded.contexts, options, strict=True)
-        excluded = [self.items.current(context.excluded(each)) for context, each in pairs]
+        excluded = [self.searcher.current(context.excluded(each)) for context, each in pairs]
         found: list[SearchResult | None] = [None] * len(options)
         # (items to search for, whether approximately, filter) -> queries
         groups: dict[tuple[int, bool, CompiledFilter | None], list[int]] = {}
@@ -489,14 +487,14 @@ class Retriever:
     ) -> SearchResult:
         """The most popular items, of those that pass if there is a filter."""
         if options.filter is None:
-            return SearchResult(*self.items.popular(options.k, excluded), context)
+            return SearchResult(*self.searcher.popular(options.k, excluded), context)
         mask = options.filter.mask
         if not mask.any():
             return SearchResult([], [], context, Plan.EMPTY)
-        return SearchResult(*self.items.popular(options.k, excluded, mask), context, Plan.POPULAR)
+        return SearchResult(*self.searcher.popular(options.k, excluded, mask), context, Plan.POPULAR)
 
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
-        items = self.built if self._growing is None else self.items
+        items = self.built if self._growing is None else self.searcher
         hits = zip(found.rows, found.scores, *found.parts, strict=True)
         return tuple(
             [Hit(items.item_id(row), score, items.fields(row), *parts) for row, score, *parts in hits]

@@ -14,8 +14,8 @@ from twinspire.protos.bundle import EXACT, Manifest
 from twinspire.protos.hybrid.fusion import Fusion, FusionQuery, Ranked
 from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.serving.filters.columns import FilterColumns, Work
+from twinspire.serving.filters.compiled import PassingRows
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.filters.passing_rows import PassingRows
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
 from twinspire.serving.segments.catalogue import Catalogue

@@ -8,7 +8,7 @@ reaches too few of them, all that pass are compared. So an answer never has fewe
 import numpy as np
 
 from twinspire.protos.nearest.search import compared_like, graph_width
-from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.filters.compiled import PassingRows
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors
 from twinspire.serving.segments.neighbours import none_of

@@ -13,8 +13,8 @@ import numpy as np
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import InvalidInput, Unavailable
 from twinspire.serving.filters.columns import FilterColumns, Work
+from twinspire.serving.filters.compiled import ENTRY_BYTES
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.filters.passing_rows import ENTRY_BYTES
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.remote import RemoteCollection, RemoteHit, RemoteItem
 from twinspire.serving.index.vector_index import NOT_FINITE, Neighbours, Vectors

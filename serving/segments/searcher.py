@@ -1,4 +1,4 @@
-"""One search of two segments: their best hits under the same filter and options, merged.
+"""The items of two segments, and one search of both: their best hits under the same filter, merged.
 
 A segment holds items with their vectors, filter columns, postings, ids and display fields, and knows which of
 its rows are deleted or replaced. The rows of the second one are numbered on from those of the first.
@@ -13,8 +13,8 @@ second: it takes the hits of the other, and skips items that are worse. A remote
 a built one.
 """
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Collection, Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -24,22 +24,30 @@ from twinspire.serving.filters.compiled import CompiledFilter
 from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.growing import GrowingSegment
+from twinspire.serving.segments.neighbours import Mask
 from twinspire.serving.segments.planner import FoundPassing
 
 Segment = BuiltSegment | GrowingSegment
+RANKING_STEP = 4096  # items of the ranking that are compared with a filter at once
 
 
 class Searcher:
-    """Searches a bundle's segment, and its live items' if there are any.
+    """Searches a bundle's segment, and its live items' if there are any, and finds their items by id and row.
+
+    An item has the popularity that it had when the towers were trained; one that was added since has none.
 
     Args:
         built: the segment of the bundle.
         growing: versions of items that were written since.
+
+    Attributes:
+        knows_popular: as of `Catalogue`.
     """
 
     def __init__(self, built: BuiltSegment, growing: GrowingSegment | None = None) -> None:
         self.built, self.growing = built, growing
         self.segments: tuple[Segment, ...] = (built,) if growing is None else (built, growing)
+        self.knows_popular = built.catalogue.knows_popular
 
     @property
     def is_built_alone(self) -> bool:
@@ -109,6 +117,84 @@ class Searcher:
         ranked = [zip(*each.rank(own, k, part, weight), strict=True) for each, own, part in asked]
         best = sorted(chain(*ranked), key=lambda each: (-each[1], each[0]))[:k]
         return tuple(map(list, zip(*best, strict=True))) if best else NO_HITS  # type: ignore[return-value]
+
+    # Items
+
+    def item_id(self, row: int) -> str:
+        """The id of the item in a row."""
+        return self._segment_of(row).item_id(row)
+
+    def find(self, item_id: str) -> int | None:
+        """The row of an item; None if there is no such item."""
+        growing = self.growing
+        if growing is not None and item_id in growing.rows:
+            return growing.rows[item_id]
+        return self.built.find(item_id)
+
+    def find_all(self, item_ids: Sequence[str]) -> list[int | None]:
+        """As `find`, of each id."""
+        return self.built.find_all(item_ids) if self.growing is None else [*map(self.find, item_ids)]
+
+    def rows(self, item_ids: Iterable[str]) -> set[int]:
+        """The rows of items; unknown ids are skipped."""
+        if self.is_built_alone:
+            return self.built.catalogue.rows(item_ids)
+        return {row for row in map(self.find, item_ids) if row is not None}
+
+    def current(self, rows: frozenset[int]) -> frozenset[int]:
+        """The rows that hold the items of `rows` now, after live items have replaced or deleted some."""
+        if not rows or self.is_built_alone:
+            return rows
+        return frozenset(now for row in rows if (now := self._current(row)) is not None)
+
+    def _current(self, row: int) -> int | None:
+        growing = self.growing
+        item_id = None if growing is None else growing.replaced.get(row)
+        return row if growing is None or item_id is None else growing.rows[item_id]
+
+    def popular(
+        self, k: int, excluded: Collection[int], mask: Mask | None = None
+    ) -> tuple[list[int], list[float]]:
+        """The `k` most popular items: their rows and popularities.
+
+        The most popular item is first; of equally popular items, the one with the lower row.
+
+        Args:
+            k: items wanted.
+            excluded: rows to leave out.
+            mask: whether each row of all segments passes a filter; None for all.
+        """
+        ranked, share_of = self.built.catalogue.ranking, self.built.catalogue.shares
+        if mask is None and self.is_built_alone:
+            best = [row for row in ranked[: k + len(excluded)] if row not in excluded]
+            return best[:k], [share_of[row] for row in best[:k]]
+        ranking, deleted = np.asarray(ranked), self.built.deleted
+        rows: list[int] = []
+        shares: list[float] = []
+        for start in range(0, len(ranking), RANKING_STEP):
+            block = ranking[start : start + RANKING_STEP]
+            if mask is not None:  # a deleted row stands for the one that has replaced it
+                block = block[mask[block] | deleted[block]]
+            for row in block.tolist():
+                now = self._current(row) if deleted[row] else row
+                if now is not None and now not in excluded and (mask is None or mask[now]):
+                    rows.append(now)
+                    shares.append(share_of[row])
+                    if len(rows) == k:
+                        return rows, shares
+        if self.growing is not None:
+            own = None if mask is None else mask[self.growing.first_row :]
+            added = (row for row in self.growing.added(own) if row not in excluded)
+            rows += islice(added, k - len(rows))
+        return rows, shares + [0.0] * (len(rows) - len(shares))
+
+    def fields(self, row: int) -> dict[str, str]:
+        """The display fields of an item; one that it lacks is left out."""
+        return self._segment_of(row).fields(row)
+
+    def _segment_of(self, row: int) -> Segment:
+        growing = self.growing
+        return self.built if growing is None or row < growing.first_row else growing
 
 
 def _split(query: FusionQuery, first: int) -> tuple[FusionQuery, FusionQuery]:

@@ -266,7 +266,7 @@ class Store:
         with self._database.writing() as connection:
             meta = locked_meta(connection)
             written = require_same_history(connection, meta, self.store_id, known)
-            self.bounds = CatalogueBounds.of(json.loads(meta.bounds))
+            self.bounds = CatalogueBounds(**json.loads(meta.bounds))
             (counted_at, overlay), self._counted = self._counted, ((-1, None), 0)
             if counted_at != (meta.sequence, base):  # another process has written, or the champion changed
                 overlay = _overlay(connection, base)
@@ -358,7 +358,7 @@ class Store:
                 f"{SCHEMA_VERSION}"
             )
         self.store_id = meta.store_id
-        held = CatalogueBounds.of(json.loads(meta.bounds))
+        held = CatalogueBounds(**json.loads(meta.bounds))
         self.bounds = replace(held, **bounds)
         if self.bounds != held:
             connection.execute(sa.update(META).values(bounds=json.dumps(asdict(self.bounds))))

@@ -6,9 +6,9 @@ condition does not hold is refused, and the other items of its request are writt
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.serving.flag_types import check_positive, option
@@ -31,11 +31,6 @@ class CatalogueBounds:
 
     def __post_init__(self) -> None:
         check_positive(self)
-
-    @classmethod
-    def of(cls, document: Mapping[str, Any]) -> Self:
-        """From the store's JSON."""
-        return cls(**document)
 
 
 class ItemWrite(NamedTuple):

@@ -6,7 +6,6 @@ from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.segments.built import BuiltSegment
-from twinspire.serving.segments.items import Items
 from twinspire.serving.segments.searcher import Searcher
 
 
@@ -33,5 +32,5 @@ def segment_of(catalogue: Any, columns: FilterColumns | None = None) -> BuiltSeg
     return BuiltSegment(manifest, cast(Any, None), catalogue, columns)
 
 
-def items_of(catalogue: Any) -> Items:
-    return Items(Searcher(segment_of(catalogue)))
+def items_of(catalogue: Any) -> Searcher:
+    return Searcher(segment_of(catalogue))

@@ -153,7 +153,7 @@ def test_clients_get_what_the_retriever_finds(
         for answer, own in zip(found, expected, strict=True):
             assert same(parts(answer), parts(own))
             assert answer.fusion is own.fusion
-            fields = {hit.id: dict(hybrid.items.fields(int(hit.id[-3:]))) for hit in answer.hits}
+            fields = {hit.id: dict(hybrid.searcher.fields(int(hit.id[-3:]))) for hit in answer.hits}
             assert {hit.id: dict(hit.fields) for hit in answer.hits} == fields
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyroaring import BitMap
 
 from twinspire.protos.nearest.search import EXACT_SHARE, graph_width, top_k
-from twinspire.serving.filters.passing_rows import PassingRows
+from twinspire.serving.filters.compiled import PassingRows
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 from twinspire.serving.segments.planner import STEP_ITEMS, expected_cost, search_passing
