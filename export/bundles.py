@@ -60,7 +60,7 @@ def bundle_of_tag(run: "Run", tag: str) -> Path | None:
         bundle.read(BUNDLES / folder)
         return BUNDLES / folder
     except BundleError as error:
-        PROGRESS.print(f"{error}; making the bundle again", highlight=False, markup=False)
+        PROGRESS.print(f"{error}; making the bundle again")
         return None
 
 

@@ -86,8 +86,8 @@ def _run_of_settings(experiment: Experiment, dataset: Dataset, newest: Run) -> R
 
 
 def _note(text: str) -> None:
-    """Print a line on the console of progress as it is, without markup and line breaks."""
-    PROGRESS.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print a line on the console of progress, without line breaks."""
+    PROGRESS.print(text, soft_wrap=True)
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -182,7 +182,7 @@ class _Service:
         if config.served_log:
             self._add_log(config.served_log)
         if config.follow:
-            follow = follower(config.follow, self.shared_state, config.workers, config.item_tower)
+            follow = follower(config.follow, self.shared_state, config.item_tower)
             self.processes.append(ProcessSpec("follower", follow))
             if config.follow.shadow:
                 self._shadow_queues = SharedQueues(config.workers, MOST_WAITING)

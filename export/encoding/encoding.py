@@ -134,7 +134,7 @@ def encode_once(name: str, tower: ItemTower, records: Records) -> EncodedFile:
     output = folder / VECTORS
 
     def on_wait() -> None:
-        PROGRESS.print(f"another process is encoding {records.name}; waiting for it", markup=False)
+        PROGRESS.print(f"another process is encoding {records.name}; waiting for it")
 
     with exclusive_lock(_lock_of(folder), on_wait=on_wait):
         if output.is_file():

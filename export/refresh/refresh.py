@@ -281,7 +281,7 @@ class _Refresh:
         try:
             return sources.compact(self.catalogue, sorted(filter(None, keep)))
         except TwinspireError as error:  # the bundle is released; the next refresh tries again
-            PROGRESS.print(f"the store is not compacted: {error}", highlight=False, markup=False)
+            PROGRESS.print(f"the store is not compacted: {error}")
             return {"error": str(error)}
 
 

@@ -157,7 +157,7 @@ def _versions(
         except TwinspireError as error:
             if not force:
                 raise
-            PROGRESS.print(f"{error}; going on without it", style="yellow", highlight=False, markup=False)
+            PROGRESS.print(f"{error}; going on without it", style="yellow")
             return candidate, None
 
 

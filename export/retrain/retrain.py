@@ -154,7 +154,7 @@ class _Retraining:
         settings = fingerprint(dataclasses.asdict(self.experiment), self.catalogue)
         is_same = champion == begun.get("champion") or (state.version and champion == state.version)
         if begun.get("settings") == settings and is_same:
-            self._say("going on with a retraining that was interrupted")
+            PROGRESS.print("going on with a retraining that was interrupted")
             return begun, False
         begun = {
             "champion": champion,
@@ -243,7 +243,7 @@ class _Retraining:
 
     def _fit(self, kind: str, experiment: Experiment, dataset: Dataset, champion: Run | None) -> Run:
         """Train towers, or find those that an earlier process has trained."""
-        self._say(f"training {kind} towers")
+        PROGRESS.print(f"training {kind} towers")
         start = champion if kind == WARM else None
         command = "python -m twinspire.export retrain"
         return fit(experiment, dataset, PROGRESS, None, command, start=start)[0]
@@ -258,9 +258,6 @@ class _Retraining:
         except GateRefused as error:
             return {"refused": str(error), "promoted": False, "move": None, "decision": None}
         return {"refused": "", "promoted": True, "move": done["move"], "decision": done["decision"]}
-
-    def _say(self, text: str) -> None:
-        PROGRESS.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _better(runs: dict[str, Run], experiment: Experiment) -> tuple[str, str]:

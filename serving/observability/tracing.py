@@ -96,9 +96,7 @@ class Tracing:
 def prepare(endpoint: str, ratio: float) -> None:
     """Import the libraries of traces before workers are forked; nothing is connected yet.
 
-    Args:
-        endpoint: as in `Tracing`.
-        ratio: as in `Tracing`.
+    The arguments are those of `Tracing`.
 
     Raises:
         MissingStage: the extra `tracing` is not installed.

@@ -33,7 +33,8 @@ STATE: Mapping[str, Any] = {
     "last_swap": 0.0,
 }
 
-Validate = Callable[[Path], float]  # a bundle's folder -> seconds to load it; an error refuses the bundle
+# A bundle's folder, and processes that will load it -> seconds to load it; an error refuses the bundle.
+Validate = Callable[[Path, int], float]
 
 
 class Deployment(NamedTuple):
@@ -43,12 +44,14 @@ class Deployment(NamedTuple):
         current: gives the bundle that is deployed.
         install: deploys a bundle, or None to remove it; the second argument is the seconds that it took to
             load. Raises Unavailable if that fails, and then the bundle before is deployed.
+        copies: processes that load the bundle.
         champion: of a deployment that there need not be, gives the version of the champion's bundle, beside
             which it is not deployed; None for the champion.
     """
 
     current: Callable[[], BundleRef | None]
     install: Callable[[BundleRef | None, float], None]
+    copies: int
     champion: Callable[[], str] | None = None
 
 
@@ -143,7 +146,7 @@ class AliasTracker:
             self._show(named.version, version, DOWNLOADING)
             folder = self._cache.take(named, self._registry)
             self._show(named.version, version, CHECKING)
-            load_s = self._validate(folder)
+            load_s = self._validate(folder, self.deployment.copies)
             if self._has_moved(named):
                 log.info("%s: version %s is not deployed: the alias has moved", self.model, named.version)
                 self._show("", "", "")

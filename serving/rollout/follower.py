@@ -1,6 +1,6 @@
 """The follower: the process that makes the workers serve whatever version an alias of the registry names.
 
-    ProcessSpec("follower", follower(config.follow, shared_state, config.workers, config.item_tower))
+    ProcessSpec("follower", follower(config.follow, shared_state, config.item_tower))
 
 At every poll it resolves the alias. If the alias names another version than the one that is served, the
 bundle is downloaded (`bundle_cache.py`), validated in a process of its own (`bundle_validation.py`), and
@@ -15,16 +15,17 @@ A canary and a shadow follow their own alias in the same way; while that fails t
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from twinspire.protos import bundle
 from twinspire.protos.errors import Unavailable
 from twinspire.protos.files import atomic_directory
 from twinspire.serving import flag_types as flags
 from twinspire.serving.flag_types import option
-from twinspire.serving.rollout.alias_tracker import AliasTracker, Deployment
+from twinspire.serving.rollout.alias_tracker import AliasTracker, Deployment, Validate
 from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache
 from twinspire.serving.rollout.bundle_validation import validate_bundle
 from twinspire.serving.rollout.registry_process import RegistryProcess
@@ -33,9 +34,6 @@ from twinspire.serving.shared_state import FOLLOWING, SHADOW_TARGET, SharedState
 from twinspire.serving.supervisor import WorkerHandle
 
 log = logging.getLogger(__name__)
-
-# A bundle's folder, and processes that will load it -> seconds to load it.
-ValidateFor = Callable[[Path, int], float]
 
 NICE = 10  # verifying a download must not take time from the workers
 
@@ -73,10 +71,7 @@ class FollowConfig:
 
 
 def follower(
-    config: FollowConfig,
-    shared_state: SharedState,
-    workers: int,
-    item_tower: bool = False,
+    config: FollowConfig, shared_state: SharedState, item_tower: bool = False
 ) -> Callable[[WorkerHandle], None]:
     """What the follower's process runs, from start to stop.
 
@@ -84,7 +79,6 @@ def follower(
         config: what to follow.
         shared_state: with the entries `TARGET`, `NEXT`, `FOLLOWING` and those of the workers, and
             `SHADOW_TARGET` and `SHADOW` if there is a shadow.
-        workers: number of worker processes.
         item_tower: the item tower is offered.
     """
 
@@ -96,9 +90,8 @@ def follower(
         with RegistryProcess(stop) as registry:
             validate = validator(config, item_tower, stop)
             cache = BundleCache(config.cache, owns=True)
-            following = Follower(
-                config, shared_state, cache, registry, validate, clock, workers, Workers(shared_state, clock)
-            )
+            workers = Workers(shared_state, clock)
+            following = Follower(config, shared_state, cache, registry, validate, clock, workers)
             following.begin()
             while not stop.is_set():
                 clock.pause(following.step())
@@ -106,7 +99,7 @@ def follower(
     return run
 
 
-def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> ValidateFor:
+def validator(config: FollowConfig, item_tower: bool, stop: threading.Event) -> Validate:
     """A function that validates a bundle: it must fit into memory and answer its own examples.
 
     Its errors are those of `validate_bundle`. It writes the shared catalogue of a valid bundle to the cache,
@@ -132,7 +125,6 @@ class Follower:
         config: what to follow.
         shared_state: as in `follower`.
         validate: validates the bundle in a folder for a number of processes; see `validator`.
-        copies: number of workers.
         workers: that the target is announced to.
     """
 
@@ -142,29 +134,26 @@ class Follower:
         shared_state: SharedState,
         cache: BundleCache,
         registry: RegistryProcess,
-        validate: ValidateFor,
+        validate: Validate,
         clock: Clock,
-        copies: int,
         workers: Workers,
     ) -> None:
         self._config, self._shared_state, self._cache, self._clock = config, shared_state, cache, clock
         self._workers = workers
         before = shared_state.read(FOLLOWING)
 
-        def track(model: str, deployment: Deployment, processes: int, role: str = "") -> AliasTracker:
-            def attempt(folder: Path) -> float:
-                return validate(folder, processes)
-
-            entry = before.get(role, {}) if role else before
-            parts = registry, cache, attempt, clock, config.poll, entry, self._publish
+        def track(model: str, deployment: Deployment, entry: Mapping[str, Any]) -> AliasTracker:
+            parts = registry, cache, validate, clock, config.poll, entry, self._publish
             return AliasTracker(model, deployment, *parts)
 
-        self._champion = track(config.model, self._champion_deployment(), copies)
+        self._champion = track(config.model, self._champion_deployment(), before)
         self._others: dict[str, AliasTracker] = {}
         if config.canary:
-            self._others["canary"] = track(config.canary, self._canary_deployment(), copies, "canary")
+            entry = before.get("canary", {})
+            self._others["canary"] = track(config.canary, self._canary_deployment(), entry)
         if config.shadow:
-            self._others["shadow"] = track(config.shadow, self._shadow_deployment(), 1, "shadow")
+            entry = before.get("shadow", {})
+            self._others["shadow"] = track(config.shadow, self._shadow_deployment(), entry)
 
     def begin(self) -> None:
         """Continue from the shared state, and finish a change that an earlier process left incomplete."""
@@ -207,14 +196,16 @@ class Follower:
                 canary = None  # it has been promoted
             self._workers.change(new, canary, load_s)
 
-        return Deployment(lambda: self._workers.target.champion, install)
+        return Deployment(lambda: self._workers.target.champion, install, self._workers.count)
 
     def _canary_deployment(self) -> Deployment:
         def install(new: BundleRef | None, load_s: float) -> None:
             canary = new and replace(new, share=self._config.canary_share)
             self._workers.change(self._workers.target.champion, canary, load_s)
 
-        return Deployment(lambda: self._workers.target.canary, install, self._champion_version)
+        return Deployment(
+            lambda: self._workers.target.canary, install, self._workers.count, self._champion_version
+        )
 
     def _shadow_deployment(self) -> Deployment:
         def install(new: BundleRef | None, load_s: float) -> None:
@@ -224,7 +215,7 @@ class Follower:
         def current() -> BundleRef | None:
             return BundleRef.of(self._shared_state.read(SHADOW_TARGET))
 
-        return Deployment(current, install, self._champion_version)
+        return Deployment(current, install, 1, self._champion_version)
 
     def _champion_version(self) -> str:
         return self._workers.target.champion.bundle_version

@@ -99,6 +99,11 @@ class Workers:
         self._names = [name for name in shared_state.names if name.startswith(WORKER)]
 
     @property
+    def count(self) -> int:
+        """How many workers the service has."""
+        return len(self._names)
+
+    @property
     def target(self) -> Target:
         """The current target."""
         return Target.of(self._shared_state.read(TARGET))

@@ -31,3 +31,8 @@ def test_a_file_has_a_line_where_some_time_has_passed(
 def test_a_terminal_has_a_bar() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, force_interactive=True)
     assert not isinstance(progress.progress_bar(console), progress.ProgressLines)
+
+
+def test_messages_are_plain_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.PROGRESS.print("[/x].npy: not a journal; starting over")
+    assert capsys.readouterr().err == "[/x].npy: not a journal; starting over\n"

@@ -163,7 +163,7 @@ class Scene:
 
         workers = Workers(self.shared_state, self.clock, self.crew.alive)
         self.follower = Follower(
-            self.follow, self.shared_state, self.cache, self.shelf, attempt, self.clock, 2, workers
+            self.follow, self.shared_state, self.cache, self.shelf, attempt, self.clock, workers
         )
         self.follower.begin()
         return self.follower

@@ -160,7 +160,7 @@ def main() -> None:
     first = vars(bundle_at(folder, bundle.read_manifest(folder).bundle_version, version))
     shared_state.write("target", {"serial": 1, "champion": first, "canary": None})
     roles = [ProcessSpec(worker_name(slot), _worker(shared_state, slot)) for slot in range(WORKERS)]
-    roles.append(ProcessSpec("follower", follower(follow, shared_state, WORKERS)))
+    roles.append(ProcessSpec("follower", follower(follow, shared_state)))
 
     supervisor = os.getpid()
 
