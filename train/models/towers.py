@@ -37,8 +37,8 @@ class Tower(nn.Module):
         prepare: layers that a feature passes before it is encoded, by name.
         fallback: name of the id feature, and the layer that replaces the sum of the encoders for items with
             an unknown id.
-        mixture: name of the feature that a linear model reads, and the layer that adds its coordinates.
-        recent: name of the feature that recent popularity reads, and the layer that adds its coordinates.
+        mixture: the layer that adds the coordinates of a linear model.
+        recent: the layer that adds the coordinates of recent popularity.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Tower(nn.Module):
         factors: Mapping[str, nn.Module] | None = None,
         prepare: Mapping[str, nn.Module] | None = None,
         fallback: "tuple[str, ContentFallback] | None" = None,
-        mixture: "tuple[str, Mixture] | None" = None,
-        recent: "tuple[str, Mixture] | None" = None,
+        mixture: "Mixture | None" = None,
+        recent: "Mixture | None" = None,
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
@@ -61,10 +61,8 @@ class Tower(nn.Module):
         self.id_name = fallback[0] if fallback else ""
         # The names of attributes are keys of checkpoints and of the exported graph's weights.
         self.newcomers: ContentFallback | None = fallback[1] if fallback else None
-        self.linear_name = mixture[0] if mixture else ""
-        self.mixture: Mixture | None = mixture[1] if mixture else None
-        self.recent_name = recent[0] if recent else ""
-        self.recent: Mixture | None = recent[1] if recent else None
+        self.mixture = mixture
+        self.recent = recent
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Vectors (B, D) from the inputs of B records, by feature name."""
@@ -83,11 +81,10 @@ class Tower(nn.Module):
 
     def with_parts(self, inputs: Inputs, own: Tensor) -> Tensor:
         """The coordinates (B, H) of the trained tower with those that training leaves out."""
-        names: dict[Part, str] = {"recent": self.recent_name, "mixture": self.linear_name}
         for part in reversed(PARTS):
-            mixture, name = getattr(self, part), names[part]
+            mixture: Mixture | None = getattr(self, part)
             if mixture is not None:
-                own = mixture(inputs[name], own)
+                own = mixture(inputs[mixture.feature], own)
         return own
 
     def remove(self, part: Part) -> None:
@@ -149,13 +146,15 @@ class Mixture(nn.Module):
     these coordinates out.
 
     Args:
+        feature: name of the feature that the other model reads.
         encoder: of the other model, (B, R), with a table of width R.
     """
 
     weights: Tensor
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, feature: str, encoder: nn.Module) -> None:
         super().__init__()
+        self.feature = feature
         self.encoder = encoder
         self.register_buffer("weights", torch.tensor([0.0, 1.0]))  # of the other model, and of the tower
         for parameter in self.parameters():

@@ -132,9 +132,8 @@ def _place(model: Linear, trainer: Trainer) -> None:
     assert isinstance(query, PoolingEncoder)
     assert isinstance(item, IdEncoder)
     data, positions, linear = trainer.data, query.age.shape[0], model.weights
-    rows = trainer.items.arrays[trainer.towers[1].linear_name][linear.rows, 0].astype(
-        np.int64
-    )  # of the table
+    of_items = trainer.items.arrays[part_of(trainer.towers[1], PART).feature]
+    rows = of_items[linear.rows, 0].astype(np.int64)  # of the table
     known = np.flatnonzero(rows >= FIRST_KNOWN)
     matrix = interaction_matrix(data)[:, linear.rows]
     factors = score_factors(matrix, linear.values, query.table.shape[1], linear.own)

@@ -108,8 +108,8 @@ def _place(events: EventsByPeriod, kind: _Kind, trainer: Trainer) -> None:
 
 def _coordinates(trainer: Trainer, queries: Rows) -> tuple[Tensor, Tensor]:
     """Those of some queries (Q, K) and of all items (N, K)."""
-    place = trainer.process.place
-    given = (trainer.queries.arrays[trainer.towers[0].recent_name][queries], _rows_of_items(trainer))
+    place, feature = trainer.process.place, part_of(trainer.towers[0], PART).feature
+    given = (trainer.queries.arrays[feature][queries], _rows_of_items(trainer))
     with torch.inference_mode():
         asked, offered = (
             part_of(tower, PART).encoder(place(torch.from_numpy(rows)))
@@ -120,4 +120,4 @@ def _coordinates(trainer: Trainer, queries: Rows) -> tuple[Tensor, Tensor]:
 
 def _rows_of_items(trainer: Trainer) -> Rows:
     """int64 (N, 1): the items in the table of the item tower."""
-    return trainer.items.arrays[trainer.towers[1].recent_name].astype(np.int64)
+    return trainer.items.arrays[part_of(trainer.towers[1], PART).feature].astype(np.int64)

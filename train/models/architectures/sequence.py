@@ -89,24 +89,22 @@ class SequenceArchitecture(Architecture[SequenceTower]):
 
     def _mixtures(
         self, schema: Schema, histories: list[str], named: list[str]
-    ) -> tuple[tuple[str, Mixture] | None, tuple[str, Mixture] | None]:
+    ) -> tuple[Mixture | None, Mixture | None]:
         """The factors of the linear model, which are set after training."""
         width = self.config.linear
         if not (width and histories and named):
             return None, None
         left, right = (shared_item_table(schema, width, 0.0) for _ in range(2))
         pooled = PoolingEncoder(left, longest_window(schema), False)
-        return (histories[0], Mixture(pooled)), (named[0], Mixture(IdEncoder(right)))
+        return Mixture(histories[0], pooled), Mixture(named[0], IdEncoder(right))
 
-    def _recent_popularity(
-        self, schema: Schema, named: list[str]
-    ) -> tuple[tuple[str, Mixture] | None, tuple[str, Mixture] | None]:
+    def _recent_popularity(self, schema: Schema, named: list[str]) -> tuple[Mixture | None, Mixture | None]:
         """The factors of recent popularity, which are set after training."""
         width, times = self.config.recent_popularity, _of_kind(schema.query, TimeFeature)
         if not (width and times and named):
             return None, None
         items = IdEncoder(shared_item_table(schema, width, 0.0))
-        return (times[0], Mixture(PeriodEncoder(width))), (named[0], Mixture(items))
+        return Mixture(times[0], PeriodEncoder(width)), Mixture(named[0], items)
 
     def _factors(
         self, schema: Schema, histories: list[str], named: list[str]
