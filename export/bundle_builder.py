@@ -145,7 +145,7 @@ class _BundleBuilder:
         encode = onnx_encoder(query.path, self.experiment.export.threads)
         queries = self._queries(encode, "validation")
         both = queries, self._queries(encode, "test")
-        settings = self.experiment.index, self.score, folder, PROGRESS
+        settings = self.experiment.index, self.score, folder
         parameters, report = ann.write_index(catalogue, both, *settings)
         self.reports["index"] = report | {"searched_text": self.dataset.report["served_text"]}
         choice = self._choose_hybrid(queries, evaluated, parameters.ef_search)

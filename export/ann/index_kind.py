@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from rich.console import Console
-
 from twinspire.export.ann.graph import Rows, Vectors
 from twinspire.export.ann.search import recalls
 from twinspire.protos.bundle import (
@@ -62,16 +60,13 @@ class TunedIndex:
 class IndexKind(Protocol):
     """Builds indexes of one kind."""
 
-    def tune(
-        self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
-    ) -> TunedIndex:
+    def tune(self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score) -> TunedIndex:
         """Build the index of a catalogue with parameters chosen by measurement.
 
         Args:
             vectors: (N, D), of the items.
             queries: (Q, D), at least one, to choose on; the index is evaluated on others.
             score: of the bundle.
-            console: receives progress and warnings.
 
         Raises:
             GateRefused: no index of this kind can serve the catalogue.
@@ -110,7 +105,6 @@ def write_index(
     config: IndexConfig,
     score: Score,
     folder: Path,
-    console: Console,
 ) -> tuple[IndexParameters, dict[str, Any]]:
     """Build, tune and write the index of a bundle; returns its parameters and its report.
 
@@ -122,7 +116,7 @@ def write_index(
     """
     # Each vector of a query is a search of its own.
     validation, test = (each_vector(each, vectors.shape[1]) for each in queries)
-    tuned = index_kind(config.kind).tune(vectors, validation, config, score, console)
+    tuned = index_kind(config.kind).tune(vectors, validation, config, score)
     tuned.index.save(folder)
     recall = mean_recall(tuned.index, vectors, test, config.k)
     return tuned.index.parameters, {f"ann_recall_at_{config.k}": recall, **tuned.report}

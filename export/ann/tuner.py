@@ -6,8 +6,6 @@ Small catalogues are searched exactly, and so are those where no width of the gr
 import time
 from typing import Any
 
-from rich.console import Console
-
 from twinspire.export.ann.ef_search import EfChoice, Point, tune
 from twinspire.export.ann.graph import SPACE, Vectors, build_graph
 from twinspire.protos.bundle import IndexParameters, Score
@@ -15,6 +13,7 @@ from twinspire.protos.errors import GateRefused
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.search import EXACT_SHARE, graph_width
 from twinspire.train.config.index import IndexConfig
+from twinspire.train.progress import PROGRESS
 
 # Coordinates, N x D, up to which every search is exact: 8 MiB, which fit in the cache of most processors.
 # export/RESULTS.md has the measurement.
@@ -22,7 +21,7 @@ EXACT_SIZE = 1 << 21
 
 
 def tune_index(
-    vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
+    vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score
 ) -> tuple[CodedVectors | None, IndexParameters, dict[str, Any]]:
     """Build the index, and choose the smallest search width that reaches the configured recall.
 
@@ -30,7 +29,6 @@ def tune_index(
         vectors: (N, D), of the items.
         queries: (Q, D), at least one, to choose on; the index is evaluated on others.
         score: of the bundle.
-        console: receives progress and warnings.
 
     Returns:
         the graph, None where every search is exact; its parameters, and the report as JSON. Times are
@@ -49,12 +47,12 @@ def tune_index(
     begun = time.perf_counter()
     m, ef_construction = config.m, config.ef_construction
     for is_denser in (False, True):
-        with console.status(f"HNSW over {len(vectors):,} items, M {m}, ef_construction {ef_construction}"):
+        with PROGRESS.status(f"HNSW over {len(vectors):,} items, M {m}, ef_construction {ef_construction}"):
             wanted = IndexParameters(SPACE, m, ef_construction, config.k, config.seed)
             graph = build_graph(wanted, vectors, score, config.threads)
         seconds = time.perf_counter() - begun
         try:
-            with console.status("index: recall and time by search width"):
+            with PROGRESS.status("index: recall and time by search width"):
                 tuned = tune(graph, queries, config)
             break
         except GateRefused:

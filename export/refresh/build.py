@@ -30,7 +30,6 @@ from twinspire.protos.hybrid.lexical_index import LexicalIndex
 from twinspire.protos.nearest.vectors import write_merged
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import texts_of
-from twinspire.train.progress import PROGRESS
 
 # Reports that hold for the refreshed bundle, too: of the towers, and of what validation has chosen.
 OF_TOWERS = ("parity", "precision", "latency", "hybrid", "scores")
@@ -151,7 +150,7 @@ class RefreshBuild:
     def _index(self, vectors: Any, folder: Path) -> tuple[bundle.IndexParameters, dict[str, Any]]:
         """Build and tune the index; returns its parameters and its report."""
         queries = self._queries("validation"), self._queries("test")
-        settings = self.experiment.index, self.manifest.score, folder, PROGRESS
+        settings = self.experiment.index, self.manifest.score, folder
         parameters, report = ann.write_index(vectors, queries, *settings)
         if "searched_text" in self.manifest.ann:
             report["searched_text"] = self.manifest.ann["searched_text"]

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from twinspire.export.ann.graph import Rows, Vectors, save
 from twinspire.export.ann.index_kind import IndexKind, TunedIndex
 from twinspire.export.ann.search import exact, search_as_served
@@ -37,11 +35,9 @@ class TunedHnsw:
 class HnswKind(IndexKind):
     """Implements `IndexKind`."""
 
-    def tune(
-        self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
-    ) -> TunedIndex:
+    def tune(self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score) -> TunedIndex:
         """Choose ef_search or exact search, as `export.ann.tuner` describes."""
-        graph, parameters, report = tune_index(vectors, queries, config, score, console)
+        graph, parameters, report = tune_index(vectors, queries, config, score)
         return TunedIndex(TunedHnsw(graph, vectors, parameters), report)
 
 

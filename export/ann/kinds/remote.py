@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from twinspire.export.ann.ef_search import EfChoice, Point, ef_ladder, reaches_target
 from twinspire.export.ann.graph import Rows, Vectors
@@ -30,6 +29,7 @@ from twinspire.protos.vector_databases.database import (
 )
 from twinspire.protos.vector_databases.items import CollectionItems
 from twinspire.train.config.index import IndexConfig
+from twinspire.train.progress import PROGRESS
 
 QUERIES = 64  # of one search
 
@@ -93,9 +93,7 @@ class RemoteKind(IndexKind):
     def __init__(self, kind: str) -> None:
         self._kind = kind
 
-    def tune(
-        self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score, console: Console
-    ) -> TunedIndex:
+    def tune(self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score) -> TunedIndex:
         """Choose the smallest ef that reaches the target, as `export.ann.ef_search` does for a graph here.
 
         Raises:
@@ -115,10 +113,10 @@ class RemoteKind(IndexKind):
             choice, built = EfChoice(2 * config.k, True, [point]), 0.0
             why = f"{engine} compares all items, as configured."
         else:
-            with console.status(f"a collection in {engine}, to choose ef"):
+            with PROGRESS.status(f"a collection in {engine}, to choose ef"):
                 index = replace(index, collection=_Collection(vectors, parameters))
             built = time.perf_counter() - begun
-            with console.status("ef"):
+            with PROGRESS.status("ef"):
                 choice = _choose(index, queries, config, database.widest)
             reached = "reaches" if choice.reached else "is the widest tried and does not surely reach"
             why = (

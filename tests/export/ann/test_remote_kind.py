@@ -7,7 +7,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.export.ann.test_index import ITEMS, QUERIES
 from tests.helpers.releases import ANN, LATENCY, PARITY, QUALITY, small_experiment
@@ -27,9 +26,9 @@ on_all = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 
 
 @on_all
-def test_a_collection_is_tuned_to_its_target(engine: Engine, console: Console) -> None:
+def test_a_collection_is_tuned_to_its_target(engine: Engine) -> None:
     config = IndexConfig(kind=engine.kind, recall_target=0.9)
-    tuned = ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE, console)
+    tuned = ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE)
     parameters, report = tuned.index.parameters, tuned.report
     assert (parameters.kind, parameters.options, parameters.m) == (engine.kind, {"type": "HNSW"}, 32)
     assert report["reached"] and report["ef_search"] == parameters.ef_search
@@ -41,26 +40,26 @@ def test_a_collection_is_tuned_to_its_target(engine: Engine, console: Console) -
 
 
 @on_all
-def test_flat_is_exact_and_needs_no_collection(engine: Engine, console: Console) -> None:
+def test_flat_is_exact_and_needs_no_collection(engine: Engine) -> None:
     config = IndexConfig(kind=engine.kind, options={"type": "FLAT"})
-    tuned = ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE, console)
+    tuned = ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE)
     np.testing.assert_array_equal(tuned.index.search(QUERIES, 7), ann.exact(QUERIES, ITEMS, 7))
     assert engine.names() == []
 
 
 @on_all
 def test_a_server_that_is_not_named_or_not_there_ends_the_export_before_its_work(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, console: Console
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = IndexConfig(kind=engine.kind, options={"type": "FLAT"})
     monkeypatch.delenv(engine.variable)
     with pytest.raises(
         ConfigError, match=rf"^{engine.variable}: required for an index of kind {engine.kind}"
     ):
-        ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE, console)
+        ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE)
     monkeypatch.setenv(engine.variable, NOWHERE[engine.kind])
     with pytest.raises(Unavailable, match=r"does not answer"):
-        ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE, console)
+        ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE)
 
 
 @on_all

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from twinspire.export import ann
 from twinspire.export.ann import tuner
@@ -44,7 +43,7 @@ def graph_of(tuned: ann.TunedIndex) -> CodedVectors:
 
 @pytest.fixture(scope="module")
 def tuned() -> ann.TunedIndex:
-    return HNSW.tune(ITEMS, ASKED, GRAPH, COSINE, Console(quiet=True))
+    return HNSW.tune(ITEMS, ASKED, GRAPH, COSINE)
 
 
 def test_the_target_is_met_on_other_queries(tuned: ann.TunedIndex) -> None:
@@ -76,7 +75,7 @@ def test_a_graph_that_does_not_hold_together_is_built_denser(
         return tune(graph, *arguments)
 
     monkeypatch.setattr(tuner, "tune", once_disconnected)
-    found = HNSW.tune(ITEMS[:1000], ASKED, config, COSINE, Console(quiet=True))
+    found = HNSW.tune(ITEMS[:1000], ASKED, config, COSINE)
     assert tried == [m for m, _ in sizes]
     chosen = found.index.parameters
     assert (chosen.m, chosen.ef_construction) == sizes[1]
@@ -93,8 +92,8 @@ def test_the_report_has_measurements_and_reason(tuned: ann.TunedIndex) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 9, 60])
-def test_a_tiny_catalogue_is_searched_exactly(count: int, console: Console) -> None:
-    made = HNSW.tune(ITEMS[:count], ASKED, IndexConfig(), COSINE, console)
+def test_a_tiny_catalogue_is_searched_exactly(count: int) -> None:
+    made = HNSW.tune(ITEMS[:count], ASKED, IndexConfig(), COSINE)
     assert made.index.parameters.exact
     assert made.report["reached"]
     assert isinstance(made.index, TunedHnsw) and made.index.graph is None  # no search would read it
@@ -103,50 +102,48 @@ def test_a_tiny_catalogue_is_searched_exactly(count: int, console: Console) -> N
 
 
 def test_the_size_alone_decides_whether_a_small_catalogue_is_searched_exactly(
-    console: Console, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     items = clustered(4004, 64)
-    made = HNSW.tune(items, clustered(50, 64, seed=1), IndexConfig(threads=1), COSINE, console)
+    made = HNSW.tune(items, clustered(50, 64, seed=1), IndexConfig(threads=1), COSINE)
     assert made.index.parameters.exact
     assert "at most 2,097,152 coordinates (items x dimensions)" in made.report["why"]
     assert ann.mean_recall(made.index, items, clustered(50, 64, seed=2), 10) == 1
     monkeypatch.setattr("twinspire.export.ann.tuner.EXACT_SIZE", items.size - 1)  # then the graph is searched
     pinned = IndexConfig(m=16, ef_construction=100, threads=1)
-    assert not HNSW.tune(items, clustered(50, 64, seed=1), pinned, COSINE, console).index.parameters.exact
+    assert not HNSW.tune(items, clustered(50, 64, seed=1), pinned, COSINE).index.parameters.exact
 
 
-def test_a_large_catalogue_is_searched_in_the_graph(console: Console) -> None:
+def test_a_large_catalogue_is_searched_in_the_graph() -> None:
     items = clustered(40_000, 64)  # more than EXACT_SIZE coordinates
     config = IndexConfig(m=6, ef_construction=20, recall_target=0.5)
-    made = HNSW.tune(items, clustered(300, 64, seed=1), config, COSINE, console)
+    made = HNSW.tune(items, clustered(300, 64, seed=1), config, COSINE)
     assert not made.index.parameters.exact
     assert (made.index.parameters.m, graph_of(made).links.shape[1]) == (6, 12)
 
 
 @pytest.mark.parametrize("search", ["graph", "exact"])
-def test_configured_search_is_kept_whatever_is_measured(search: Any, console: Console) -> None:
-    made = HNSW.tune(ITEMS[:60], ASKED, IndexConfig(search=search, threads=1), COSINE, console)
+def test_configured_search_is_kept_whatever_is_measured(search: Any) -> None:
+    made = HNSW.tune(ITEMS[:60], ASKED, IndexConfig(search=search, threads=1), COSINE)
     assert made.index.parameters.exact == (search == "exact")
 
 
 @pytest.mark.exhaustive
-def test_searches_are_exact_if_no_graph_reaches_the_target(
-    console: Console,
-) -> None:
+def test_searches_are_exact_if_no_graph_reaches_the_target() -> None:
     config = IndexConfig(m=4, ef_construction=6, recall_target=1.0, threads=1)
-    made = HNSW.tune(ITEMS[:2500], ASKED, config, COSINE, console)
+    made = HNSW.tune(ITEMS[:2500], ASKED, config, COSINE)
     assert made.index.parameters.exact
     assert ann.mean_recall(made.index, ITEMS[:2500], UNSEEN, 10) == 1
-    stubborn = HNSW.tune(ITEMS[:2500], ASKED, replace(config, search="graph"), COSINE, console)
+    stubborn = HNSW.tune(ITEMS[:2500], ASKED, replace(config, search="graph"), COSINE)
     assert not stubborn.report["reached"]
     assert "does not surely reach 1.0" in stubborn.report["why"]
 
 
-def test_the_target_is_met_with_duplicates(console: Console) -> None:
+def test_the_target_is_met_with_duplicates() -> None:
     items = np.concatenate(
         [np.repeat(ITEMS[:1], 900, axis=0), np.repeat(ITEMS[:20], 30, axis=0), ITEMS[:1500]]
     )
-    made = HNSW.tune(items, ASKED, GRAPH, COSINE, console)
+    made = HNSW.tune(items, ASKED, GRAPH, COSINE)
     assert made.report["reached"]
     for queries in (UNSEEN, ITEMS[:20]):
         assert ann.mean_recall(made.index, items, queries, 10) >= GRAPH.recall_target
@@ -183,8 +180,8 @@ def test_an_unknown_kind_is_refused() -> None:
         ann.index_kind("remote")
 
 
-def test_exact_search_needs_no_graph(console: Console, tmp_path: Path) -> None:
-    tuned = ann.index_kind("hnsw").tune(ITEMS, ASKED, IndexConfig(search="exact"), COSINE, console)
+def test_exact_search_needs_no_graph(tmp_path: Path) -> None:
+    tuned = ann.index_kind("hnsw").tune(ITEMS, ASKED, IndexConfig(search="exact"), COSINE)
     assert isinstance(tuned.index, TunedHnsw)
     assert tuned.index.graph is None
     assert tuned.index.parameters.kind == "exact"
