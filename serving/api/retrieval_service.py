@@ -104,8 +104,8 @@ class RetrievalServicer:
         if not request.HasField("query"):
             raise InvalidInput("query", "required, but missing")
         challenger = self._interleaver.challenger(self.split)
-        asked = self._asked(call, (request.query,), ("query",), challenger is not None)
-        bundle, admitted = asked.bundle, bool(answer_id)
+        spec = self._spec(call, (request.query,), ("query",), challenger is not None)
+        bundle, admitted = spec.bundle, bool(answer_id)
         answer_id = answer_id or (f"{call.request_id}/{call.queries}" if call.is_stream else call.request_id)
 
         def answer(job: Job) -> bytes:
@@ -114,7 +114,7 @@ class RetrievalServicer:
             return bundle.responses.response(job.found[0], *rest)
 
         again = partial(self.Search, request, call, answer_id)
-        return self._search(request, asked, answer, _whole_answer, again, admitted, challenger)
+        return self._search(request, spec, answer, _whole_answer, again, admitted, challenger)
 
     SearchStream = Search  # one answer for each request, in order
 
@@ -124,8 +124,8 @@ class RetrievalServicer:
         """Many queries in one call; `admitted` if the rate limit was charged before a wait."""
         count = self._limits.check_batch(len(request.queries))
         self._limits.check_hits(count, self._limits.k(request.k))  # before any query is read
-        asked = self._asked(call, request.queries, _names(count))
-        bundle = asked.bundle
+        spec = self._spec(call, request.queries, _names(count))
+        bundle = spec.bundle
 
         def answer(job: Job) -> bytes:
             rest = bundle.version, job.timing, job.sequence, call.request_id
@@ -136,35 +136,35 @@ class RetrievalServicer:
             return bundle.responses.response(job.found[place], *rest)
 
         again = partial(self.SearchBatch, request, call, True)
-        return self._search(request, asked, answer, answer_of, again, admitted)
+        return self._search(request, spec, answer, answer_of, again, admitted)
 
     def Encode(self, request: wire.EncodeRequest, call: Call) -> wire.EncodeResponse | Job | Deferred:
         """The vectors of queries, or of items."""
         if request.items:
             return self._encode_items(request, call)
         count = self._limits.check_batch(len(request.queries))
-        asked = self._asked(call, request.queries, _names(count))
-        bundle = asked.bundle
+        spec = self._spec(call, request.queries, _names(count))
+        bundle = spec.bundle
         size = self._sizes.check_vectors(bundle.manifest.width("query"), count)
 
         def answer(job: Job) -> wire.EncodeResponse:
             return converters.vectors_to_wire(job.vectors, bundle.version, job.timing)
 
         self.admit(call, count)
-        return self._job(asked, answer, size)
+        return self._job(spec, answer, size)
 
     def Score(self, request: wire.ScoreRequest, call: Call, admitted: bool = False) -> Job | Deferred:
         """The towers' scores of given items for given queries; `admitted` as in `SearchBatch`."""
         given = request.queries
         items, count = self._limits.check_scored(given), len(given)
         names = [f"{name}.query" for name in _names(count)]
-        asked = self._asked(call, [each.query for each in given], names)
-        bundle = asked.bundle
+        spec = self._spec(call, [each.query for each in given], names)
+        bundle = spec.bundle
         size = self._sizes.check_scores(given)
         if not admitted:
             self.admit(call, count, items)
         if request.min_sequence > bundle.sequence:
-            return self._wait(request, asked, partial(self.Score, request, call, True))
+            return self._wait(request, spec, partial(self.Score, request, call, True))
 
         def scores(job: Job) -> list[list[float | None]]:
             # The items are looked up here, so that no change of live items comes between two of them.
@@ -183,8 +183,8 @@ class RetrievalServicer:
                 return self._remote.run(call, count, partial(scores, job), partial(response, job))
             return response(job, scores(job))
 
-        asked.items = items
-        return self._job(asked, answer, size)
+        spec.items = items
+        return self._job(spec, answer, size)
 
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
         """Manifest of the champion, limits, and state of the service."""
@@ -227,7 +227,7 @@ class RetrievalServicer:
         return self.waits.add(sequence, call, outcome, is_stored=True)
 
     def _wait(
-        self, request: SearchMessage | wire.ScoreRequest, asked: "_Asked", again: Callable[[], Any]
+        self, request: SearchMessage | wire.ScoreRequest, spec: "_JobSpec", again: Callable[[], Any]
     ) -> Deferred:
         """A search that is made by `again` when the bundles have applied the changes up to a sequence.
 
@@ -235,7 +235,7 @@ class RetrievalServicer:
             InvalidInput: the service takes no writes, or the store cannot have given so high a sequence.
             Overloaded: too many calls wait.
         """
-        bundle, sequence = asked.bundle, request.min_sequence
+        bundle, sequence = spec.bundle, request.min_sequence
         if bundle.live is None:
             raise InvalidInput("min_sequence", "this service takes no writes, so there is none to wait for")
         if sequence > bundle.sequence + AHEAD and sequence > (known := self._store_sequence()) + AHEAD:
@@ -244,11 +244,11 @@ class RetrievalServicer:
                 f"expected a sequence that the store has given, of which the last known is {known}, "
                 f"got {sequence}; it may be of another store",
             )
-        return self.waits.add(sequence, asked.call, again, request.ByteSize())
+        return self.waits.add(sequence, spec.call, again, request.ByteSize())
 
     def _with_rival(
         self,
-        asked: "_Asked",
+        spec: "_JobSpec",
         challenger: LoadedBundle,
         request: SearchMessage,
         job: Callable[..., Job | Deferred],
@@ -271,18 +271,18 @@ class RetrievalServicer:
         def paired(make: MakeJob) -> Job | Deferred:
             return job(rival=attempt(challenger, make))
 
-        return self._job(replace(asked, bundle=challenger, options=options), no_answer, 0, then=paired)
+        return self._job(replace(spec, bundle=challenger, options=options), no_answer, 0, then=paired)
 
-    def _asked(
+    def _spec(
         self, call: Call, messages: Sequence[wire.Query], names: Sequence[str], is_interleaved: bool = False
-    ) -> "_Asked":
+    ) -> "_JobSpec":
         """The queries of a call as the retriever takes them, and the bundle that answers.
 
         Raises:
             InvalidInput: a query is too large, or a feature has no value.
         """
         bundle = self._choose(call, messages[0], is_interleaved)
-        return _Asked(call, bundle, messages, [*map(self._query, messages, names)], names)
+        return _JobSpec(call, bundle, messages, [*map(self._query, messages, names)], names)
 
     def _choose(
         self, call: Call, query: wire.Query | wire.UnseenItem, is_interleaved: bool = False
@@ -302,7 +302,7 @@ class RetrievalServicer:
     def _search(
         self,
         request: SearchMessage,
-        asked: "_Asked",
+        spec: "_JobSpec",
         answer: MakeAnswer,
         answer_of: AnswerOf,
         again: Callable[[], Any],
@@ -316,17 +316,17 @@ class RetrievalServicer:
             admitted: whether the rate limit was charged before such a wait.
             challenger: of an interleaved search. Such an answer is not explored, and no shadow gets it.
         """
-        bundle, messages, count = asked.bundle, asked.messages, len(asked.queries)
+        bundle, messages, count = spec.bundle, spec.messages, len(spec.queries)
         options = self._options(bundle, request)
         self._sizes.check_estimate(bundle, count, options.k)
         if not admitted:
-            self.admit(asked.call, count, _items(asked.queries, options), bundle.retriever.interests)
+            self.admit(spec.call, count, _items(spec.queries, options), bundle.retriever.interests)
         if request.min_sequence > (bundle.sequence if challenger is None else self.split.sequence):
-            return self._wait(request, asked, again)
-        options = self._filtered(request, asked, options)
+            return self._wait(request, spec, again)
+        options = self._filtered(request, spec, options)
         make = self._sizes.checked(bundle, count, options.k, answer)
         size = self._sizes.expected(bundle, count, options.k)
-        self._check_shown(request.exclude_shown, asked)
+        self._check_shown(request.exclude_shown, spec)
         sampled = None if self._log is None else self._log.sample(count, explores=challenger is None)
         is_explored = sampled is not None and bool(sampled.explored)
         is_alone = bundle is self.split.champion and not is_explored and challenger is None
@@ -338,12 +338,12 @@ class RetrievalServicer:
                 options = sampled.widened(options)
         if self._shown is not None and any(each.HasField("user") for each in messages):
             make = self._shown.adding(messages, make)
-        asked.options, asked.exclude_shown = options, request.exclude_shown
+        spec.options, spec.exclude_shown = options, request.exclude_shown
         if challenger is None:
-            return self._job(asked, make, size)
-        return self._with_rival(asked, challenger, request, partial(self._job, asked, make, size))
+            return self._job(spec, make, size)
+        return self._with_rival(spec, challenger, request, partial(self._job, spec, make, size))
 
-    def _check_shown(self, seconds: int, asked: "_Asked") -> None:
+    def _check_shown(self, seconds: int, spec: "_JobSpec") -> None:
         """Refuse to exclude items shown if the service does not keep them, or keeps them for less long.
 
         Raises:
@@ -355,13 +355,13 @@ class RetrievalServicer:
         if seconds > most:
             kept = f"at most {most}, as long as items shown are kept (serve --events --events-shown-hours)"
             raise InvalidInput("exclude_shown", f"expected {kept}, got {seconds}")
-        for message, name in zip(asked.messages, asked.names, strict=True):
+        for message, name in zip(spec.messages, spec.names, strict=True):
             if not message.HasField("user"):
                 raise InvalidInput(f"{name}.user", "required with exclude_shown, but missing")
 
     def _job(
         self,
-        asked: "_Asked",
+        spec: "_JobSpec",
         answer: Callable[[Job], Any],
         size: int,
         rival: Job | None = None,
@@ -374,15 +374,15 @@ class RetrievalServicer:
             rival: the challenger's job, which is left out where both are too much for one batch.
             then: of a challenger's job, takes what makes it; its outcome is returned in place of the job.
         """
-        bundle, options = asked.bundle, asked.options
+        bundle, options = spec.bundle, spec.options
         retriever = bundle.retriever
 
         def made(queries: Sequence[Query], excluded: Iterable[Collection[str]], more: int = 0) -> Any:
             if bundle.manifest.is_remote:
-                return self._remote_job(replace(asked, queries=queries), excluded, answer, size)
-            prepared = [*map(retriever.prepare, queries, asked.names, excluded)]
+                return self._remote_job(replace(spec, queries=queries), excluded, answer, size)
+            prepared = [*map(retriever.prepare, queries, spec.names, excluded)]
             job = Job(retriever, prepared, options, answer, size)
-            job.cost += asked.items + more * retriever.interests
+            job.cost += spec.items + more * retriever.interests
             if options.exclude_history:
                 job.cost += _histories(queries) * retriever.interests
             if options.filter is not None or retriever.interests > 1:
@@ -393,7 +393,7 @@ class RetrievalServicer:
             more = sum(len(each.excluded) for each in found)
             if self._rate is not None and more and then is None:
                 count = len(found)
-                self._rate.charge(caller(asked.call), tokens(count, more) - tokens(count, 0))
+                self._rate.charge(caller(spec.call), tokens(count, more) - tokens(count, 0))
             return finished(
                 lambda: made([each.query for each in found], [each.excluded for each in found], more)
             )
@@ -406,19 +406,19 @@ class RetrievalServicer:
                 job.add_rival(rival)
             return job
 
-        if self._resolve_users is None or all(each.user is None for each in asked.queries):
-            return finished(partial(made, asked.queries, repeat(())))
+        if self._resolve_users is None or all(each.user is None for each in spec.queries):
+            return finished(partial(made, spec.queries, repeat(())))
         job: Job | Deferred
-        excludes = options.exclude_history, asked.exclude_shown
-        job = self._resolve_users(asked.queries, retriever.events, *excludes, resolved)
+        excludes = options.exclude_history, spec.exclude_shown
+        job = self._resolve_users(spec.queries, retriever.events, *excludes, resolved)
         return job
 
     def _remote_job(
-        self, asked: "_Asked", excluded: Iterable[Collection[str]], answer: Callable[[Job], Any], size: int
+        self, spec: "_JobSpec", excluded: Iterable[Collection[str]], answer: Callable[[Job], Any], size: int
     ) -> Job | Deferred:
         """As `_job`, where another server has the items: threads look up items as queries, and search."""
-        call, queries, options, count = asked.call, asked.queries, asked.options, len(asked.queries)
-        retriever = asked.bundle.retriever
+        call, queries, options, count = spec.call, spec.queries, spec.options, len(spec.queries)
+        retriever = spec.bundle.retriever
 
         def search(job: Job) -> Deferred:
             began = time.perf_counter_ns()
@@ -435,7 +435,7 @@ class RetrievalServicer:
         def encode(prepared: Sequence[PreparedQuery]) -> Job:
             return Job(retriever, prepared, NO_SEARCH, search if options.k else answer, size)
 
-        prepare = partial(retriever.prepare_all, queries, asked.names, excluded)
+        prepare = partial(retriever.prepare_all, queries, spec.names, excluded)
         if all(query.item_id is None for query in queries):
             return encode(prepare())
         return self._remote.run(call, count, prepare, encode)
@@ -453,14 +453,14 @@ class RetrievalServicer:
         if self._rate is not None:
             self._rate.admit(caller(call), tokens(interests * queries, interests * items))
 
-    def _filtered(self, request: SearchMessage, asked: "_Asked", options: SearchOptions) -> SearchOptions:
+    def _filtered(self, request: SearchMessage, spec: "_JobSpec", options: SearchOptions) -> SearchOptions:
         """The options with the request's filter; it is evaluated after all other checks, which cost less.
 
         Its cost, in items, is known only after the evaluation, and is charged then.
         """
         if not request.HasField("filter"):
             return options
-        queries, retriever, work = asked.queries, asked.bundle.retriever, Work()
+        queries, retriever, work = spec.queries, spec.bundle.retriever, Work()
         try:
             compiled = compile_filter(request.filter, retriever.filters, self._limits, work)
             options = options._replace(filter=compiled)
@@ -469,7 +469,7 @@ class RetrievalServicer:
             items = _items(queries, options)
             more = tokens(len(queries), items + work.steps) - tokens(len(queries), items)
             if self._rate is not None and more:
-                self._rate.charge(caller(asked.call), more)
+                self._rate.charge(caller(spec.call), more)
         return options
 
     def _options(self, bundle: LoadedBundle, request: SearchMessage) -> SearchOptions:
@@ -488,7 +488,7 @@ class RetrievalServicer:
 
 
 @dataclass(slots=True)
-class _Asked:
+class _JobSpec:
     """The queries of a call, and what one bundle does with them.
 
     Args:
