@@ -26,7 +26,7 @@ from twinspire.serving.descriptors import fitting
 from twinspire.serving.engine.limits import OTHER_FILES
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
-from twinspire.serving.live.process.frame_socket import Channel as StoreChannel
+from twinspire.serving.live.process.frames import Channel as StoreChannel
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search.live_items import NO_WRITES, LivePlace, StoreState
 from twinspire.serving.observability.exporter import serve_metrics

@@ -12,7 +12,7 @@ from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.api.retrieval_service import RetrievalServicer
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
-from twinspire.serving.live.process.frame_socket import Frame, FrameKind
+from twinspire.serving.live.process.frames import Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.store.write_checks import WriteParser, check_answer_size, check_id
 from twinspire.serving.live.store.write_rules import CatalogueBounds, WriteRequest

@@ -17,8 +17,14 @@ from twinspire.protos import events_pb2 as wire
 from twinspire.protos.errors import TwinspireError, Unavailable
 from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.events.store import MOST_DELETED, EventStore
-from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, Requests, take_group
-from twinspire.serving.live.process.frame_socket import Channel, FrameKind
+from twinspire.serving.live.process.frames import (
+    Channel,
+    FrameKind,
+    FrameServer,
+    PendingRequest,
+    Requests,
+    take_group,
+)
 from twinspire.serving.live.store.database import EVENTS as STORE
 from twinspire.serving.live.store.database import detail, operator_errors
 from twinspire.serving.shared_state import EVENTS, SharedState

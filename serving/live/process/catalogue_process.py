@@ -26,8 +26,15 @@ from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoded_items import LOCK, position_of
 from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, prune
-from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest, Requests, take_group
-from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.frames import (
+    Channel,
+    Frame,
+    FrameKind,
+    FrameServer,
+    PendingRequest,
+    Requests,
+    take_group,
+)
 from twinspire.serving.live.store.changes import Change, Position
 from twinspire.serving.live.store.database import CATALOGUE as STORE
 from twinspire.serving.live.store.database import detail, operator_errors

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from twinspire.protos.errors import Overloaded, TwinspireError, Unavailable
 from twinspire.serving.engine.call import Call, Deferred
-from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind, Peer, guarded
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, Peer, guarded
 
 MAX_BYTES = 16 << 20  # of requests of one worker that wait for their reply; one of any size may wait alone
 MAX_REQUESTS = 4096  # the same in number

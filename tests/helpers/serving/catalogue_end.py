@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 
-from twinspire.serving.live.process.frame_server import FrameServer, PendingRequest
-from twinspire.serving.live.process.frame_socket import Channel, Frame
+from twinspire.serving.live.process.frames import Channel, Frame, FrameServer, PendingRequest
 
 Answer = Callable[[Frame], Frame | None]
 

@@ -21,7 +21,7 @@ from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.events.process import EventsProcess, initial_events_entry
 from twinspire.serving.events.store import MOST_DELETED, EventStore
 from twinspire.serving.events.user_histories import EventTable, UserHistories
-from twinspire.serving.live.process.frame_socket import Channel
+from twinspire.serving.live.process.frames import Channel
 from twinspire.serving.live.store.database import Database
 from twinspire.serving.retrieval.event_reading import EventReading, EventRow
 from twinspire.serving.retrieval.query import Query

@@ -28,7 +28,7 @@ from twinspire.protos.errors import (
     UnknownItem,
 )
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search import live_items as live_bundle
 from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState

@@ -21,7 +21,7 @@ from twinspire.serving.live.config import CatalogueConfig
 from twinspire.serving.live.encoding import change_encoder as encoders
 from twinspire.serving.live.process import catalogue_process as processes
 from twinspire.serving.live.process.catalogue_process import CatalogueProcess, initial_catalogue_entry
-from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest

@@ -17,7 +17,7 @@ from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.process import store_client as channels
-from twinspire.serving.live.process.frame_socket import Channel, Frame, FrameKind, Peer
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, Peer
 from twinspire.serving.live.process.store_client import StoreClient
 
 
