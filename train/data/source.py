@@ -216,24 +216,21 @@ def sort_and_filter(
     """
     dropped: dict[str, int] = {}
     timed = ["time"] if "time" in events.columns else []
-    ordered = events.sort("group", *timed, maintain_order=True)
-    once = ordered
+    events = events.sort("group", *timed, maintain_order=True)  # one name: a copy is freed by the next
     if timed:
-        key = ["group", "item_row", "time"]
+        count, key = events.height, ["group", "item_row", "time"]
         has_positive = POSITIVE.any().over(key)
-        once = ordered.filter(POSITIVE | ~has_positive).unique(key, keep="first", maintain_order=True)
-        dropped["event of the same user, item and time as another"] = ordered.height - once.height
-    first = once
+        events = events.filter(POSITIVE | ~has_positive).unique(key, keep="first", maintain_order=True)
+        dropped["event of the same user, item and time as another"] = count - events.height
+    count = events.height
     if repeats == "first":
         positives_before = (POSITIVE.cast(pl.Int64).cum_sum() - POSITIVE).over("group", "item_row")
-        first = once.filter(positives_before == 0)
-        dropped["event with an item of which the user had a positive event before"] = (
-            once.height - first.height
-        )
-    kept = first.filter(pl.len().over("group") >= min_user_events)
-    reason = f"event of a user with fewer than {min_user_events} events"
-    dropped[reason] = first.height - kept.height
-    return kept, {reason: count for reason, count in dropped.items() if count}
+        events = events.filter(positives_before == 0)
+        dropped["event with an item of which the user had a positive event before"] = count - events.height
+    count = events.height
+    events = events.filter(pl.len().over("group") >= min_user_events)
+    dropped[f"event of a user with fewer than {min_user_events} events"] = count - events.height
+    return events, {reason: count for reason, count in dropped.items() if count}
 
 
 def share_of_repeats(events: pl.DataFrame) -> float:

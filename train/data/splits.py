@@ -179,7 +179,7 @@ def _check_parts(divided: pl.DataFrame, config: SplitConfig) -> None:
                 f"{divided['group'].n_unique()} groups are too few for a split by {config.by}"
                 f"{_cure(part, config.by)}"
             )
-        if "label" in divided.columns and not divided.filter(pl.col("part") == part, POSITIVE).height:
+        if "label" in divided.columns and not (divided["label"].filter(divided["part"] == part) > 0).any():
             raise DataError(f"the {part} part of the split holds no positive pair")
 
 
@@ -397,15 +397,16 @@ def _held_out(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
 
     Of each user with three or more positive events, one is drawn for each of both parts.
     """
-    held = np.full(events.height, "", dtype=object)
+    held = pl.Series("__held", [""], dtype=pl.String).new_from_index(0, events.height)
     if config.by == "random":
         drawn = np.random.default_rng([config.seed, 2]).random(events.height)
         order = events.select("group", _WARM_POSITIVE.alias("__can"), pl.Series("__drawn", drawn))
         place = pl.col("__drawn").rank("ordinal").over("group", "__can")
         enough = pl.col("__can") & (pl.col("__can").sum().over("group") >= 3)
         place_of = order.select(pl.when(enough).then(place).otherwise(0))["__drawn"].to_numpy()
-        held[place_of == 1], held[place_of == 2] = "test", "validation"
-    return pl.Series("__held", held, dtype=pl.String)
+        names = pl.Series("__held", ["", "test", "validation"])
+        held = names.gather(np.where(place_of <= 2, place_of, 0))
+    return held
 
 
 def _with_parts(

@@ -202,7 +202,7 @@ def test_steps_are_sessions_where_the_split_is_by_session(made: Callable[..., Da
         assert data.histories is not None
         assert (data.histories.steps is not None) == expected
     assert data.histories is not None and data.histories.steps is not None
-    events = dataset.in_history()
+    events = {name: dataset.in_history(name) for name in ("item_row", "group", "session")}
     assert events["item_row"].to_list() == data.histories.run.tolist()
     seen: dict[tuple[str, str], int] = {}
     for user, session, step in zip(events["group"], events["session"], data.histories.steps, strict=True):
