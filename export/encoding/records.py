@@ -13,7 +13,7 @@ from twinspire.protos.errors import DataError
 from twinspire.protos.features import FeatureSpec, IdFeature, TextFeature
 from twinspire.train.data.columns import Columns, column_names, features_of
 from twinspire.train.data.item_table import ItemTable
-from twinspire.train.data.table_files import identity_of, read_slices
+from twinspire.train.data.table_files import identity_of, read_slices, table_parts
 from twinspire.train.fingerprint import fingerprint
 
 AS_NAMED = ItemTable()  # ids in `item_id`, no casts, written as the suffix says
@@ -140,12 +140,12 @@ class TableRecords:
         return self.table.id_column if isinstance(spec, IdFeature) else column_names({name: spec})[0]
 
 
-def _state(path: Path) -> tuple[int, ...]:
+def _state(path: Path) -> list[tuple[int, ...]]:
     """Properties that change when a file is written or replaced, even if its size and time were restored."""
     try:
-        found = path.stat()
+        found = [part.stat() for part in table_parts(path)]
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return [(each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for each in found]

@@ -116,7 +116,7 @@ def table_identity(path: Path) -> str:
     Raises:
         DataError: it cannot be read.
     """
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: there is no such file")
     return identity_of([path])
 

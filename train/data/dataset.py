@@ -101,9 +101,10 @@ class Dataset:
         """The pairs of one part of the split."""
         return self.pairs.filter(pl.col("part") == name)
 
-    def in_history(self) -> pl.DataFrame:
-        """The events that `history` holds, in its order."""
-        return splits.known_events(self.pairs, str(self.report["split"]["by"])).filter(POSITIVE)
+    def in_history(self, column: str) -> pl.Series:
+        """A column of the events that `history` holds, in its order."""
+        events = self.pairs.select(*dict.fromkeys(["part", "label", column]))
+        return splits.known_events(events, str(self.report["split"]["by"])).filter(POSITIVE)[column]
 
     def write_tables(self, folder: Path) -> None:
         """Write `items.parquet` and `pairs.parquet`, which has item ids, as plain tables into a folder.
@@ -174,7 +175,7 @@ def prepare(
     tables = dataclasses.replace(tables, items=filtered)
     events = {}
     if tables.history is not None:
-        known = splits.known_events(pairs, experiment.split.by)
+        known = splits.known_events(pairs.select("part", "label", "item_row"), experiment.split.by)
         events[HISTORY] = known.filter(POSITIVE).select("item_row")
         events[NEGATIVES] = known.filter(~POSITIVE).select("item_row")
     report = _report(experiment, tables, pairs, fingerprint) | by_ranking
@@ -266,7 +267,7 @@ def _without_known_queries(
     """The tables with counts of what `leave_out_known_queries` leaves out, the other pairs, and answers."""
     texts, columns = _query_texts(experiment), column_names(experiment.query)
     kept, answers, left_out = splits.leave_out_known_queries(pairs, experiment.split, texts, columns)
-    of_training = left_out.get("train", 0) / pairs.filter(pl.col("part") == "train").height
+    of_training = left_out.get("train", 0) / (pairs["part"] == "train").sum()
     if of_training > WARN_LEFT_OUT_ABOVE:
         repeated = (
             f"{of_training:.0%} of the training pairs are left out, because their query is also one of test "
@@ -339,7 +340,7 @@ def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerp
         "pairs": pairs.height,
         "groups": pairs["group"].n_unique(),
         "unit": tables.unit if tables.history is None else "users",
-        "parts": {part: pairs.filter(pl.col("part") == part).height for part in splits.PARTS},
+        "parts": {part: int((pairs["part"] == part).sum()) for part in splits.PARTS},
         "display": list(tables.display),
         "dropped": dict(sorted(tables.dropped.items())),
         "changed": dict(sorted({**tables.changed, **_count_empty_texts(tables.items, texts)}.items())),
@@ -377,13 +378,13 @@ def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
     return report | {
         "users": pairs["group"].n_unique(),
         "users_by_part": {
-            part: pairs.filter(pl.col("part") == part)["group"].n_unique() for part in splits.PARTS
+            part: pairs["group"].filter(pairs["part"] == part).n_unique() for part in splits.PARTS
         },
         "order": tables.order,
         "cold_items": cold["item_row"].n_unique(),
         "cold_records": cold.height,
         "without_history": {
-            part: pairs.filter((pl.col("part") == part) & (pl.col("begin") == pl.col("end"))).height
+            part: int(((pairs["part"] == part) & (pairs["begin"] == pairs["end"])).sum())
             for part in splits.PARTS
         },
     }

@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,6 +59,7 @@ BY_FILE = "file order, for want of a time column"
 POSITIVE = pl.col("label") > 0
 BY_RANKING = "__by_ranking"
 """Column of pairs of a service, bool: whether the click is on an item that a ranking alone chose to show."""
+FILTERED_AT_ONCE = 1_000_000  # events that `sort_and_filter` filters at a time, and those of one more user
 EARLY = 1990  # times before this year have probably been read in a wrong unit
 
 
@@ -214,26 +216,37 @@ def sort_and_filter(
         repeats: `first` keeps no event with an item after the user's first positive one; `keep` keeps all.
         min_user_events: users with fewer events are dropped.
     """
-    dropped: dict[str, int] = {}
     timed = ["time"] if "time" in events.columns else []
-    ordered = events.sort("group", *timed, maintain_order=True)
-    once = ordered
+    events = events.sort("group", *timed, maintain_order=True)
+    starts = (events["group"] != events["group"].shift()).fill_null(True).arg_true().to_numpy()
+    cuts = starts[np.unique(starts // FILTERED_AT_ONCE, return_index=True)[1]].tolist() or [0]
+    kept, dropped = [], Counter[str]()
+    for begin, end in pairwise([*cuts, events.height]):  # whole users
+        found, counts = _filter(events.slice(begin, end - begin), timed, repeats, min_user_events)
+        kept.append(found)
+        dropped.update(counts)
+    return pl.concat(kept, rechunk=True), {reason: count for reason, count in dropped.items() if count}
+
+
+def _filter(
+    events: pl.DataFrame, timed: Sequence[str], repeats: str, min_user_events: int
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """`sort_and_filter` of sorted events; also counts of 0."""
+    dropped: dict[str, int] = {}
     if timed:
-        key = ["group", "item_row", "time"]
+        count, key = events.height, ["group", "item_row", "time"]
         has_positive = POSITIVE.any().over(key)
-        once = ordered.filter(POSITIVE | ~has_positive).unique(key, keep="first", maintain_order=True)
-        dropped["event of the same user, item and time as another"] = ordered.height - once.height
-    first = once
+        events = events.filter(POSITIVE | ~has_positive).unique(key, keep="first", maintain_order=True)
+        dropped["event of the same user, item and time as another"] = count - events.height
+    count = events.height
     if repeats == "first":
         positives_before = (POSITIVE.cast(pl.Int64).cum_sum() - POSITIVE).over("group", "item_row")
-        first = once.filter(positives_before == 0)
-        dropped["event with an item of which the user had a positive event before"] = (
-            once.height - first.height
-        )
-    kept = first.filter(pl.len().over("group") >= min_user_events)
-    reason = f"event of a user with fewer than {min_user_events} events"
-    dropped[reason] = first.height - kept.height
-    return kept, {reason: count for reason, count in dropped.items() if count}
+        events = events.filter(positives_before == 0)
+        dropped["event with an item of which the user had a positive event before"] = count - events.height
+    count = events.height
+    events = events.filter(pl.len().over("group") >= min_user_events)
+    dropped[f"event of a user with fewer than {min_user_events} events"] = count - events.height
+    return events, dropped
 
 
 def share_of_repeats(events: pl.DataFrame) -> float:

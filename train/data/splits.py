@@ -65,7 +65,9 @@ SHOWN = "shown"
 LEAST_OTHERS = 100  # positive pairs of a part beside those that a ranking alone chose to show
 TOLERANCE = 0.5  # by which the share of a part may differ from that of the configuration, of the latter
 REPEATED_QUERIES = 'in a log where queries repeat, name data.time and set split.by = "time", which keeps them'
+HASHED_AT_ONCE = 1_000_000  # pairs of the split hash in memory; more where one item has more
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _WARM_POSITIVE = POSITIVE & ~pl.col("__cold")
 _POSITION = pl.col("position")
 
@@ -177,7 +179,7 @@ def _check_parts(divided: pl.DataFrame, config: SplitConfig) -> None:
                 f"{divided['group'].n_unique()} groups are too few for a split by {config.by}"
                 f"{_cure(part, config.by)}"
             )
-        if "label" in divided.columns and not divided.filter(pl.col("part") == part, POSITIVE).height:
+        if "label" in divided.columns and not (divided["label"].filter(divided["part"] == part) > 0).any():
             raise DataError(f"the {part} part of the split holds no positive pair")
 
 
@@ -217,15 +219,35 @@ def known_events(events: pl.DataFrame, by: str) -> pl.DataFrame:
 def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Collection[str]) -> str:
     """sha256 over (part, item id, query) of every pair; the order of the rows does not matter.
 
+    It is the hash of the sorted lines of JSON, one for each pair. Memory holds those of some items at a time.
+
     Args:
         query_columns: columns that identify a query; of events, `group` and `position`, so the hash depends
             on the order of a user's events.
     """
-    columns = [pairs["part"], item_ids.gather(pairs["item_row"])]
-    columns += [pairs[name] for name in sorted(query_columns)]
-    rows = zip(*(column.to_list() for column in columns), strict=True)
-    lines = sorted(json.dumps(row, ensure_ascii=False) for row in rows)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digest, separator = hashlib.sha256(), ""
+    ids = pl.Series([_encode(each) for each in item_ids], dtype=pl.String)
+    places = (ids.rank("ordinal") - 1).gather(pairs["item_row"])
+    for part in sorted(pairs["part"].unique()):
+        of_part = pairs["part"] == part
+        counts = np.bincount(places.filter(of_part).to_numpy(), minlength=len(ids))
+        slices = (np.cumsum(counts) - counts) // HASHED_AT_ONCE  # of each item, in the order of the ids
+        for number in np.unique(slices[counts > 0]):
+            begin, end = np.searchsorted(slices, [number, number + 1])
+            rows = pairs.filter(of_part & places.is_between(begin, end, "left"))
+            columns = [ids.gather(rows["item_row"]), *(_json(rows[name]) for name in sorted(query_columns))]
+            lines = pl.concat_str(pl.lit(f"[{_encode(part)}"), *columns, separator=", ") + "]"
+            text = pl.select(lines.alias("line"))["line"].sort().str.join("\n").item()
+            digest.update((separator + text).encode())
+            separator = "\n"
+    return digest.hexdigest()
+
+
+def _json(values: pl.Series) -> pl.Series:
+    """Each value as JSON."""
+    if values.dtype.is_integer():
+        return values.cast(pl.String).fill_null("null")
+    return pl.Series([_encode(each) for each in values.to_list()], dtype=pl.String)
 
 
 def _check_columns(pairs: pl.DataFrame, config: SplitConfig) -> None:
@@ -375,15 +397,16 @@ def _held_out(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
 
     Of each user with three or more positive events, one is drawn for each of both parts.
     """
-    held = np.full(events.height, "", dtype=object)
+    held = pl.Series("__held", [""], dtype=pl.String).new_from_index(0, events.height)
     if config.by == "random":
         drawn = np.random.default_rng([config.seed, 2]).random(events.height)
         order = events.select("group", _WARM_POSITIVE.alias("__can"), pl.Series("__drawn", drawn))
         place = pl.col("__drawn").rank("ordinal").over("group", "__can")
         enough = pl.col("__can") & (pl.col("__can").sum().over("group") >= 3)
         place_of = order.select(pl.when(enough).then(place).otherwise(0))["__drawn"].to_numpy()
-        held[place_of == 1], held[place_of == 2] = "test", "validation"
-    return pl.Series("__held", held, dtype=pl.String)
+        names = pl.Series("__held", ["", "test", "validation"])
+        held = names.gather(np.where(place_of <= 2, place_of, 0))
+    return held
 
 
 def _with_parts(

@@ -18,8 +18,9 @@ from twinspire.train.data.table_files import find_data_file
 class TableData(SourceConfig):
     """A table of items, and a table of pairs or events, each row of which names an item.
 
-    Tables are CSV, TSV, JSONL, Parquet, or what `layouts` describes. Paths are relative to the TOML file; a
-    file that is not there is looked for in the folder that the environment variable TWINSPIRE_DATA names.
+    Tables are CSV, TSV, JSONL, Parquet, a folder of Parquet files, or what `layouts` describes. Paths are
+    relative to the TOML file; a file that is not there is looked for in the folder that the environment
+    variable TWINSPIRE_DATA names.
 
     Args:
         time: column of the rows with numbers or ISO dates.

@@ -5,6 +5,10 @@ RFC 4180; `layouts.py` says what other delimited text is read. Cells of CSV and 
 "007" is no number; an empty cell is null. A JSONL file has one object on each line; its values keep their
 types.
 
+A folder is a table, too: that of its Parquet files, also of those in folders below it, in the order of their
+paths. Rows are counted through all of them. A folder named `day=2026-01-31` gives its rows a column `day` of
+strings, as Hive and Spark write them.
+
 A cell has at most `MAX_CELL_LENGTH` characters. A line of text is refused before more than `MAX_LINE_LENGTH`
 characters of it are read.
 """
@@ -14,10 +18,12 @@ import hashlib
 import io
 import json
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -35,6 +41,7 @@ DATA_FOLDER = "TWINSPIRE_DATA"
 MAX_CELL_LENGTH = 1 << 20  # characters; towers read at most 65,536 of a text
 MAX_LINE_LENGTH = 16 * MAX_CELL_LENGTH  # characters
 SEPARATORS = (";", "\t", "|", ":", ",")  # that a header is looked at for, to give advice
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in the name of a folder whose rows have no value
 SLICE = 65_536  # rows whose cells are Python objects at one time
 
 
@@ -50,8 +57,25 @@ def find_data_file(base: Path, name: str) -> Path:
     return path
 
 
+def table_parts(path: Path) -> list[Path]:
+    """The files of a table: those of a folder in the order of their paths, or the file itself.
+
+    Names that begin with "." or "_" are those of files that are no part of the table.
+
+    Raises:
+        DataError: a folder has no Parquet file.
+    """
+    if path.suffix.lower() in (*SUFFIXES, ".jsonl") or not path.is_dir():
+        return [path]
+    names = sorted(each.relative_to(path) for each in path.rglob("*.parquet") if not each.is_dir())
+    parts = [path / name for name in names if not any(each[0] in "._" for each in name.parts)]
+    if not parts:
+        raise DataError(f"{path}: expected a folder with files that end in .parquet, found none")
+    return parts
+
+
 def identity_of(paths: Iterable[Path]) -> str:
-    """sha256 over the sha256 of each file.
+    """sha256 over the sha256 of each file; of a folder that is a table, also over the names in it.
 
     Raises:
         DataError: a file is missing, or is no regular file.
@@ -59,8 +83,10 @@ def identity_of(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            check_regular(path)
-            digest.update(record(path).sha256.encode())
+            for part in table_parts(path):
+                check_regular(part)
+                name = part.relative_to(path).as_posix() if part != path else ""
+                digest.update(f"{name}{record(part).sha256}".encode())
         except OSError as error:
             hint = "" if path.exists() else f"; {DATA_FOLDER} may name its folder"
             raise DataError(f"{path}: cannot be read: {error.strerror or error}{hint}") from None
@@ -113,12 +139,16 @@ def read_slices(
     """
     written = format_of(path, layout, name)
     reader = _READERS.get(path.suffix.lower()) if written is None else _delimited(written, name)
+    parts = table_parts(path)
+    if written is None and parts != [path]:
+        reader = _parquet
     if reader is None:
         endings = ", ".join([*SUFFIXES, *_READERS])
         advice = f', or a separator in [data.layouts."{name}"]' if name else ""
         raise DataError(f"{path}: expected a file that ends in {endings}, got {path.suffix!r}{advice}")
     try:
-        check_regular(path)
+        for part in parts:
+            check_regular(part)
         for n, frame in enumerate(reader(path, columns, size, first)):
             _check_cells(path, frame, first + n * size)
             yield frame
@@ -317,17 +347,38 @@ _JSON_TYPES = {
 
 def _parquet(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
     try:
-        present = list(pl.read_parquet_schema(path))
-        for column in columns:
-            if column not in present:
-                raise _missing(path, column, present)
-        table = pl.scan_parquet(path, glob=False).select(columns)
-        count = table.select(pl.len()).collect().item()
-        for at in range(first, count, size):
+        tables = [_scan(path, part, columns) for part in table_parts(path)]
+        counts = [table.select(pl.len()).collect().item() for table in tables]
+        ends = list(accumulate(counts))
+        for at in range(first, ends[-1], size):
             # One slice at a time: the batches of Polars read ahead, and hold whole row groups.
-            yield table.slice(at, size).collect()
+            until = min(at + size, ends[-1])
+            slices = []
+            for n in range(bisect_right(ends, at), bisect_left(ends, until) + 1):
+                begin = ends[n] - counts[n]
+                slices.append(tables[n].slice(max(0, at - begin), until - max(at, begin)).collect())
+            yield pl.concat(slices, how="vertical_relaxed")
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+
+
+def _scan(path: Path, part: Path, columns: Sequence[str]) -> pl.LazyFrame:
+    """The named columns of one of a table's files; those of the names of its folders are strings."""
+    folders = [] if part == path else part.relative_to(path).parts[:-1]
+    named = {
+        unquote(key): unquote(value)
+        for key, found, value in (each.partition("=") for each in folders)
+        if found
+    }
+    present = dict.fromkeys([*pl.read_parquet_schema(part), *named])
+    for column in columns:
+        if column not in present:
+            raise _missing(part, column, present)
+    values = {key: None if value == NO_VALUE else value for key, value in named.items() if key in columns}
+    table = pl.scan_parquet(part, glob=False, hive_partitioning=False)
+    return table.with_columns(pl.lit(value, pl.String).alias(key) for key, value in values.items()).select(
+        columns
+    )
 
 
 def _check_cells(path: Path, frame: pl.DataFrame, begin: int) -> None:

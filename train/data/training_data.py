@@ -326,6 +326,7 @@ def training_data_of(
     answers = _answers(dataset, numbers, distinct.height)
     has_negatives = "label" in keyed.columns and (keyed["label"] <= 0).any()
     parts = {}
+    keyed = keyed.select(pl.col("__query", "item_row", "weight", "part", who, "^label$", "^time$"))
     for part in PARTS:
         of_part = keyed.filter(pl.col("part") == part)
         parts[part] = Pairs(
@@ -333,9 +334,9 @@ def training_data_of(
             of_part["item_row"].cast(pl.Int64).to_numpy(writable=True),
             of_part["weight"].to_numpy(writable=True),
             of_part["label"].to_numpy(writable=True) if has_negatives else None,
-            of_part["__user"].to_numpy(writable=True) if "__user" in of_part.columns else None,
+            of_part[who].to_numpy(writable=True) if who == "__user" else None,
             of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
-            of_part["__group"].to_numpy(writable=True) if "__group" in of_part.columns else None,
+            of_part[who].to_numpy(writable=True) if who == "__group" else None,
             None if part == "train" else answers,
         )
     ids = dataset.items["item_id"].to_list()
@@ -343,7 +344,7 @@ def training_data_of(
     if histories is not None and any(
         isinstance(each, HistoryFeature) and each.times for each in query.values()
     ):
-        times = dataset.in_history()["time"].cast(pl.Float64)
+        times = dataset.in_history("time").cast(pl.Float64)
         histories = replace(histories, times=times.to_numpy(writable=True))
     negatives = _histories(dataset, dataset.negatives, distinct, ids, "negative_")
     lengths = [spec.longest for spec in query.values() if isinstance(spec, HistoryFeature)]
@@ -454,7 +455,7 @@ def _histories(
     begin, end = (queries[name].cast(pl.Int64).to_numpy(writable=True) for name in names)
     steps = None
     if dataset.report["split"]["by"] == "last_session" and not prefix:
-        sessions = dataset.in_history()["session"]
+        sessions = dataset.in_history("session")
         steps = (sessions != sessions.shift()).fill_null(True).cast(pl.Int64).cum_sum().to_numpy()
     return Histories(run, begin, end, ids, steps)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from twinspire.protos.errors import DataError
 from twinspire.train.config.data import SplitConfig
+from twinspire.train.data import source
 from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions, sort_and_filter
 from twinspire.train.data.splits import PARTS, SHOWN, assign_parts, known_events
 
@@ -273,3 +274,28 @@ def test_a_split_needs_its_columns(split: dict[str, Any], message: str) -> None:
     events = laid_out(drawn(0)).drop("time", "session")
     with pytest.raises(DataError, match=message):
         assign_parts(events, SplitConfig(**split))
+
+
+@pytest.mark.parametrize("repeats", ["first", "keep"])
+@pytest.mark.parametrize("timed", [True, False])
+def test_events_are_filtered_alike_however_few_users_are_filtered_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, repeats: str, timed: bool
+) -> None:
+    draw = np.random.default_rng(0)
+    events = pl.DataFrame(
+        {
+            "group": [f"u{n}" for n in draw.integers(60, size=400)],
+            "item_row": draw.integers(4, size=400),
+            "label": draw.integers(2, size=400).astype(np.float32),
+            **({"time": draw.integers(3, size=400).astype(float)} if timed else {}),
+        }
+    )
+    known, counted = sort_and_filter(events, repeats, min_user_events=4)
+    assert 0 < known.height < events.height and counted
+    for at_once in (1, 7, 50):
+        monkeypatch.setattr(source, "FILTERED_AT_ONCE", at_once)
+        found, dropped = sort_and_filter(events, repeats, min_user_events=4)
+        assert found.equals(known)
+        assert dropped == counted
+    nothing, dropped = sort_and_filter(events.clear(), repeats)
+    assert nothing.is_empty() and not dropped

@@ -115,6 +115,22 @@ def test_every_split_is_the_same_after_a_reload(made: Callable[..., Dataset], sp
         assert run[positions].tolist() == events["item_row"].to_list(), user
 
 
+def test_a_log_in_partitions_is_the_data_set_of_the_same_log_in_one_file(
+    made: Callable[..., Dataset], base: Path
+) -> None:
+    whole = made()
+    log = pl.read_csv(base / "log.csv", infer_schema=False)
+    for n, rows in enumerate(log.iter_slices(100)):
+        (base / "log" / f"part={n}").mkdir(parents=True)
+        rows.write_parquet(base / "log" / f"part={n}" / "rows.parquet")
+    divided = made(replace(EXPERIMENT, data=replace(DATA, events="log")))
+    assert divided.split_hash == whole.split_hash
+    for name in ("pairs.parquet", "history.parquet", "negatives.parquet"):
+        assert (divided.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    divided_by_part = replace(DATA, events="log", filters=("part <> '3'",))
+    assert made(replace(EXPERIMENT, data=divided_by_part)).report["dropped"] == {"not part <> '3'": 100}
+
+
 def test_the_files_have_no_keys_of_users(made: Callable[..., Dataset], base: Path) -> None:
     users = pl.read_csv(base / "log.csv", infer_schema=False)["user_id"].unique()
     data = made()
@@ -186,7 +202,7 @@ def test_steps_are_sessions_where_the_split_is_by_session(made: Callable[..., Da
         assert data.histories is not None
         assert (data.histories.steps is not None) == expected
     assert data.histories is not None and data.histories.steps is not None
-    events = dataset.in_history()
+    events = {name: dataset.in_history(name) for name in ("item_row", "group", "session")}
     assert events["item_row"].to_list() == data.histories.run.tolist()
     seen: dict[tuple[str, str], int] = {}
     for user, session, step in zip(events["group"], events["session"], data.histories.steps, strict=True):

@@ -1,5 +1,8 @@
 """A split is seeded, keeps its shares and never divides a group."""
 
+import hashlib
+import json
+import random
 from typing import Literal
 
 import numpy as np
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from twinspire.protos.errors import DataError
 from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.train.config.data import SplitConfig
+from twinspire.train.data import splits
 from twinspire.train.data.source import BY_RANKING
 from twinspire.train.data.splits import (
     LEAST_OTHERS,
@@ -252,6 +256,33 @@ def test_the_hash_depends_on_parts_and_pairs_but_not_on_their_order() -> None:
     other_item = divided.with_columns(item_row=pl.col("item_row").reverse())
     for other in (other_part, other_query, other_item):
         assert split_hash(other, ids, ["query"]) != known
+
+
+def test_the_hash_is_that_of_sorted_lines_of_json_however_few_are_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    draw = random.Random(0)
+    ids = ["1", "10", 'a"b', "a", "a ", "\u00fc", "\U0001f600", "back\\slash", "line\nend"]
+    rows = [
+        {
+            "part": draw.choice(["train", "test", "validation", "cold"]),
+            "item_row": draw.randrange(len(ids)),
+            "group": draw.choice(['u"', "u", "\u2028"]),
+            "position": draw.randrange(20),
+            "price": draw.choice([None, 1.0, 1e30]),
+            "tags": draw.choice([[], ["x", 'y"']]),
+        }
+        for _ in range(300)
+    ]
+    names = ["group", "position", "price", "tags"]
+    lines = [
+        json.dumps([row["part"], ids[row["item_row"]], *(row[name] for name in names)], ensure_ascii=False)
+        for row in rows
+    ]
+    known = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    for at_once in (1, 7, 1_000):
+        monkeypatch.setattr(splits, "HASHED_AT_ONCE", at_once)
+        assert split_hash(pl.DataFrame(rows), pl.Series(ids), names) == known
 
 
 def test_the_hash_is_the_same_on_every_machine() -> None:

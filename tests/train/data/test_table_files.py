@@ -11,7 +11,7 @@ import pytest
 from twinspire.protos.errors import ConfigError, DataError
 from twinspire.train.config import read_experiment
 from twinspire.train.data import table_files
-from twinspire.train.data.table_files import MAX_CELL_LENGTH, identity_of, read_table
+from twinspire.train.data.table_files import MAX_CELL_LENGTH, identity_of, read_slices, read_table
 
 KINDS: dict[str, Callable[[Path], object]] = {
     "a named pipe (FIFO)": os.mkfifo,
@@ -88,3 +88,65 @@ def test_a_line_is_refused_before_it_is_read_whole(
     line = 2 if name.endswith("jsonl") else 3
     with pytest.raises(DataError, match=rf"line {line}: expected at most 1,000 characters, got more"):
         read_table(path, ("title",))
+
+
+def write_folder(path: Path, files: dict[str, list[int]]) -> Path:
+    """A folder of Parquet files with the given values of a column `n`."""
+    for name, values in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame({"n": values}, schema={"n": pl.Int64}).write_parquet(path / name)
+    return path
+
+
+def test_a_folder_of_parquet_files_is_one_table_with_the_columns_that_its_folders_name(
+    tmp_path: Path,
+) -> None:
+    files = {
+        "day=02/hour=7/a.parquet": [5, 6],
+        "day=01/hour=%2B8/b.parquet": [3, 4],
+        "day=01/hour=%2B8/a.parquet": [0, 1, 2],
+        "day=01/hour=9/none.parquet": [],
+        "day=__HIVE_DEFAULT_PARTITION__/hour=9/a.parquet": [7],
+        "_delta_log/a.parquet": [8],
+        "day=02/.hidden.parquet": [9],
+    }
+    folder = write_folder(tmp_path / "events", files)
+    (folder / "_SUCCESS").touch()
+    read = read_table(folder, ["hour", "n", "day"])
+    days = [*["01"] * 5, *["02"] * 2, None]
+    assert read["n"].to_list() == list(range(8))
+    assert read["day"].to_list() == days
+    assert read["hour"].to_list() == [*["+8"] * 5, *["7"] * 2, "9"]
+    for size in (1, 2, 3, 5, 8, 100):
+        for first in range(9):
+            slices = list(read_slices(folder, ["n", "day"], size, first))
+            assert [each.height for each in slices] == [
+                min(size, 8 - at) for at in range(first, 8, size)
+            ]  # all but the last are full
+            assert [row for each in slices for row in each.rows()] == list(zip(range(8), days, strict=True))[
+                first:
+            ]
+
+
+def test_the_identity_of_a_folder_depends_on_its_files_and_on_their_names(tmp_path: Path) -> None:
+    known = identity_of([write_folder(tmp_path / "a", {"day=1/a.parquet": [1], "day=2/a.parquet": [2]})])
+    same = write_folder(tmp_path / "b", {"day=1/a.parquet": [1], "day=2/a.parquet": [2], "_x/a.parquet": [3]})
+    renamed = write_folder(tmp_path / "c", {"day=1/a.parquet": [1], "day=3/a.parquet": [2]})
+    changed = write_folder(tmp_path / "d", {"day=1/a.parquet": [1], "day=2/a.parquet": [3]})
+    assert identity_of([same]) == known
+    assert len({known, identity_of([renamed]), identity_of([changed])}) == 3
+
+
+def test_a_fault_in_a_folder_of_parquet_files_names_the_file(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "events", {"day=1/a.parquet": [1], "b.parquet": [2]})
+    with pytest.raises(DataError, match=r"events/b.parquet: column 'day' is missing; columns present: n"):
+        read_table(folder, ["n", "day"])
+    (tmp_path / "empty").mkdir()
+    for read in (lambda: read_table(tmp_path / "empty", ["n"]), lambda: identity_of([tmp_path / "empty"])):
+        with pytest.raises(
+            DataError, match=r"empty: expected a folder with files that end in \.parquet, found none"
+        ):
+            read()
+    os.mkfifo(folder / "c.parquet")
+    with pytest.raises(DataError, match=r"events: cannot be read: expected a regular file, got a named pipe"):
+        read_table(folder, ["n"])

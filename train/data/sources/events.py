@@ -170,19 +170,21 @@ class EventsSource:
         self._check_names()
         data.check_layouts(data.events, data.items)
         required = [[name] for name in (data.user, data.item, data.time) if name and name not in data.derive]
-        raw, blank = data.read_rows(self.context, data.events, self._names(), required)
-        log, filtered = clean(raw, data.casts, data.derive, data.filters)
+        log, blank = data.read_rows(self.context, data.events, self._names(), required)
+        log, filtered = clean(log, data.casts, data.derive, data.filters)
         items, table = self._items(log)
         if data.item_columns:
             log = log.with_columns(pl.int_range(log.frame.height, dtype=pl.UInt32, eager=True).alias(LOG_ROW))
         log, unknown = data.of_known_items(log, data.item, items["item_id"], "event of an unknown item")
-        events = self._events(log, items, table)
+        events, path = self._events(log, items, table), log.path
+        from_events = partial(self.items_from_events, log) if data.item_columns else None
+        del log  # most of the memory
         share = share_of_repeats(events)
         repeats = self._repeats(share)
         events, left_out = sort_and_filter(events, repeats, data.min_user_events)
         dropped = blank | filtered | unknown | left_out
         if events.filter(POSITIVE).is_empty():
-            raise DataError(f"{log.path}: no positive event is left; dropped: {dropped}")
+            raise DataError(f"{path}: no positive event is left; dropped: {dropped}")
         if not data.items:
             items, events = keep_items(items, events, events["item_row"].unique().sort())
         pairs, history = add_positions(events)
@@ -201,7 +203,7 @@ class EventsSource:
             order=order,
             repeats=repeats,
             share_of_repeats=share,
-            items_from_events=partial(self.items_from_events, log) if data.item_columns else None,
+            items_from_events=from_events,
         )
 
     def items_from_events(self, log: Columns, rows: pl.Series) -> tuple[pl.DataFrame, dict[str, int]]:
