@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -263,7 +263,7 @@ def test_the_hash_is_that_of_sorted_lines_of_json_however_few_are_in_memory(
 ) -> None:
     draw = random.Random(0)
     ids = ["1", "10", 'a"b', "a", "a ", "\u00fc", "\U0001f600", "back\\slash", "line\nend"]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "part": draw.choice(["train", "test", "validation", "cold"]),
             "item_row": draw.randrange(len(ids)),
