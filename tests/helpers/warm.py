@@ -31,6 +31,7 @@ SLOW = (
 ).split()
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(SLOW)
+PATH = [*sys.path]  # before a test loads a model of MLflow, which adds the folder of the model's code
 
 
 class WarmPython:
@@ -49,7 +50,7 @@ class WarmPython:
         asks, output, said = (CONTEXT.Pipe(duplex=False) for _ in range(3))
         given = dict(os.environ if env is None else env)
         self.process = CONTEXT.Process(
-            target=_main, args=(arguments, given, str(cwd), asks[0], output[1], said[1]), daemon=True
+            target=_main, args=(arguments, given, str(cwd), PATH, asks[0], output[1], said[1]), daemon=True
         )
         self.process.start()
         for theirs in (asks[0], output[1], said[1]):
@@ -137,6 +138,7 @@ def _main(
     arguments: tuple[str, ...],
     env: Mapping[str, str],
     cwd: str,
+    path: Sequence[str],
     asks: "Connection[Any, Any]",
     output: "Connection[Any, Any]",
     said: "Connection[Any, Any]",
@@ -156,7 +158,7 @@ def _main(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    sys.path.insert(0, cwd)
+    sys.path[:] = [cwd, *path]
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
     kind, what, *rest = arguments
     assert kind in ("-c", "-m"), arguments
