@@ -13,7 +13,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from twinspire.protos import bundle, names
 from twinspire.protos.figures import JUDGED
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
-from twinspire.train.training.mlflow_dataset import DIGEST_LENGTH
+from twinspire.train.data.dataset import DIGEST_LENGTH
 from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.tracking import get_run, log_in_batches, mlflow_errors
 

@@ -18,8 +18,6 @@ from rich.progress import (
 _IS_FIRST = os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 # Messages are plain texts: a name of a file in one may have brackets, which are no markup.
 PROGRESS = Console(stderr=True, quiet=not _IS_FIRST, highlight=False, markup=False)
-
-
 LINE_SECONDS = 10.0
 
 

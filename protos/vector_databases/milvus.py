@@ -26,7 +26,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import grpc
@@ -333,14 +333,10 @@ class MilvusDatabase:
 
     def _note_time(self, seconds: float) -> None:
         """Let reads see all that is written now: from a timestamp of the server on, or by "Strong"."""
-        try:
-            now = (
-                0
-                if self._uri.endswith(".db")
-                else self.client()._get_connection().alloc_timestamp(timeout=seconds)
-            )
-        except Exception:  # a server without timestamps, or another version of pymilvus
-            now = 0
+        now = 0
+        with suppress(Exception):  # a server without timestamps, or another version of pymilvus
+            if not self._uri.endswith(".db"):
+                now = self.client()._get_connection().alloc_timestamp(timeout=seconds)
         if now:
             self._consistency = {"consistency_level": "Customized", "guarantee_timestamp": now}
 

@@ -1,4 +1,4 @@
-"""Fair shares for clients: of what can be held, and of refusals (those of time: `serving/fair_queue.py`).
+"""Fair shares for clients: of what can be held, of refusals and of heavy work (of time: `fair_queue.py`).
 
 A client is an address, and of IPv6 the first 64 bits of one.
 """
@@ -7,10 +7,12 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -21,6 +23,9 @@ from twinspire.serving.rate_limit import RateLimit
 REMEMBERED = 4096  # addresses whose clients are remembered
 SAVED_SECONDS = 10  # for which a client saves up refusals
 REFUSED_BYTES = 64 << 10  # of a refused body that count as one request
+SWITCH_SECONDS = 1e-3  # for which the event loop waits for the interpreter while a thread does heavy work
+
+Result = TypeVar("Result")
 
 cached_client_of = lru_cache(REMEMBERED)(client_of)
 
@@ -179,3 +184,27 @@ class Refusals:
             size: bytes that have arrived of it.
         """
         self._rate.charge(client, 1 + size / REFUSED_BYTES)
+
+
+class HeavyWork:
+    """One thread for what would hold the event loop for long: parsing large bodies, writing large answers.
+
+    It does one piece of work at a time, and each client has at most one piece in its line.
+
+    The thread shares the interpreter with the event loop, which gets it back within `SWITCH_SECONDS` where
+    the process has set that (`sys.setswitchinterval`). A second thread would take as much from it again.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "heavy-work")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self, client: str, function: Callable[..., Result], *given: object) -> Result:
+        """What a function returns or raises, which is called on the thread when it is the client's turn."""
+        turn = self._turns.setdefault(client, asyncio.Lock())
+        async with turn:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -24,8 +24,7 @@ from twinspire.serving.gateway.exchange import (
     deadline,
 )
 from twinspire.serving.gateway.failures import CLOSE, UNPAID, HttpFailure, failure_of
-from twinspire.serving.gateway.fairness import FairShare, Refusals, client_in
-from twinspire.serving.gateway.heavy_work import HeavyWork
+from twinspire.serving.gateway.fairness import FairShare, HeavyWork, Refusals, client_in
 from twinspire.serving.gateway.messages import (
     LIGHT_MESSAGE_BYTES,
     document,

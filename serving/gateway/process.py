@@ -20,9 +20,8 @@ from twinspire.serving.address import is_loopback, join, listen_error
 from twinspire.serving.client import protocol
 from twinspire.serving.descriptors import fitting
 from twinspire.serving.gateway.app import application
-from twinspire.serving.gateway.fairness import FairShare
+from twinspire.serving.gateway.fairness import SWITCH_SECONDS, FairShare
 from twinspire.serving.gateway.gateway import Gateway
-from twinspire.serving.gateway.heavy_work import SWITCH_SECONDS
 from twinspire.serving.gateway.http1 import READ_BYTES, HttpConnection
 from twinspire.serving.gateway.listener import Listener
 from twinspire.serving.gateway.options import GatewayOptions

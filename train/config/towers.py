@@ -93,8 +93,8 @@ class ClicksTower(TextHashing):
     the item's. So the model is a factorisation machine (Rendle 2010) of which each side is one vector: the
     biases are one more coordinate, [u, b_u, 1] and [v, 1, b_v]. Histories of positive and of negative items
     are pooled together: their sum is divided by the number of items plus a learned constant, so that a short
-    history says less (`train/models/clicks.py`). With an item feature of kind `id` biases start as item
-    means of the labels, and with histories of both kinds as user means, too.
+    history says less (`train/models/architectures/clicks.py`). With an item feature of kind `id` biases
+    start as item means of the labels, and with histories of both kinds as user means, too.
 
     Args:
         dimension: coordinates of u and v.

@@ -59,6 +59,7 @@ from twinspire.train.data.table_files import identity_of
 from twinspire.train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
+DIGEST_LENGTH = 12  # characters of the fingerprint in the name of a folder, and in MLflow
 WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs
 ITEMS = "items.parquet"
 PAIRS = "pairs.parquet"
@@ -106,6 +107,16 @@ class Dataset:
         events = self.pairs.select(*dict.fromkeys(["part", "label", column]))
         return splits.known_events(events, str(self.report["split"]["by"])).filter(POSITIVE)[column]
 
+    def for_mlflow(self) -> Any:
+        """The `PolarsDataset` for `mlflow.log_input`; its digest begins the data set's fingerprint."""
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.polars_dataset import from_polars
+
+        report, added = self.report, ["item_row", "part", "user_start", *SPANS]
+        source = CodeDatasetSource({"kind": report["kind"], "origin": json.dumps(report["origin"])})
+        pairs, digest = self.pairs.drop(added, strict=False), report["fingerprint"][:DIGEST_LENGTH]
+        return from_polars(pairs, source, name=report["name"], digest=digest)
+
     def write_tables(self, folder: Path) -> None:
         """Write `items.parquet` and `pairs.parquet`, which has item ids, as plain tables into a folder.
 
@@ -152,7 +163,7 @@ def prepare(
     config = _judged(experiment, base)
     identity = _identity(source, config, base)
     fingerprint = _fingerprint(experiment, config, identity)
-    folder = cache / fingerprint[:12]
+    folder = cache / fingerprint[:DIGEST_LENGTH]
     if not refresh and folder.is_dir():
         stored = load(folder)
         return dataclasses.replace(stored, report={**stored.report, "name": experiment.name})

@@ -22,7 +22,7 @@ from twinspire.protos.features import (
     Side,
 )
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.models.clicks import FeedbackEncoder
+from twinspire.train.models.architectures.clicks import FeedbackEncoder
 from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder
 from twinspire.train.models.placement import to_device_of_module
 from twinspire.train.models.prepared_inputs import PreparedInputs

@@ -51,42 +51,30 @@ def _padded(rows: Tensor, count: int) -> Tensor:
     return padded
 
 
-class GradientSum:
-    """Sums the gradients of parameters over all ranks.
+def sum_gradients(parameters: Sequence[Tensor], tables: SplitTables, loss: Tensor) -> float:
+    """Replace each gradient by the sum over all ranks; returns the sum of the losses.
 
-    The sums have the same bits on all ranks, so the parameters stay equal, but for tables that are split.
+    The sums have the same bits on all ranks, so the parameters stay equal, but for tables that are split. A
+    parameter without a gradient on any rank has none afterwards, as in one process.
 
     Args:
         parameters: all that the optimiser steps on.
         tables: those of them that are split.
     """
-
-    def __init__(self, parameters: Sequence[Tensor], tables: SplitTables) -> None:
-        self._parameters = parameters
-        self._tables = tables
-
-    def add_others(self, loss: Tensor) -> float:
-        """Replace each gradient by the sum over all ranks; returns the sum of the losses.
-
-        A parameter without a gradient on any rank has none afterwards, as in one process.
-        """
-        splits = [self._tables.find(each) for each in self._parameters]
-        parameters = [*zip(self._parameters, splits, strict=True)]
-        given = [
-            each.grad is not None if split is None else split.has_gradient() for each, split in parameters
-        ]
-        dense = [each for each, split in parameters if split is None]
-        flat = torch.cat([*map(_flattened, dense), torch.tensor(given).float(), loss.reshape(1)])
-        dist.all_reduce(flat)
-        at = 0
-        for (parameter, split), has in zip(parameters, flat[-len(given) - 1 : -1].tolist(), strict=True):
-            if split is not None:
-                split.add_gradients(has > 0)
-                continue
-            whole = flat[at : at + parameter.numel()].view(parameter.shape)
-            parameter.grad = whole if has else None
-            at += parameter.numel()
-        return float(flat[-1])
+    split = [*zip(parameters, map(tables.find, parameters), strict=True)]
+    given = [each.grad is not None if table is None else table.has_gradient() for each, table in split]
+    dense = [each for each, table in split if table is None]
+    flat = torch.cat([*map(_flattened, dense), torch.tensor(given).float(), loss.reshape(1)])
+    dist.all_reduce(flat)
+    at = 0
+    for (parameter, table), has in zip(split, flat[-len(given) - 1 : -1].tolist(), strict=True):
+        if table is not None:
+            table.add_gradients(has > 0)
+            continue
+        whole = flat[at : at + parameter.numel()].view(parameter.shape)
+        parameter.grad = whole if has else None
+        at += parameter.numel()
+    return float(flat[-1])
 
 
 def _flattened(parameter: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ from twinspire.train.training.device import (
     memory_advice,
     start_process,
 )
-from twinspire.train.training.exchange import GradientSum, all_gather_rows
+from twinspire.train.training.exchange import all_gather_rows, sum_gradients
 from twinspire.train.training.split_tables import SplitTables
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # by which ranks find each other
@@ -186,9 +186,7 @@ class Rank(TrainingProcess):
 
     def begin(self, towers: Iterable[Tower], optimiser: torch.optim.Optimizer) -> None:
         """Prepare the steps of an optimiser over the parameters of some towers."""
-        parameters = [each for group in optimiser.param_groups for each in group["params"]]
         self.tables = SplitTables(towers, optimiser, self.rank, self.count)
-        self._gradients = GradientSum(parameters, self.tables)
 
     def seed(self, seed: int) -> None:
         """Seed torch's random numbers of a step: rank 0 as one process does, each other one differently."""
@@ -236,7 +234,8 @@ class Rank(TrainingProcess):
         """Take a step down the gradient of the sum of the ranks' losses; returns the sum."""
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        total = self._gradients.add_others(loss.detach())
+        parameters = [each for group in optimiser.param_groups for each in group["params"]]
+        total = sum_gradients(parameters, self.tables, loss.detach())
         optimiser.step()
         return total
 

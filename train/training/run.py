@@ -61,7 +61,6 @@ from twinspire.train.training.checkpoint import (
 from twinspire.train.training.device import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.labelled_pairs import LabelledPairs
 from twinspire.train.training.mixture import mix, mix_as
-from twinspire.train.training.mlflow_dataset import as_mlflow_dataset
 from twinspire.train.training.part_weights import ChosenPart
 from twinspire.train.training.recent_popularity import add_as_chosen, add_recent_popularity
 from twinspire.train.training.refit import REFIT, refit
@@ -395,8 +394,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
 
 def _log_reliability(bins: Mapping[str, list[Bin]], name: str, folder: Path) -> None:
     # Matplotlib's import takes a third of a second.
-    from twinspire.train.evaluation.plots import reliability_diagram
-    from twinspire.train.plots import save
+    from twinspire.train.plots import reliability_diagram, save
 
     mlflow.log_artifact(str(save(reliability_diagram(bins, name), folder / "reliability.png")), "plots")
 
@@ -570,7 +568,7 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
     mlflow.log_dict(report, "dataset.json")
     mlflow.log_text("\n".join(contents(dataset, model.experiment)), "data.txt")
     mlflow.log_dict({**chosen.reasons}, "chosen_from_data.json")
-    mlflow.log_input(as_mlflow_dataset(dataset), "training")
+    mlflow.log_input(dataset.for_mlflow(), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}
     sizes = {"items": report["items"], "pairs": report["pairs"]}
     sizes["parameters"] = sum(p.numel() for p in parameters)

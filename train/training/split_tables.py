@@ -25,7 +25,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from twinspire.train.models.clicks import ClickTower
+from twinspire.train.models.architectures.clicks import ClickTower
 from twinspire.train.models.encoders import CategoryEncoder, FetchedRows, TextBags, has_row_gradients
 from twinspire.train.models.sequence_encoders import Windows
 from twinspire.train.models.towers import Inputs, Tower

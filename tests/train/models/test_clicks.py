@@ -12,8 +12,10 @@ from torch import nn
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import completed, experiment_at
 from twinspire.train.evaluation.label_means import item_shares
-from twinspire.train.models.architectures.clicks import ITEM_SMOOTHING, USER_FACTOR, USER_SMOOTHING
-from twinspire.train.models.clicks import (
+from twinspire.train.models.architectures.clicks import (
+    ITEM_SMOOTHING,
+    USER_FACTOR,
+    USER_SMOOTHING,
     ClickTower,
     FeedbackEncoder,
     ItemCoordinates,
