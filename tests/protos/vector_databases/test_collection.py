@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers.milvus import needs_lite
 from tests.helpers.tiny import FILTERS, tiny_bundle
-from tests.helpers.vector_databases import ENGINES, NOWHERE, PGVECTOR, Engine
+from tests.helpers.vector_databases import ENGINES, NOWHERE, NOWHERE_HOST, PGVECTOR, Engine
 from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, BundleError, ConfigError, DataError, Unavailable
 from twinspire.protos.filters import column_values, read_filters
@@ -173,7 +173,7 @@ def test_a_server_that_is_not_there_is_named_by_its_variable_alone(
     with pytest.raises(Unavailable, match=rf"\({uri_variable(kind)}\) does not answer") as caught:
         database_of(kind)().describe("twinspire_none", 0.5)
     said = str(caught.value) + caplog.text + "".join(capfd.readouterr())
-    assert "Sesame" not in said and "127.0.0.1" not in said
+    assert "Sesame" not in said and NOWHERE_HOST not in said
 
 
 def test_a_kind_that_is_no_vector_database_is_refused() -> None:
