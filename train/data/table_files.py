@@ -5,9 +5,9 @@ RFC 4180; `layouts.py` says what other delimited text is read. Cells of CSV and 
 "007" is no number; an empty cell is null. A JSONL file has one object on each line; its values keep their
 types.
 
-A folder is a table, too: that of its Parquet files, also of those in folders below it, in the order of their
-paths. Rows are counted through all of them. A folder named `day=2026-01-31` gives its rows a column `day` of
-strings, as Hive and Spark write them.
+A folder is a table, too: that of its Parquet files, also of those in folders below it, sorted by their paths
+as text: part-10 comes before part-2. Rows are counted through all of them. A folder named `day=2026-01-31`
+gives its rows a column `day` of strings, as Hive and Spark write them; it replaces one that the files have.
 
 A cell has at most `MAX_CELL_LENGTH` characters. A line of text is refused before more than `MAX_LINE_LENGTH`
 characters of it are read.
@@ -20,6 +20,7 @@ import json
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,18 +61,32 @@ def find_data_file(base: Path, name: str) -> Path:
 def table_parts(path: Path) -> list[Path]:
     """The files of a table: those of a folder in the order of their paths, or the file itself.
 
-    Names that begin with "." or "_" are those of files that are no part of the table.
+    Files and folders whose names begin with "." or "_" are no part of the table, as in Spark, but for folders
+    such as `_type=a`.
 
     Raises:
-        DataError: a folder has no Parquet file.
+        DataError: a folder has no Parquet file, or has a folder twice because of links.
+        OSError: a folder cannot be read.
     """
     if path.suffix.lower() in (*SUFFIXES, ".jsonl") or not path.is_dir():
         return [path]
-    names = sorted(each.relative_to(path) for each in path.rglob("*.parquet") if not each.is_dir())
-    parts = [path / name for name in names if not any(each[0] in "._" for each in name.parts)]
+    parts: list[Path] = []
+    for folder, below, files in os.walk(path, onerror=_raise, followlinks=True):
+        below[:] = [each for each in below if _is_part(each)]
+        parts += [
+            Path(folder, each) for each in files if _is_part(each) and each.lower().endswith(".parquet")
+        ]
     if not parts:
         raise DataError(f"{path}: expected a folder with files that end in .parquet, found none")
-    return parts
+    return sorted(parts)
+
+
+def _is_part(name: str) -> bool:
+    return name[0] != "." and (name[0] != "_" or "=" in name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def identity_of(paths: Iterable[Path]) -> str:
@@ -139,15 +154,14 @@ def read_slices(
     """
     written = format_of(path, layout, name)
     reader = _READERS.get(path.suffix.lower()) if written is None else _delimited(written, name)
-    parts = table_parts(path)
-    if written is None and parts != [path]:
+    if written is None and path.is_dir() and path.suffix.lower() != ".jsonl":
         reader = _parquet
     if reader is None:
         endings = ", ".join([*SUFFIXES, *_READERS])
         advice = f', or a separator in [data.layouts."{name}"]' if name else ""
         raise DataError(f"{path}: expected a file that ends in {endings}, got {path.suffix!r}{advice}")
     try:
-        for part in parts:
+        for part in table_parts(path):
             check_regular(part)
         for n, frame in enumerate(reader(path, columns, size, first)):
             _check_cells(path, frame, first + n * size)
@@ -346,20 +360,57 @@ _JSON_TYPES = {
 
 
 def _parquet(path: Path, columns: Sequence[str], size: int, first: int) -> Iterator[pl.DataFrame]:
+    tables: dict[Path, pl.LazyFrame] = {}
+    types: dict[str, pl.DataType] = {}
+    counts = []
+    for part in table_parts(path):
+        with _readable(part):
+            tables[part] = _scan(path, part, columns)
+            _unify(part, tables[part].collect_schema(), types)
+            counts.append(tables[part].select(pl.len()).collect().item())
+    ends = list(accumulate(counts))
+    files = [*tables]
+    for at in range(first, ends[-1], size):
+        # One slice at a time: the batches of Polars read ahead, and hold whole row groups.
+        until = min(at + size, ends[-1])
+        slices = []
+        for n in range(bisect_right(ends, at), bisect_left(ends, until) + 1):
+            begin = ends[n] - counts[n]
+            with _readable(files[n]):
+                rows = tables[files[n]].slice(max(0, at - begin), until - max(at, begin))
+                slices.append(rows.cast(types).collect())
+        yield pl.concat(slices)
+
+
+@contextmanager
+def _readable(part: Path) -> Iterator[None]:
     try:
-        tables = [_scan(path, part, columns) for part in table_parts(path)]
-        counts = [table.select(pl.len()).collect().item() for table in tables]
-        ends = list(accumulate(counts))
-        for at in range(first, ends[-1], size):
-            # One slice at a time: the batches of Polars read ahead, and hold whole row groups.
-            until = min(at + size, ends[-1])
-            slices = []
-            for n in range(bisect_right(ends, at), bisect_left(ends, until) + 1):
-                begin = ends[n] - counts[n]
-                slices.append(tables[n].slice(max(0, at - begin), until - max(at, begin)).collect())
-            yield pl.concat(slices, how="vertical_relaxed")
+        yield
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+        raise DataError(f"{part}: not a readable Parquet file: {error}") from None
+
+
+def _unify(part: Path, schema: pl.Schema, types: dict[str, pl.DataType]) -> None:
+    """Find one type for each column of all files: equal types, integers of any width, or nulls beside others.
+
+    Args:
+        types: column -> type of the files before; changed to the type of all.
+
+    Raises:
+        DataError: a column has another type in this file.
+    """
+    for column, found in schema.items():
+        before = types.setdefault(column, found)
+        if found in (before, pl.Null):
+            continue
+        if before == pl.Null:
+            types[column] = found
+        elif found.is_integer() and before.is_integer():
+            types[column] = pl.Int64()
+        else:
+            raise DataError(
+                f"{part}: column {column!r}: expected {before} as in the files before, got {found}"
+            )
 
 
 def _scan(path: Path, part: Path, columns: Sequence[str]) -> pl.LazyFrame:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -128,6 +129,52 @@ def test_a_folder_of_parquet_files_is_one_table_with_the_columns_that_its_folder
             ]
 
 
+def test_a_folder_is_read_with_links_upper_case_endings_and_columns_that_begin_with_an_underscore(
+    tmp_path: Path,
+) -> None:
+    folder = write_folder(tmp_path / "events", {"_type=a/a.PARQUET": [1], "b.Parquet": [2]})
+    write_folder(tmp_path / "elsewhere", {"c.parquet": [3], "day=1/d.parquet": [4]})
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    assert read_table(folder, ["n"])["n"].to_list() == [1, 2, 3, 4]
+    known = identity_of([folder])
+    write_folder(tmp_path / "elsewhere", {"c.parquet": [5]})
+    assert identity_of([folder]) != known
+    (folder / "itself").symlink_to(folder)
+    for read in (lambda: read_table(folder, ["n"]), lambda: identity_of([folder])):
+        with pytest.raises(DataError, match=r"events/itself: expected each folder once, got a link"):
+            read()
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (pl.Series([7]), pl.Series(["07"])),
+        (pl.Series([7]), pl.Series([True])),
+        (pl.Series([7]), pl.Series([datetime(2026, 1, 1)])),
+        (pl.Series([7]), pl.Series([7.5])),
+        (pl.Series([[7]]), pl.Series([["7"]])),
+    ],
+)
+def test_files_of_a_folder_with_other_types_are_refused(
+    first: pl.Series, second: pl.Series, size: int, tmp_path: Path
+) -> None:
+    for name, values in (("a", first), ("b", second)):
+        pl.DataFrame({"n": values}).write_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: column 'n': expected .* as in the files before, got "):
+        list(read_slices(tmp_path, ["n"], size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_integers_of_any_width_and_nulls_are_one_type_in_a_folder(size: int, tmp_path: Path) -> None:
+    parts = [pl.Series([None]), pl.Series([1], dtype=pl.Int8), pl.Series([1 << 40]), pl.Series([None])]
+    for n, values in enumerate(parts):
+        pl.DataFrame({"n": values}).write_parquet(tmp_path / f"{n}.parquet")
+    slices = list(read_slices(tmp_path, ["n"], size))
+    assert [value for each in slices for value in each["n"]] == [None, 1, 1 << 40, None]
+    assert {each["n"].dtype for each in slices} == {pl.Int64}
+
+
 def test_the_identity_of_a_folder_depends_on_its_files_and_on_their_names(tmp_path: Path) -> None:
     known = identity_of([write_folder(tmp_path / "a", {"day=1/a.parquet": [1], "day=2/a.parquet": [2]})])
     same = write_folder(tmp_path / "b", {"day=1/a.parquet": [1], "day=2/a.parquet": [2], "_x/a.parquet": [3]})
@@ -147,6 +194,10 @@ def test_a_fault_in_a_folder_of_parquet_files_names_the_file(tmp_path: Path) -> 
             DataError, match=r"empty: expected a folder with files that end in \.parquet, found none"
         ):
             read()
+    damaged = folder / "day=1/a.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"events/day=1/a\.parquet: not a readable Parquet file: "):
+        read_table(folder, ["n"])
     os.mkfifo(folder / "c.parquet")
     with pytest.raises(DataError, match=r"events: cannot be read: expected a regular file, got a named pipe"):
         read_table(folder, ["n"])
