@@ -71,11 +71,14 @@ def table_parts(path: Path) -> list[Path]:
     if path.suffix.lower() in (*SUFFIXES, ".jsonl") or not path.is_dir():
         return [path]
     parts: list[Path] = []
+    seen: set[str] = set()
     for folder, below, files in os.walk(path, onerror=_raise, followlinks=True):
-        below[:] = [each for each in below if _is_part(each)]
-        parts += [
-            Path(folder, each) for each in files if _is_part(each) and each.lower().endswith(".parquet")
-        ]
+        real = os.path.realpath(folder)
+        if real in seen:
+            raise DataError(f"{folder}: expected each folder once, got a link to one that is read already")
+        seen.add(real)
+        below[:] = filter(_is_part, below)
+        parts += [Path(folder, each) for each in filter(_is_part, files) if each.lower().endswith(".parquet")]
     if not parts:
         raise DataError(f"{path}: expected a folder with files that end in .parquet, found none")
     return sorted(parts)
