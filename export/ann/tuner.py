@@ -108,7 +108,7 @@ def _is_small(vectors: Vectors, config: IndexConfig) -> bool:
 def _width(tuned: EfChoice, config: IndexConfig) -> str:
     """The search width, in words."""
     point = tuned.point
-    result = "reaches" if tuned.reached else "is the widest tried and does not surely reach"
+    result = "reaches" if tuned.reached else "is the largest tried and does not surely reach"
     measured = f"recall@{config.k} {point['recall']:.4f} at {point['us_per_query']:,.0f} us a query"
     return f"ef_search {point['ef']} {result} {config.recall_target}: {measured}"
 

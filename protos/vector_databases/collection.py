@@ -31,6 +31,7 @@ def write_collection(database: VectorDatabase, folder: Path, manifest: Manifest)
 
     Raises:
         BundleDamaged: the server returns other items than were written.
+        ConfigError: the database lacks what collections need.
         DataError: a collection cannot hold the items; the text says why.
         Unavailable: the server does not answer.
     """

@@ -60,13 +60,13 @@ class VectorDatabase(Protocol):
     """A vector database on the server that the environment names; it is connected when it is first asked.
 
     After the first answer any thread may ask, but not after a fork. All methods that ask raise Unavailable if
-    the server does not answer within `seconds`; no text shows its address. Reads see all that was written
-    before the last `create` or `describe`.
+    the server does not answer within `seconds`, which without such an argument are `WRITE_SECONDS` at most; no
+    text shows its address. Reads see all that was written before the last `create` or `describe`.
 
     Attributes:
         title: the engine and the variable that names the server, for errors.
         packages: that a model with its items there needs.
-        widest: the largest width of a search, which is `ef_search`.
+        max_ef: the largest `ef` of a search.
         max_k: items that one search returns at most.
     """
 
@@ -74,7 +74,7 @@ class VectorDatabase(Protocol):
     packages: ClassVar[Sequence[str]]
     limits: ClassVar[Limits]
     syntax: ClassVar[Syntax]
-    widest: ClassVar[int]
+    max_ef: ClassVar[int]
     max_k: ClassVar[int]
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -96,6 +96,7 @@ class VectorDatabase(Protocol):
             version: of the bundle; empty for a draft without one.
 
         Raises:
+            ConfigError: the database lacks what collections need.
             DataError: the engine cannot hold the items, or build such an index.
         """
 
@@ -113,7 +114,7 @@ class VectorDatabase(Protocol):
         name: str,
         vectors: Vectors,
         k: int,
-        width: int,
+        ef: int,
         condition: str = "",
         is_exact: bool = False,
         seconds: float = WRITE_SECONDS,
@@ -121,7 +122,7 @@ class VectorDatabase(Protocol):
         """For each query (B, D) the `k` best items that pass, best first; fewer where the index misses some.
 
         Args:
-            width: of the search of a graph, as of `search_width`.
+            ef: candidates of the search of a graph, as of `ef_of_search`.
             condition: in the engine's syntax; empty text passes all items.
             is_exact: compare all items that pass.
 
@@ -216,9 +217,15 @@ def index_type(parameters: IndexParameters) -> str:
     return str(found)
 
 
-def search_width(parameters: IndexParameters, k: int) -> int:
-    """The width of a search for `k` items, which engines call ef."""
+def ef_of_search(parameters: IndexParameters, k: int) -> int:
+    """The candidates that a search for `k` items keeps, which engines call ef."""
     return max(parameters.ef_search, 2 * k)
+
+
+def countdown(seconds: float) -> Callable[[], float]:
+    """A function that returns how much of `seconds` from now is left, 1 ms at least."""
+    deadline = time.monotonic() + seconds
+    return lambda: max(deadline - time.monotonic(), 0.001)
 
 
 def check_collection(
@@ -227,13 +234,14 @@ def check_collection(
     """Check that a collection is the bundle's and whole, and make it ready for searches.
 
     Args:
-        seconds: that each question to the server may take.
+        seconds: that all questions to the server may take together.
 
     Raises:
         BundleDamaged: there is no such collection, or it is of another bundle or holds other items.
         Unavailable: the server does not answer.
     """
     version, where = manifest.bundle_version[:12], f"collection {name} in {database.title}"
+    left = countdown(seconds)
     found = database.describe(name, seconds)
     if found is None:
         raise BundleDamaged(
@@ -247,5 +255,5 @@ def check_collection(
             f"{where}: has the fields {', '.join(sorted(found.fields))}, which another version of this "
             "program has written: drop it, and register the bundle again"
         )
-    if (count := database.count(name, seconds=seconds)) != manifest.count:
+    if (count := database.count(name, seconds=left())) != manifest.count:
         raise BundleDamaged(f"{where}: holds {count} items, but bundle {version} has {manifest.count}")

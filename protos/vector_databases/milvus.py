@@ -24,7 +24,6 @@ import json
 import logging
 import os
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
@@ -46,6 +45,7 @@ from twinspire.protos.vector_databases.database import (
     Described,
     Hit,
     Syntax,
+    countdown,
     index_type,
 )
 from twinspire.protos.vector_databases.items import CollectionItems, ItemRow, Limits, Vectors
@@ -80,6 +80,7 @@ _STORED: dict[Any, tuple[str, Any]] = {
     np.int64: ("INT64", 0),
     None: ("VARCHAR", ""),
 }
+STRONG: dict[str, Any] = {"consistency_level": "Strong"}
 # gRPC's own retries, within the time of a call. A server that has come back is found within a second.
 CHANNEL: dict[str, Any] = {
     "grpc.enable_retries": 1,
@@ -151,7 +152,7 @@ class MilvusDatabase:
         literal=literal,
         any_of=_any_of,
     )
-    widest: ClassVar[int] = 32_768
+    max_ef: ClassVar[int] = 32_768
     max_k: ClassVar[int] = 16_384
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -166,7 +167,7 @@ class MilvusDatabase:
         given = {"token": token, "db_name": database}
         self._options = {name: value for name, value in given.items() if value}
         self._client: Any = None
-        self._consistency: dict[str, Any] = {"consistency_level": "Strong"}
+        self._consistency = STRONG
 
     def client(self, seconds: float = CONNECT_SECONDS) -> Any:
         """The `pymilvus.MilvusClient`; the first call connects it.
@@ -188,13 +189,14 @@ class MilvusDatabase:
 
     def describe(self, name: str, seconds: float = WRITE_SECONDS) -> Described | None:
         """As `VectorDatabase.describe`."""
+        left = countdown(seconds)
         client = self.client(seconds)
         with server_errors():
-            if not client.has_collection(name, timeout=seconds):
+            if not client.has_collection(name, timeout=left()):
                 return None
-            said = client.describe_collection(name, timeout=seconds)
-            client.load_collection(name, timeout=seconds)
-        self._note_time(seconds)
+            said = client.describe_collection(name, timeout=left())
+            client.load_collection(name, timeout=left())
+        self._pin_read_timestamp(left())
         return Described(said.get("description", ""), {each["name"] for each in said["fields"]})
 
     def fields(self, count: int) -> set[str]:
@@ -234,13 +236,13 @@ class MilvusDatabase:
             index.add_index(VECTOR, index_type=kind, metric_type="IP", params=shape)
             client.create_index(name, index, **seconds)
             client.load_collection(name, **seconds)
-        self._note_time(WRITE_SECONDS)
+        self._pin_read_timestamp(WRITE_SECONDS)
 
     def read(
         self, name: str, item_ids: Sequence[str], kinds: Sequence[str] = (), seconds: float = WRITE_SECONDS
     ) -> dict[str, tuple[ItemRow, Vectors]]:
         """As `VectorDatabase.read`."""
-        until = time.monotonic() + seconds
+        left = countdown(seconds)
         texts = [text for each in item_ids if (text := literal(each)) is not None]
         fields = [ID, DISPLAY, VECTOR, *(f"{part}{n}" for n in range(len(kinds)) for part in ("f", "has"))]
         return {
@@ -257,7 +259,7 @@ class MilvusDatabase:
                 name,
                 f"{ID} in [{', '.join(texts[start : start + IDS])}]",
                 fields,
-                max(until - time.monotonic(), 0.001),
+                left(),
             )
         }
 
@@ -266,7 +268,7 @@ class MilvusDatabase:
         name: str,
         vectors: Vectors,
         k: int,
-        width: int,
+        ef: int,
         condition: str = "",
         is_exact: bool = False,
         seconds: float = WRITE_SECONDS,
@@ -285,7 +287,7 @@ class MilvusDatabase:
                     filter=each,
                     limit=k,
                     output_fields=[ID, DISPLAY],
-                    search_params={"params": {"ef": width}},  # FLAT reads none
+                    search_params={"params": {"ef": ef}},  # FLAT reads none
                     timeout=seconds,
                     _async=True,
                     **self._consistency,
@@ -331,9 +333,9 @@ class MilvusDatabase:
                 name, filter=condition, output_fields=fields, timeout=seconds, **self._consistency
             )
 
-    def _note_time(self, seconds: float) -> None:
+    def _pin_read_timestamp(self, seconds: float) -> None:
         """Let reads see all that is written now: from a timestamp of the server on, or by "Strong"."""
-        now = 0
+        self._consistency, now = STRONG, 0
         with suppress(Exception):  # a server without timestamps, or another version of pymilvus
             if not self._uri.endswith(".db"):
                 now = self.client()._get_connection().alloc_timestamp(timeout=seconds)

@@ -45,7 +45,7 @@ OLDEST = (0, 8)  # version of pgvector, whose searches go on until enough items 
 NAME_LENGTH = 58  # of a table; PostgreSQL allows 63
 # A B-tree and a GIN index hold at most a third of a page of 8 KiB.
 LIMITS = Limits("pgvector", 500, 2600, 1 << 26, 1 << 16, 1 << 26, re.compile("\x00"), "NUL characters")
-WIDEST = 1000  # `hnsw.ef_search`
+MAX_EF = 1000  # `hnsw.ef_search`
 GRAPH_DIMENSIONS, GRAPH_LINKS, GRAPH_WIDTH = 2000, 100, 1000  # at most, of an HNSW index
 BUILD_BYTES = 4 << 30  # of the server's memory that the build of a graph may take
 _TYPES: Mapping[Any, str] = {
@@ -84,7 +84,7 @@ class PgvectorDatabase:
         literal=_literal,
         any_of=_any_of,
     )
-    widest: ClassVar[int] = WIDEST
+    max_ef: ClassVar[int] = MAX_EF
     max_k: ClassVar[int] = 16_384
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -181,7 +181,7 @@ class PgvectorDatabase:
         name: str,
         vectors: Vectors,
         k: int,
-        width: int,
+        ef: int,
         condition: str = "",
         is_exact: bool = False,
         seconds: float = WRITE_SECONDS,
@@ -193,7 +193,7 @@ class PgvectorDatabase:
         ).format(table(name), _where(condition))
         statements = [(text, {"vector": json.dumps(each.tolist()), "k": k}) for each in vectors]
         settings = {
-            "hnsw.ef_search": min(width, WIDEST),
+            "hnsw.ef_search": min(ef, MAX_EF),
             "hnsw.iterative_scan": "relaxed_order",
             "enable_indexscan": "off" if is_exact else "on",
         }
@@ -211,7 +211,8 @@ class PgvectorDatabase:
 
     def rename(self, name: str, new: str) -> None:
         """As `VectorDatabase.rename`."""
-        self._rows(sql.SQL("ALTER TABLE {} RENAME TO {}").format(table(name), table(new)))
+        text = sql.SQL("ALTER TABLE {} RENAME TO {}").format(table(name), table(new))
+        self._server.run([(text, ())], WRITE_SECONDS, is_repeatable=False)
 
     def drop(self, name: str, seconds: float = WRITE_SECONDS) -> None:
         """As `VectorDatabase.drop`."""

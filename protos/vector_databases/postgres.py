@@ -37,15 +37,15 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection that waits for the server until a moment, and is of no use after an error.
 
     Attributes:
-        until: `time.monotonic()` at which a wait ends with an error.
+        deadline: `time.monotonic()` at which a wait ends with an error.
     """
 
-    until = math.inf
+    deadline = math.inf
 
     def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
-        """As of the base class, and no longer than until `until`."""
-        if math.isfinite(self.until):
-            timeout = max(self.until - time.monotonic(), 0.0)
+        """As of the base class, and no longer than until `deadline`."""
+        if math.isfinite(self.deadline):
+            timeout = max(self.deadline - time.monotonic(), 0.0)
         return super().wait(gen, interval, timeout)
 
 
@@ -90,13 +90,18 @@ class Connections:
         )
 
     def run(
-        self, statements: Sequence[Statement], seconds: float, settings: Mapping[str, Any] | None = None
+        self,
+        statements: Sequence[Statement],
+        seconds: float,
+        settings: Mapping[str, Any] | None = None,
+        is_repeatable: bool = True,
     ) -> list[list[Any]]:
         """The rows of statements, which are one transaction and take one way to the server and back.
 
         Args:
             seconds: that all may take.
             settings: of the server, for these statements.
+            is_repeatable: false for statements that fail if they are run twice; they get a new connection.
 
         Raises:
             Unavailable: the server does not answer in time, or refuses a statement.
@@ -105,14 +110,17 @@ class Connections:
         given = {"statement_timeout": math.ceil(1000 * seconds), "jit": "off", **(settings or {})}
         values = [str(text) for pair in given.items() for text in pair]
         set_all = ", ".join(["set_config(%s, %s, true)"] * (len(values) // 2))
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while True:
             with server_errors():
                 try:
-                    connection, is_new = self._idle.pop(), False
-                except IndexError:
-                    connection, is_new = self.connect(seconds), True
-                connection.until = until
+                    if is_new := not is_repeatable or not self._idle:
+                        connection = self.connect(deadline - time.monotonic())
+                    else:
+                        connection = self._idle.pop()
+                except IndexError:  # another thread has taken it
+                    continue
+                connection.deadline = deadline
                 try:
                     with connection.pipeline():
                         connection.execute(f"SELECT {set_all}", values)
@@ -121,7 +129,7 @@ class Connections:
                 except BaseException as error:
                     connection.close()
                     is_ended = isinstance(error, psycopg.OperationalError) and not is_new
-                    if is_ended and time.monotonic() < until:
+                    if is_ended and time.monotonic() < deadline:
                         continue
                     raise
                 self._idle.append(connection)

@@ -7,6 +7,7 @@ changes: each version of a bundle has one of its own, so a swap of bundles is a 
 import json
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ from twinspire.protos.vector_databases.database import (
     check_collection,
     collection_name,
     database_of,
-    search_width,
+    ef_of_search,
 )
 from twinspire.protos.vector_databases.items import Vectors
 from twinspire.serving.filters.expression import Filter
@@ -89,6 +90,7 @@ class RemoteCollection:
 
     def __init__(self, manifest: Manifest) -> None:
         self._database = database_of(manifest.index.kind)()
+        weakref.finalize(self, self._database.close)  # as of a bundle that another one has replaced
         self.name, self.max_k = collection_name(manifest.bundle_version), self._database.max_k
         self._manifest, self._lock, self._is_checked = manifest, threading.Lock(), False
 
@@ -100,8 +102,8 @@ class RemoteCollection:
         self, vectors: Vectors, k: int, expression: str = "", is_exact: bool = False
     ) -> list[list[RemoteHit]]:
         """As `VectorDatabase.search`."""
-        database, width = self._checked(), search_width(self._manifest.index, k)
-        found = database.search(self.name, vectors, k, width, expression, is_exact, seconds_left())
+        database, ef = self._checked(), ef_of_search(self._manifest.index, k)
+        found = database.search(self.name, vectors, k, ef, expression, is_exact, seconds_left())
         return [
             [(RemoteItem(item_id, json.loads(display)), score) for item_id, display, score in hits]
             for hits in found

@@ -25,7 +25,7 @@ from twinspire.protos.vector_databases.database import (
     VectorDatabase,
     database_of,
     draft,
-    search_width,
+    ef_of_search,
 )
 from twinspire.protos.vector_databases.items import CollectionItems
 from twinspire.train.config.index import IndexConfig
@@ -48,10 +48,10 @@ class _Collection:
     def search(self, queries: Vectors, k: int, parameters: IndexParameters) -> Rows:
         """The best `k` of each query (Q, D), best first: (Q, k), -1 where there are no more."""
         found = np.full((len(queries), k), -1, np.int64)
-        width = search_width(parameters, k)
+        ef = ef_of_search(parameters, k)
         for start in range(0, len(queries), QUERIES):
             some = queries[start : start + QUERIES]
-            for n, hits in enumerate(self.database.search(self.name, some, k, width), start):
+            for n, hits in enumerate(self.database.search(self.name, some, k, ef), start):
                 found[n, : len(hits)] = [int(item_id) for item_id, _, _ in hits]
         return found
 
@@ -76,7 +76,7 @@ class TunedRemote:
         return self.collection.search(queries, min(k, len(self.vectors)), self.parameters)
 
     def with_width(self, ef_search: int) -> "TunedRemote":
-        """The same, searched with another width."""
+        """The same, searched with another ef."""
         return replace(self, parameters=replace(self.parameters, ef_search=ef_search))
 
     def save(self, folder: Path) -> None:
@@ -117,8 +117,8 @@ class RemoteKind(IndexKind):
                 index = replace(index, collection=_Collection(vectors, parameters))
             built = time.perf_counter() - begun
             with PROGRESS.status("ef"):
-                choice = _choose(index, queries, config, database.widest)
-            reached = "reaches" if choice.reached else "is the widest tried and does not surely reach"
+                choice = _choose(index, queries, config, database.max_ef)
+            reached = "reaches" if choice.reached else "is the largest tried and does not surely reach"
             why = (
                 f"{engine} HNSW, M {config.m} and efConstruction {config.ef_construction}; ef "
                 f"{choice.ef_search} {reached} {config.recall_target}: recall@{config.k} "
@@ -142,10 +142,10 @@ class RemoteKind(IndexKind):
             write_collection(database, folder, manifest)
 
 
-def _choose(index: TunedRemote, queries: Vectors, config: IndexConfig, widest: int) -> EfChoice:
-    """The smallest ef that reaches the target, or the widest if none does."""
+def _choose(index: TunedRemote, queries: Vectors, config: IndexConfig, max_ef: int) -> EfChoice:
+    """The smallest ef that reaches the target, or the largest if none does."""
     curve: list[Point] = []
-    for ef in [each for each in ef_ladder(config.k, len(index.vectors)) if each <= widest]:
+    for ef in [each for each in ef_ladder(config.k, len(index.vectors)) if each <= max_ef]:
         found = index.with_width(ef).search(queries, config.k)
         each = recalls(found, index.vectors, queries, config.k)
         error = float(each.std() / len(each) ** 0.5)

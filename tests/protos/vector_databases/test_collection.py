@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,43 @@ def test_a_limit_of_statements_does_not_end_the_writing_of_a_collection(
     with closing(engine.connect()) as database:
         assert database.names() == []
         assert write_collection(database, folder, manifest) == engine.names()[0]
+
+
+@on_pgvector
+def test_a_lost_answer_repeats_what_reads_within_its_time_and_never_a_rename(
+    engine: Engine, connected: VectorDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg
+
+    from twinspire.protos.vector_databases.postgres import Connection, Connections
+
+    items = CollectionItems(connected.limits, np.eye(3, dtype=np.float32), [], ["a", "b", "c"], {}, [])
+    connected.create(name := draft_name("index"), items, engine.index("FLAT"), "")
+    assert connected.count(name) == 3  # and its connection stays
+    pipeline, connect, waits, lost = Connection.pipeline, Connections.connect, list[float](), [1]
+
+    @contextmanager
+    def losing(self: Connection) -> Iterator[Any]:
+        with pipeline(self) as made:
+            yield made
+        if lost:
+            time.sleep(lost.pop())
+            self.close()
+            raise psycopg.OperationalError("the connection is lost")
+
+    def timed(self: Connections, seconds: float) -> Connection:
+        waits.append(seconds)
+        return connect(self, seconds)
+
+    monkeypatch.setattr(Connection, "pipeline", losing)
+    monkeypatch.setattr(Connections, "connect", timed)
+    assert connected.count(name, "", 3.0) == 3
+    assert len(waits) == 1 and waits[0] <= 2.0
+    lost.append(0)
+    final = collection_name("0" * 64)
+    with pytest.raises(Unavailable, match="does not answer: OperationalError"):
+        connected.rename(name, final)
+    assert connected.count(final) == 3
 
 
 @on_pgvector

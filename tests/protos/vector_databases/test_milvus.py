@@ -1,7 +1,9 @@
 """What a Milvus server alone needs: its address, its package, and its inserts in parts."""
 
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,50 @@ def test_an_insert_is_bounded_in_rows_and_in_bytes(database: Any, monkeypatch: p
     assert inserts[:2] == [(40, 400), (40, 400)]
     assert all(rows <= 40 and size < 100_000 + 30_000 for rows, size in inserts)
     database.drop(name)
+
+
+class SlowClient:
+    """A client of pymilvus, each of whose questions takes 0.1 s; only the first timestamp is given."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.searches: list[dict[str, Any]] = []
+
+    def _wait(self, seconds: float) -> Any:
+        time.sleep(0.1)
+        self.seconds.append(seconds)
+        return {"fields": []}
+
+    def has_collection(self, name: str, timeout: float) -> Any:
+        return self._wait(timeout)
+
+    describe_collection = load_collection = has_collection
+
+    def _get_connection(self) -> Any:
+        return self
+
+    def alloc_timestamp(self, timeout: float) -> int:
+        self._wait(timeout)
+        if len(self.seconds) > 4:
+            raise OSError
+        return 7
+
+    def search(self, name: str, **options: Any) -> Any:
+        self.searches.append(options)
+        future: Future[Any] = Future()
+        future.set_result([[]])
+        return future
+
+
+@needs_lite()
+def test_a_description_takes_its_time_at_most_and_its_timestamp_holds_until_the_next() -> None:
+    database, client = database_of("milvus")({URI: "http://127.0.0.1:1"}), SlowClient()
+    database._client = client  # type: ignore[attr-defined]
+    for expected in ("Customized", "Strong"):
+        database.describe("twinspire_x", 1.0)
+        assert database.search("twinspire_x", np.ones((1, 4), np.float32), 1, 8) == [[]]
+        assert client.searches[-1]["consistency_level"] == expected
+    assert "guarantee_timestamp" not in client.searches[-1]
+    for first in (0, 4):
+        for n, seconds in enumerate(client.seconds[first : first + 4]):
+            assert seconds <= 1.0 - 0.1 * n
