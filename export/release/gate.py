@@ -1,6 +1,6 @@
 """What a gate is: a figure of the challenger, the bound that it must keep, and how both are shown.
 
-Each file in `gates/` declares the gates of one measurement:
+Each file in `gates/` declares the gates that share measurements:
 
     GATES = (Gate(name="bundle_size", title="size of the bundle", judge=judge, ...),)
 

@@ -195,7 +195,7 @@ def _conclude(
     elif not decision.accepted:
         action = "refuse"
         error = GateRefused(_refusal(name, challenger, decision.refused, run_id))
-    results = map(summary, decision.results)
+    results = [summary(each) for each in decision.results]
     doubts = decision.challenger.doubts
     record = audit_log.commit(name, run_id, action, compared.champion, challenger, results, reason, doubts)
     if error is not None:

@@ -183,7 +183,7 @@ class RetrievalServicer:
                 return self._remote.run(call, count, partial(scores, job), partial(response, job))
             return response(job, scores(job))
 
-        spec.items = items
+        spec.scored_items = items
         return self._job(spec, answer, size)
 
     def Info(self, request: wire.InfoRequest, call: Call) -> wire.InfoResponse:
@@ -382,7 +382,7 @@ class RetrievalServicer:
                 return self._remote_job(replace(spec, queries=queries), excluded, answer, size)
             prepared = [*map(retriever.prepare, queries, spec.names, excluded)]
             job = Job(retriever, prepared, options, answer, size)
-            job.cost += spec.items + more * retriever.interests
+            job.cost += spec.scored_items + more * retriever.interests
             if options.exclude_history:
                 job.cost += _histories(queries) * retriever.interests
             if options.filter is not None or retriever.interests > 1:
@@ -495,7 +495,7 @@ class _JobSpec:
         messages: the queries as received.
         names: of the queries in errors.
         options: of a search.
-        items: that the answer scores.
+        scored_items: how many items the answer scores.
         exclude_shown: seconds for which items shown to the user are excluded.
     """
 
@@ -505,7 +505,7 @@ class _JobSpec:
     queries: Sequence[Query]
     names: Sequence[str]
     options: SearchOptions = NO_SEARCH
-    items: int = 0
+    scored_items: int = 0
     exclude_shown: int = 0
 
 

@@ -26,7 +26,10 @@ from twinspire.train.data.training_data import TrainingData
 def _discovered() -> dict[str, Gate]:
     modules = [importlib.import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)]
     found: list[Gate] = [gate for module in modules for gate in module.GATES]
-    return {gate.name: gate for gate in sorted(found, key=lambda gate: gate.order)}
+    by_name = {gate.name: gate for gate in sorted(found, key=lambda gate: gate.order)}
+    if len(by_name) < len(found):
+        raise ValueError(f"two gates in {__name__} have one name: {sorted(gate.name for gate in found)}")
+    return by_name
 
 
 GATES = _discovered()

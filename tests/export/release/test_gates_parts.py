@@ -26,6 +26,7 @@ from twinspire.export.release.gate import (
 )
 from twinspire.export.release.gates import (
     GATES,
+    _discovered,
     compare,
     interleaving,
     latency,
@@ -70,6 +71,12 @@ def test_a_bundle_of_histories_is_measured_too(films_made: Made, tmp_path: Path)
     page = (tmp_path / "decision.md").read_text()
     assert "There is no champion yet" in page
     assert "EASE" in page
+
+
+def test_two_gates_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall, "GATES", (*recall.GATES, GATES["quality"]))
+    with pytest.raises(ValueError, match=r"have one name: .*'quality', 'quality'"):
+        _discovered()
 
 
 def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: Path) -> None:
