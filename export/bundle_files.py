@@ -6,6 +6,7 @@ one, write bundles through this module.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from twinspire.export.ann.index_kind import IndexKind, index_kind
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.encoding.digests import Digests
 from twinspire.protos import bundle
 from twinspire.protos.files import atomic_directory
 from twinspire.protos.filter_kinds import FilterKind, Parsed
 from twinspire.protos.filters import build_column, write_filters
+from twinspire.protos.vector_databases.collection import write_collection
+from twinspire.protos.vector_databases.database import database_of
 
 Reports = Mapping[str, Mapping[str, Any]]
 
@@ -66,11 +68,8 @@ def write_bundle(make: Callable[[Path, Path], bundle.Manifest]) -> Path:
         for each in (folder, scratch, folder / bundle.REPORTS):
             each.mkdir()
         manifest = make(folder, scratch)
-        kind = index_kind(manifest.index.kind)
-        if (
-            type(kind).publish is not IndexKind.publish
-        ):  # otherwise the files need not be read for their hashes
-            kind.publish(folder, manifest.sealed(bundle.records(folder)))
+        if manifest.is_remote:  # otherwise the files need not be read for their hashes
+            _publish(folder, manifest.sealed(bundle.records(folder)))
 
         def fill(draft: Path) -> None:
             for path in folder.iterdir():
@@ -90,7 +89,13 @@ def publish(folder: Path) -> None:
         Unavailable: a server of the index does not answer.
     """
     manifest = bundle.read_manifest(folder)
-    index_kind(manifest.index.kind).publish(folder, manifest)
+    if manifest.is_remote:
+        _publish(folder, manifest)
+
+
+def _publish(folder: Path, manifest: bundle.Manifest) -> None:
+    with closing(database_of(manifest.index.kind)()) as database:
+        write_collection(database, folder, manifest)
 
 
 def write_reports(reports: Reports, folder: Path) -> None:

@@ -4,12 +4,11 @@ index_kind.py  kinds of indexes by name; kinds/ has one module for each
 graph.py       vectors -> HNSW graph; duplicates.py handles vectors that many items share
 search.py      exact and approximate search, what the service returns, and recall
 ef_search.py   the search width for a recall target
-tuner.py       all of it together, and why
 """
 
-from twinspire.export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, reaches_target, tune
+from twinspire.export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, choose_ef, reaches_target
 from twinspire.export.ann.graph import COSINE, SPACE, Rows, Vectors, build_graph, save
-from twinspire.export.ann.index_kind import SearchIndex, TunedIndex, index_kind, mean_recall, write_index
+from twinspire.export.ann.index_kind import TunedIndex, index_kind, mean_recall, write_index
 from twinspire.export.ann.search import approximate, exact, recalls, search_as_served
 
 __all__ = [
@@ -19,11 +18,11 @@ __all__ = [
     "SPACE",
     "EfChoice",
     "Rows",
-    "SearchIndex",
     "TunedIndex",
     "Vectors",
     "approximate",
     "build_graph",
+    "choose_ef",
     "exact",
     "index_kind",
     "mean_recall",
@@ -31,6 +30,5 @@ __all__ = [
     "recalls",
     "save",
     "search_as_served",
-    "tune",
     "write_index",
 ]

@@ -48,7 +48,7 @@ class EfChoice:
         return next(point for point in self.curve if point["ef"] == self.ef_search)
 
 
-def tune(graph: CodedVectors, queries: Vectors, config: IndexConfig) -> EfChoice:
+def choose_ef(graph: CodedVectors, queries: Vectors, config: IndexConfig) -> EfChoice:
     """The smallest width that reaches the target on these queries, or the largest if none does.
 
     The curve has one point beyond the choice, to show the alternative, and ends at the size of the graph.

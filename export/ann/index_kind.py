@@ -1,28 +1,30 @@
 """Kinds of indexes: what the export stage needs from each, and how a kind is found by its name.
 
 A kind is a name in `INDEX_KINDS`, which the manifest stores in `index.kind`, and the module of that name in
-`export/ann/kinds/`, whose `KIND` implements `IndexKind`; `remote.py` there has all `REMOTE_KINDS`. The
+`export/ann/kinds/`, which has the functions of `IndexKind`; `remote.py` there has all `REMOTE_KINDS`. The
 service has an implementation of the same name.
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from twinspire.export.ann.graph import Rows, Vectors
+from twinspire.export.ann.graph import Rows, Vectors, save
 from twinspire.export.ann.search import recalls
 from twinspire.protos.bundle import (
     EXACT,
     HNSW,
     INDEX_KINDS,
+    LINKS,
     MANIFEST,
     REMOTE_KINDS,
     IndexParameters,
-    Manifest,
     Score,
 )
 from twinspire.protos.errors import BundleError
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.search import each_vector
 from twinspire.train.config.index import IndexConfig
 
@@ -31,34 +33,25 @@ _MODULES = (
 )
 
 
-class SearchIndex(Protocol):
-    """An index over item vectors (N, D) that returns what the service returns."""
-
-    @property
-    def parameters(self) -> IndexParameters:
-        """For the manifest."""
-
-    def search(self, queries: Vectors, k: int) -> Rows:
-        """The best `k` items of each query (Q, D): (Q, min(k, N)) rows, best first."""
-
-    def save(self, folder: Path) -> None:
-        """Write the index's files into the folder of a bundle."""
-
-
 @dataclass(frozen=True)
 class TunedIndex:
-    """An index with the measurements it was chosen by.
+    """An index over item vectors (N, D), with the measurements that it was chosen by.
 
     Args:
+        parameters: for the manifest.
         report: JSON; it has `k`, `target`, `build_s` and `why`.
+        search: queries (Q, D) and k -> the rows that the service would return, (Q, min(k, N)), best first.
+        graph: for the bundle; None where every search compares all items, or another server searches.
     """
 
-    index: SearchIndex
+    parameters: IndexParameters
     report: dict[str, Any]
+    search: Callable[[Vectors, int], Rows]
+    graph: CodedVectors | None = None
 
 
 class IndexKind(Protocol):
-    """Builds indexes of one kind."""
+    """The functions of a module that builds indexes."""
 
     def tune(self, vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score) -> TunedIndex:
         """Build the index of a catalogue with parameters chosen by measurement.
@@ -70,19 +63,8 @@ class IndexKind(Protocol):
 
         Raises:
             GateRefused: no index of this kind can serve the catalogue.
+            ConfigError, Unavailable: the environment names no server of the index, or it does not answer.
         """
-
-    def publish(self, folder: Path, manifest: Manifest) -> None:
-        """Write what an index keeps outside of its bundle, before the bundle is written; by default nothing.
-
-        Args:
-            folder: with the files of the bundle.
-            manifest: with the digests of its files and its version.
-
-        Raises:
-            Unavailable: a server of the index does not answer.
-        """
-        return
 
 
 def index_kind(name: str) -> IndexKind:
@@ -92,11 +74,10 @@ def index_kind(name: str) -> IndexKind:
         BundleError: this program does not have the kind of a manifest.
     """
     kind = HNSW if name == EXACT else name
-    if kind in REMOTE_KINDS:
-        return cast(IndexKind, importlib.import_module(_MODULES.replace("*", "remote")).RemoteKind(kind))
     if kind not in INDEX_KINDS:
         raise BundleError(f"{MANIFEST}: index.kind: expected one of {', '.join(INDEX_KINDS)}, got {name!r}")
-    return cast(IndexKind, importlib.import_module(_MODULES.replace("*", kind)).KIND)
+    module = "remote" if kind in REMOTE_KINDS else kind
+    return cast(IndexKind, importlib.import_module(_MODULES.replace("*", module)))
 
 
 def write_index(
@@ -117,11 +98,12 @@ def write_index(
     # Each vector of a query is a search of its own.
     validation, test = (each_vector(each, vectors.shape[1]) for each in queries)
     tuned = index_kind(config.kind).tune(vectors, validation, config, score)
-    tuned.index.save(folder)
-    recall = mean_recall(tuned.index, vectors, test, config.k)
-    return tuned.index.parameters, {f"ann_recall_at_{config.k}": recall, **tuned.report}
+    if tuned.graph is not None:
+        save(tuned.graph, folder / LINKS)
+    recall = mean_recall(tuned, vectors, test, config.k)
+    return tuned.parameters, {f"ann_recall_at_{config.k}": recall, **tuned.report}
 
 
-def mean_recall(index: SearchIndex, vectors: Vectors, queries: Vectors, k: int) -> float:
+def mean_recall(index: TunedIndex, vectors: Vectors, queries: Vectors, k: int) -> float:
     """Mean recall@k of what the service returns, against exact search over `vectors` (N, D)."""
     return float(recalls(index.search(queries, k), vectors, queries, k).mean())

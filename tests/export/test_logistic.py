@@ -57,7 +57,7 @@ def test_the_graph_ranks_by_the_models_own_score() -> None:
 
     config = IndexConfig(m=16, ef_construction=200, threads=1, seed=0)
     graph = graphs.build(lifted, config, logistic.score())
-    tuned = ann.tune(graph, queries[:150], config)
+    tuned = ann.choose_ef(graph, queries[:150], config)
     assert tuned.reached
     assert shared(ann.approximate(graph, queries[150:], 10, tuned.ef_search), best[150:]) >= 0.98
     cosines = weighted @ (items / lengths[:, None]).T  # which are no substitute

@@ -381,7 +381,7 @@ def _parquet(path: Path, columns: Sequence[str], size: int, first: int) -> Itera
             begin = ends[n] - counts[n]
             with _readable(files[n]):
                 rows = tables[files[n]].slice(max(0, at - begin), until - max(at, begin))
-                slices.append(rows.cast(types).collect())
+                slices.append(rows.cast(pl.Schema(types)).collect())
         yield pl.concat(slices)
 
 

@@ -65,18 +65,18 @@ def test_recall_counts_equal_items_alike() -> None:
 
 def test_the_smallest_width_that_reaches_the_target_is_chosen() -> None:
     graph = graphs.build(ITEMS, CONFIG)
-    tuned = ann.tune(graph, QUERIES, CONFIG)
+    tuned = ann.choose_ef(graph, QUERIES, CONFIG)
     assert tuned.reached
     reaching = [p["ef"] for p in tuned.curve if ann.reaches_target(p, CONFIG.recall_target)]
     assert tuned.ef_search == reaching[0]
     assert [p["ef"] for p in tuned.curve][-2:] == reaching  # one rung past the choice
-    loose = ann.tune(graph, QUERIES, dataclasses.replace(CONFIG, recall_target=0.5))
+    loose = ann.choose_ef(graph, QUERIES, dataclasses.replace(CONFIG, recall_target=0.5))
     assert loose.ef_search < tuned.ef_search
 
 
 def test_a_target_out_of_reach_is_reported() -> None:
     graph = graphs.build(ITEMS, IndexConfig(m=2, ef_construction=3, threads=1))
-    tuned = ann.tune(graph, QUERIES, IndexConfig(threads=1, recall_target=1.0))
+    tuned = ann.choose_ef(graph, QUERIES, IndexConfig(threads=1, recall_target=1.0))
     assert not tuned.reached
 
 
@@ -92,7 +92,7 @@ def test_one_thread_builds_the_same_bytes(tmp_path: Path, seed: int, copies: int
 @pytest.mark.parametrize("count", [1, 9, 10, 20, 45])
 def test_a_catalogue_smaller_than_the_smallest_width_is_searched_completely(count: int) -> None:
     graph = graphs.build(ITEMS[:count], CONFIG)
-    tuned = ann.tune(graph, QUERIES, CONFIG)
+    tuned = ann.choose_ef(graph, QUERIES, CONFIG)
     assert tuned.reached
     assert tuned.ef_search <= max(count, CONFIG.k)
     found = ann.approximate(graph, QUERIES, CONFIG.k, tuned.ef_search)
@@ -104,7 +104,7 @@ def test_a_catalogue_smaller_than_the_smallest_width_is_searched_completely(coun
 def test_recall_reaches_the_target_with_duplicates(twins: int) -> None:
     items = np.concatenate([np.repeat(unit_vectors(1500 // twins), twins, axis=0), ITEMS[:500]])
     graph = graphs.build(items, CONFIG)
-    tuned = ann.tune(graph, QUERIES, CONFIG)
+    tuned = ann.choose_ef(graph, QUERIES, CONFIG)
     found = ann.approximate(graph, QUERIES, CONFIG.k, tuned.ef_search)
     assert tuned.reached
     assert ann.recalls(found, items, QUERIES, CONFIG.k).mean() >= CONFIG.recall_target
@@ -116,7 +116,7 @@ def test_recall_reaches_the_target_with_duplicates(twins: int) -> None:
 def test_a_vector_shared_by_many_items_does_not_disconnect_the_graph(name: str) -> None:
     items = COPIED[name]
     graph = graphs.build(items, CONFIG)
-    tuned = ann.tune(graph, QUERIES[:100], CONFIG)
+    tuned = ann.choose_ef(graph, QUERIES[:100], CONFIG)
     assert tuned.reached
     near = ann.exact(QUERIES[100:], items, 1)[:, 0]
     for queries in (QUERIES[100:], items[near], items[:1]):
@@ -173,7 +173,7 @@ def test_a_disconnected_graph_is_refused() -> None:
 
 def test_recall_grows_with_the_width() -> None:
     graph = graphs.build(ITEMS, CONFIG)
-    curve = ann.tune(graph, QUERIES, CONFIG).curve
+    curve = ann.choose_ef(graph, QUERIES, CONFIG).curve
     served = [ef for ef in ann.EF_LADDER if ef >= 2 * CONFIG.k]
     assert [point["ef"] for point in curve] == served[: len(curve)]
     assert len(curve) > 3
@@ -184,7 +184,7 @@ def test_recall_grows_with_the_width() -> None:
 
 def test_a_k_above_the_largest_width_is_the_width() -> None:
     config = dataclasses.replace(CONFIG, k=2500)
-    tuned = ann.tune(graphs.build(ITEMS, config), QUERIES[:5], config)
+    tuned = ann.choose_ef(graphs.build(ITEMS, config), QUERIES[:5], config)
     assert tuned.ef_search >= 2500
     assert tuned.reached
 

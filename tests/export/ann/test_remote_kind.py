@@ -29,10 +29,10 @@ on_all = pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_a_collection_is_tuned_to_its_target(engine: Engine) -> None:
     config = IndexConfig(kind=engine.kind, recall_target=0.9)
     tuned = ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE)
-    parameters, report = tuned.index.parameters, tuned.report
+    parameters, report = tuned.parameters, tuned.report
     assert (parameters.kind, parameters.options, parameters.m) == (engine.kind, {"type": "HNSW"}, 32)
     assert report["reached"] and report["ef_search"] == parameters.ef_search
-    assert ann.mean_recall(tuned.index, ITEMS, QUERIES, 10) >= 0.9
+    assert ann.mean_recall(tuned, ITEMS, QUERIES, 10) >= 0.9
     assert report["points"][0]["ef"] == 20  # 2 k: no search is narrower, so no point below is another one
     assert len(engine.names()) == 1
     del tuned
@@ -43,7 +43,7 @@ def test_a_collection_is_tuned_to_its_target(engine: Engine) -> None:
 def test_flat_is_exact_and_needs_no_collection(engine: Engine) -> None:
     config = IndexConfig(kind=engine.kind, options={"type": "FLAT"})
     tuned = ann.index_kind(engine.kind).tune(ITEMS, QUERIES, config, COSINE)
-    np.testing.assert_array_equal(tuned.index.search(QUERIES, 7), ann.exact(QUERIES, ITEMS, 7))
+    np.testing.assert_array_equal(tuned.search(QUERIES, 7), ann.exact(QUERIES, ITEMS, 7))
     assert engine.names() == []
 
 

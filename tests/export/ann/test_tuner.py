@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from twinspire.export import ann
-from twinspire.export.ann import tuner
-from twinspire.export.ann.ef_search import tune
-from twinspire.export.ann.kinds.hnsw import TunedHnsw
+from twinspire.export.ann.ef_search import choose_ef
+from twinspire.export.ann.kinds import hnsw
 from twinspire.protos.bundle import Score
 from twinspire.protos.errors import BundleError, GateRefused, MissingStage
 from twinspire.protos.nearest import coded_vectors
@@ -37,8 +36,8 @@ ITEMS, ASKED, UNSEEN = clustered(6000), clustered(300, seed=1), clustered(600, s
 
 
 def graph_of(tuned: ann.TunedIndex) -> CodedVectors:
-    assert isinstance(tuned.index, TunedHnsw) and tuned.index.graph is not None
-    return tuned.index.graph
+    assert tuned.graph is not None
+    return tuned.graph
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +46,12 @@ def tuned() -> ann.TunedIndex:
 
 
 def test_the_target_is_met_on_other_queries(tuned: ann.TunedIndex) -> None:
-    assert ann.mean_recall(tuned.index, ITEMS, UNSEEN, GRAPH.k) >= GRAPH.recall_target
-    assert not tuned.index.parameters.exact
-    found = ann.approximate(graph_of(tuned), UNSEEN, 10, tuned.index.parameters.ef_search)
+    assert ann.mean_recall(tuned, ITEMS, UNSEEN, GRAPH.k) >= GRAPH.recall_target
+    assert not tuned.parameters.exact
+    found = ann.approximate(graph_of(tuned), UNSEEN, 10, tuned.parameters.ef_search)
     assert ann.recalls(found, ITEMS, UNSEEN, 10).mean() >= GRAPH.recall_target
     assert graph_of(tuned).links.shape == (len(ITEMS), 64)
-    assert (tuned.index.parameters.m, tuned.index.parameters.ef_construction) == (32, 400)
+    assert (tuned.parameters.m, tuned.parameters.ef_construction) == (32, 400)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +65,18 @@ def test_a_graph_that_does_not_hold_together_is_built_denser(
     monkeypatch: pytest.MonkeyPatch, config: IndexConfig, sizes: list[tuple[int, int]]
 ) -> None:
     tried: list[int] = []
-    tune = ann.tune
+    choose_ef = ann.choose_ef
 
     def once_disconnected(graph: CodedVectors, *arguments: Any) -> Any:
         tried.append(graph.links.shape[1] // 2)
         if len(tried) == 1:
             raise GateRefused("index: a search reaches fewer than 10 items; raise index.m")
-        return tune(graph, *arguments)
+        return choose_ef(graph, *arguments)
 
-    monkeypatch.setattr(tuner, "tune", once_disconnected)
+    monkeypatch.setattr(hnsw, "choose_ef", once_disconnected)
     found = HNSW.tune(ITEMS[:1000], ASKED, config, COSINE)
     assert tried == [m for m, _ in sizes]
-    chosen = found.index.parameters
+    chosen = found.parameters
     assert (chosen.m, chosen.ef_construction) == sizes[1]
 
 
@@ -94,10 +93,10 @@ def test_the_report_has_measurements_and_reason(tuned: ann.TunedIndex) -> None:
 @pytest.mark.parametrize("count", [1, 9, 60])
 def test_a_tiny_catalogue_is_searched_exactly(count: int) -> None:
     made = HNSW.tune(ITEMS[:count], ASKED, IndexConfig(), COSINE)
-    assert made.index.parameters.exact
+    assert made.parameters.exact
     assert made.report["reached"]
-    assert isinstance(made.index, TunedHnsw) and made.index.graph is None  # no search would read it
-    assert ann.mean_recall(made.index, ITEMS[:count], UNSEEN, 10) == 1
+    assert made.graph is None  # no search would read it
+    assert ann.mean_recall(made, ITEMS[:count], UNSEEN, 10) == 1
     assert "every search is exact" in made.report["why"]
 
 
@@ -106,34 +105,36 @@ def test_the_size_alone_decides_whether_a_small_catalogue_is_searched_exactly(
 ) -> None:
     items = clustered(4004, 64)
     made = HNSW.tune(items, clustered(50, 64, seed=1), IndexConfig(threads=1), COSINE)
-    assert made.index.parameters.exact
+    assert made.parameters.exact
     assert "at most 2,097,152 coordinates (items x dimensions)" in made.report["why"]
-    assert ann.mean_recall(made.index, items, clustered(50, 64, seed=2), 10) == 1
-    monkeypatch.setattr("twinspire.export.ann.tuner.EXACT_SIZE", items.size - 1)  # then the graph is searched
+    assert ann.mean_recall(made, items, clustered(50, 64, seed=2), 10) == 1
+    monkeypatch.setattr(
+        "twinspire.export.ann.kinds.hnsw.EXACT_SIZE", items.size - 1
+    )  # then the graph is searched
     pinned = IndexConfig(m=16, ef_construction=100, threads=1)
-    assert not HNSW.tune(items, clustered(50, 64, seed=1), pinned, COSINE).index.parameters.exact
+    assert not HNSW.tune(items, clustered(50, 64, seed=1), pinned, COSINE).parameters.exact
 
 
 def test_a_large_catalogue_is_searched_in_the_graph() -> None:
     items = clustered(40_000, 64)  # more than EXACT_SIZE coordinates
     config = IndexConfig(m=6, ef_construction=20, recall_target=0.5)
     made = HNSW.tune(items, clustered(300, 64, seed=1), config, COSINE)
-    assert not made.index.parameters.exact
-    assert (made.index.parameters.m, graph_of(made).links.shape[1]) == (6, 12)
+    assert not made.parameters.exact
+    assert (made.parameters.m, graph_of(made).links.shape[1]) == (6, 12)
 
 
 @pytest.mark.parametrize("search", ["graph", "exact"])
 def test_configured_search_is_kept_whatever_is_measured(search: Any) -> None:
     made = HNSW.tune(ITEMS[:60], ASKED, IndexConfig(search=search, threads=1), COSINE)
-    assert made.index.parameters.exact == (search == "exact")
+    assert made.parameters.exact == (search == "exact")
 
 
 @pytest.mark.exhaustive
 def test_searches_are_exact_if_no_graph_reaches_the_target() -> None:
     config = IndexConfig(m=4, ef_construction=6, recall_target=1.0, threads=1)
     made = HNSW.tune(ITEMS[:2500], ASKED, config, COSINE)
-    assert made.index.parameters.exact
-    assert ann.mean_recall(made.index, ITEMS[:2500], UNSEEN, 10) == 1
+    assert made.parameters.exact
+    assert ann.mean_recall(made, ITEMS[:2500], UNSEEN, 10) == 1
     stubborn = HNSW.tune(ITEMS[:2500], ASKED, replace(config, search="graph"), COSINE)
     assert not stubborn.report["reached"]
     assert "does not surely reach 1.0" in stubborn.report["why"]
@@ -146,7 +147,7 @@ def test_the_target_is_met_with_duplicates() -> None:
     made = HNSW.tune(items, ASKED, GRAPH, COSINE)
     assert made.report["reached"]
     for queries in (UNSEEN, ITEMS[:20]):
-        assert ann.mean_recall(made.index, items, queries, 10) >= GRAPH.recall_target
+        assert ann.mean_recall(made, items, queries, 10) >= GRAPH.recall_target
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_no_width_is_chosen_where_graphs_are_not_searched(monkeypatch: pytest.Mo
     graph = CodedVectors(clustered(500), links=np.zeros((500, 1), np.uint32))
     monkeypatch.setattr(coded_vectors, "compiled", None)
     with pytest.raises(MissingStage, match=r"the search of graphs is not compiled here.*search = .exact"):
-        tune(graph, clustered(10), IndexConfig())
+        choose_ef(graph, clustered(10), IndexConfig())
 
 
 def test_an_unknown_kind_is_refused() -> None:
@@ -182,9 +183,6 @@ def test_an_unknown_kind_is_refused() -> None:
 
 def test_exact_search_needs_no_graph(tmp_path: Path) -> None:
     tuned = ann.index_kind("hnsw").tune(ITEMS, ASKED, IndexConfig(search="exact"), COSINE)
-    assert isinstance(tuned.index, TunedHnsw)
-    assert tuned.index.graph is None
-    assert tuned.index.parameters.kind == "exact"
-    np.testing.assert_array_equal(tuned.index.search(ASKED, 7), ann.exact(ASKED, ITEMS, 7))
-    tuned.index.save(tmp_path)
-    assert not [*tmp_path.iterdir()]
+    assert tuned.graph is None
+    assert tuned.parameters.kind == "exact"
+    np.testing.assert_array_equal(tuned.search(ASKED, 7), ann.exact(ASKED, ITEMS, 7))

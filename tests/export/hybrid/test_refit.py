@@ -27,7 +27,6 @@ from tests.helpers.stdlib import (
     tracking_copy,
     write_sections,
 )
-from twinspire.export.ann import tuner
 from twinspire.export.ann.kinds import hnsw
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.export.evaluation import per_query
@@ -104,7 +103,7 @@ def shop(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with drawn_once(), tracking_at(f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db')}") as uri:
         for each in (experiment, refit):
             run, _ = training.fit(each, dataset, quiet)
-            with patch.object(hnsw, "tune_index", wraps=tuner.tune_index) as tuned:
+            with patch.object(hnsw, "tune", wraps=hnsw.tune) as tuned:
                 built, _ = build_bundle(each, dataset, run)
             hybrid = parse_json((built / bundle.REPORTS / "hybrid.json").read_bytes())
             shipped.append(Shipped(run, built, hybrid, tuned.call_count))
