@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 import polars as pl
@@ -394,26 +394,36 @@ def _readable(part: Path) -> Iterator[None]:
 
 
 def _unify(part: Path, schema: pl.Schema, types: dict[str, pl.DataType]) -> None:
-    """Find one type for each column of all files: equal types, integers of any width, or nulls beside others.
+    """Find the type of each column in all files.
 
     Args:
-        types: column -> type of the files before; changed to the type of all.
+        types: column -> type in the files before; changed to the type in all.
 
     Raises:
-        DataError: a column has another type in this file.
+        DataError: a column has a type in this file that does not go with those before.
     """
     for column, found in schema.items():
-        before = types.setdefault(column, found)
-        if found in (before, pl.Null):
-            continue
-        if before == pl.Null:
-            types[column] = found
-        elif found.is_integer() and before.is_integer():
-            types[column] = pl.Int64()
-        else:
+        before = types.get(column, found)
+        common = _common_type(before, found)
+        if common is None:
             raise DataError(
                 f"{part}: column {column!r}: expected {before} as in the files before, got {found}"
             )
+        types[column] = common
+
+
+def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
+    """The type of equal types, integers of any width, nulls beside others, or lists of those; else None."""
+    if other in (one, pl.Null):
+        return one
+    if one == pl.Null:
+        return other
+    if one.is_integer() and other.is_integer():
+        return pl.Int64()
+    if isinstance(one, pl.List) and isinstance(other, pl.List):
+        inner = _common_type(cast(pl.DataType, one.inner), cast(pl.DataType, other.inner))
+        return None if inner is None else pl.List(inner)
+    return None
 
 
 def _scan(path: Path, part: Path, columns: Sequence[str]) -> pl.LazyFrame:

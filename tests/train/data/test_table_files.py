@@ -175,6 +175,15 @@ def test_integers_of_any_width_and_nulls_are_one_type_in_a_folder(size: int, tmp
     assert {each["n"].dtype for each in slices} == {pl.Int64}
 
 
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_lists_that_are_all_empty_in_a_file_have_the_type_of_the_others(size: int, tmp_path: Path) -> None:
+    for n, value in enumerate([pl.Series([[]]), pl.Series([["a"]]), pl.Series([None])]):
+        pl.DataFrame({"n": value}).write_parquet(tmp_path / f"{n}.parquet")
+    slices = list(read_slices(tmp_path, ["n"], size))
+    assert [value for each in slices for value in each["n"].to_list()] == [[], ["a"], None]
+    assert {each["n"].dtype for each in slices} == {pl.List(pl.String)}
+
+
 def test_the_identity_of_a_folder_depends_on_its_files_and_on_their_names(tmp_path: Path) -> None:
     known = identity_of([write_folder(tmp_path / "a", {"day=1/a.parquet": [1], "day=2/a.parquet": [2]})])
     same = write_folder(tmp_path / "b", {"day=1/a.parquet": [1], "day=2/a.parquet": [2], "_x/a.parquet": [3]})
