@@ -63,7 +63,8 @@ class IndexKind(Protocol):
 
         Raises:
             GateRefused: no index of this kind can serve the catalogue.
-            ConfigError, Unavailable: the environment names no server of the index, or it does not answer.
+            ConfigError, PackageMissing, Unavailable: the server of the index is not named, its client is not
+                installed, or it does not answer.
         """
 
 

@@ -1,6 +1,6 @@
 """How items are searched: the search width in the graph, exact search, and queries of several vectors.
 
-Service, evaluation and tuner share this module, so that recall is measured as items are searched.
+Service, evaluation and the choice of ef share this module, so that recall is measured as items are searched.
 
 A query of several vectors (multi-interest retrieval) is one row that holds its K vectors side by side,
 float32 (K * D,). An item's score is that of the vector nearest to it. A search looks for the neighbours of

@@ -60,8 +60,9 @@ class VectorDatabase(Protocol):
     """A vector database on the server that the environment names; it is connected when it is first asked.
 
     After the first answer any thread may ask, but not after a fork. All methods that ask raise Unavailable if
-    the server does not answer within `seconds`, `WRITE_SECONDS` at most by default; no
-    text shows its address. Reads see all that was written before the last `create` or `describe`.
+    the server does not answer within `seconds`; to connect may add `CONNECT_SECONDS`, and `create` takes as
+    long as the engine works. No text shows its address. Reads see all that was written before the last
+    `create` or `describe`.
 
     Attributes:
         title: the engine and the variable that names the server, for errors.

@@ -80,7 +80,7 @@ _STORED: dict[Any, tuple[str, Any]] = {
     np.int64: ("INT64", 0),
     None: ("VARCHAR", ""),
 }
-STRONG: dict[str, Any] = {"consistency_level": "Strong"}
+_STRONG: Mapping[str, Any] = {"consistency_level": "Strong"}
 # gRPC's own retries, within the time of a call. A server that has come back is found within a second.
 CHANNEL: dict[str, Any] = {
     "grpc.enable_retries": 1,
@@ -167,7 +167,7 @@ class MilvusDatabase:
         given = {"token": token, "db_name": database}
         self._options = {name: value for name, value in given.items() if value}
         self._client: Any = None
-        self._consistency = STRONG
+        self._consistency = _STRONG
 
     def client(self, seconds: float = CONNECT_SECONDS) -> Any:
         """The `pymilvus.MilvusClient`; the first call connects it.
@@ -335,7 +335,7 @@ class MilvusDatabase:
 
     def _pin_read_timestamp(self, seconds: float) -> None:
         """Let reads see all that is written now: from a timestamp of the server on, or by "Strong"."""
-        self._consistency, now = STRONG, 0
+        self._consistency, now = _STRONG, 0
         with suppress(Exception):  # a server without timestamps, or another version of pymilvus
             if not self._uri.endswith(".db"):
                 now = self.client()._get_connection().alloc_timestamp(timeout=seconds)

@@ -46,7 +46,7 @@ NAME_LENGTH = 58  # of a table; PostgreSQL allows 63
 # A B-tree and a GIN index hold at most a third of a page of 8 KiB.
 LIMITS = Limits("pgvector", 500, 2600, 1 << 26, 1 << 16, 1 << 26, re.compile("\x00"), "NUL characters")
 MAX_EF = 1000  # `hnsw.ef_search`
-GRAPH_DIMENSIONS, GRAPH_LINKS, GRAPH_WIDTH = 2000, 100, 1000  # at most, of an HNSW index
+GRAPH_DIMENSIONS, GRAPH_LINKS, MAX_EF_CONSTRUCTION = 2000, 100, 1000  # at most, of an HNSW index
 BUILD_BYTES = 4 << 30  # of the server's memory that the build of a graph may take
 _TYPES: Mapping[Any, str] = {
     np.float64: "float8",
@@ -263,11 +263,11 @@ def _expect_extension(connection: Connection) -> None:
 
 def _check_graph(parameters: IndexParameters, dimension: int) -> None:
     m, width = parameters.m, parameters.ef_construction
-    if dimension > GRAPH_DIMENSIONS or m > GRAPH_LINKS or not 2 * m <= width <= GRAPH_WIDTH:
+    if dimension > GRAPH_DIMENSIONS or m > GRAPH_LINKS or not 2 * m <= width <= MAX_EF_CONSTRUCTION:
         raise DataError(
             f"index: expected at most {GRAPH_DIMENSIONS} dimensions, m of at most {GRAPH_LINKS}, and "
-            f"ef_construction from 2 m to {GRAPH_WIDTH} for an HNSW index of pgvector, got {dimension}, {m} "
-            f"and {width}"
+            f"ef_construction from 2 m to {MAX_EF_CONSTRUCTION} for an HNSW index of pgvector, got "
+            f"{dimension}, {m} and {width}"
         )
 
 

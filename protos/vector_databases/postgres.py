@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -113,13 +113,12 @@ class Connections:
         deadline = time.monotonic() + seconds
         while True:
             with server_errors():
-                try:
-                    if is_new := not is_repeatable or not self._idle:
-                        connection = self.connect(deadline - time.monotonic())
-                    else:
+                connection = None
+                if is_repeatable:
+                    with suppress(IndexError):
                         connection = self._idle.pop()
-                except IndexError:  # another thread has taken it
-                    continue
+                is_new = connection is None
+                connection = connection or self.connect(deadline - time.monotonic())
                 connection.deadline = deadline
                 try:
                     with connection.pipeline():
@@ -127,9 +126,9 @@ class Connections:
                         cursors = [connection.execute(*each) for each in statements]
                     found = [each.fetchall() if each.description else [] for each in cursors]
                 except BaseException as error:
+                    is_lost = isinstance(error, psycopg.OperationalError) and connection.closed
                     connection.close()
-                    is_ended = isinstance(error, psycopg.OperationalError) and not is_new
-                    if is_ended and time.monotonic() < deadline:
+                    if is_lost and not is_new and time.monotonic() < deadline:
                         continue
                     raise
                 self._idle.append(connection)

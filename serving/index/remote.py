@@ -7,7 +7,6 @@ changes: each version of a bundle has one of its own, so a swap of bundles is a 
 import json
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -90,7 +89,6 @@ class RemoteCollection:
 
     def __init__(self, manifest: Manifest) -> None:
         self._database = database_of(manifest.index.kind)()
-        weakref.finalize(self, self._database.close)  # as of a bundle that another one has replaced
         self.name, self.max_k = collection_name(manifest.bundle_version), self._database.max_k
         self._manifest, self._lock, self._is_checked = manifest, threading.Lock(), False
 

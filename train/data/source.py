@@ -59,7 +59,7 @@ BY_FILE = "file order, for want of a time column"
 POSITIVE = pl.col("label") > 0
 BY_RANKING = "__by_ranking"
 """Column of pairs of a service, bool: whether the click is on an item that a ranking alone chose to show."""
-FILTERED_AT_ONCE = 1_000_000  # events; `sort_and_filter` filters whole users until it has this many
+FILTERED_AT_ONCE = 1_000_000  # events, about: `sort_and_filter` filters whole users together
 EARLY = 1990  # times before this year have probably been read in a wrong unit
 
 

@@ -5,8 +5,8 @@ RFC 4180; `layouts.py` says what other delimited text is read. Cells of CSV and 
 "007" is no number; an empty cell is null. A JSONL file has one object on each line; its values keep their
 types.
 
-A folder is a table, too: that of its Parquet files, also of those in folders below it, sorted by their paths
-as text: part-10 comes before part-2. Rows are counted through all of them. A folder named `day=2026-01-31`
+A folder is a table, too: that of its Parquet files, also of those in folders below it, in the order of
+their names as text, folder by folder: part-10 comes before part-2. Rows are counted through all of them. A folder named `day=2026-01-31`
 gives its rows a column `day` of strings, as Hive and Spark write them; it replaces one that the files have.
 
 A cell has at most `MAX_CELL_LENGTH` characters. A line of text is refused before more than `MAX_LINE_LENGTH`
@@ -61,7 +61,7 @@ def find_data_file(base: Path, name: str) -> Path:
 def table_parts(path: Path) -> list[Path]:
     """The files of a table: those of a folder in the order of their paths, or the file itself.
 
-    Files and folders whose names begin with "." or "_" are no part of the table, as in Spark, but for folders
+    Files and folders whose names begin with "." or "_" are no part of the table, as in Spark, but for names
     such as `_type=a`.
 
     Raises:
@@ -71,13 +71,11 @@ def table_parts(path: Path) -> list[Path]:
     if path.suffix.lower() in (*SUFFIXES, ".jsonl") or not path.is_dir():
         return [path]
     parts: list[Path] = []
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for folder, below, files in os.walk(path, onerror=_raise, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            raise DataError(f"{folder}: expected each folder once, got a link to one that is read already")
-        seen.add(real)
-        below[:] = filter(_is_part, below)
+        if (first := seen.setdefault(os.path.realpath(folder), folder)) != folder:
+            raise DataError(f"{folder}: expected each folder once, got a link to, or from, {first}")
+        below[:] = sorted(filter(_is_part, below))
         parts += [Path(folder, each) for each in filter(_is_part, files) if each.lower().endswith(".parquet")]
     if not parts:
         raise DataError(f"{path}: expected a folder with files that end in .parquet, found none")
@@ -368,12 +366,13 @@ def _parquet(path: Path, columns: Sequence[str], size: int, first: int) -> Itera
     counts = []
     for part in table_parts(path):
         with _readable(part):
-            tables[part] = _scan(path, part, columns)
-            _unify(part, tables[part].collect_schema(), types)
-            counts.append(tables[part].select(pl.len()).collect().item())
-    ends = list(accumulate(counts))
-    files = [*tables]
-    for at in range(first, ends[-1], size):
+            table = _scan(path, part, columns)
+            if count := table.select(pl.len()).collect().item():
+                _unify(path, part, table.collect_schema(), types)
+                tables[part] = table
+                counts.append(count)
+    ends, files = list(accumulate(counts)), [*tables]
+    for at in range(first, sum(counts), size):
         # One slice at a time: the batches of Polars read ahead, and hold whole row groups.
         until = min(at + size, ends[-1])
         slices = []
@@ -393,8 +392,8 @@ def _readable(part: Path) -> Iterator[None]:
         raise DataError(f"{part}: not a readable Parquet file: {error}") from None
 
 
-def _unify(part: Path, schema: pl.Schema, types: dict[str, pl.DataType]) -> None:
-    """Find the type of each column in all files.
+def _unify(path: Path, part: Path, schema: pl.Schema, types: dict[str, pl.DataType]) -> None:
+    """Find the type of each column in all files of the folder `path`.
 
     Args:
         types: column -> type in the files before; changed to the type in all.
@@ -404,26 +403,30 @@ def _unify(part: Path, schema: pl.Schema, types: dict[str, pl.DataType]) -> None
     """
     for column, found in schema.items():
         before = types.get(column, found)
-        common = _common_type(before, found)
-        if common is None:
+        try:
+            if not _is_alike(before, found):
+                raise pl.exceptions.SchemaError
+            both = [pl.Series(column, [], each).to_frame() for each in (before, found)]
+            types |= pl.concat(both, how="vertical_relaxed").schema
+        except pl.exceptions.PolarsError:
+            of_folder = any(each.startswith(f"{column}=") for each in part.relative_to(path).parts[:-1])
             raise DataError(
                 f"{part}: column {column!r}: expected {before} as in the files before, got {found}"
-            )
-        types[column] = common
+                f"{' of the name of its folder' if of_folder else ''}"
+            ) from None
 
 
-def _common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType | None:
-    """The type of equal types, integers of any width, nulls beside others, or lists of those; else None."""
-    if other in (one, pl.Null):
-        return one
-    if one == pl.Null:
-        return other
-    if one.is_integer() and other.is_integer():
-        return pl.Int64()
+def _is_alike(one: pl.DataType, other: pl.DataType) -> bool:
+    """Whether types differ in width, unit, precision or encoding alone; nulls go with every type."""
     if isinstance(one, pl.List) and isinstance(other, pl.List):
-        inner = _common_type(cast(pl.DataType, one.inner), cast(pl.DataType, other.inner))
-        return None if inner is None else pl.List(inner)
-    return None
+        return _is_alike(cast(pl.DataType, one.inner), cast(pl.DataType, other.inner))
+    kinds = {one.base_type(), other.base_type()}
+    return (
+        len(kinds - {pl.Null}) < 2
+        or kinds <= {pl.String, pl.Categorical, pl.Enum}
+        or (one.is_integer() and other.is_integer())
+        or (one.is_float() and other.is_float())
+    )
 
 
 def _scan(path: Path, part: Path, columns: Sequence[str]) -> pl.LazyFrame:

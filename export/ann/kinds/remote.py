@@ -101,7 +101,8 @@ def _choose(collection: _Collection, queries: Vectors, config: IndexConfig) -> E
     """The smallest ef that reaches the target, or the largest if none does."""
     curve: list[Point] = []
     vectors = collection.vectors
-    for ef in [each for each in ef_ladder(config.k, len(vectors)) if each <= collection.database.max_ef]:
+    most = collection.database.max_ef
+    for ef in sorted({min(each, most) for each in ef_ladder(config.k, len(vectors))}):
         each = recalls(collection.search(queries, config.k, ef), vectors, queries, config.k)
         error = float(each.std() / len(each) ** 0.5)
         curve.append({"ef": ef, "recall": float(each.mean()), "standard_error": error, "queries": len(each)})

@@ -27,8 +27,8 @@ def _discovered() -> dict[str, Gate]:
     modules = [importlib.import_module(f"{__name__}.{each.name}") for each in pkgutil.iter_modules(__path__)]
     found: list[Gate] = [gate for module in modules for gate in module.GATES]
     by_name = {gate.name: gate for gate in sorted(found, key=lambda gate: gate.order)}
-    if len(by_name) < len(found):
-        raise ValueError(f"two gates in {__name__} have one name: {sorted(gate.name for gate in found)}")
+    if twice := [gate.name for gate in found if by_name[gate.name] is not gate]:
+        raise ValueError(f"{__name__}: expected one gate of each name, got another {', '.join(twice)}")
     return by_name
 
 

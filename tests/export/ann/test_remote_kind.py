@@ -13,6 +13,7 @@ from tests.helpers.releases import ANN, LATENCY, PARITY, QUALITY, small_experime
 from tests.helpers.tiny import tiny_bundle
 from tests.helpers.vector_databases import ENGINES, NOWHERE, Engine
 from twinspire.export import ann, bundle_builder
+from twinspire.export.ann.kinds import remote
 from twinspire.export.bundle_files import write_bundle
 from twinspire.protos import bundle
 from twinspire.protos.bundle import REMOTE_KINDS, Score
@@ -37,6 +38,17 @@ def test_a_collection_is_tuned_to_its_target(engine: Engine) -> None:
     assert len(engine.names()) == 1
     del tuned
     assert engine.names() == []  # nothing is left behind
+
+
+def test_where_no_search_of_the_engine_is_wide_enough_the_widest_is_measured() -> None:
+    vectors = np.eye(3000, 4, dtype=np.float32)
+    collection: Any = SimpleNamespace(
+        vectors=vectors,
+        database=SimpleNamespace(max_ef=1000),
+        search=lambda queries, k, ef: ann.exact(queries, vectors, k),
+    )
+    choice = remote._choose(collection, vectors[:4], IndexConfig(kind="pgvector", k=600))
+    assert (choice.ef_search, choice.reached) == (1000, True)
 
 
 @on_all

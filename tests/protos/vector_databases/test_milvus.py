@@ -151,6 +151,7 @@ def test_a_description_takes_its_time_at_most_and_its_timestamp_holds_until_the_
         assert database.search("twinspire_x", np.ones((1, 4), np.float32), 1, 8) == [[]]
         assert client.searches[-1]["consistency_level"] == expected
     assert "guarantee_timestamp" not in client.searches[-1]
+    assert len(client.seconds) == 8
     for first in (0, 4):
         for n, seconds in enumerate(client.seconds[first : first + 4]):
             assert seconds <= 1.0 - 0.1 * n

@@ -1,6 +1,5 @@
 """Errors of reading a collection: each says what is wrong, in the time that the read has."""
 
-import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -39,10 +38,6 @@ class Client:
 
     error: Exception | None = None
     seconds = 0.0
-    is_closed = False
-
-    def close(self) -> None:
-        self.is_closed = True
 
     def search(self, *arguments: Any, timeout: float, **options: Any) -> "Future[Any]":
         self.seconds = timeout
@@ -124,14 +119,3 @@ def test_a_read_that_waits_for_the_connection_of_another_ends_in_its_time(
         may_go_on.set()
         first.join()
     assert len(collection.search(QUERY, 1)) == 1
-
-
-def test_a_collection_that_nothing_reads_any_more_ends_its_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    client = Client()
-    collection = collection_of(monkeypatch, lambda seconds: client)
-    assert len(collection.search(QUERY, 1)) == 1 and not client.is_closed
-    del collection
-    gc.collect()
-    assert client.is_closed

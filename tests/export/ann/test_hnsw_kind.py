@@ -1,4 +1,4 @@
-"""The tuner chooses the smallest search width that reaches the target, or exact search."""
+"""An HNSW index has the smallest search width that reaches the target, or exact search."""
 
 import json
 from dataclasses import replace
@@ -182,7 +182,11 @@ def test_an_unknown_kind_is_refused() -> None:
 
 
 def test_exact_search_needs_no_graph(tmp_path: Path) -> None:
-    tuned = ann.index_kind("hnsw").tune(ITEMS, ASKED, IndexConfig(search="exact"), COSINE)
+    config = IndexConfig(search="exact")
+    tuned = HNSW.tune(ITEMS, ASKED, config, COSINE)
     assert tuned.graph is None
     assert tuned.parameters.kind == "exact"
     np.testing.assert_array_equal(tuned.search(ASKED, 7), ann.exact(ASKED, ITEMS, 7))
+    parameters, report = ann.write_index(ITEMS, (ASKED, UNSEEN), config, COSINE, tmp_path)
+    assert parameters == tuned.parameters and report[f"ann_recall_at_{config.k}"] == 1
+    assert not [*tmp_path.iterdir()]
