@@ -5,9 +5,10 @@ RFC 4180; `layouts.py` says what other delimited text is read. Cells of CSV and 
 "007" is no number; an empty cell is null. A JSONL file has one object on each line; its values keep their
 types.
 
-A folder is a table, too: that of its Parquet files, also of those in folders below it, in the order of
-their names as text, folder by folder: part-10 comes before part-2. Rows are counted through all of them. A folder named `day=2026-01-31`
-gives its rows a column `day` of strings, as Hive and Spark write them; it replaces one that the files have.
+A folder is a table, too: that of its Parquet files, also of those in folders below it, in the order of their
+names as text, folder by folder: part-10 comes before part-2. Rows are counted through all of them. A folder
+named `day=2026-01-31` gives its rows a column `day` of strings, as Hive and Spark write them; it replaces one
+that the files have.
 
 A cell has at most `MAX_CELL_LENGTH` characters. A line of text is refused before more than `MAX_LINE_LENGTH`
 characters of it are read.

@@ -141,9 +141,7 @@ def test_a_folder_is_read_with_links_upper_case_endings_and_columns_that_begin_w
     assert identity_of([folder]) != known
     (folder / "itself").symlink_to(folder)
     for read in (lambda: read_table(folder, ["n"]), lambda: identity_of([folder])):
-        with pytest.raises(
-            DataError, match=r"events/itself: expected each folder once, got a link to, or from, .*events$"
-        ):
+        with pytest.raises(DataError, match=r"events/itself: expected each folder once, got .*events$"):
             read()
 
 
