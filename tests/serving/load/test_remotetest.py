@@ -1,8 +1,11 @@
 """`make remotetest`: it sees answers of another bundle, and its commands end in a report."""
 
 import json
+import os
 import subprocess
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +21,11 @@ from tests.helpers.warm import WarmPython
 from tests.load import measure_remote
 from tests.load.__main__ import main
 from tests.load.measure_remote import Items
-from twinspire.protos.vector_databases.database import uri_variable
+from twinspire.protos.bundle import MILVUS, PGVECTOR
+from twinspire.protos.vector_databases.database import database_of, uri_variable
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.train.config import read_experiment
 
 # What the commands do beyond towers, vectors and collections, which the test does not look at.
 LESS = """[baselines]
@@ -63,24 +68,37 @@ def test_hits_of_another_bundle_are_seen(tmp_path: Path) -> None:
     assert not query.holds(own[:9], vector)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param("milvus", marks=needs_server()), pytest.param("pgvector", marks=needs_pgvector())],
-)
+@needs_pgvector()
 @pytest.mark.exhaustive
 @pytest.mark.timeout(1200)
 def test_a_host_is_measured_through_the_usual_commands(
-    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measure_remote, "write_shop", write_small_shop)
     monkeypatch.setattr(measure_remote, "subprocess", SimpleNamespace(run=run_warm, PIPE=subprocess.PIPE))
-    monkeypatch.delenv(uri_variable(kind), raising=False)
+    monkeypatch.delenv(uri_variable(PGVECTOR), raising=False)
     sizes = ["--small", "600", "--items", "1500", "--seconds", "3"]
-    assert main(["remotetest", "--json", "--engine", kind, *sizes]) == 0
+    assert main(["remotetest", "--json", "--engine", PGVECTOR, *sizes]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert (found["items"], found["small_items"], found["engine"]) == (1500, 600, kind)
+    assert (found["items"], found["small_items"], found["engine"]) == (1500, 600, PGVECTOR)
     assert found["failed"] == found["mixed"] == 0
     assert found["recall_at_10"] >= 0.9
     assert found["answers"] > found["answers_after"] > 0
     assert 0 < found["host_files_mib"] < found["rss_mib"]
     assert {"rss_ratio", "p50_ms", "p99_ms", "build_s"} <= found.keys()
+
+
+@needs_server()
+@pytest.mark.exhaustive
+def test_the_other_engine_has_a_server_and_an_experiment_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_remote, "write_shop", write_small_shop)
+    monkeypatch.delenv(uri_variable(MILVUS), raising=False)
+    with measure_remote._engine(MILVUS, tmp_path) as engine:
+        assert engine is not None and engine.children()
+        with closing(database_of(MILVUS)()) as database:
+            assert database.names() == []
+    assert uri_variable(MILVUS) not in os.environ
+    test = measure_remote._Test(Namespace(engine=MILVUS), tmp_path)
+    assert read_experiment(test._config).index.kind == MILVUS
