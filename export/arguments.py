@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from twinspire.export.release.release_records import REASON_LENGTH
+REASON_LENGTH = 1000  # characters of a reason
 
 
 def add_options(name: str, command: ArgumentParser) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers.ports import held_port
 from tests.helpers.waiting import wait_until
-from twinspire.export.release.release_records import CHAMPION
+from twinspire.export.release.registry import CHAMPION
 from twinspire.train.paths import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -29,8 +29,7 @@ from twinspire.export.refresh.work import WORK, RefreshFolder
 from twinspire.export.release import audit_log, gates, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
 from twinspire.export.release.promote import Compare, promote
-from twinspire.export.release.registry import CHALLENGER, AliasState, by_version
-from twinspire.export.release.release_records import CHAMPION
+from twinspire.export.release.registry import CHALLENGER, CHAMPION, AliasState, by_version
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable

@@ -1,7 +1,8 @@
 """The audit log of a model: every promotion, refusal, forced promotion and rollback of its champion.
 
-Each record is one MLflow run in the model's experiment. The run has the record in its tag `RECORD_TAG`, and
-the report of the gates as artefacts. Records are numbered, so one that is missing is noticed.
+Each record is one MLflow run in the model's experiment, with the tag `STAGE`. The run has the record as JSON
+in its tag `RECORD_TAG`, and the report of the gates as artefacts. Records are numbered, so one that is
+missing is noticed.
 
 `commit` writes the record, checks that the champion is still the version that the release was decided
 against, moves the alias, and ends the run. If a process died in between, the `before` of the next record, or
@@ -25,36 +26,62 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import mlflow
 from mlflow.entities import Run, ViewType
 
-from twinspire.export.release.registry import AliasState, expect_collection, retire_challenger
-from twinspire.export.release.release_records import (
-    CHAMPION,
-    MOVING_ACTIONS,
-    REASON_LENGTH,
-    RECORD_LENGTH,
-    RECORD_TAG,
-    RELEASE,
-    WARNING_LENGTH,
-    WARNINGS_KEPT,
-    Action,
-    ReleaseRecord,
-    parse_record,
-)
+from twinspire.export.arguments import REASON_LENGTH
+from twinspire.export.release.registry import CHAMPION, AliasState, expect_collection, retire_challenger
+from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import InvalidInput, TwinspireError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.mlflow_keys import STAGE
+from twinspire.protos.toml_config import parse
 from twinspire.train.fingerprint import fingerprint
 from twinspire.train.paths import CACHE
 from twinspire.train.training.tracking import environment, experiment_id
 
 EARLIER_CHAMPIONS = 2  # whose files are kept for a rollback
 LOCKS = CACHE / "locks"
+RELEASE = "release"  # value of the tag `STAGE` of a record's run
+RECORD_TAG = "twinspire.move"  # of a run
+RECORD_LENGTH = 8000  # characters; MLflow cuts a longer tag of a run without an error
+WARNINGS_KEPT, WARNING_LENGTH = 8, 300  # warnings of a record, and characters of each
+REMOVED = ("previous", "broke")  # fields of records by earlier versions
+
+Action = Literal["promote", "refuse", "force", "rollback"]
+MOVING_ACTIONS = ("promote", "force", "rollback")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReleaseRecord:
+    """One record of the audit log.
+
+    Args:
+        number: 1, 2, and so on.
+        at: UTC time, ISO 8601.
+        actor: user and host.
+        action: `refuse` leaves the champion as it is; the others move it.
+        before: version that was champion; empty if there was none.
+        after: version that becomes champion, or would have.
+        gates: name, figure, bound and `holds` of each gate, its title, figure and bound for people, its
+            warning, and what later promotions read (`change`); empty if nothing was compared.
+        reason: the actor's reason; of a refusal without gates, what happened in between.
+        warnings: of the run that trained version `after`, one sentence each; those of a gate are with it.
+    """
+
+    number: int
+    at: str
+    actor: str
+    action: Action
+    before: str
+    after: str
+    gates: tuple[dict[str, Any], ...] = ()
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -290,6 +317,19 @@ def _runs(name: str) -> Sequence[Run]:
         output_format="list",
     )
     return [run for run in runs if RECORD_TAG in run.data.tags]
+
+
+def parse_record(text: str) -> ReleaseRecord:
+    """The record in a tag.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    table = parse_json(text)
+    if isinstance(table, dict):
+        table = {key: value for key, value in table.items() if key not in REMOVED}
+    record: ReleaseRecord = parse(table, ReleaseRecord)
+    return record
 
 
 def _write(run_id: str, record: ReleaseRecord) -> ReleaseRecord:

@@ -10,8 +10,8 @@ from typing import Any
 
 from twinspire.export.bundles import find_bundle
 from twinspire.export.release import audit_log, registry
-from twinspire.export.release.registry import AliasState, by_version
-from twinspire.export.release.release_records import CHAMPION, ReleaseRecord
+from twinspire.export.release.audit_log import ReleaseRecord
+from twinspire.export.release.registry import CHAMPION, AliasState, by_version
 from twinspire.protos.cli import imports_frozen
 from twinspire.protos.errors import GateRefused, MissingStage
 from twinspire.train.config import Experiment

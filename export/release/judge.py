@@ -21,8 +21,7 @@ from twinspire.export.benchmark.isolated_process import PATIENCE, ask_of_bundle
 from twinspire.export.judging import off_policy
 from twinspire.export.judging.preference import preference_of
 from twinspire.export.judging.served_answers import Record, ServedFiles
-from twinspire.export.release.registry import CHALLENGER, AliasState, fetch
-from twinspire.export.release.release_records import CHAMPION
+from twinspire.export.release.registry import CHALLENGER, CHAMPION, AliasState, fetch
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.train.config import Experiment

@@ -21,17 +21,18 @@ from mlflow.entities.model_registry import ModelVersion
 
 from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import audit_log, gates
+from twinspire.export.release.audit_log import Action, ReleaseRecord
 from twinspire.export.release.decision_report import PAGE, write_report
 from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
 from twinspire.export.release.registry import (
     CHALLENGER,
+    CHAMPION,
     AliasState,
     by_alias,
     expect_collection,
     fetch,
     retire_challenger,
 )
-from twinspire.export.release.release_records import CHAMPION, Action, ReleaseRecord
 from twinspire.protos.cli import UsageError
 from twinspire.protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
 from twinspire.train.config import Experiment

@@ -22,7 +22,7 @@ from typing import Any
 import mlflow
 
 from twinspire.export.release import audit_log
-from twinspire.export.release.release_records import CHAMPION
+from twinspire.export.release.registry import CHAMPION
 from twinspire.protos.bundle import REMOTE_KINDS
 from twinspire.protos.errors import ConfigError, MissingStage
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION

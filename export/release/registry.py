@@ -23,7 +23,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from twinspire.export.bundles import BUNDLES
-from twinspire.export.release.release_records import CHAMPION
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.bundle import EXACT, HNSW, REMOTE_KINDS
 from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError
@@ -34,7 +33,7 @@ from twinspire.protos.vector_databases.database import collection_name, database
 from twinspire.train.paths import ROOT
 from twinspire.train.training.tracking import get_run, is_absent, mlflow_errors, unreachable
 
-CHALLENGER = "challenger"
+CHALLENGER, CHAMPION = "challenger", "champion"  # aliases
 # Packages that every registered model needs.
 RUNTIME = ("numpy", "onnxruntime", "protobuf", "pyroaring", "PyStemmer", "mlflow")
 

@@ -15,8 +15,8 @@ from mlflow.entities.model_registry import ModelVersion
 from tests.helpers.stdlib import write_toml
 from tests.helpers.tiny import tiny_bundle
 from twinspire.export.release import audit_log, registry
+from twinspire.export.release.audit_log import Action
 from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
-from twinspire.export.release.release_records import Action
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.training.tracking import experiment_id

@@ -19,11 +19,10 @@ from typing import Any
 
 from twinspire.export.evaluation.pair_losses import LOG_LOSS
 from twinspire.export.release import audit_log
-from twinspire.export.release.audit_log import AuditLog
+from twinspire.export.release.audit_log import AuditLog, ReleaseRecord
 from twinspire.export.release.gate import Comparison, Gate, GateResult, Judgement
 from twinspire.export.release.gates.quality import bound_of, metric_of
 from twinspire.export.release.paired_metrics import judges_labels
-from twinspire.export.release.release_records import ReleaseRecord
 from twinspire.train.metrics import LOWER_IS_BETTER, as_higher_is_better, metric_label
 from twinspire.train.training.tracking import mlflow_errors
 

@@ -15,17 +15,18 @@ from tests.helpers.stdlib import Made
 from twinspire.export.evaluation import per_query
 from twinspire.export.release import audit_log
 from twinspire.export.release import promote as release
-from twinspire.export.release.audit_log import AuditLog, Entry
-from twinspire.export.release.gates import GATES, compare
-from twinspire.export.release.gates.quality_history import CHAMPIONS, NAME, differences
-from twinspire.export.release.release_records import (
+from twinspire.export.release.audit_log import (
     REASON_LENGTH,
     RECORD_TAG,
     RELEASE,
     Action,
+    AuditLog,
+    Entry,
     ReleaseRecord,
     parse_record,
 )
+from twinspire.export.release.gates import GATES, compare
+from twinspire.export.release.gates.quality_history import CHAMPIONS, NAME, differences
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.mlflow_keys import STAGE
 from twinspire.train.evaluation.intervals import Clusters

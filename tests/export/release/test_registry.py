@@ -14,7 +14,7 @@ from tests.helpers.releases import DATASET, QUALITY, answered_elsewhere, figures
 from tests.helpers.stdlib import Made, tracking_copy
 from tests.helpers.tiny import watched_bundle
 from twinspire.export.release import model_card, registry
-from twinspire.export.release.release_records import CHAMPION
+from twinspire.export.release.registry import CHAMPION
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import BundleDamaged, MissingStage, TwinspireError

@@ -26,7 +26,7 @@ from tests.helpers.warm import WarmPython
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.export.release.commands import audit_log_of, roll_back
-from twinspire.export.release.release_records import CHAMPION
+from twinspire.export.release.registry import CHAMPION
 from twinspire.protos.errors import GateRefused
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]
