@@ -12,11 +12,11 @@ import pytest
 
 from tests.helpers import altered, releases
 from tests.helpers.stdlib import Made
+from twinspire.export.arguments import REASON_LENGTH
 from twinspire.export.evaluation import per_query
 from twinspire.export.release import audit_log
 from twinspire.export.release import promote as release
 from twinspire.export.release.audit_log import (
-    REASON_LENGTH,
     RECORD_TAG,
     RELEASE,
     Action,
