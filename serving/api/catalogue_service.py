@@ -14,8 +14,13 @@ from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
 from twinspire.serving.live.process.frames import Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.store.write_checks import WriteParser, check_answer_size, check_id
-from twinspire.serving.live.store.write_rules import CatalogueBounds, WriteRequest
+from twinspire.serving.live.store.writes import (
+    CatalogueBounds,
+    WriteParser,
+    WriteRequest,
+    check_answer_size,
+    check_id,
+)
 from twinspire.serving.rollout.loaded_bundle import TrafficSplit
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 

@@ -24,7 +24,7 @@ from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.serving import catalogue
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.training.tracking import experiment_id

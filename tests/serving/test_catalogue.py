@@ -17,7 +17,7 @@ from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.catalogue import backup, compact, restore, snapshot
 from twinspire.serving.live.encoded_items import LOCK, EncodedItemsWriter, EncodedOrigin, folder_of
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 
 ROOT = Path(__file__).parents[2]
 

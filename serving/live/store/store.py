@@ -47,7 +47,7 @@ from twinspire.serving.live.store.history import (
     require_same_history,
     was_at,
 )
-from twinspire.serving.live.store.write_rules import (
+from twinspire.serving.live.store.writes import (
     CatalogueBounds,
     Decisions,
     ItemVersion,

@@ -26,7 +26,7 @@ from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
 from twinspire.serving.live.process.catalogue_process import initial_catalogue_entry
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.serving.shared_state import NEXT, TARGET, SharedState
 
 

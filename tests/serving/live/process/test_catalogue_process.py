@@ -24,7 +24,7 @@ from twinspire.serving.live.process.catalogue_process import CatalogueProcess, i
 from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.write_rules import ItemWrite, WriteRequest
+from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
 from twinspire.serving.supervisor import Heartbeat, WorkerHandle
 

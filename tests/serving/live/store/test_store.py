@@ -18,7 +18,7 @@ from twinspire.serving.live.store import store as stores
 from twinspire.serving.live.store.changes import START, Position
 from twinspire.serving.live.store.history import StoreRolledBack, require_same_history
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.write_rules import (
+from twinspire.serving.live.store.writes import (
     ItemWrite,
     WriteRequest,
     answer_to_json,

@@ -25,8 +25,7 @@ from twinspire.protos.features import (
     Schema,
     TextFeature,
 )
-from twinspire.serving.live.store.write_checks import WriteParser
-from twinspire.serving.live.store.write_rules import CatalogueBounds
+from twinspire.serving.live.store.writes import CatalogueBounds, WriteParser
 
 FEATURES: dict[str, FeatureSpec] = {
     "title": TextFeature("text", "title"),
