@@ -28,7 +28,7 @@ from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from twinspire.serving.live.process.frames import Channel as StoreChannel
 from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.search.live_items import NO_WRITES, LivePlace, StoreState
+from twinspire.serving.live.search.live_items import NO_WRITES, LivePlace
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.tracing import Tracing, prepare
 from twinspire.serving.observability.worker_metrics import SharedMetrics
@@ -202,7 +202,7 @@ class _Service:
         self._held = ExitStack()  # until the last process has ended
         entry = initial_catalogue_entry(config, self.manifest.catalogue, self._held, self._config.grace)
         self.shared_state.write(CATALOGUE, entry)
-        self._live = LivePlace(config.place, self._store_state)
+        self._live = LivePlace(config.place, partial(self.shared_state.read, CATALOGUE))
         self._catalogue = self._add_store("catalogue", partial(CatalogueProcess, config))
 
     def _add_events(self, config: EventsConfig) -> None:
@@ -242,7 +242,9 @@ class _Service:
             config = self._config
             gc.set_threshold(GARBAGE)
             target = self.shared_state.read(TARGET)
-            own = self._own_bundle()
+            own = self._shared_bundle
+            if own and self._live:  # each worker has live items of its own
+                own = own.with_live(self._live)
             split = TrafficSplit(own) if own else load_split({"champion": target["champion"]}, self._load)
             follow, endpoint = config.follow, config.trace_endpoint
             mirror = None
@@ -315,14 +317,6 @@ class _Service:
         process = ProcessSpec("metrics", run)
         return process
 
-    def _own_bundle(self) -> LoadedBundle | None:
-        """The bundle that was loaded before the fork, made ready for this worker; None if there is none.
-
-        Each worker has live items of its own.
-        """
-        loaded = self._shared_bundle
-        return loaded.with_live(self._live) if loaded and self._live else loaded
-
     def _load(self, folder: Path, model_version: str) -> LoadedBundle:
         config = self._config
         if config.follow is None:
@@ -330,11 +324,6 @@ class _Service:
         ready = BundleCache(config.follow.cache).ready(folder)
         loaded = LoadedBundle.load(folder, config.item_tower, model_version, ready)
         return loaded.with_live(self._live) if self._live else loaded
-
-    def _store_state(self) -> StoreState:
-        """The state of the store of live items, from the entry that the catalogue's process writes."""
-        entry = self.shared_state.read(CATALOGUE)
-        return StoreState(entry["store_id"], entry["sequence"])
 
 
 def _check_free(host: str, port: int) -> None:

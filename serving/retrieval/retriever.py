@@ -126,14 +126,9 @@ class Retriever:
         retriever._warm_up(folder)
         return retriever
 
-    def with_live_items(self, built: BuiltSegment, growing: GrowingSegment) -> "Retriever":
-        """The same bundle with live items.
-
-        Args:
-            built: the bundle's items, without those that are replaced.
-            growing: the live items.
-        """
-        return Retriever(self._query_encoder.tower, built, growing, self.measures)
+    def with_live_items(self, growing: GrowingSegment) -> "Retriever":
+        """The same bundle with live items."""
+        return Retriever(self._query_encoder.tower, growing.built, growing, self.measures)
 
     @property
     def query_form(self) -> QueryForm:

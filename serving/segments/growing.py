@@ -12,10 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twinspire.protos.filters import FilterSchema
 from twinspire.protos.hybrid.fusion import (
     NOTHING,
-    Fusion,
     FusionQuery,
     Ranked,
     clicked,
@@ -37,7 +35,6 @@ from twinspire.serving.segments.planner import FoundPassing
 
 FIRST_CAPACITY = 256  # rows
 COPIED_SHARE = 4  # the vectors of at most 1/4 of the rows are copied; of more, all are compared
-NO_FILTERS: FilterSchema = {}
 # Rows that may have become outdated before the others are copied anew: OUTDATED, or 1/SHARE of all.
 OUTDATED, SHARE = 64, 4
 
@@ -45,17 +42,13 @@ OUTDATED, SHARE = 64, 4
 class GrowingSegment:
     """The live items of one bundle; its rows replace those of the bundle's segment.
 
-    For one thread; another one may read `row_vectors` and set `graph`.
+    For one thread; another one may read `row_vectors` and set `graph`. The bundle's idf and mean length score
+    the live items, too. Words that the bundle does not know find nothing until the towers are trained again.
+    An item that is written again keeps its priors.
 
     Args:
         built: the bundle's segment; items that are written again are deleted there.
-        dimension: D.
         sequence: of the snapshot that the bundle was built from.
-        filters: the bundle's filter fields and their types.
-        names: of the display fields, in their order.
-        fusion: of the bundle, whose idf and mean length score the live items, too. Words that the bundle does
-            not know find nothing until the towers are trained again. An item that is written again keeps its
-            priors.
 
     Attributes:
         first_row: N.
@@ -73,25 +66,16 @@ class GrowingSegment:
 
     count = 0
 
-    def __init__(
-        self,
-        built: BuiltSegment,
-        dimension: int,
-        sequence: int = 0,
-        filters: FilterSchema = NO_FILTERS,
-        names: Sequence[str] = (),
-        fusion: Fusion | None = None,
-    ) -> None:
-        self.sequence = sequence
+    def __init__(self, built: BuiltSegment, sequence: int = 0) -> None:
+        self.built, self.sequence, dimension = built, sequence, built.manifest.dimension
         self.rows: dict[str, int | None] = {}
         self.replaced: dict[int, str] = {}
         self.first_row = built.count
         self.dead_count = self.largest = self.changes = 0
         self.alive: Mask = np.ones(FIRST_CAPACITY, np.bool_)
         self.hits: list[bytes] = []
-        self.columns = GrowingColumns(filters)
+        self.columns = GrowingColumns(built.manifest.filters)
         self.graph: GrowingGraph | None = None
-        self._built, self._names, self._fusion = built, names, fusion
         self._ids: list[str] = []
         self._added: Mask = np.zeros(FIRST_CAPACITY, np.bool_)  # rows of items that the bundle does not hold
         self._vectors: Vectors = np.empty((FIRST_CAPACITY, dimension), np.float32)
@@ -145,7 +129,7 @@ class GrowingSegment:
         self._postings.add(self.count, item.terms)
         self._retire(item.item_id)
         self.rows[item.item_id] = self.first_row + self.count
-        self._added[self.count] = not self._built.holds(item.item_id)
+        self._added[self.count] = not self.built.holds(item.item_id)
         self._ids.append(item.item_id)
         self.hits.append(item.hit)
         self.largest = max(self.largest, len(item.hit))
@@ -162,7 +146,7 @@ class GrowingSegment:
 
     def _retire(self, item_id: str) -> None:
         """Delete the current version of an item, if there is one, here or in the bundle's segment."""
-        row = self.delete(item_id) if item_id in self.rows else self._built.delete(item_id)
+        row = self.delete(item_id) if item_id in self.rows else self.built.delete(item_id)
         if row is not None:
             self.replaced[row] = item_id
 
@@ -287,8 +271,8 @@ class GrowingSegment:
         self, query: FusionQuery, k: int, passing: "GrowingFilter | None", weight: float | None
     ) -> Ranked:
         """As `BuiltSegment.rank`."""
-        assert self._fusion is not None, "only hybrid bundles are ranked"
-        hybrid, base, start = self._fusion.hybrid, self._fusion.index.postings, self.first_row
+        assert self.built.fusion is not None, "only hybrid bundles are ranked"
+        hybrid, base, start = self.built.fusion.hybrid, self.built.fusion.index.postings, self.first_row
         mask = self.alive[: self.count] if passing is None else passing.mask
         query = query._replace(rows=[row - start for row in query.rows], mask=mask)
         bag, bound = rarest(base, query.terms, hybrid)
@@ -303,9 +287,9 @@ class GrowingSegment:
 
     def _clicked(self, terms: Sequence[int]) -> tuple[Rows, Vectors]:
         """As `clicked`, of the rows that have replaced some of the bundle's."""
-        assert self._fusion is not None, "only hybrid bundles are ranked"
-        rows, priors = clicked(self._fusion.index.postings, terms)
-        now = [self.rows.get(self._built.item_id(row)) for row in rows.tolist()]
+        assert self.built.fusion is not None, "only hybrid bundles are ranked"
+        rows, priors = clicked(self.built.fusion.index.postings, terms)
+        now = [self.rows.get(self.built.item_id(row)) for row in rows.tolist()]
         slots = np.array([-1 if row is None else row - self.first_row for row in now], np.int64)
         order = np.argsort(slots)[np.count_nonzero(slots < 0) :]
         return slots[order], priors[order]
@@ -323,7 +307,7 @@ class GrowingSegment:
     def fields(self, row: int) -> dict[str, str]:
         """As `BuiltSegment.fields`."""
         fields = hit_of(self.hits[row - self.first_row]).fields
-        return {name: fields[name] for name in self._names if name in fields}
+        return {name: fields[name] for name in self.built.manifest.display_fields if name in fields}
 
     def added(self, mask: Mask | None) -> list[int]:
         """Visible rows, ascending, of items that the bundle does not hold; they have no popularity.

@@ -30,7 +30,7 @@ from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, 
 from twinspire.protos.vector_databases.database import collection_name, database_of, uri_variable
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.bundle_validation import validate_bundle
@@ -178,7 +178,7 @@ def test_a_service_that_takes_writes_refuses_the_bundle(kind: str, folder: Path,
     assert f"--catalogue takes no writes for an index of kind {kind}, as that of" in done.stderr
     retriever = Retriever.load(folder)
     with pytest.raises(BundleError, match=f"--catalogue takes no writes for an index of kind {kind}"):
-        LiveItems.open(retriever, LivePlace(tmp_path, lambda: StoreState("store", 0)))
+        LiveItems.open(retriever, LivePlace(tmp_path, lambda: {"store_id": "store", "sequence": 0}))
 
 
 @pytest.mark.quiet

@@ -7,10 +7,10 @@ live.retriever.search([Query("read a CSV file")], k=10)
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from twinspire.protos.errors import BundleDamaged, BundleError, Unavailable
 from twinspire.serving.live.encoded_items import (
@@ -32,29 +32,17 @@ POLL_SECONDS = 0.02  # between two checks for encoded items
 STALL_SECONDS = 60.0  # without progress of the process that encodes, after which a bundle cannot be opened
 
 
-class StoreState(NamedTuple):
-    """The state of a store, as the process that encodes has published it.
-
-    Args:
-        store_id: id of the store.
-        sequence: the highest that is known.
-    """
-
-    store_id: str
-    sequence: int
-
-
 @dataclass(frozen=True)
 class LivePlace:
     """Where the processes of a host find the live items.
 
     Args:
         folder: of all live items.
-        store: gives the state of the store.
+        store: gives the entry `CATALOGUE` of the shared state.
     """
 
     folder: Path
-    store: Callable[[], StoreState]
+    store: Callable[[], Mapping[str, Any]]
 
 
 class LiveItems:
@@ -82,11 +70,8 @@ class LiveItems:
         self._reader = EncodedItemsReader(self._folder, origin)
         self._graph_file: tuple[int, ...] = ()  # that was last opened
         self._is_damaged, self._error = False, ""
-        manifest, built = retriever.manifest, retriever.built.undeleted()
-        self.segment = GrowingSegment(
-            built, origin.dimension, origin.start, manifest.filters, manifest.display_fields, built.fusion
-        )
-        self.retriever = retriever.with_live_items(built, self.segment)
+        self.segment = GrowingSegment(retriever.built.undeleted(), origin.start)
+        self.retriever = retriever.with_live_items(self.segment)
 
     @classmethod
     def open(cls, retriever: Retriever, place: LivePlace, stop: threading.Event | None = None) -> "LiveItems":
@@ -106,14 +91,14 @@ class LiveItems:
             version, kind = retriever.manifest.bundle_version[:12], retriever.manifest.index.kind
             raise BundleError(f"bundle {version}: {NO_WRITES} {kind}")
         stop = stop or threading.Event()
-        wanted = place.store()
+        store = place.store()
         live: LiveItems | None = None
         last_id, progress_at = -1, time.monotonic()
         while True:
-            live = live or cls._opened(retriever, place, wanted)
+            live = live or cls._opened(retriever, place, store["store_id"])
             if live is not None:
                 live = live.updated()
-                if live.sequence >= wanted.sequence:
+                if live.segment.sequence >= store["sequence"]:
                     return live
                 if live._reader.last_id != last_id:
                     last_id, progress_at = live._reader.last_id, time.monotonic()
@@ -127,17 +112,12 @@ class LiveItems:
                 )
 
     @classmethod
-    def _opened(cls, retriever: Retriever, place: LivePlace, store: StoreState) -> "LiveItems | None":
+    def _opened(cls, retriever: Retriever, place: LivePlace, store_id: str) -> "LiveItems | None":
         """The live items of a bundle without applied changes; None if none can be read yet."""
         try:
-            return cls(retriever, place, origin_of(retriever.manifest, store.store_id))
+            return cls(retriever, place, origin_of(retriever.manifest, store_id))
         except (OSError, EncodedItemsDamaged):  # the process that encodes begins a file
             return None
-
-    @property
-    def sequence(self) -> int:
-        """All changes up to this sequence are searched."""
-        return self.segment.sequence
 
     def advance(self) -> bool:
         """Apply the next changes, some hundred at most; returns whether there are more.

@@ -10,7 +10,7 @@ from tests.helpers.tampered import reseal
 from twinspire.protos import bundle
 from twinspire.serving.live.encoded_items import origin_of
 from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace
 from twinspire.serving.live.store.changes import Change, FeedPage, Position
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.retrieval.encoder import item_encoder
@@ -72,7 +72,7 @@ class LiveWorld:
 
     def open(self) -> LiveItems:
         """One more worker."""
-        state = StoreState(self.feed.store_id, self.feed.sequence())
+        state = {"store_id": self.feed.store_id, "sequence": self.feed.sequence()}
         return LiveItems(self.base, LivePlace(self.place, lambda: state), self.origin)
 
     def put(self, item_id: str, text: str, **fields: str) -> int:
@@ -87,10 +87,10 @@ class LiveWorld:
 
     def sync(self) -> dict[int, str]:
         """Derive and apply what was written; returns what failed."""
-        before = self.live.sequence
+        before = self.live.segment.sequence
         self.encoder.run_once(self.feed.position())
         self.live.catch_up()
-        assert self.live.sequence == self.feed.sequence()
+        assert self.live.segment.sequence == self.feed.sequence()
         return {sequence: why for sequence, why in self.encoder.failures.items() if sequence > before}
 
     def expected(self, vector: Vectors, k: int, without: frozenset[str] = frozenset()) -> list[float]:

@@ -31,7 +31,7 @@ from twinspire.serving.client import RetrievalClient
 from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.live.search import live_items as live_bundle
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace, StoreState
+from twinspire.serving.live.search.live_items import LiveItems, LivePlace
 from twinspire.serving.live.store.changes import Position
 from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.query import Query
@@ -52,7 +52,9 @@ class Host:
     def __init__(self, folder: Path, place: Path) -> None:
         self.feed = MemoryFeed()
         self.folder, self.path = folder, place
-        self.place = LivePlace(place, lambda: StoreState(self.feed.store_id, self.feed.sequence()))
+        self.place = LivePlace(
+            place, lambda: {"store_id": self.feed.store_id, "sequence": self.feed.sequence()}
+        )
         self.encoder = self.feed.encoder(folder, place)
         self.encode()
         self.bundle = LoadedBundle.load(folder).with_live(self.place)
@@ -219,7 +221,7 @@ def test_a_bundle_that_was_built_from_the_store_takes_what_came_later(host: Host
     other.run_once(host.feed.position())
     live = LoadedBundle.load(folder).with_live(host.place).live
     assert live is not None
-    assert live.sequence == sequence
+    assert live.segment.sequence == sequence
     assert live.segment.rows == {"item-008": None}
 
 
@@ -302,7 +304,7 @@ def test_a_bundle_is_opened_as_soon_as_all_of_the_store_is_encoded_for_it(host: 
     sequence = host.feed.put("new", {"text": ZOO})
     with host.encoding_later(0.3):
         live = LiveItems.open(Retriever.load(host.folder), host.place)
-        assert live.sequence == sequence
+        assert live.segment.sequence == sequence
 
 
 def test_a_bundle_whose_live_items_are_not_encoded_is_not_opened(
@@ -337,7 +339,7 @@ def test_items_that_cannot_be_applied_are_not_skipped(host: Host, client: Retrie
     assert not host.encoder._writer.is_removed
     live = host.bundle.reopened().live
     assert live is not None
-    assert live.sequence == 3
+    assert live.segment.sequence == 3
     assert live.segment.rows.keys() == {"new", "other", "third"}
 
 

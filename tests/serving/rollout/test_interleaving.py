@@ -19,7 +19,7 @@ from twinspire.protos.events_pb2 import Event, RecordRequest
 from twinspire.serving.client import Query, RetrievalClient, where
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import UserHistories
-from twinspire.serving.live.search.live_items import LivePlace, StoreState
+from twinspire.serving.live.search.live_items import LivePlace
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.query import InterleavedHits
@@ -220,7 +220,8 @@ def test_each_bundle_reads_the_events_of_the_user(tmp_path: Path) -> None:
 
 
 def test_an_item_that_was_just_written_or_deleted_is_so_for_both(plain: Path, tmp_path: Path) -> None:
-    feed, place = MemoryFeed(), LivePlace(tmp_path, lambda: StoreState(feed.store_id, feed.sequence()))
+    feed = MemoryFeed()
+    place = LivePlace(tmp_path, lambda: {"store_id": feed.store_id, "sequence": feed.sequence()})
     folders = plain, tiny_bundle(tmp_path, 250)
     encoders = [feed.encoder(folder, tmp_path) for folder in folders]
     for each in encoders:

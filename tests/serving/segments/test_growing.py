@@ -77,7 +77,7 @@ DIMENSION = 4
 
 @pytest.fixture
 def growing(plain: Path) -> GrowingSegment:
-    return GrowingSegment(segment_of(Catalogue(plain, read_manifest(plain))), DIMENSION)
+    return GrowingSegment(segment_of(Catalogue(plain, read_manifest(plain))))
 
 
 def write(growing: GrowingSegment, *names: str) -> None:

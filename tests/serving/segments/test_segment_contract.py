@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers.serving.segments import OtherItems, segment_of
+from tests.helpers.serving.segments import OtherItems
 from tests.helpers.tiny import FILTERS, filter_values, item_ids, item_names, tiny_bundle
 from twinspire.protos import bundle
 from twinspire.protos.bundle import IndexParameters
@@ -46,11 +46,8 @@ def built(folder: Path) -> BuiltSegment:
 def growing(folder: Path) -> GrowingSegment:
     """The items of a bundle as live items of one without items; each was written twice."""
     same = built(folder)
-    earlier = segment_of(OtherItems(2))
-    manifest = same.manifest
-    segment = GrowingSegment(
-        earlier, manifest.dimension, 0, manifest.filters, manifest.display_fields, same.fusion
-    )
+    earlier: Any = OtherItems(2)
+    segment = GrowingSegment(BuiltSegment(same.manifest, same.index, earlier, same.columns, same.fusion))
     assert same.fusion is not None
     vectors, terms = same.index.vectors(slice(None)), map(same.fusion.index.weights, item_names(ITEMS))
     lexical = [numbers.tobytes() + weights.tobytes() for numbers, weights in terms]

@@ -20,7 +20,7 @@ from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.live.encoded_items import folder_of
-from twinspire.serving.live.search.live_items import LivePlace, StoreState
+from twinspire.serving.live.search.live_items import LivePlace
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.shadow.process import NO_CHALLENGER
@@ -201,7 +201,9 @@ def test_live_items_that_cannot_be_opened_again_leave_the_shadow_with_what_it_ha
     world.put("first", "bavuti")
     world.sync()
     path = folder_of(world.place, world.origin) / f"{time.time_ns() + 10**12}.db"
-    scene = Scene(LivePlace(world.place, lambda: StoreState(world.feed.store_id, world.feed.sequence())))
+    scene = Scene(
+        LivePlace(world.place, lambda: {"store_id": world.feed.store_id, "sequence": world.feed.sequence()})
+    )
     try:
         scene.serve(champion.version)
         begin(scene, equal)
@@ -218,7 +220,7 @@ def test_live_items_that_cannot_be_opened_again_leave_the_shadow_with_what_it_ha
         scene.offer(champion, *asked(*TEXTS[:1]))
         assert scene.note()["queries"] == 41
         assert scene.shadow._live is not None
-        assert scene.shadow._live.sequence == 2
+        assert scene.shadow._live.segment.sequence == 2
     finally:
         scene.queues.close()
 
