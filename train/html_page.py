@@ -48,7 +48,9 @@ def html_page(markdown: str, pictures: Mapping[str, bytes]) -> str:
     parser.add_render_rule("table_open", lambda *_: '<div class="scroll"><table>\n')
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
     tokens = parser.parse(markdown)
-    _mark_outcomes(tokens)
+    for opening, inline in pairwise(tokens):
+        if opening.type == "td_open" and inline.content in OUTCOMES:
+            opening.attrJoin("class", OUTCOMES[inline.content])
     for token in tokens:
         _embed(token, pictures)
     title = next((token.content for token in tokens if token.type == "inline"), "")
@@ -61,13 +63,6 @@ def html_page(markdown: str, pictures: Mapping[str, bytes]) -> str:
         f"<title>{html.escape(html.unescape(title))}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}</body>\n</html>\n"
     )
-
-
-def _mark_outcomes(tokens: list[Token]) -> None:
-    """Give the cells that hold an outcome its class."""
-    for opening, inline in pairwise(tokens):
-        if opening.type == "td_open" and inline.content in OUTCOMES:
-            opening.attrJoin("class", OUTCOMES[inline.content])
 
 
 def _embed(token: Token, pictures: Mapping[str, bytes]) -> None:

@@ -40,12 +40,8 @@ class FittedLabels:
 
 def lowest_loss(data: TrainingData, fitted: Iterable[FittedLabels]) -> FittedLabels:
     """The predictions with the lowest log loss on validation; of equal ones the first."""
-    return min(fitted, key=lambda each: _loss_on_validation(data, each.predict))
-
-
-def _loss_on_validation(data: TrainingData, predict: Predict) -> float:
     validation = data.parts["validation"]
-    return float(pair_losses(validation.is_positive, predict(validation)).mean())
+    return min(fitted, key=lambda each: pair_losses(validation.is_positive, each.predict(validation)).mean())
 
 
 def item_means(data: TrainingData) -> FittedLabels:

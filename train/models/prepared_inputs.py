@@ -57,10 +57,6 @@ class HashedTexts:
             torch.from_numpy(range_starts(lengths).astype(np.int32)),
         )
 
-    def document_frequency(self, buckets: int) -> npt.NDArray[np.int64]:
-        """(buckets,): number of texts that each row occurs in."""
-        return np.bincount(self.rows, minlength=buckets)
-
 
 def hash_texts(texts: Sequence[str], max_length: int, hashing: WordHashing) -> HashedTexts:
     """Hash all texts, in chunks of similar length."""

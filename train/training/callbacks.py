@@ -102,7 +102,10 @@ class RunCallbacks(Callbacks):
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
         """Print one line for the epoch, and log its metrics; epoch 0 is the start."""
         mlflow.log_metrics(_by_group(record), step=epoch)
-        self._log_losses()
+        active = mlflow.active_run()
+        if active is not None and self._losses:
+            log_in_batches(active.info.run_id, self._losses)
+            self._losses = []
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
         shown = [*HEADLINE]
         labels = [name for name in OF_LABELS if f"validation_{name}" in record]
@@ -115,12 +118,6 @@ class RunCallbacks(Callbacks):
     def print_line(self, line: str) -> None:
         """Print a line above the bars."""
         self._progress.console.print(line, highlight=False, soft_wrap=True)
-
-    def _log_losses(self) -> None:
-        active = mlflow.active_run()
-        if active is not None and self._losses:
-            log_in_batches(active.info.run_id, self._losses)
-            self._losses = []
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         """Save what the run needs to continue."""

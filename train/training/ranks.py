@@ -85,8 +85,10 @@ def joined(config: TrainingConfig, to_resume: str = "") -> Iterator[TrainingProc
         _join_group(on_this_machine == count)
         yield Rank(rank, count)
     except (RuntimeError, MemoryError) as error:
-        text = _told(error)
-        if text is None:
+        text = memory_advice(error, SINGLE_PROCESS)
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            text = f"the connection to the other ranks is lost, because one of them has ended ({error})"
+        if text is None:  # an error of this rank's own
             raise
         advice = f"; `{to_resume}` goes on from the last checkpoint" if to_resume and rank == 0 else ""
         raise Unavailable(f"rank {rank} of {count}: {text}{advice}") from error
@@ -151,13 +153,6 @@ def _join_group(is_local: bool) -> None:
             f"rank {os.environ['RANK']}: cannot join the other ranks at {place}: {error}"
         ) from error
     _set_pg_timeout(LONG)
-
-
-def _told(error: BaseException) -> str | None:
-    """Why a rank ends: another has ended, or memory has run out; None for an error of its own."""
-    if isinstance(error, dist.DistError) or "gloo" in str(error):
-        return f"the connection to the other ranks is lost, because one of them has ended ({error})"
-    return memory_advice(error, SINGLE_PROCESS)
 
 
 class Rank(TrainingProcess):
