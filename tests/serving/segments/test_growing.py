@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.serving.segments import OtherItems, segment_of
+from tests.helpers.tiny_towers import DIMENSION
 from twinspire.protos.bundle import read_manifest
 from twinspire.serving.client import where
 from twinspire.serving.segments.catalogue import Catalogue
@@ -70,9 +71,6 @@ def test_values_of_which_one_cannot_be_set_change_nothing(schema: dict[str, str]
         assert columns.evaluate(where.price == 1, 1).all()
         assert columns.evaluate(where.tags == "x", 1).all()
         assert not columns.evaluate(where.tags == "y", 1).any()
-
-
-DIMENSION = 4
 
 
 @pytest.fixture
