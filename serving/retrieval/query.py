@@ -338,7 +338,7 @@ _OF_HITS = ("rows", "scores", "dense", "lexical", "prior")  # fields of a `Searc
 
 
 class Draw(NamedTuple):
-    """How the order of an explored answer was drawn (`exploration.py`).
+    """How the order of an explored answer was drawn (`Explorer`).
 
     Args:
         rows: of the items drawn from, by falling score.

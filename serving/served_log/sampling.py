@@ -9,13 +9,15 @@ import logging
 import marshal
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from random import random
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.engine.batching import Job
-from twinspire.serving.retrieval.exploration import Explorer
-from twinspire.serving.retrieval.query import SearchOptions
+from twinspire.serving.retrieval.query import Draw, SearchOptions, SearchResult
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.shared_queue import SharedQueues
 
@@ -27,6 +29,9 @@ NONE: frozenset[int] = frozenset()
 MEASURED = 0.1  # share of all queries that are measured for drift at most: it takes 5 us
 MOST_MEASURED = 20  # queries that a worker measures in a second at most
 SECOND = 10**9  # nanoseconds
+# Of the default temperature, in spans of the scores drawn from; `serving/RESULTS.md` has what it does.
+SPAN_SHARE = 0.1
+LEAST_TEMPERATURE = 1e-6  # of scores that are all equal
 Request = wire.SearchRequest | wire.SearchBatchRequest
 MakeAnswer = Callable[[Job], bytes]
 # Makes the `SearchResponse` of the query of a number, from the job and its answer.
@@ -74,6 +79,46 @@ class LoggedQuery(NamedTuple):
 def decoded(content: bytes) -> list[tuple[LoggedQuery, bytes]]:
     """Queries and their answers, each a `SearchResponse`, from what a worker has sent at once."""
     return [(LoggedQuery._make(query), answer) for query, answer in marshal.loads(content)]
+
+
+@dataclass
+class Explorer:
+    """Draws the order of the best items of answers by chance, with probabilities that are known.
+
+    The draw is that of Plackett and Luce (Plackett, The Analysis of Permutations, 1975): the next item is
+    drawn from those that are left with a probability in proportion to exp(score / temperature). Items in the
+    order of score / temperature plus a Gumbel variable each are such a draw (Kool et al., Stochastic Beams
+    and Where to Find Them, 2019, section 2).
+
+    Args:
+        top: best items of which the order is drawn; the others follow by their scores.
+        temperature: of the draw; None for `SPAN_SHARE` of the span of the scores drawn from.
+        random: by default seeded by the system, so make it after a fork.
+    """
+
+    top: int
+    temperature: float | None = None
+    random: np.random.Generator = field(default_factory=np.random.default_rng)
+
+    def explored(self, found: SearchResult, k: int) -> SearchResult:
+        """The first `k` items of a drawn order, with its probabilities; unchanged if there is no choice.
+
+        Args:
+            found: the best items by their scores, at least `max(k, top)` of them if there are as many.
+        """
+        scores = np.asarray(found.scores[: self.top], np.float32).astype(np.float64)  # as logged
+        if len(scores) < 2:
+            return found.first(k)
+        span = float(scores.max() - scores.min())
+        temperature = self.temperature or max(SPAN_SHARE * span, LEAST_TEMPERATURE)
+        logits = scores / temperature
+        drawn = np.argsort(-(logits + self.random.gumbel(size=len(logits))), kind="stable")
+        left = np.logaddexp.accumulate(logits[drawn][::-1])[::-1]  # of the items from each on
+        propensities = np.exp(logits[drawn] - left)
+        draw = Draw(found.rows[: self.top], scores.tolist(), propensities[:k].tolist(), temperature)
+        rest = max(0, min(k, len(found.rows)) - len(drawn))
+        draw.propensities.extend([1.0] * rest)
+        return found.at([*drawn.tolist(), *range(len(drawn), len(drawn) + rest)][:k])._replace(draw=draw)
 
 
 class AnswerSampler:
@@ -232,6 +277,8 @@ class SampledQueries(NamedTuple):
     ) -> MakeAnswer:
         """`make`, before which explored answers are drawn, and after which the log takes answers.
 
+        Those that are not explored get their first `k` hits.
+
         Args:
             make: makes the answer of a job that is done.
             answer_of, queries, k, request: as in `TakenAnswer`.
@@ -239,17 +286,13 @@ class SampledQueries(NamedTuple):
 
         def logged(job: Job) -> bytes:
             if self.explored:
-                self._explore(job, k)
+                explorer = self.sampler.explorer
+                job.found = [
+                    explorer.explored(found, k) if n in self.explored else found.first(k)
+                    for n, found in enumerate(job.found)
+                ]
             answer = make(job)
             self.sampler.take((time.time_ns(), job, answer, answer_of, self.places, queries, k, request))
             return answer
 
         return logged
-
-    def _explore(self, job: Job, k: int) -> None:
-        """Draw the order of the explored answers of a job; the others get their first `k` hits."""
-        explorer = self.sampler.explorer
-        job.found = [
-            explorer.explored(found, k) if n in self.explored else found.first(k)
-            for n, found in enumerate(job.found)
-        ]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from twinspire.serving.retrieval.exploration import Explorer
 from twinspire.serving.retrieval.query import PLAIN, SearchResult
+from twinspire.serving.served_log.sampling import Explorer
 
 SCORES = [0.9, 0.8, 0.75, 0.5, 0.2]
 
