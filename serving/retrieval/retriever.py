@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from twinspire.protos import bundle
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.drift import DriftReference, MeasureQuery, query_measures
 from twinspire.protos.errors import BundleDamaged, InvalidInput, UnknownItem
-from twinspire.protos.nearest.search import largest_products
+from twinspire.protos.nearest.search import each_vector, largest_products, merge
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
@@ -28,7 +28,6 @@ from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, T
 from twinspire.serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
 from twinspire.serving.retrieval.event_reading import EventReading
 from twinspire.serving.retrieval.hybrid_search import HybridSearch, check_fusion
-from twinspire.serving.retrieval.interest_search import find_interests
 from twinspire.serving.retrieval.query import (
     NO_SEARCH,
     PLAIN,
@@ -397,7 +396,7 @@ class Retriever:
         """As `find`, by the vectors alone."""
         require_finite(encoded.vectors)
         if self.interests > 1:
-            return find_interests(self._find_each, self.searcher, self.manifest, encoded, options)
+            return self._find_interests(encoded, options)
         first = options[0] if options else NO_SEARCH
         plain = first.k and not first.exclude and first.filter is None and encoded.contexts[0] is PLAIN
         if plain and encoded.contexts.count(PLAIN) == options.count(first) == len(options):
@@ -406,6 +405,34 @@ class Retriever:
             best = zip(rows.tolist(), scores.tolist(), strict=True)
             return [SearchResult(*each, PLAIN) for each in best]
         return self._find_each(encoded, options)
+
+    def _find_interests(
+        self, encoded: EncodedQueries, options: Sequence[SearchOptions]
+    ) -> list[SearchResult]:
+        """As `find`, of queries of K vectors each: an item's score is the largest of its vectors' scores.
+
+        An item as a query is searched by its one vector. A query that needs no search, such as one on the
+        basis POPULAR, is passed to `_find_each` once. The plan is that of the first vector.
+        """
+        counts = [
+            self.interests if context.own_row is None and context.basis.is_searched and each.k else 1
+            for context, each in zip(encoded.contexts, options, strict=True)
+        ]
+        queries = [n for n, count in enumerate(counts) for _ in range(count)]
+        places = [n * self.interests + m for n, count in enumerate(counts) for m in range(count)]
+        vectors = each_vector(encoded.vectors, self.manifest.dimension)[places]
+        alone = EncodedQueries(vectors, tuple([encoded.contexts[n] for n in queries]), encoded.encode_us)
+        found = iter(self._find_each(alone, [options[n] for n in queries]))
+        results = []
+        for vector, count, each in zip(encoded.vectors, counts, options, strict=True):
+            result, *others = islice(found, count)
+            rows = np.array([*result.rows, *(row for other in others for row in other.rows)], np.int64)
+            if others and len(rows):
+                # Computed again: a graph may find an item only for a vector that is not the nearest.
+                rows, products = merge(rows, self.searcher.vectors, vector, each.k)
+                result = result._replace(rows=rows.tolist(), scores=products.tolist())
+            results.append(result)
+        return results
 
     def scores(
         self, vector: Vectors, item_ids: Sequence[str], basis: Basis = Basis.QUERY
