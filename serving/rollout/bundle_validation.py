@@ -6,7 +6,9 @@ service.
 The process verifies the files, encodes a large batch of the longest values, loads what a worker loads, and
 searches for the bundle's own examples. A damaged graph may crash the process that searches in it, and a large
 bundle or a tower with huge tensors may use up its memory; here all of them are errors like any other. The
-process bounds its own memory by what the machine leaves for each worker (`memory_budget.py`).
+process bounds its own memory by what the machine leaves for each worker. A new bundle is loaded while the old
+one still answers, and each worker loads its own. So all workers need the memory at once; the old bundle is
+freed later.
 
 If the bundle is valid, the process also writes its shared catalogue for the workers
 (`segments/shared_catalogue.py`).
@@ -21,6 +23,7 @@ import logging
 import math
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -31,6 +34,8 @@ from contextlib import contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.bundle import Manifest
@@ -45,8 +50,6 @@ from twinspire.protos.features import (
     TowerInputs,
 )
 from twinspire.protos.system.signals import signal_name
-from twinspire.serving.rollout import memory_budget
-from twinspire.serving.rollout.memory_budget import MIB
 
 if TYPE_CHECKING:
     from twinspire.serving.rollout.loaded_bundle import LoadedBundle
@@ -54,6 +57,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NICE = 10
+MIB = 1 << 20
+GROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
 # Timeout: SECONDS + size of the bundle / BYTES_PER_SECOND.
 SECONDS = 120.0
 BYTES_PER_SECOND = 10_000_000
@@ -173,8 +180,11 @@ def main() -> int:
     parser.add_argument("--copies", type=int, default=1, help="processes that will load it (%(default)s)")
     arguments = parser.parse_args()
     os.nice(NICE)
-    memory_budget.prefer_for_oom_kill()
-    memory = memory_budget.available() // arguments.copies
+    with suppress(
+        OSError
+    ):  # not Linux, or not permitted; else the kernel ends this process before all others
+        OUT_OF_MEMORY_SCORE.write_text("1000")
+    memory = available() // arguments.copies
     try:
         load_s = _try(arguments.folder, arguments.item_tower, arguments.ready, memory)
         sys.stdout.write(f"{json.dumps({'load_s': round(load_s, 3)})}\n")
@@ -253,7 +263,7 @@ def _within(most: int, what: str) -> Iterator[None]:
         BundleError: it raised another error.
     """
     try:
-        with memory_budget.limit_private_memory(most):
+        with limit_private_memory(most):
             yield
     except Exception as error:  # of the towers' runtime or the index, which share no other base
         failed = OUT_OF_MEMORY.search(repr(error))
@@ -264,6 +274,37 @@ def _within(most: int, what: str) -> Iterator[None]:
         if isinstance(error, BundleError | Unavailable):
             raise
         raise BundleDamaged(f"{what} failed: {error!r}") from None
+
+
+@contextmanager
+def limit_private_memory(more: int) -> Iterator[None]:
+    """Let this process allocate at most `more` bytes within the block; an allocation beyond fails.
+
+    It has no effect where the system does not count a process's private memory (other systems than Linux).
+    """
+    used = getattr(psutil.Process().memory_info(), "data", None)
+    before = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if used is not None:
+        most = min(each for each in (soft, hard, used + more) if each != resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def available(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
+    """Bytes that this process may still allocate, by the machine and its control groups (version 2)."""
+    left, inner = [int(psutil.virtual_memory().available)], ""
+    with suppress(OSError):
+        rows = membership.read_text().splitlines()
+        inner = next((row.removeprefix("0::/") for row in rows if row.startswith("0::")), "")
+    for folder in (groups / inner, *(groups / inner).parents):  # in a container only `groups` is there
+        with suppress(OSError, ValueError):  # no limit is the word `max`
+            most, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            left.append(max(0, most - used + int(stat.get("inactive_file", 0))))
+    return min(left)
 
 
 def _check_vectors(folder: Path, served: "LoadedBundle") -> None:

@@ -22,9 +22,9 @@ from tests.helpers.tiny import build_links, item_names, tiny_bundle
 from tests.helpers.vector_databases import ENGINES, NOWHERE, Engine
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.errors import BundleDamaged, Unavailable
-from twinspire.serving.rollout import bundle_validation, memory_budget
+from twinspire.serving.rollout import bundle_validation
+from twinspire.serving.rollout.bundle_validation import MIB
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
-from twinspire.serving.rollout.memory_budget import MIB
 from twinspire.serving.segments.shared_catalogue import MappedCatalogue, open_catalogue
 
 GIB = 1 << 30
@@ -175,7 +175,7 @@ def test_a_trial_that_a_signal_ends_together_with_the_service_is_no_fault_of_the
 
 def leaving(memory: int) -> int:
     """A number of workers for which the machine leaves about `memory` bytes each."""
-    return memory_budget.available() // memory
+    return bundle_validation.available() // memory
 
 
 def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
     inner = groups / "outer" / "inner"
     inner.mkdir(parents=True)
     membership.write_text("0::/outer/inner\n")
-    free = memory_budget.available(groups, membership)
+    free = bundle_validation.available(groups, membership)
     assert free > 100 * MIB
 
     def limit(folder: Path, most: str, used: int, droppable: int) -> None:
@@ -193,9 +193,9 @@ def test_a_limit_of_the_control_group_counts(tmp_path: Path) -> None:
 
     limit(inner, "max", 50 * MIB, 0)
     limit(inner.parent, str(60 * MIB), 50 * MIB, 7 * MIB)
-    assert memory_budget.available(groups, membership) == 17 * MIB
+    assert bundle_validation.available(groups, membership) == 17 * MIB
     limit(inner, str(40 * MIB), 50 * MIB, 0)
-    assert memory_budget.available(groups, membership) == 0
+    assert bundle_validation.available(groups, membership) == 0
 
 
 @pytest.mark.parametrize("length", [0.0, 0.5])
