@@ -19,8 +19,14 @@ from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
 from twinspire.serving.segments.catalogue import Catalogue
-from twinspire.serving.segments.neighbours import Mask, remaining, remaining_of_all
-from twinspire.serving.segments.planner import FoundPassing, expected_cost, search_passing
+from twinspire.serving.segments.neighbours import (
+    FoundPassing,
+    Mask,
+    expected_cost,
+    remaining,
+    remaining_of_all,
+    search_passing,
+)
 
 
 class BuiltSegment:
@@ -127,7 +133,7 @@ class BuiltSegment:
         return remaining(search, queries, k, self.deleted, passing.deleted_count, count), plans
 
     def expected_cost(self, k: int, passing: "BuiltFilter | None" = None) -> int:
-        """As `planner.expected_cost`; of all items without a filter."""
+        """As `neighbours.expected_cost`; of all items without a filter."""
         ef_search = self.manifest.index.ef_search if self.has_graph else None
         return expected_cost(
             k, self._count, self._count if passing is None else passing.rows.count, ef_search

@@ -18,7 +18,7 @@ from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.remote import RemoteCollection, RemoteHit, RemoteItem
 from twinspire.serving.index.vector_index import NOT_FINITE, Neighbours, Vectors
-from twinspire.serving.segments.planner import FoundPassing
+from twinspire.serving.segments.neighbours import FoundPassing
 
 
 class RemoteFilter:

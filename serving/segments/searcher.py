@@ -24,8 +24,7 @@ from twinspire.serving.filters.compiled import CompiledFilter
 from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.growing import GrowingSegment
-from twinspire.serving.segments.neighbours import Mask
-from twinspire.serving.segments.planner import FoundPassing
+from twinspire.serving.segments.neighbours import FoundPassing, Mask
 
 Segment = BuiltSegment | GrowingSegment
 RANKING_STEP = 4096  # items of the ranking that are compared with a filter at once

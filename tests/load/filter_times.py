@@ -17,7 +17,7 @@ from twinspire.serving.benchmark.filter_measurement import Bucket, FilteredQuery
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.retrieval.query import EncodedQueries
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments.planner import search_passing
+from twinspire.serving.segments.neighbours import search_passing
 
 SELECTIVE = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
 HALF = 0.5

@@ -12,7 +12,7 @@ from twinspire.protos.nearest.search import EXACT_SHARE, graph_width, top_k
 from twinspire.serving.filters.compiled import PassingRows
 from twinspire.serving.filters.plan import Plan
 from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
-from twinspire.serving.segments.planner import STEP_ITEMS, expected_cost, search_passing
+from twinspire.serving.segments.neighbours import STEP_ITEMS, expected_cost, search_passing
 
 RNG = np.random.default_rng(0)
 ITEMS = RNG.standard_normal((100_000, 8)).astype(np.float32)

@@ -25,9 +25,8 @@ from twinspire.serving.index.vector_index import Neighbours, Vectors
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.growing import GrowingSegment
-from twinspire.serving.segments.neighbours import none_of
+from twinspire.serving.segments.neighbours import FoundPassing, none_of
 from twinspire.serving.segments.packed_items import EncodedItem, packed_hit
-from twinspire.serving.segments.planner import FoundPassing
 from twinspire.serving.segments.searcher import Segment
 
 ITEMS = 200
