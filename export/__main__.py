@@ -76,18 +76,18 @@ COMMANDS = {
     ),
     "refresh": Command(
         "Make a new bundle of the champion's towers and the catalogue as it stands; resumes after a kill.",
-        "twinspire.export.refresh.command:refresh",
-        "twinspire.export.refresh.command:show_refreshed",
+        "twinspire.export.refresh.refresh:command",
+        "twinspire.export.refresh.refresh:show_refreshed",
     ),
     "retrain": Command(
         "Train the champion on with newer data, and promote the better towers; resumes after a kill.",
-        "twinspire.export.retrain.command:retrain",
-        "twinspire.export.retrain.command:show_retrained",
+        "twinspire.export.retrain.retrain:retrain",
+        "twinspire.export.retrain.retrain:show_retrained",
     ),
     "catalogue": Command(
         "Write the items of the data set with the changes of the store, as a table that training reads.",
-        "twinspire.export.refresh.command:catalogue",
-        "twinspire.export.refresh.command:show_table",
+        "twinspire.export.refresh.table:command",
+        "twinspire.export.refresh.table:show",
         connects=False,
     ),
     "rollback": Command(

@@ -8,6 +8,7 @@ version by its bundle, and the alias says whether it was promoted. One refresh o
 host; of two hosts one is refused when it promotes, because the champion has moved meanwhile.
 """
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from rich.console import Console
 
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.encoding.encoding import ItemTower, encode_into
@@ -30,13 +32,14 @@ from twinspire.export.release import audit_log, gates, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
 from twinspire.export.release.promote import Compare, promote
 from twinspire.export.release.registry import CHALLENGER, CHAMPION, AliasState, by_version
+from twinspire.export.terminal import show_record
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Snapshot
 from twinspire.protos.errors import GateRefused, MissingStage, TwinspireError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.mlflow_keys import BUNDLE_VERSION
 from twinspire.train.config import Experiment
-from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.source import source_config
 from twinspire.train.fingerprint import code_fingerprint, fingerprint
 from twinspire.train.progress import PROGRESS
@@ -45,6 +48,12 @@ from twinspire.train.training.tracking import find_run, mlflow_errors, tracked_r
 
 STAGE = "refresh"  # of its runs
 SHOWN = 20  # items that could not be encoded, in the result
+
+
+def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
+    """The command `refresh`; resumes after a kill."""
+    data = partial(prepare, experiment, arguments.config.parent, console=PROGRESS)
+    return refresh(experiment, data, arguments.catalogue, arguments.items)
 
 
 def refresh(
@@ -81,6 +90,26 @@ def refresh(
     busy = Unavailable(f"{name}: another refresh is at work on this host")
     with exclusive_lock(WORK / f"{name}.lock", busy=busy), mlflow_errors():
         return _Refresh(experiment, data, catalogue, items, compare).run()
+
+
+def show_refreshed(result: dict[str, Any], console: Console) -> None:
+    """Print what has changed, the gates and the champion."""
+    for item_id, why in result["failed_items"].items():
+        text = f"left out: {item_id!r}: {why}"
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+    if not result["refreshed"]:
+        console.print(
+            f"{result['model']} has the catalogue as it stands: nothing to refresh", highlight=False
+        )
+        return
+    at = f", of sequence {result['catalogue']['sequence']:,}" if result["catalogue"] else ""
+    console.print(
+        f"{result['items']:,} items{at}: {result['encoded']:,} encoded, {result['kept']:,} kept; "
+        f"{result['new']:,} new, {result['updated']:,} with other fields, {result['deleted']:,} deleted",
+        highlight=False,
+    )
+    console.print(f"bundle {result['bundle_version'][:12]}: {result['bundle']}", soft_wrap=True)
+    show_record(result, console)
 
 
 @dataclass

@@ -5,11 +5,14 @@ columns of these features, the text of a field in its column, and filter values 
 """
 
 import tempfile
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.console import Console
 
 from twinspire.export.refresh import sources
 from twinspire.export.refresh.sources import ItemChange
@@ -17,11 +20,39 @@ from twinspire.protos.bundle import Snapshot, whole_file
 from twinspire.protos.errors import DataError, InvalidInput, MissingStage
 from twinspire.protos.features import FeatureSpec
 from twinspire.protos.filter_kinds import KINDS, parse_value
+from twinspire.train.config import Experiment
 from twinspire.train.data.columns import column_names
+from twinspire.train.data.dataset import prepare
 from twinspire.train.data.filters import PREFIX, filter_kinds
+from twinspire.train.progress import PROGRESS
 
 ID = "item_id"
 _MISFITS = TypeError, ValueError, OverflowError, pl.exceptions.PolarsError
+
+
+def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
+    """The command `catalogue`: write the items of the data set with the changes of the store."""
+    dataset = prepare(experiment, arguments.config.parent, console=PROGRESS)
+    snapshot, changes = store_changes(arguments.catalogue)
+    display = dataset.report["display"]
+    items = catalogue_table(dataset.items, experiment.item, display, changes)
+    write_table(items, arguments.output)
+    return {
+        "output": str(arguments.output),
+        "items": items.height,
+        "written": sum(not each.deleted for each in changes),
+        "deletes": sum(each.deleted for each in changes),
+        "catalogue": asdict(snapshot),
+    }
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print the number of items, and the state of the store that is in them."""
+    console.print(
+        f"{result['items']:,} items, of sequence {result['catalogue']['sequence']:,}: {result['output']}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def catalogue_table(

@@ -15,6 +15,7 @@ champion has moved.
 """
 
 import dataclasses
+from argparse import Namespace
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Run
+from rich.console import Console
 
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.export.refresh import sources
@@ -30,7 +32,8 @@ from twinspire.export.refresh.table import catalogue_table, write_table
 from twinspire.export.refresh.work import RefreshFolder
 from twinspire.export.release import registry
 from twinspire.export.release.promote import promote
-from twinspire.export.release.registry import AliasState
+from twinspire.export.release.registry import CHAMPION, AliasState
+from twinspire.export.terminal import show_record
 from twinspire.protos.errors import ConfigError, DataError, GateRefused, MissingStage, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.train.config import Experiment
@@ -61,20 +64,17 @@ WORK = CACHE / "retrain"
 WARM, SCRATCH = "warm", "scratch"
 
 
-def retrain(experiment: Experiment, base: Path, catalogue: str = "") -> dict[str, Any]:
-    """Train on the newest data, and promote the better towers if all gates hold.
-
-    Args:
-        base: folder of the TOML file.
-        catalogue: URL of the store of live items; empty for that of the service, if there is one.
+def retrain(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
+    """The command `retrain`: train on the newest data, and promote the better towers if all gates hold.
 
     Returns:
-        A document with `champion`, the version that was champion before, empty if there was none; `data`,
-        lines about them; `candidates`, the towers, those that went on first, with their `kind`, `run_id`, and
-        the `metric` that selects epochs on validation at the `start` and of those that are kept
-        (`validation`); their `comparison`; `notes` on what could not be done; `version` and `bundle`; why
-        gates have `refused` it, or else an empty text; whether it was `promoted`; `move` and `decision` of
-        the promotion; and whether these inputs were trained on before (`done_before`).
+        A document with `model` and `alias` of the champion now; `champion`, the version that was champion
+        before, empty if there was none; `data`, lines about them; `candidates`, the towers, those that went
+        on first, with their `kind`, `run_id`, and the `metric` that selects epochs on validation at the
+        `start` and of those that are kept (`validation`); their `comparison`; `notes` on what could not be
+        done; `version` and `bundle`; why gates have `refused` it, or else an empty text; whether it was
+        `promoted`; `move` and `decision` of the promotion; and whether these inputs were trained on before
+        (`done_before`).
 
     Raises:
         DataError: the data are invalid, or no answer is closed yet.
@@ -86,12 +86,48 @@ def retrain(experiment: Experiment, base: Path, catalogue: str = "") -> dict[str
     name = experiment.name
     busy = Unavailable(f"{name}: another retraining is at work on this host")
     with exclusive_lock(WORK / f"{name}.lock", busy=busy), mlflow_errors():
-        return _Retraining(experiment, base, catalogue).run()
+        found = _Retraining(experiment, arguments.config.parent, arguments.catalogue).run()
+    champion = AliasState.of(name).champion
+    model = f"models:/{name}/{champion}" if champion else ""
+    return {"model": model, "alias": CHAMPION if champion else "", **found}
+
+
+def show_retrained(result: dict[str, Any], console: Console) -> None:
+    """Print what was new, the figures of the towers, the decision, and why."""
+
+    def say(text: str, style: str = "") -> None:
+        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    for line in result["data"]:
+        say(line)
+    for each in result["candidates"]:
+        say(
+            f"{each['kind']}: {each['metric']} on validation {each['start']:.4f} at the start, "
+            f"{each['validation']:.4f} at the end (run {each['run_id']})"
+        )
+    for line in (*filter(None, [result["comparison"]]), *result["notes"]):
+        say(line)
+    if result["done_before"]:
+        outcome = "refused" if result["refused"] else "promoted"
+        say(
+            f"nothing to do: these data were trained on before, and version {result['version']} was {outcome}"
+        )
+    elif not result["refused"]:
+        show_record(result, console)
+    if result["refused"]:
+        say(result["refused"], "yellow")
+        stays = f"{result['model']} stays {result['alias']}" if result["model"] else "there is no champion"
+        say(stays)
 
 
 @dataclass
 class _Retraining:
-    """One retraining, by the process that holds its lock."""
+    """One retraining, by the process that holds its lock.
+
+    Args:
+        base: folder of the TOML file.
+        catalogue: URL of the store of live items; empty for that of the service, if there is one.
+    """
 
     experiment: Experiment
     base: Path

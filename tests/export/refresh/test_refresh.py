@@ -18,7 +18,7 @@ from tests.helpers.tiny_towers import DIMENSION
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.encoding.encoding import encode_into
 from twinspire.export.refresh import refresh as refreshing
-from twinspire.export.refresh.command import show_refreshed
+from twinspire.export.refresh.refresh import show_refreshed
 from twinspire.export.refresh.work import WORK
 from twinspire.export.release import registry
 from twinspire.export.release.commands import audit_log_of, roll_back

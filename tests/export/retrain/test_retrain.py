@@ -19,7 +19,7 @@ from twinspire.export.refresh import sources
 from twinspire.export.refresh.work import RefreshFolder
 from twinspire.export.release import registry
 from twinspire.export.release.commands import audit_log_of
-from twinspire.export.retrain import command
+from twinspire.export.retrain import retrain
 from twinspire.export.retrain import retrain as retraining
 from twinspire.export.retrain.retrain import WORK
 from twinspire.protos.bundle import Snapshot
@@ -47,7 +47,7 @@ def run(config: Path, patch: pytest.MonkeyPatch, said: io.StringIO | None = None
     patch.setattr(PROGRESS, "_file", said or io.StringIO())
     patch.setattr(PROGRESS, "_width", 300)
     with drawn_once():
-        return command.retrain(read_experiment(config), Namespace(config=config, catalogue=""))
+        return retrain.retrain(read_experiment(config), Namespace(config=config, catalogue=""))
 
 
 def champion() -> str:
@@ -57,7 +57,7 @@ def champion() -> str:
 
 def shown(result: dict[str, Any]) -> str:
     said = io.StringIO()
-    command.show_retrained(result, Console(file=said, width=300))
+    retrain.show_retrained(result, Console(file=said, width=300))
     return said.getvalue()
 
 
