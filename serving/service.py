@@ -8,7 +8,9 @@ from twinspire.serving import environment  # noqa: F401  # before gRPC is import
 # isort: split
 import gc
 import logging
+import os
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -46,7 +48,6 @@ from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.served_log.config import ServedLogConfig, reserve
 from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.server import RetrievalServer
-from twinspire.serving.service_manager import notify
 from twinspire.serving.service_status import ServiceStatus
 from twinspire.serving.shadow.mirror import MOST_WAITING, TrafficMirror
 from twinspire.serving.shadow.process import Shadow
@@ -324,6 +325,25 @@ class _Service:
         ready = BundleCache(config.follow.cache).ready(folder)
         loaded = LoadedBundle.load(folder, config.item_tower, model_version, ready)
         return loaded.with_live(self._live) if self._live else loaded
+
+
+def notify(*lines: str) -> None:
+    """Tell the service manager, such as systemd, lines such as `READY=1`.
+
+    They go in one datagram to the Unix socket that `NOTIFY_SOCKET` names; the protocol is that of
+    sd_notify(3). Without that variable nothing is sent. A message that cannot be sent is logged, and the
+    service goes on.
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    name = f"\0{address[1:]}" if address[0] == "@" else address  # "@": Linux's abstract namespace
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+            connection.setblocking(False)  # a manager that does not read must not stop the service
+            connection.sendto("\n".join(lines).encode(), name)
+    except OSError as error:
+        log.warning("%s: cannot notify the service manager there: %s", address, error)
 
 
 def _check_free(host: str, port: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.waiting import wait_until
 from tests.serving.conftest import ROOT
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.service_manager import notify
+from twinspire.serving.service import notify
 
 
 class Manager:
