@@ -31,8 +31,7 @@ from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.engine.stream_call import OpenCalls, methods
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.grpc.connection_monitor import ConnectionMonitor
-from twinspire.serving.grpc.core import GrpcFront
-from twinspire.serving.grpc.options import server_options
+from twinspire.serving.grpc.core import GrpcFront, server_options
 from twinspire.serving.heap import HeapTrimmer
 from twinspire.serving.live.process.store_client import StoreClient
 from twinspire.serving.observability import layout
