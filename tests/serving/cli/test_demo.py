@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.tiny import item_names, watched_bundle
-from twinspire.serving.cli import commands, demo
+from twinspire.serving.__main__ import run_demo
+from twinspire.serving.cli import demo
 
 
 def shown(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -91,7 +92,7 @@ def test_the_summary_ends_with_the_warnings_of_the_training_run(
     manifest = {"quality": {"warnings": ["the [untrained] towers were kept", "few queries"]}}
     monkeypatch.setattr(demo, "run", lambda *_: {"manifest": manifest})
     monkeypatch.setattr(demo, "summary", lambda _: {"data": "films"})
-    _, show = commands.run_demo(Namespace(bundle=plain, model=None, json=False))
+    _, show = run_demo(Namespace(bundle=plain, model=None, json=False))
     console = Console(file=io.StringIO(), width=20)
     show(console)
     assert console.file.getvalue().splitlines()[2:] == [  # type: ignore[attr-defined]
