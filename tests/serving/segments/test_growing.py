@@ -25,7 +25,7 @@ from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 
 def records(first: int, count: int) -> list[EncodedItem]:
     return [
-        EncodedItem(n, f"item-{n}", EncodedKind.ITEM, b"", b"", np.full(2, n, np.float32).tobytes())
+        EncodedItem(n, f"item-{n}", EncodedKind.ITEM, b"", b"", np.full(DIMENSION, n, np.float32).tobytes())
         for n in range(first, first + count)
     ]
 
@@ -43,7 +43,7 @@ class Interrupted(GrowingSegment):
 
 
 def test_vectors_that_another_thread_reads_are_all_rows_of_one_state() -> None:
-    live = Interrupted(segment_of(OtherItems()), 2)
+    live = Interrupted(segment_of(OtherItems()))
     live.apply(records(0, FIRST_CAPACITY))
     live.interrupt = lambda: live.apply(records(FIRST_CAPACITY, 10))  # needs a larger array
     found = live.row_vectors
