@@ -5,7 +5,7 @@ from pathlib import Path
 from twinspire.export.encoding.encoding import ItemTower, encode_once
 from twinspire.export.encoding.records import ColumnRecords
 from twinspire.export.evaluation.quality import ServedModel
-from twinspire.export.hybrid.rebuild import ranking_of
+from twinspire.export.hybrid.postings import ranking_of
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.protos.bundle import QUERY_TOWER, Manifest
 from twinspire.train.data.training_data import TrainingData, texts_of

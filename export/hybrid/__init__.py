@@ -1,8 +1,6 @@
 """BM25 or TF-IDF beside the vectors: whether a bundle gets it, with which weight, and its files.
 
-choose.py            learns the lexical model and the weight on validation, and decides by what was measured
-cross_validation.py  what a choice is worth on queries that it was not made on
-priors.py            the clicks after the same query: their part of the score, and its weight
-postings.py          a lexical model over texts, and priors -> the lexical index of a bundle
-rebuild.py           the lexical index of a bundle over other items, with its own statistics
+choose.py    learns the lexical model and the weight on validation, and decides by what was measured
+priors.py    the clicks after the same query: their part of the score, and its weight
+postings.py  a lexical model over texts, and priors -> the lexical index of a bundle, also of a refreshed one
 """

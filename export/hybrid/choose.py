@@ -36,9 +36,8 @@ import numpy.typing as npt
 
 from twinspire.export import ann
 from twinspire.export.evaluation.hybrid_ranking import Candidates, HybridRanking
-from twinspire.export.hybrid.cross_validation import Metrics, cross_validated
 from twinspire.export.hybrid.postings import postings_of, with_priors, without_words
-from twinspire.export.hybrid.priors import PriorChoice, choose_prior, priors_of
+from twinspire.export.hybrid.priors import Metrics, PriorChoice, choose_prior, cross_validated, priors_of
 from twinspire.protos.bundle import REMOTE_KINDS, Hybrid, Score
 from twinspire.protos.errors import GateRefused
 from twinspire.protos.features import TextFeature

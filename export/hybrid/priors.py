@@ -5,20 +5,19 @@ the same if their words are (`query_key`, which the service computes, too).
 
 The prior's weight in the score is the lowest of those within a standard error of the best on validation. It
 is 0, and no prior is stored, unless the prior makes nDCG@10 better and no main metric worse, both beyond
-chance, where each query is ranked by the weight that others choose (`cross_validation.py`). nDCG@10 decides,
+chance, where each query is ranked by the weight that others choose (`cross_validated`). nDCG@10 decides,
 because a prior mostly moves items that the towers have found.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
 from twinspire.export.encoding.records import rows_of
-from twinspire.export.hybrid.cross_validation import Metrics, Values, cross_validated
 from twinspire.protos.bundle import Hybrid
 from twinspire.protos.hybrid.lexical_index import term_hash, whole_query
 from twinspire.protos.inputs.query_words import query_key
@@ -27,6 +26,10 @@ from twinspire.train.data.training_data import TrainingData, texts_of
 from twinspire.train.evaluation.intervals import Clusters, interval, within_standard_error
 from twinspire.train.metrics import metric_label
 
+T = TypeVar("T")
+Values = npt.NDArray[np.float64]
+Metrics = Mapping[str, Values]  # name -> value of each query
+FOLDS = 10
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 ORDER = "ndcg_at_10"
 # Clicks on no item that each query has beside its own, so that a single click is not certain. From 1 to 10 it
@@ -117,3 +120,30 @@ def _largest(matrix: Any) -> Any:
     matrix.data[order[rank >= MOST_ITEMS]] = 0
     matrix.eliminate_zeros()
     return matrix
+
+
+def cross_validated(
+    measured: Mapping[T, Metrics],
+    metric: str,
+    clusters: Clusters,
+    preferred: Callable[[Mapping[T, Values], Clusters], T],
+) -> Metrics:
+    """The metrics of each query by the setting that the clusters outside of its fold prefer.
+
+    So they say what a choice that is made on queries is worth on others.
+
+    Args:
+        measured: setting -> metrics.
+        metric: that is given to `preferred`.
+        clusters: of the queries.
+        preferred: chooses a setting by a metric of each query, and their clusters.
+    """
+    fold_of = np.random.default_rng(0).permutation(len(clusters))[clusters.of] % FOLDS
+    found = {name: np.empty_like(values) for name, values in next(iter(measured.values())).items()}
+    for fold in np.unique(fold_of):
+        rest, own = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        curve = {setting: each[metric][rest] for setting, each in measured.items()}
+        setting = preferred(curve, clusters[rest])
+        for name, values in found.items():
+            values[own] = measured[setting][name][own]
+    return found

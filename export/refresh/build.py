@@ -18,7 +18,7 @@ from twinspire.export.encoding.encoding import encode_all
 from twinspire.export.evaluation.drift_reference import refreshed
 from twinspire.export.evaluation.quality import encode_queries
 from twinspire.export.example_queries import example_queries
-from twinspire.export.hybrid.rebuild import interleaved, rows_of, weights_of_rows, weights_of_texts
+from twinspire.export.hybrid.postings import interleaved, rows_of, weights_of_rows, weights_of_texts
 from twinspire.export.onnx.runtimes import Encode, onnx_encoder
 from twinspire.export.refresh.merge import FRESH, Champion, Merged
 from twinspire.export.refresh.quality import Evaluation

@@ -28,7 +28,7 @@ from twinspire.export.encoding.encoding import ItemTower, encode_once
 from twinspire.export.encoding.records import ColumnRecords
 from twinspire.export.evaluation import pair_losses, per_query, quality
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
-from twinspire.export.hybrid.rebuild import interleaved, weights_of_rows, weights_of_texts
+from twinspire.export.hybrid.postings import interleaved, weights_of_rows, weights_of_texts
 from twinspire.export.onnx.runtimes import Encode
 from twinspire.export.refresh.merge import NO_DIGEST, Champion, Merged
 from twinspire.protos.bundle import Manifest

@@ -20,7 +20,7 @@ from twinspire.export.evaluation.quality import (
     verdict,
 )
 from twinspire.export.evaluation.weak_scores import LEAST_RIGHT, learn
-from twinspire.export.hybrid.rebuild import over_texts
+from twinspire.export.hybrid.postings import over_texts
 from twinspire.export.onnx.runtimes import onnx_encoder
 from twinspire.protos import bundle
 from twinspire.protos.bundle import Score

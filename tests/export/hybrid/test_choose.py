@@ -12,9 +12,8 @@ from rich.console import Console
 from tests.helpers.stdlib import Sections, write_sections
 from twinspire.export.hybrid import choose as choosing
 from twinspire.export.hybrid.choose import Choice, choose
-from twinspire.export.hybrid.cross_validation import cross_validated
-from twinspire.export.hybrid.postings import postings_of
-from twinspire.export.hybrid.rebuild import over_texts
+from twinspire.export.hybrid.postings import over_texts, postings_of
+from twinspire.export.hybrid.priors import cross_validated
 from twinspire.protos.bundle import Score
 from twinspire.protos.errors import DataError, GateRefused
 from twinspire.protos.lexical import Analyzer, Weighting

@@ -14,15 +14,16 @@ from tests.train.evaluation.test_baselines import experiment_with
 from tests.train.evaluation.test_query_popularity import clicked as data_with
 from twinspire.export import ann
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
-from twinspire.export.hybrid.postings import postings_of, with_priors
-from twinspire.export.hybrid.priors import choose_prior, priors_of
-from twinspire.export.hybrid.rebuild import (
+from twinspire.export.hybrid.postings import (
     interleaved,
+    postings_of,
     ranking_of,
     rows_of,
     weights_of_rows,
     weights_of_texts,
+    with_priors,
 )
+from twinspire.export.hybrid.priors import choose_prior, priors_of
 from twinspire.protos.bundle import ITEMS as ITEM_FILE
 from twinspire.protos.bundle import Hybrid
 from twinspire.protos.hybrid.fusion import BM25_ALONE, Fusion, FusionQuery, clicked
