@@ -3,7 +3,6 @@
     chosen = choose_precision(towers, data, config, folder)
 
 tables.py   the variants of a tower: rewrites its ONNX graph, and rounds its tables in torch
-sample.py   the queries and items that a variant is compared with float32 on
 choose.py   the smallest variant within a bound on the loss
 """
 

@@ -21,8 +21,13 @@ from twinspire.export.onnx import parity
 from twinspire.export.onnx.export import export_tower, frozen
 from twinspire.export.onnx.runtimes import onnx_encoder, torch_encoder
 from twinspire.export.quantization import ExportedTower, choose_precision
-from twinspire.export.quantization.choose import ChosenPrecision, first_within
-from twinspire.export.quantization.sample import BothVectors, QualitySample, draw_sample
+from twinspire.export.quantization.choose import (
+    BothVectors,
+    ChosenPrecision,
+    QualitySample,
+    draw_sample,
+    first_within,
+)
 from twinspire.export.quantization.tables import (
     MIN_BYTES,
     make_variants,
