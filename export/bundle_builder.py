@@ -9,32 +9,37 @@ changed is not built again.
 
 import dataclasses
 import os
+import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 from mlflow.entities import Run
 
 from twinspire.export import ann
+from twinspire.export.benchmark.towers import TowerForms, measure_towers, torch_threads
 from twinspire.export.bundle_files import ItemColumns, display_text, publish, write_bundle, write_reports
 from twinspire.export.bundles import bundle_of_tag
 from twinspire.export.encoding.digests import item_digests
+from twinspire.export.encoding.encoding import EncodedFile, ItemTower, encode_once
+from twinspire.export.encoding.records import ColumnRecords
 from twinspire.export.evaluation import drift_reference, pair_losses, per_query, quality, weak_scores
 from twinspire.export.evaluation.hybrid_ranking import HybridRanking
 from twinspire.export.hybrid.choose import Choice, choose
-from twinspire.export.hybrid.postings import with_priors
+from twinspire.export.hybrid.postings import over_texts, with_priors
 from twinspire.export.hybrid.priors import priors_of
-from twinspire.export.hybrid.rebuild import over_texts
 from twinspire.export.logged_model import log_bundle
-from twinspire.export.onnx.runtimes import Encode, onnx_encoder
-from twinspire.export.quantization import ExportedTower
-from twinspire.export.tower_exporter import TowerExporter
+from twinspire.export.onnx import parity
+from twinspire.export.onnx.export import export_tower, frozen
+from twinspire.export.onnx.runtimes import LARGEST_BATCH, Encode, onnx_encoder, torch_encoder
+from twinspire.export.quantization import ExportedTower, choose_precision
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
-from twinspire.protos.features import HistoryFeature, Schema, Side, TextFeature
+from twinspire.protos.features import SIDES, HistoryFeature, Schema, Side, TextFeature
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.protos.hybrid.fusion import Fusion
@@ -61,6 +66,8 @@ from twinspire.train.training.trained_model import Model, load_model
 
 LOCKS = CACHE / "locks"
 EXAMPLES = 200  # test queries in a bundle
+SAMPLE = 500  # test records for parity and latency, or fewer if they have more than `CHARACTERS`
+CHARACTERS = 16 * LARGEST_BATCH
 
 
 def build_bundle(experiment: Experiment, dataset: Dataset, run: Run) -> tuple[Path, bool]:
@@ -79,7 +86,9 @@ def build_bundle(experiment: Experiment, dataset: Dataset, run: Run) -> tuple[Pa
             "that read them have changed; train again"
         )
     tag = "twinspire.bundle." + _fingerprint(experiment, run)[:12]
-    with _exclusive(tag):
+    # Other processes that build the bundle of the same tag wait, and then find it built.
+    waits = partial(PROGRESS.print, "another process is making this bundle; waiting for it")
+    with exclusive_lock(LOCKS / f"{tag}.lock", on_wait=waits):
         # The run is read again, because another process may have built the bundle meanwhile.
         known = bundle_of_tag(mlflow.get_run(run.info.run_id), tag)
         if known is not None:
@@ -88,15 +97,6 @@ def build_bundle(experiment: Experiment, dataset: Dataset, run: Run) -> tuple[Pa
         folder = known or _BundleBuilder(experiment, dataset, run).write(tag)
         log_bundle(folder, run.info.run_id)
     return folder, known is not None
-
-
-def _exclusive(tag: str) -> AbstractContextManager[object]:
-    """Lock out other processes that build the bundle of the same tag; they wait, and then find it built."""
-
-    def on_wait() -> None:
-        PROGRESS.print("another process is making this bundle; waiting for it")
-
-    return exclusive_lock(LOCKS / f"{tag}.lock", on_wait=on_wait)
 
 
 def event_types(experiment: Experiment) -> EventTypes:
@@ -112,6 +112,90 @@ def _fingerprint(experiment: Experiment, run: Run) -> str:
     for later in ("gates", "retrain"):
         del settings[later]
     return fingerprint(run.info.run_id, settings, code_fingerprint(__name__))
+
+
+class TowerExporter:
+    """Exports both towers of a trained model to ONNX, as they will be served.
+
+    They are exported in float32 first, and the precision is chosen. The chosen variant is compared with a
+    torch tower whose tables are rounded in the same way, and timed beside it.
+
+    Args:
+        data: has the records to measure on.
+    """
+
+    def __init__(self, experiment: Experiment, model: Model, data: TrainingData) -> None:
+        self.experiment, self.model, self.data = experiment, model, data
+
+    def export(self, folder: Path, scratch: Path) -> tuple[dict[Side, ExportedTower], dict[str, Any]]:
+        """Write both towers into `folder`, and their variants into `scratch`.
+
+        Returns:
+            The towers as they will be served, and the reports `parity`, `precision` and `latency`.
+
+        Raises:
+            GateRefused: torch and ONNX Runtime differ by more than the tolerance.
+            ConfigError: the configured variant cannot be made of a tower.
+        """
+        plain = {side: self._export(side, scratch) for side in SIDES}
+        own, items = (self.experiment.precision, scratch), self.data.items
+        chosen = choose_precision(plain, self.data, *own, lambda path: self.encode_items(path, items).vectors)
+        served = {
+            side: dataclasses.replace(each, path=shutil.copyfile(each.path, folder / bundle.TOWERS[side]))
+            for side, each in chosen.towers.items()
+        }
+        parities = {side: self._parity(each) for side, each in served.items()}
+        return served, {"parity": parities, "precision": chosen.report, "latency": self._latency(served)}
+
+    def encode_items(
+        self, path: Path, values: Mapping[str, Sequence[Any]], title: str = "items as evaluated"
+    ) -> EncodedFile:
+        """Items by the item tower in a file, once for each file and text.
+
+        Args:
+            values: feature name -> raw values.
+        """
+        inputs, encode = self.model.schema.side("item"), onnx_encoder(path, threads=0)
+        dimension = encode(inputs.to_arrays(self.sample("item", 1))).shape[1]
+        tower, records = ItemTower(path, inputs, dimension, encode), ColumnRecords(values, title)
+        return encode_once(self.experiment.name, tower, records)
+
+    def sample(self, side: Side, count: int = SAMPLE) -> dict[str, list[Any]]:
+        """Raw values of test records, fewer than `count` if they are long: feature name -> values."""
+        values: dict[str, list[Any]] = self.data.sample(side, "test", count, seed=0)
+        lengths = self.model.schema.side(side).lengths(values, len(next(iter(values.values()))))
+        most = max(1, int(np.searchsorted(np.cumsum(lengths), CHARACTERS, side="right")))
+        return {name: column[:most] for name, column in values.items()}
+
+    def _export(self, side: Side, folder: Path) -> ExportedTower:
+        tower = frozen(self.model.towers[SIDES.index(side)])
+        inputs, path = self.model.schema.side(side), folder / bundle.TOWERS[side]
+        with PROGRESS.status(f"exporting the {side} tower"):
+            one = self.sample(side, 1)
+            example = inputs.to_arrays({name: value * 2 for name, value in one.items()})
+            export_tower(tower, inputs.features, example, path)
+        return ExportedTower(side, inputs, tower, path)
+
+    def _parity(self, each: ExportedTower) -> dict[str, Any]:
+        """Compare a file with the tower in torch, whose tables are rounded as in the file."""
+        # Torch's idle threads spin: on a busy machine two take up to 20 times as much processor time as one.
+        threads = self.experiment.export.threads
+        with torch_threads(threads), PROGRESS.status(f"parity of the {each.side} tower"):
+            return parity.check(
+                each.side,
+                each.inputs,
+                onnx_encoder(each.path, threads),
+                torch_encoder(each.tower),
+                self.sample(each.side),
+                self.experiment.export.parity_tolerance,
+            )
+
+    def _latency(self, served: Mapping[Side, ExportedTower]) -> dict[str, Any]:
+        forms = {
+            side: TowerForms(each.inputs, each.tower, each.path, self.sample(side))
+            for side, each in served.items()
+        }
+        return measure_towers(forms, self.experiment.export)
 
 
 class _BundleBuilder:
@@ -170,7 +254,8 @@ class _BundleBuilder:
     def _vectors(self, exporter: TowerExporter, path: Path) -> tuple[Any, Any]:
         """Item vectors (N, D) for evaluation and for serving, by the tower in a file."""
         evaluated = exporter.encode_items(path, self.data.items).vectors
-        if not _has_catalogue_text(self.experiment):
+        specs = self.experiment.item.values()
+        if not any(isinstance(each, TextFeature) and each.serves_other_text for each in specs):
             return evaluated, evaluated
         return evaluated, exporter.encode_items(path, self._served_values(), "items as served").vectors
 
@@ -296,11 +381,6 @@ class _BundleBuilder:
             score_reference=self.reports["scores"].get("score_reference"),
             weak_score=self.reports["scores"].get("weak_score"),
         )
-
-
-def _has_catalogue_text(experiment: Experiment) -> bool:
-    """Whether the served catalogue is encoded from other text than the evaluated one."""
-    return any(isinstance(spec, TextFeature) and spec.serves_other_text for spec in experiment.item.values())
 
 
 def known_letters(experiment: Experiment, data: TrainingData) -> str:
