@@ -6,8 +6,8 @@ from contextlib import ExitStack
 import pytest
 
 from twinspire.serving.gateway.fairness import FairShare
-from twinspire.serving.gateway.listener import Listener
 from twinspire.serving.gateway.metrics import GatewayMetrics
+from twinspire.serving.gateway.process import Listener
 
 
 @pytest.mark.parametrize(("most", "per_second", "reason"), [(4, 1000.0, "full"), (1000, 1.0, "rate")])
