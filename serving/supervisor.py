@@ -37,6 +37,7 @@ CRASHED = 3  # exit code of a process that could not start, or failed
 START_SECONDS = 60.0  # in which all processes must be ready
 SHORT_LIFE_SECONDS = 5.0  # a process that dies sooner is restarted after a pause that doubles each time
 MAX_PAUSE_SECONDS = 5.0  # before a process that keeps dying is restarted
+NICE = 19  # where the system has no policy for processes that run while others are idle
 KILL_SECONDS = 5.0  # beyond the grace, after which a process that does not stop is killed
 REPEAT_SECONDS = 1.0  # after the first signal to stop, in which another one is taken for a copy of it
 RESTART_SECONDS = 300.0  # least silence after which a process that has not started yet counts as hung
@@ -81,6 +82,14 @@ class WorkerHandle:
 
         threading.Thread(target=wait, name="stop", daemon=True).start()
         return stopped
+
+
+def run_when_idle() -> None:
+    """Let this thread, and those that it starts, run only where nothing else needs the processor."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError):  # not Linux, or not allowed
+        os.nice(NICE)
 
 
 class Heartbeat:

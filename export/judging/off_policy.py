@@ -136,7 +136,7 @@ class Terms(NamedTuple):
 
     def drawn(self, users: Places, counts: Floats) -> Floats:
         """The estimate by each of B draws of users, whose `counts` are (B, U)."""
-        sums = [_by_user(each, users) for each in self]
+        sums = [np.stack([np.bincount(users, term) for term in each.T], axis=1) for each in self]  # (U, T)
         with np.errstate(invalid="ignore"):  # no weight at all, which is refused
             return np.asarray(((counts @ sums[0]) / (counts @ sums[1])).sum(axis=1))
 
@@ -214,11 +214,6 @@ def _refusal(sample: float, gap: float) -> str:
             "showed what the challenger prefers; explore at a higher temperature"
         )
     return ""
-
-
-def _by_user(values: Floats, users: Places) -> Floats:
-    """Sums of (R, T) over the records of each user, (U, T)."""
-    return np.stack([np.bincount(users, each) for each in values.T], axis=1)
 
 
 def _list(explored: Explored) -> Terms:

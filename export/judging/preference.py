@@ -17,7 +17,7 @@ the same bet on both sides is below 1/alpha: the true one is in it at all times 
 (Howard et al. 2021).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc, betaln, xlog1py, xlogy
 
-from twinspire.export.judging.served_answers import Record, ServedFiles
+from twinspire.export.judging.served_answers import ServedFiles
 
 PRIOR = 20.0  # a; little is lost for shares between .52 and .65
 LOG_LARGEST = 700.0  # of an e-value that fits a float
@@ -77,7 +77,7 @@ def preference_of(files: ServedFiles, champion: str, challenger: str, alpha: flo
     if not answers:
         return None
     clicks = files.clicks({each["request_id"] for each in answers})
-    teams = {each["request_id"]: _teams(each) for each in answers}
+    teams = {each["request_id"]: dict(zip(each["item_ids"], each["teams"], strict=True)) for each in answers}
     users = {each["request_id"]: each["user"] or each["request_id"] for each in answers}
     first: dict[str, int] = {}
     counted = 0
@@ -131,8 +131,3 @@ def interval(wins: int, losses: int, alpha: float) -> tuple[float, float]:
     low = brentq(excess, 1e-300, middle) if wins and excess(1e-300) > 0 else 0.0
     high = brentq(excess, middle, 1 - 1e-16) if losses and excess(1 - 1e-16) > 0 else 1.0
     return float(low), float(high)
-
-
-def _teams(record: Record) -> dict[str, int]:
-    pairs: Iterable[tuple[str, int]] = zip(record["item_ids"], record["teams"], strict=True)
-    return dict(pairs)

@@ -100,7 +100,7 @@ class Postings:
         inside[starts[:-1][starts[:-1] < postings]] = False
         rising = self.documents[1:] > self.documents[:-1]
         yield "documents", "" if (rising | ~inside[1:]).all() else "expected ascending rows for each term"
-        fits = self.weights.shape == (postings,) and _positive(self.weights)
+        fits = self.weights.shape == (postings,) and (np.isfinite(self.weights) & (self.weights > 0)).all()
         yield "weights", "" if fits else "expected a number above 0 for each document"
 
 
@@ -206,7 +206,3 @@ def term_hash(token: str) -> int:
     """The 64-bit hash of a term; export checks that the hashes of a bundle's terms are distinct."""
     content = token.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-
-
-def _positive(values: Floats) -> bool:
-    return bool(np.isfinite(values).all() and (values > 0).all())

@@ -334,8 +334,8 @@ class RetrievalServicer:
             make = self._mirror.sending(request, make) if self._mirror.samples() else make
         if sampled is not None:
             make = sampled.logged(make, answer_of, messages, options.k, request)
-            if is_explored:
-                options = sampled.widened(options)
+            if is_explored:  # the order is drawn of as many items
+                options = options._replace(k=max(options.k, sampled.sampler.explorer.top))
         if self._shown is not None and any(each.HasField("user") for each in messages):
             make = self._shown.adding(messages, make)
         spec.options, spec.exclude_shown = options, request.exclude_shown

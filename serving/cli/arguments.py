@@ -84,7 +84,8 @@ def service_config(arguments: Namespace) -> ServiceConfig:
         item_tower, workers = arguments.item_tower, arguments.workers
         first, model_version = bundles.first(follow.model, follow.cache, item_tower, workers)
     else:
-        first, model_version = folder(arguments), _registered_version(arguments.model)
+        first, model = folder(arguments), arguments.model or ""
+        model_version = "" if "@" in model else model.rpartition("/")[2]  # of `models:/pydocs/3`, no alias
     return ServiceConfig(
         first,
         limits=limits,
@@ -185,11 +186,6 @@ def _served_log(arguments: Namespace) -> ServedLogConfig | None:
 def _live_bound(name: str) -> str:
     """The name of the argument for a bound of live writes."""
     return f"live_{name}"
-
-
-def _registered_version(model: str | None) -> str:
-    """The version number in `models:/pydocs/3`; empty without a model, and for an alias."""
-    return model.rpartition("/")[2] if model and "@" not in model else ""
 
 
 def _add_catalogue(group: _ArgumentGroup) -> None:

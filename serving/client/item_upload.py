@@ -99,7 +99,9 @@ def upload(
     most = served.state.get("catalogue", {}).get("bounds", {}).get("max_batch") or BATCH
     done = Upload()
     with _refused_file(refused) as write:
-        for part in in_parts(read_rows(path), batch or min(BATCH, most), _item_id):
+        for part in in_parts(
+            read_rows(path), batch or min(BATCH, most), lambda row: str(row.get(_id_column(row), ""))
+        ):
             write(done.add(_send(client, columns, part, mode, patience)))
             tick(done.rows)
     done.ignored_columns = sorted(columns.ignored)
@@ -249,11 +251,6 @@ def _whole(row: Row) -> tuple[Row, dict[str, tuple[str, str]], dict[str, str]]:
 def _id_column(row: Row) -> str:
     """The column that holds the id of a row; empty if there is none."""
     return next((each for each in ID_COLUMNS if not _is_absent(row.get(each))), "")
-
-
-def _item_id(row: Row) -> str:
-    """The id in a row; empty if there is none."""
-    return str(row.get(_id_column(row), ""))
 
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:

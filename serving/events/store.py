@@ -222,11 +222,8 @@ class EventStore:
         if meta is None:
             first = {"one": 1, "schema_version": SCHEMA_VERSION, "events": 0}
             connection.execute(sa.insert(META), first)
-        elif meta.schema_version != SCHEMA_VERSION:
-            raise ConfigError(
-                f"{self._database.name} is of version {meta.schema_version}, this program expects "
-                f"{SCHEMA_VERSION}"
-            )
+        else:
+            self._database.check_version(meta.schema_version, SCHEMA_VERSION)
 
     def _arrival(self) -> int:
         """Now, in nanoseconds since 1970; later than that of any row before."""

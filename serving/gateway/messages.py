@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from twinspire.protos import retrieval_pb2 as wire
@@ -373,7 +373,8 @@ def _value(field: FieldDescriptor) -> Convert | None:
     if field.message_type is not None:
         return _writer(field.message_type)
     if field.enum_type is not None:
-        return _enum(field.enum_type)
+        names = {value.number: value.name for value in field.enum_type.values}
+        return lambda number: names.get(number, number)
     if field.name.endswith(AS_TEXT):
         return lambda text: json.loads(text) if text else {}
     if field.type == FieldDescriptor.TYPE_FLOAT:
@@ -383,11 +384,6 @@ def _value(field: FieldDescriptor) -> Convert | None:
     if field.type == FieldDescriptor.TYPE_BYTES:
         return lambda value: base64.b64encode(value).decode()
     return None
-
-
-def _enum(descriptor: EnumDescriptor) -> Convert:
-    names = {value.number: value.name for value in descriptor.values}
-    return lambda number: names.get(number, number)
 
 
 def _single(value: float) -> Any:

@@ -272,7 +272,8 @@ class Retriever:
             if each.own_row is None:
                 vectors[n], one = next(encoded)
             else:
-                vectors[n], one = self._own_vector(each.own_row), QueryContext(each.own_row)
+                vectors[n] = np.tile(self.searcher.vectors([each.own_row])[0], self.interests)
+                one = QueryContext(each.own_row)
             contexts.append(one)
         contexts = self._with_exclusions(prepared, contexts)
         return EncodedQueries(vectors, tuple(contexts), _microseconds_since(started), *words)
@@ -458,11 +459,6 @@ class Retriever:
         products = largest_products(self.searcher.vectors(known), vector) if known else vector[:0]
         shown = iter(shown_scores(products, self.manifest.score).tolist())
         return [None if row is None else next(shown) for row in rows]
-
-    def _own_vector(self, row: int) -> Vectors:
-        """The vector of an item as a query, (D,) or (K * D,)."""
-        own: Vectors = self.searcher.vectors([row])[0]
-        return own if self.interests == 1 else np.tile(own, self.interests)
 
     def _find_each(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, of any queries of one vector each, which may differ in options and context."""

@@ -106,9 +106,11 @@ class AliasTracker:
             self._fail(_text(error), self.unanswered, error)
             return False
         self.unanswered = 0
+        current = self.deployment.current()
+        deployed = current and (current.model_version, current.bundle_version)
         if self.deployment.champion and named.bundle_version == self.deployment.champion():
             self._remove("")
-        elif self._is_deployed(named):
+        elif deployed == (named.version, named.bundle_version):
             self._succeed()
         elif named != self._refused or self._clock.monotonic() >= self._retry_at:
             return self._deploy(named)
@@ -128,14 +130,6 @@ class AliasTracker:
             self._fail(_text(failed), self.state["failures"] + 1, failed)
         else:
             self._succeed()
-
-    def _is_deployed(self, named: Registered) -> bool:
-        current = self.deployment.current()
-        return (
-            current is not None
-            and current.model_version == named.version
-            and current.bundle_version == named.bundle_version
-        )
 
     def _deploy(self, named: Registered) -> bool:
         """Deploy a version, or refuse it; returns True if the alias has moved meanwhile."""

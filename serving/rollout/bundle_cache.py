@@ -86,7 +86,7 @@ class BundleCache:
             reason = "another version than its name says"
         except BundleError as error:  # of any kind: the damaged byte may be in the schema version
             reason = str(error)
-        if not self._is_own(folder):
+        if folder.is_symlink() or not (folder / FETCHED).is_file():
             raise Unavailable(
                 f"{folder}: was not fetched by this cache, so it is not removed, but is no whole bundle; "
                 f"move it away ({reason})"
@@ -173,17 +173,14 @@ class BundleCache:
             for mark in spare[SPARE:]:
                 atomic_directory.remove(self.folder / mark.name)
                 mark.unlink(missing_ok=True)
-            self._prune_ready()
+            atomic_directory.remove_abandoned(self._ready)
+            for each in self._ready.glob("[!.]*"):
+                if not (self.folder / each.name).exists():
+                    atomic_directory.remove(each)
         except OSError as error:
             log.warning("%s: cannot be tidied up: %s", self.folder, error.strerror or error)
             return []
         return [mark.name for mark in spare[SPARE:]]
-
-    def _prune_ready(self) -> None:
-        atomic_directory.remove_abandoned(self._ready)
-        for each in self._ready.glob("[!.]*"):
-            if not (self.folder / each.name).exists():
-                atomic_directory.remove(each)
 
     def _place(self, registered: Registered, draft: Path) -> Path:
         """Verify a download and move it to its place; returns that."""
@@ -213,10 +210,6 @@ class BundleCache:
                     raise
             sync(self.folder)
         return final
-
-    def _is_own(self, folder: Path) -> bool:
-        """Whether a cache has downloaded the folder, so that it may be removed."""
-        return not folder.is_symlink() and (folder / FETCHED).is_file()
 
     def _pointed(self) -> set[str]:
         """The bundle versions that the pointers of all aliases name."""

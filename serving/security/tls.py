@@ -60,7 +60,8 @@ class TlsFiles:
         client_ca = None
         if self.client_ca:
             client_ca = _read(self.client_ca)
-            _check_authorities(self.client_ca, client_ca)
+            if not _loaded(self.client_ca, client_ca).cert_store_stats()["x509_ca"]:
+                raise ConfigError(f"{self.client_ca}: holds no certificate of an authority")
         _check_pair(self.certificate, self.key)
         if identities(self.paths) != before:  # OpenSSL reads the pair itself, and may have read other files
             raise ConfigError(f"{self.certificate}: was replaced while it was read")
@@ -147,12 +148,6 @@ def _read(path: Path) -> bytes:
             return file.read()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _check_authorities(path: Path, pem: bytes) -> None:
-    """Raise ConfigError unless the file holds an authority's certificate."""
-    if not _loaded(path, pem).cert_store_stats()["x509_ca"]:
-        raise ConfigError(f"{path}: holds no certificate of an authority")
 
 
 def _loaded(path: Path, pem: bytes) -> ssl.SSLContext:

@@ -94,13 +94,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise BundleDamaged(f"{path}: expected JSON with ids, popularity and fields") from None
     if wrong is not None or None in table["ids"]:
         raise BundleDamaged(f"{path}: {wrong or 'ids'}: expected a list of strings")
-    if not isinstance(shares, list) or not all(map(_is_popularity, shares)):
+    if not isinstance(shares, list) or not all(type(n) in (int, float) and 0 <= n <= LARGEST for n in shares):
         raise BundleDamaged(f"{path}: popularity: expected a list of numbers, 0 or more")
     return dict(table)
-
-
-def _is_popularity(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= LARGEST
 
 
 def _is_strings(values: Any) -> bool:

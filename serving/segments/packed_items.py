@@ -150,15 +150,12 @@ def hit_of(part: bytes) -> wire.Hit:
     while part[begin - 1] > 0x7F:
         length |= (part[begin] & 0x7F) << 7 * (begin - 1)
         begin += 1
-    hit = wire.SearchResponse.FromString(part + _blank_scores(begin + length - len(part))).hits[0]
+    parts = (begin + length - len(part) - SCORE_BYTES) // PART_BYTES
+    blank = pack_parts(*[0] * (1 + parts)) if parts else pack_score(0)
+    hit = wire.SearchResponse.FromString(part + blank).hits[0]
     for name in PARTS:
         hit.ClearField(name)
     return hit
-
-
-def _blank_scores(size: int) -> bytes:
-    parts = (size - SCORE_BYTES) // PART_BYTES
-    return pack_parts(*[0] * (1 + parts)) if parts else pack_score(0)
 
 
 def varint(number: int) -> bytes:

@@ -27,7 +27,7 @@ from twinspire.serving.served_log.log_folder import DAY_LENGTH, HOUR_NANOSECONDS
 from twinspire.serving.served_log.sampling import decoded
 from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
-from twinspire.serving.supervisor import WorkerHandle
+from twinspire.serving.supervisor import WorkerHandle, run_when_idle
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ MOST_CONTENTS = 32  # of a worker, whose rows become columns at once
 MOST_ROWS = 100_000  # in memory; at this number they are written before the flush is due
 MOST_BYTES = 256 << 20  # of these rows
 PRUNE_SECONDS = 60.0  # between two looks for files beyond the bounds
-NICE = 19  # where the system has no policy for processes that run while others are idle
 
 Tables = dict[str, list[pa.Table]]
 
@@ -80,7 +79,7 @@ class LogWriter:
         """Work until the service stops and the workers have ended."""
         stopped = handle.stop_event()
         threading.Thread(target=_hurry_after, args=(stopped,), daemon=True).start()
-        _yield_to_workers()  # without the two threads, which notice the stop on a busy machine, too
+        run_when_idle()  # without the two threads, which notice the stop on a busy machine, too
         pa.set_cpu_count(1)
         handle.ready()
         while not stopped.is_set():
@@ -196,11 +195,3 @@ def _hurry_after(stopped: threading.Event) -> None:
     with suppress(AttributeError, OSError):  # not Linux, or not allowed
         for thread in psutil.Process().threads():
             os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
-
-
-def _yield_to_workers() -> None:
-    """Let this thread, and those that it starts, run only where nothing else needs the processor."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (AttributeError, OSError):  # not Linux, or not allowed
-        os.nice(NICE)

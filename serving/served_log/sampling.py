@@ -17,7 +17,7 @@ import numpy as np
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.engine.batching import Job
-from twinspire.serving.retrieval.query import Draw, SearchOptions, SearchResult
+from twinspire.serving.retrieval.query import Draw, SearchResult
 from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.shared_queue import SharedQueues
 
@@ -262,10 +262,6 @@ class SampledQueries(NamedTuple):
     sampler: AnswerSampler
     places: Sequence[int]
     explored: Set[int]
-
-    def widened(self, options: SearchOptions) -> SearchOptions:
-        """The options of a search for all items that an explored answer draws from."""
-        return options._replace(k=max(options.k, self.sampler.explorer.top))
 
     def logged(
         self,

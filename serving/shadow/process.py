@@ -23,7 +23,7 @@ from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shadow.mirror import Mirrored, received
 from twinspire.serving.shadow.report import PairSums
 from twinspire.serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, SharedState
-from twinspire.serving.supervisor import WorkerHandle
+from twinspire.serving.supervisor import WorkerHandle, run_when_idle
 from twinspire.serving.wire import converters
 from twinspire.serving.wire.converters import RequestLimits
 from twinspire.serving.wire.filter_converters import compile_filter
@@ -69,7 +69,7 @@ class Shadow:
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops, at the lowest priority."""
         handle.ready()
-        _lower_priority()
+        run_when_idle()
         self._stopped = handle.stop_event()
         while not self._stopped.is_set():
             self.step()
@@ -158,7 +158,10 @@ class Shadow:
             self._sums.add(answer, self._answer(self._retriever, wire.SearchRequest.FromString(request)))
         except Exception as error:
             self._sums.fail()
-            self._log_once(error)
+            kind = type(error).__name__
+            if not isinstance(error, TwinspireError) and kind not in self._failures:  # the first of its kind
+                self._failures.add(kind)
+                log.error("the shadow could not answer a query", exc_info=error)
 
     def _answer(self, retriever: Retriever, request: wire.SearchRequest) -> wire.SearchResponse:
         """Answer as the service does."""
@@ -178,13 +181,6 @@ class Shadow:
         basis, fusion = BASES[found.context.basis], converters.fusion_to_wire(found.fusion)
         return wire.SearchResponse(hits=hits, basis=basis, fusion=fusion)
 
-    def _log_once(self, error: Exception) -> None:
-        """Log an unforeseen error, the first of its kind."""
-        kind = type(error).__name__
-        if not isinstance(error, TwinspireError) and kind not in self._failures:
-            self._failures.add(kind)
-            log.error("the shadow could not answer a query", exc_info=error)
-
     def _publish(self) -> None:
         entry = {
             **asdict(self._sums),
@@ -194,11 +190,3 @@ class Shadow:
             "pid": os.getpid(),
         }
         self._shared_state.write(SHADOW, entry)
-
-
-def _lower_priority() -> None:
-    """Run only while no other process wants the core, as far as the operating system supports that."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (AttributeError, OSError):
-        os.nice(10)

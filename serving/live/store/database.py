@@ -235,6 +235,11 @@ class Database:
             if check and (found := connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()) != "ok":
                 raise ConfigError(f"{self.name} is damaged ({found}); restore a copy, or try .recover")
 
+    def check_version(self, found: int, expected: int) -> None:
+        """Raise ConfigError for tables of another version."""
+        if found != expected:
+            raise ConfigError(f"{self.name} is of version {found}, this program expects {expected}")
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection whose statements see one state each.

@@ -30,7 +30,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from twinspire.protos.catalogue_pb2 import WriteResponse
-from twinspire.protos.errors import ConfigError, InvalidInput, Overloaded, TwinspireError, Unavailable
+from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.store.changes import START, Change, FeedPage, Position
 from twinspire.serving.live.store.database import CATALOGUE, Database
 from twinspire.serving.live.store.history import (
@@ -352,11 +352,7 @@ class Store:
             }
             connection.execute(sa.insert(META), [first])
         meta = locked_meta(connection)
-        if meta.schema_version != SCHEMA_VERSION:
-            raise ConfigError(
-                f"{self._database.name} is of version {meta.schema_version}, this program expects "
-                f"{SCHEMA_VERSION}"
-            )
+        self._database.check_version(meta.schema_version, SCHEMA_VERSION)
         self.store_id = meta.store_id
         held = CatalogueBounds(**json.loads(meta.bounds))
         self.bounds = replace(held, **bounds)

@@ -129,7 +129,7 @@ def test_no_other_module_of_training_chooses_device_threads_or_rank() -> None:
         for path in (ROOT / "train").rglob("*.py")
         if chooses.search(path.read_text())
     }
-    of_ranks = {f"train/training/{name}.py" for name in ("exchange", "ranks", "split_tables")}
+    of_ranks = {f"train/training/{name}.py" for name in ("ranks", "split_tables")}
     assert found == {"train/training/device.py", *of_ranks}
 
 
