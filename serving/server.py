@@ -296,7 +296,7 @@ class RetrievalServer:
             self._event_loop.call_soon(self._catalogue.shut_down)
         self._event_loop.stop(grace_seconds)
         if self._log is not None:
-            self._log.close()
+            self._log.send()
         if self._users is not None:
             self._users.stop()
         self._servicer.stop()

@@ -215,7 +215,7 @@ class _Service:
 
     def _add_store(self, name: str, make: Callable[..., Any]) -> StoreChannel:
         """Add the process of a store; returns the channel to it."""
-        channel, heartbeat, grace = StoreChannel.create(), Heartbeat(), self._config.grace
+        channel, heartbeat, grace = StoreChannel(), Heartbeat(), self._config.grace
 
         def run(handle: WorkerHandle) -> None:
             make(channel, self.shared_state, grace, heartbeat).run(handle)

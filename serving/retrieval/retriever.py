@@ -23,6 +23,7 @@ from twinspire.protos.nearest.search import each_vector, largest_products, merge
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
+from twinspire.serving.index.remote import RemoteCollection
 from twinspire.serving.index.vector_index import Rows, Vectors, shown_scores
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
 from twinspire.serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
@@ -111,12 +112,12 @@ class Retriever:
         Raises:
             BundleDamaged: a file is missing, altered, or does not fit the others.
             BundleTooNew, BundleTooOld: the bundle was written by another version of this program.
-            ConfigError, PackageMissing: another server has its items (`RemoteSegment.load`).
+            ConfigError, PackageMissing: another server has its items (`RemoteCollection`).
         """
         manifest = bundle.read(folder, is_served=True)
         encoder = Encoder(folder, manifest, threads)
         if manifest.is_remote:  # it has all methods that are called without live items and a lexical index
-            built = cast(BuiltSegment, RemoteSegment.load(manifest))
+            built = cast(BuiltSegment, RemoteSegment(manifest, RemoteCollection(manifest)))
         else:
             built = BuiltSegment.load(folder, manifest, catalogue)
         reference = DriftReference.read(folder, manifest)

@@ -39,6 +39,7 @@ class BuiltSegment:
         fusion: fuses vectors and postings; None if the bundle has no lexical index.
 
     Attributes:
+        count: N, deleted ones included.
         deleted: rows that no search may find, bool (N,).
         deleted_count: number of them.
         has_graph: whether the index may be approximate.
@@ -55,8 +56,8 @@ class BuiltSegment:
         self.manifest, self.index, self.catalogue, self.fusion = manifest, index, catalogue, fusion
         self.columns = columns or FilterColumns({}, manifest.count, {})
         self.has_graph = manifest.index.kind != EXACT
-        self._count = len(catalogue)
-        self.deleted: Mask = np.zeros(self._count, np.bool_)
+        self.count = len(catalogue)
+        self.deleted: Mask = np.zeros(self.count, np.bool_)
         self.deleted_count = 0
 
     @classmethod
@@ -77,11 +78,6 @@ class BuiltSegment:
     def undeleted(self) -> "BuiltSegment":
         """The same items, none of them deleted; deletions in one do not affect the other."""
         return BuiltSegment(self.manifest, self.index, self.catalogue, self.columns, self.fusion)
-
-    @property
-    def count(self) -> int:
-        """N, deleted ones included."""
-        return self._count
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
         """The `k` nearest items, fewer if there are fewer, maybe approximate.
@@ -107,7 +103,7 @@ class BuiltSegment:
             InvalidInput: the filter does not fit the fields.
         """
         passing = self.columns.evaluate(expression, work)
-        return BuiltFilter(self, PassingRows(passing, self._count))
+        return BuiltFilter(self, PassingRows(passing, self.count))
 
     def search_passing(
         self, vectors: Vectors, k: int, passing: "BuiltFilter", approximate: bool
@@ -135,9 +131,7 @@ class BuiltSegment:
     def expected_cost(self, k: int, passing: "BuiltFilter | None" = None) -> int:
         """As `neighbours.expected_cost`; of all items without a filter."""
         ef_search = self.manifest.index.ef_search if self.has_graph else None
-        return expected_cost(
-            k, self._count, self._count if passing is None else passing.rows.count, ef_search
-        )
+        return expected_cost(k, self.count, self.count if passing is None else passing.rows.count, ef_search)
 
     def vectors(self, rows: Rows | Sequence[int]) -> Vectors:
         """The vectors of some of its rows, float32 (R, D)."""
@@ -220,7 +214,10 @@ class BuiltFilter:
     @property
     def deleted_count(self) -> int:
         """How many of the rows that pass are deleted."""
-        self._refresh()
+        segment = self._segment
+        if self._seen != segment.deleted_count:  # rows are only ever deleted
+            self._deleted_count = int(np.count_nonzero(segment.deleted[self.rows.rows]))
+            self._seen, self._visible = segment.deleted_count, None
         return self._deleted_count
 
     @property
@@ -231,9 +228,3 @@ class BuiltFilter:
         if self._visible is None:
             self._visible = self.rows.mask & ~self._segment.deleted
         return self._visible
-
-    def _refresh(self) -> None:
-        segment = self._segment
-        if self._seen != segment.deleted_count:  # rows are only ever deleted
-            self._deleted_count = int(np.count_nonzero(segment.deleted[self.rows.rows]))
-            self._seen, self._visible = segment.deleted_count, None

@@ -47,7 +47,7 @@ class RemoteSegment:
     Errors of reading the collection are those of `RemoteCollection`.
 
     Args:
-        collection: its N items.
+        collection: its N items; the first read checks them.
 
     Attributes:
         count: N.
@@ -61,11 +61,6 @@ class RemoteSegment:
         self.manifest, self.collection, self.count = manifest, collection, manifest.count
         self.catalogue = RemoteCatalogue()
         self._no_items = FilterColumns.from_values(manifest.filters, [])
-
-    @classmethod
-    def load(cls, manifest: Manifest) -> "RemoteSegment":
-        """The segment of a bundle, whose collection the first read checks; errors of `RemoteCollection`."""
-        return cls(manifest, RemoteCollection(manifest))
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
         """As `BuiltSegment.search`, of any vectors, items included."""

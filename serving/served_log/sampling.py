@@ -166,18 +166,14 @@ class AnswerSampler:
             return None
         return SampledQueries(self, taken, {n for n in taken if drawn[n] < share} if share else NONE)
 
-    def close(self) -> None:
-        """Send the taken answers; for any thread, after the last answer."""
-        self._write()
-
     def take(self, answer: TakenAnswer) -> None:
         """Log some queries of a job that is done, soon: many answers at once cost less than each alone."""
         if not self._taken:
-            self._call_soon(self._write)
+            self._call_soon(self.send)
         self._taken.append(answer)
 
-    def _write(self) -> None:
-        """Send the taken answers."""
+    def send(self) -> None:
+        """Send the taken answers; after the last answer for any thread."""
         taken, self._taken = self._taken, []
         rows: list[tuple[Any, bytes]] = []
         size = 0

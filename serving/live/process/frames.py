@@ -57,18 +57,15 @@ class Frame(NamedTuple):
 
 
 class Channel:
-    """The sockets between the workers and the process of a store. Call `create` before the fork."""
+    """Two datagram sockets, through which workers pass the sockets of their connections to a store's process.
 
-    def __init__(self, sender: socket.socket, receiver: socket.socket) -> None:
-        self._sender, self._receiver = sender, receiver
+    It is made before the fork.
+    """
 
-    @classmethod
-    def create(cls) -> "Channel":
-        """Two connected datagram sockets, through which workers pass the sockets of their connections."""
-        sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        sender.setblocking(False)
-        receiver.settimeout(ACCEPT_SECONDS)
-        return cls(sender, receiver)
+    def __init__(self) -> None:
+        self._sender, self._receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sender.setblocking(False)
+        self._receiver.settimeout(ACCEPT_SECONDS)
 
     def close(self) -> None:
         """Close both ends in this process."""

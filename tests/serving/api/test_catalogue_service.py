@@ -59,7 +59,7 @@ class Feed:
 
 @pytest.fixture
 def feed(retriever: Retriever) -> Iterator[Feed]:
-    with closing(Channel.create()) as channel:
+    with closing(Channel()) as channel:
         feed = Feed(channel, retriever)
         with feed.server:
             yield feed

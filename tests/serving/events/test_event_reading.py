@@ -111,7 +111,7 @@ def state() -> SharedState:
 def process(tmp_path: Path, state: SharedState) -> Iterator[EventsProcess]:
     config = EventsConfig(f"sqlite:///{tmp_path}/events.db")
     state.write(EVENTS, initial_events_entry(config))
-    with closing(Channel.create()) as channel:
+    with closing(Channel()) as channel:
         process = EventsProcess(config, channel, state, 1.0, Heartbeat())
         process._frames.start()
         yield process

@@ -90,7 +90,7 @@ def test_a_fault_of_items_shown_refuses_no_events_nor_the_other_way_round(
     }
     replies: list[Frame] = []
     peer: Any = SimpleNamespace(send=replies.append)
-    with closing(Channel.create()) as channel:
+    with closing(Channel()) as channel:
         process = EventsProcess(config, channel, state, 5.0, Heartbeat())
         for kind, payload in {**payloads, broken: b"\xff"}.items():
             process._requests.put(PendingRequest(peer, Frame(kind, kind, 1, payload)))

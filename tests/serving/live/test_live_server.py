@@ -279,7 +279,7 @@ def test_a_swap_gives_what_it_brings_to_calls_that_follow_the_changes(host: Host
     bundle = LoadedBundle.load(host.folder).with_live(host.place)
     state = SharedState((CATALOGUE,))
     state.write(CATALOGUE, {})
-    with closing(Channel.create()) as channel, closing(Answering(channel, page)):
+    with closing(Channel()) as channel, closing(Answering(channel, page)):
         worker = StoreClient(channel)
         worker.start()
         with (

@@ -60,7 +60,7 @@ class Running:
         self.state.write(CATALOGUE, entry or initial_catalogue_entry(config, None, self.held, grace))
         version = bundle.read_manifest(folder).bundle_version
         self.state.write(TARGET, {"champion": {"folder": str(folder), "bundle_version": version}})
-        self.channel, self.handle = Channel.create(), Handle()
+        self.channel, self.handle = Channel(), Handle()
         self.beats = Heartbeat()
         self.process = CatalogueProcess(config, self.channel, self.state, 5.0, self.beats)
         self._thread = threading.Thread(target=self.process.run, args=[cast(WorkerHandle, self.handle)])

@@ -51,7 +51,7 @@ class Asking:
 
 @pytest.fixture
 def channel() -> Iterator[Channel]:
-    with closing(Channel.create()) as channel:
+    with closing(Channel()) as channel:
         yield channel
 
 
