@@ -13,9 +13,9 @@ from twinspire.serving.api.answer_bytes import ENVELOPE_BYTES, AnswerBytes
 from twinspire.serving.engine.batching import BATCH_COST, Job
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.remote_calls import RemoteCalls
+from twinspire.serving.engine.sequence_waits import AHEAD, SequenceWaits
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.filters.columns import Work
-from twinspire.serving.live.search.sequence_waits import AHEAD, SequenceWaits
 from twinspire.serving.rate_limit import RateLimit, tokens
 from twinspire.serving.retrieval.answer import FusionMode, Timing
 from twinspire.serving.retrieval.event_reading import ResolvedQuery, ResolveUsers

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from twinspire.protos.bundle import Manifest
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace
+from twinspire.serving.live.live_items import LiveItems, LivePlace
 from twinspire.serving.observability.layout import version_cell
 from twinspire.serving.retrieval.encoder import ItemEncoder, item_encoder
 from twinspire.serving.retrieval.response_bytes import ResponseWriter

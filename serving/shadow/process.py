@@ -16,7 +16,7 @@ from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import BundleDamaged, TwinspireError
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace
+from twinspire.serving.live.live_items import LiveItems, LivePlace
 from twinspire.serving.retrieval.response_bytes import BASES
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.served_log.shared_queue import SharedQueues

@@ -30,7 +30,7 @@ from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, 
 from twinspire.protos.vector_databases.database import collection_name, database_of, uri_variable
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace
+from twinspire.serving.live.live_items import LiveItems, LivePlace
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.bundle_validation import validate_bundle

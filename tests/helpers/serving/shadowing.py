@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
-from twinspire.serving.live.search.live_items import LivePlace
+from twinspire.serving.live.live_items import LivePlace
 from twinspire.serving.retrieval.answer import Timing
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.response_bytes import ResponseWriter

@@ -28,10 +28,10 @@ from twinspire.protos.errors import (
     UnknownItem,
 )
 from twinspire.serving.client import RetrievalClient
+from twinspire.serving.live import live_items as live_bundle
+from twinspire.serving.live.live_items import LiveItems, LivePlace
 from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
 from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.search import live_items as live_bundle
-from twinspire.serving.live.search.live_items import LiveItems, LivePlace
 from twinspire.serving.live.store.changes import Position
 from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.query import Query

@@ -19,7 +19,7 @@ from twinspire.protos.events_pb2 import Event, RecordRequest
 from twinspire.serving.client import Query, RetrievalClient, where
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import UserHistories
-from twinspire.serving.live.search.live_items import LivePlace
+from twinspire.serving.live.live_items import LivePlace
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.query import InterleavedHits

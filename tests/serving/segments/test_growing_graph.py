@@ -13,7 +13,7 @@ from tests.helpers.serving.live import LiveWorld
 from tests.helpers.tiny import random_texts
 from twinspire.serving.live.encoded_items import GRAPH_SUFFIX, folder_of
 from twinspire.serving.live.encoding import graph_builder
-from twinspire.serving.live.search.live_items import LiveItems
+from twinspire.serving.live.live_items import LiveItems
 from twinspire.serving.retrieval.query import PLAIN, EncodedQueries, Query, SearchOptions
 from twinspire.serving.segments import growing_graph as graphs
 

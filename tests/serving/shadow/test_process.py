@@ -20,7 +20,7 @@ from tests.helpers.waiting import wait_until
 from twinspire.protos import bundle
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.live.encoded_items import folder_of
-from twinspire.serving.live.search.live_items import LivePlace
+from twinspire.serving.live.live_items import LivePlace
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.shadow.process import NO_CHALLENGER

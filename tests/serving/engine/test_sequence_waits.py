@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinspire.protos.errors import Overloaded, Unavailable
+from twinspire.serving.engine import sequence_waits
 from twinspire.serving.engine.call import Deferred
-from twinspire.serving.live.search import sequence_waits
-from twinspire.serving.live.search.sequence_waits import CALL_BYTES, ROOM_BYTES, SequenceWaits
+from twinspire.serving.engine.sequence_waits import CALL_BYTES, ROOM_BYTES, SequenceWaits
 
 MOST = ROOM_BYTES // CALL_BYTES  # calls without a message
 
