@@ -100,10 +100,12 @@ class ServiceStatus:
 
     def state(self) -> dict[str, Any]:
         """The fields of `ServiceState` in `Info` that describe bundles."""
+        queues, read = self._shadow_queues, self._shared_state.read
+        shadow = queues and wire.Shadow(**shadow_state(read(SHADOW), queues.dropped))
         return {
             "bundles": [wire.ServedBundle(**each) for each in self._bundles()],
             "following": self._message(wire.Following, FOLLOWING),
-            "shadow": self._shadow(),
+            "shadow": shadow,
             "catalogue": self._message(wire.LiveCatalogue, CATALOGUE),
             "served_log": self._served_log(),
             "events": self._message(wire.RecordedEvents, EVENTS),
@@ -157,11 +159,6 @@ class ServiceStatus:
             size = index_bytes(manifest)
             self._facts = manifest.name, manifest.bundle_version, manifest.count, size, written
         yield from bundle_readings(*self._facts)
-
-    def _shadow(self) -> wire.Shadow | None:
-        if self._shadow_queues is None:
-            return None
-        return wire.Shadow(**shadow_state(self._shared_state.read(SHADOW), self._shadow_queues.dropped))
 
     def _message(self, kind: Any, name: str) -> Any:
         """A message with the fields of an entry; None if there is no entry."""

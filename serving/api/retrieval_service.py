@@ -114,7 +114,7 @@ class RetrievalServicer:
             return bundle.responses.response(job.found[0], *rest)
 
         again = partial(self.Search, request, call, answer_id)
-        return self._search(request, spec, answer, _whole_answer, again, admitted, challenger)
+        return self._search(request, spec, answer, lambda job, whole, n: whole, again, admitted, challenger)
 
     SearchStream = Search  # one answer for each request, in order
 
@@ -512,11 +512,6 @@ class _JobSpec:
 def _names(count: int) -> list[str]:
     """The names of the queries of a batch in errors."""
     return [f"queries[{n}]" for n in range(count)]
-
-
-def _whole_answer(job: Job, answer: bytes, place: int) -> bytes:
-    """The answer to the only query of a job."""
-    return answer
 
 
 def _items(queries: Sequence[Query], options: SearchOptions) -> int:

@@ -19,17 +19,14 @@ LOADS = 3  # of each bundle; the median counts
 
 def judge_size(comparison: Comparison) -> Judgement:
     """The result, and the MiB of each bundle."""
-    sizes = {name: _mib(each.folder) for name, each in comparison.versions.items()}
+    files = {name: filter(Path.is_file, each.folder.rglob("*")) for name, each in comparison.versions.items()}
+    sizes = {name: sum(path.stat().st_size for path in each) / MIB for name, each in files.items()}
     bound, against = comparison.gates.max_size_mib, ""
     if "champion" in sizes:
         bound = min(bound, comparison.gates.max_size_ratio * sizes["champion"])
         against = f" against {sizes['champion']:.1f} MiB of the champion"
     figure = sizes["challenger"]
     return GateResult("bundle_size", figure, bound, figure <= bound, f"{figure:.1f} MiB{against}"), sizes
-
-
-def _mib(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / MIB
 
 
 def judge_load_time(comparison: Comparison) -> Judgement:
