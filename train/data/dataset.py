@@ -206,7 +206,7 @@ def prepare(
     if config is not None and judged is not None:
         report |= _report_of_judged(config, judged, pairs, _query_texts(experiment))
         report["dropped"] |= {f"judged: {reason}": count for reason, count in left_out.items()}
-    group = pl.col("group").rank("dense").cast(pl.UInt32) - 1  # no keys of users
+    group = pl.col("group").to_physical().rank("dense").cast(pl.UInt32) - 1  # no keys of users
     spans = [pl.col(*SPANS).cast(pl.UInt32)] if events else []
     numbered = pairs.with_columns(group, *spans)
     frames = {ITEMS: tables.items, PAIRS: numbered, **events}
