@@ -126,7 +126,9 @@ class Dataset:
 
         report, added = self.report, ["item_row", "part", "user_start", *SPANS]
         source = CodeDatasetSource({"kind": report["kind"], "origin": json.dumps(report["origin"])})
-        pairs, digest = self.pairs.drop(added, strict=False), report["fingerprint"][:DIGEST_LENGTH]
+        # MLflow warns of unsigned numbers.
+        pairs = self.table.drop(added, strict=False).cast({"group": pl.Int64}).collect()
+        digest = report["fingerprint"][:DIGEST_LENGTH]
         return from_polars(pairs, source, name=report["name"], digest=digest)
 
     def write_tables(self, folder: Path) -> None:
