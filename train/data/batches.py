@@ -4,14 +4,14 @@
 in one batch, so that the query tower encodes each query once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.train.data.ranges import concatenate_ranges, range_indices
+from twinspire.train.data.ranges import compact, concatenate_ranges, range_indices
 from twinspire.train.data.training_data import Pairs
 
 Rows = npt.NDArray[np.int64]
@@ -138,29 +138,29 @@ class HistoryBatches:
     def __init__(self, pairs: Pairs, histories: HistoryRanges, size: int, shared: bool) -> None:
         self.size = size
         self.shared = shared
-        self._by_query = np.argsort(pairs.query, kind="stable")
-        queries, self._first, self._count = np.unique(
-            pairs.query[self._by_query], return_index=True, return_counts=True
-        )
+        by_query = np.argsort(pairs.query, kind="stable")
+        queries, first, count = np.unique(pairs.query[by_query], return_index=True, return_counts=True)
         order = np.lexsort((histories.end[queries], histories.begin[queries]))
-        self._first, self._count = self._first[order], self._count[order]
-        self._queries = queries[order]
-        self._begin, self._end = histories.begin[self._queries], histories.end[self._queries]
+        self._by_query, self._first, self._count = map(compact, (by_query, first[order], count[order]))
+        self._queries = compact(queries[order])
+        self._begin, self._end = (compact(each[self._queries]) for each in (histories.begin, histories.end))
         self._length = histories.max_length
 
-    def draw(self, seed: tuple[int, int]) -> list[Batch]:
+    def draw(self, seed: tuple[int, int]) -> "DrawnBatches":
         """All pairs, in batches; the same seed gives the same batches."""
         generator = np.random.default_rng(seed)
         window, begin = self._windows(generator)
-        starts = np.flatnonzero(np.r_[True, window[1:] != window[:-1]])  # index of each window's first query
-        stops = np.r_[starts[1:], len(window)]
+        starts = compact(np.flatnonzero(np.r_[True, window[1:] != window[:-1]]))  # each window's first query
+        stops = np.append(starts[1:], starts.dtype.type(len(window)))
         # Windows of similar length share a batch, so that little of it is padding; the noise varies batches.
         lengths = self._end[stops - 1] - begin[starts]
-        order = np.argsort(lengths + generator.normal(0, 0.1 * self._length, len(lengths)), kind="stable")
+        noisy = lengths + generator.normal(0, 0.1 * self._length, len(lengths))
+        order = compact(np.argsort(noisy, kind="stable"))
         pairs = np.add.reduceat(self._count, starts)[order]
         chunks = np.split(order, self._cuts(pairs))
         generator.shuffle(chunks)
-        return [self._batch(chunk, starts, stops, begin) for chunk in chunks]
+        first, end = begin[starts], self._end[stops - 1]
+        return DrawnBatches(chunks, lambda chunk: self._batch(chunk, starts, stops, first, end))
 
     def _windows(self, generator: np.random.Generator) -> tuple[Rows, Rows]:
         """For each query, in order, the number of its window and the index of the window's first item."""
@@ -176,7 +176,7 @@ class HistoryBatches:
         behind = self._end - self._begin - offset  # above 0 where the user's first cut precedes the query
         number = np.maximum(0, -(-behind // self._length))
         begin = self._begin + np.where(number > 0, offset + (number - 1) * self._length, 0)
-        key = user * (number.max(initial=0) + 1) + number
+        key = user.astype(np.int64) * (int(number.max(initial=0)) + 1) + number
         return key, begin
 
     def _cuts(self, pairs: Rows) -> Rows:
@@ -191,10 +191,39 @@ class HistoryBatches:
             cuts, held = cuts[1:], held[1:]
         return cuts[held[1:] >= 2]
 
-    def _batch(self, windows: Rows, starts: Rows, stops: Rows, begin: Rows) -> Batch:
+    def _batch(self, windows: Rows, starts: Rows, stops: Rows, begin: Rows, end: Rows) -> Batch:
+        """A batch of some windows.
+
+        Args:
+            starts, stops: (W,), the first query of each window, and the one after its last.
+            begin, end: (W,), as in `Spans`.
+        """
         lengths = stops[windows] - starts[windows]
         places, window = concatenate_ranges(starts[windows], lengths), range_indices(lengths)
         count = self._count[places]
         chosen, query = concatenate_ranges(self._first[places], count), range_indices(count)
-        spans = Spans(begin[starts[windows]], self._end[stops[windows] - 1], window, self._end[places])
-        return Batch(self._by_query[chosen], self._queries[places], query, spans if self.shared else None)
+        first, stop, last = (
+            each.astype(np.int64) for each in (begin[windows], end[windows], self._end[places])
+        )
+        spans = Spans(first, stop, window, last) if self.shared else None
+        pairs, queries = self._by_query[chosen], self._queries[places]
+        return Batch(pairs.astype(np.int64), queries.astype(np.int64), query, spans)
+
+
+@dataclass(frozen=True)
+class DrawnBatches(Sequence[Batch]):
+    """The batches of an epoch, each made when it is read.
+
+    Args:
+        windows: of each batch.
+        make: from some windows to their batch.
+    """
+
+    windows: Sequence[Rows]
+    make: Callable[[Rows], Batch]
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.make(self.windows[place])

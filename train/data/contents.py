@@ -9,7 +9,7 @@ import polars as pl
 from twinspire.protos.features import FeatureSpec, TextFeature
 from twinspire.train.config import Experiment
 from twinspire.train.data.columns import column_names
-from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.dataset import Dataset, dense_ranks
 from twinspire.train.data.source import POSITIVE
 
 Counts = npt.NDArray[np.int64]
@@ -21,19 +21,20 @@ def contents(dataset: Dataset, experiment: Experiment) -> list[str]:
     Args:
         experiment: whose features say which columns are read.
     """
-    items, pairs = dataset.items, dataset.pairs
+    items = dataset.items
     unit = "queries" if dataset.history is None else "users"
-    who = column_names(experiment.query) if dataset.history is None else ["group"]
+    asks = column_names(experiment.query)
+    who = asks if dataset.history is None else ["group"]
+    pairs = dataset.columns("part", "item_row", *who, *asks, "^label$")
     positive = pairs.filter(POSITIVE) if "label" in pairs.columns else pairs
-    # A struct can be ranked, whatever its columns are; the ranks begin with 1.
-    asked = positive.select("part", "item_row", pl.struct(who).rank("dense").alias(unit))
+    asked = positive.select("part", "item_row", dense_ranks(positive.select(who)).alias(unit))
     lengths = _lengths("query", pairs, experiment.query) | _lengths("item", items, experiment.item)
     texts = [spec.column for spec in experiment.item.values() if isinstance(spec, TextFeature)]
-    read = {"item": items.select(pl.exclude("^__.*$")), "query": pairs.select(column_names(experiment.query))}
+    read = {"item": items.select(pl.exclude("^__.*$")), "query": pairs.select(asks)}
     return [
         *(_of_lengths(name, each) for name, each in lengths.items()),
         _of_counts("items", np.bincount(asked["item_row"], minlength=items.height)),
-        _of_counts(unit, np.bincount(asked[unit])[1:]),
+        _of_counts(unit, np.bincount(asked[unit])),
         _duplicates(items, asked, texts),
         _unseen(asked, unit),
         _missing(read),
@@ -67,7 +68,7 @@ def _of_counts(name: str, counts: Counts) -> str:
 
 def _duplicates(items: pl.DataFrame, asked: pl.DataFrame, texts: list[str]) -> str:
     same = items.height - items.unique(texts).height if texts else 0
-    repeated = asked.height - asked.drop("part").unique().height
+    repeated = asked.height - dense_ranks(asked.drop("part").cast(pl.UInt32)).n_unique()
     of_texts = f"{same:,} of {items.height:,} items have the texts of an earlier one, " if texts else ""
     return f"duplicates: {of_texts}{repeated:,} of {asked.height:,} pairs repeat an earlier one"
 

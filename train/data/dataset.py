@@ -17,6 +17,7 @@ is unchanged, the folder is loaded and the source is not read, also by an experi
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from polars import selectors
 from rich.console import Console
 
 from twinspire.protos.bundle import whole_file
@@ -76,9 +78,10 @@ class Dataset:
 
     Args:
         items: `item_id` first, then the columns of features and display fields.
-        pairs: columns of the query's features, `item_row`, `weight`, `group` (a number in place of a key),
-            maybe `time` and `label`, `part`; of events also `label`, `position`, `user_start`, `begin`,
-            `end`, `negative_begin`, `negative_end`, maybe `session`.
+        table: the pairs, which are read when they are needed: columns of the query's features, `item_row`,
+            `weight`, `group` (a number in place of a key), maybe `time` and `label`, `part`; of events also
+            `label`, `position`, `user_start`, `begin`, `end`, `negative_begin`, `negative_end`, maybe
+            `session`.
         report: counts, reasons of dropped rows, settings, and the fingerprint.
         history: of events, int64 (H,), rows of items; that of a pair is `history[begin:end]`.
         negatives: of events, int64 (H,), rows of items; the negative history of a pair is
@@ -91,20 +94,29 @@ class Dataset:
 
     folder: Path
     items: pl.DataFrame
-    pairs: pl.DataFrame
+    table: pl.LazyFrame
     report: dict[str, Any]
     history: npt.NDArray[np.int64] | None = None
     judged: pl.DataFrame | None = None
     negatives: npt.NDArray[np.int64] | None = None
     answers: pl.DataFrame | None = None
 
+    @property
+    def pairs(self) -> pl.DataFrame:
+        """All columns of all pairs."""
+        return self.table.collect()
+
+    def columns(self, *names: str) -> pl.DataFrame:
+        """Some columns of the pairs; names may repeat, and "^name$" is a column that may be missing."""
+        return self.table.select([*dict.fromkeys(names)]).collect()
+
     def part(self, name: Literal["train", "validation", "test", "cold"]) -> pl.DataFrame:
         """The pairs of one part of the split."""
-        return self.pairs.filter(pl.col("part") == name)
+        return self.table.filter(pl.col("part") == name).collect()
 
     def in_history(self, column: str) -> pl.Series:
         """A column of the events that `history` holds, in its order."""
-        events = self.pairs.select(*dict.fromkeys(["part", "label", column]))
+        events = self.columns("part", "label", column)
         return splits.known_events(events, str(self.report["split"]["by"])).filter(POSITIVE)[column]
 
     def for_mlflow(self) -> Any:
@@ -114,7 +126,9 @@ class Dataset:
 
         report, added = self.report, ["item_row", "part", "user_start", *SPANS]
         source = CodeDatasetSource({"kind": report["kind"], "origin": json.dumps(report["origin"])})
-        pairs, digest = self.pairs.drop(added, strict=False), report["fingerprint"][:DIGEST_LENGTH]
+        # MLflow warns of unsigned numbers.
+        pairs = self.table.drop(added, strict=False).cast({"group": pl.Int64}).collect()
+        digest = report["fingerprint"][:DIGEST_LENGTH]
         return from_polars(pairs, source, name=report["name"], digest=digest)
 
     def write_tables(self, folder: Path) -> None:
@@ -124,8 +138,9 @@ class Dataset:
             DataError: they cannot be written.
         """
         inner = ["item_row", "position", "user_start", *SPANS]
-        ids = self.items["item_id"].gather(self.pairs["item_row"])
-        pairs = self.pairs.with_columns(item_id=ids).drop(inner, strict=False)
+        pairs = self.pairs
+        ids = self.items["item_id"].gather(pairs["item_row"])
+        pairs = pairs.with_columns(pl.col("part").cast(pl.String), item_id=ids).drop(inner, strict=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, frame in ((ITEMS, self.items.select(pl.exclude("^__.*$"))), (PAIRS, pairs)):
@@ -193,13 +208,28 @@ def prepare(
     if config is not None and judged is not None:
         report |= _report_of_judged(config, judged, pairs, _query_texts(experiment))
         report["dropped"] |= {f"judged: {reason}": count for reason, count in left_out.items()}
-    numbered = pairs.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1))  # no keys of users
+    group = pl.col("group").to_physical().rank("dense").cast(pl.UInt32) - 1  # no keys of users
+    spans = [pl.col(*SPANS).cast(pl.UInt32)] if events else []
+    numbered = pairs.with_columns(group, *spans)
     frames = {ITEMS: tables.items, PAIRS: numbered, **events}
     frames |= {} if judged is None else {JUDGED: judged}
     if answers is not None:
         frames[ANSWERS], report["answers"] = answers, answers.height
     _write(folder, frames, report, refresh)
     return load(folder)
+
+
+def dense_ranks(table: pl.DataFrame) -> pl.Series:
+    """Int64 (R,), from 0: the place of each row among the distinct rows, sorted column by column."""
+    key = pl.struct(pl.all())  # can be ranked, whatever its columns are
+    numbers = table.with_columns(selectors.enum().to_physical())
+    if all(each.dtype.is_unsigned_integer() and not each.null_count() for each in numbers):
+        widths = {each.name: int(each.max() or 0) + 1 for each in numbers}  # type: ignore[arg-type]
+        if math.prod(widths.values()) < 2**63:  # one number for a row takes less memory
+            key = pl.lit(0, pl.Int64)
+            for name, width in widths.items():
+                key = key * width + pl.col(name).cast(pl.Int64)
+    return numbers.select(key.rank("dense").cast(pl.Int64) - 1).to_series()
 
 
 def load(folder: Path) -> Dataset:
@@ -210,7 +240,8 @@ def load(folder: Path) -> Dataset:
     """
     try:
         report = parse_json((folder / REPORT).read_bytes())
-        items, pairs = pl.read_parquet(folder / ITEMS), pl.read_parquet(folder / PAIRS)
+        items, pairs = pl.read_parquet(folder / ITEMS), pl.scan_parquet(folder / PAIRS)
+        pairs.collect_schema()  # finds a damaged file
         history = negatives = None
         if "users" in report:
             history, negatives = (_rows(folder / name) for name in (HISTORY, NEGATIVES))

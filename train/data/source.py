@@ -3,12 +3,12 @@
 Each module of `train/data/sources/` is one source, see `train/data/sources/README.md`.
 
 Sources of events sort them by user, then by time; events at the same time are in the order of the file.
-`sort_and_filter` does so, and drops duplicates and users with few events. `add_positions` computes the
-position of each event in its user's history. Beside those of the query's features, `pairs` has these columns:
+`filter_events` drops duplicates and users with few events. `add_positions` computes the position of each
+event in its user's history. Beside those of the query's features, `pairs` has these columns:
 
 | column         | content                                                                          |
 |----------------|----------------------------------------------------------------------------------|
-| `group`        | the user's id                                                                    |
+| `group`        | the user's id, as an enum in sorted order                                        |
 | `item_row`     | row of the items                                                                 |
 | `label`        | Float32; above 0 for a positive event; only positive events enter the history,   |
 |                | the others the negative history                                                  |
@@ -24,7 +24,7 @@ Pairs that are no events may have a `label`, too.
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -59,7 +59,7 @@ BY_FILE = "file order, for want of a time column"
 POSITIVE = pl.col("label") > 0
 BY_RANKING = "__by_ranking"
 """Column of pairs of a service, bool: whether the click is on an item that a ranking alone chose to show."""
-FILTERED_AT_ONCE = 1_000_000  # events, about: `sort_and_filter` filters whole users together
+FILTERED_AT_ONCE = 1_000_000  # events, about: whole users are filtered together
 EARLY = 1990  # times before this year have probably been read in a wrong unit
 
 
@@ -206,34 +206,43 @@ def source_config(data: DataConfig) -> SourceConfig:
     return data
 
 
-def sort_and_filter(
+def sort_events(events: pl.DataFrame) -> pl.DataFrame:
+    """Events by user, then by time; at the same time in the order of the file. `group` becomes an enum."""
+    users = pl.Enum(events["group"].unique().sort())
+    timed = ["time"] if "time" in events.columns else []
+    return events.cast({"group": users}).sort("group", *timed, maintain_order=True)
+
+
+def _slices_of_users(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Sorted events, `FILTERED_AT_ONCE` at a time; no user is in two slices."""
+    starts = (events["group"] != events["group"].shift()).fill_null(True).arg_true().to_numpy()
+    cuts = starts[np.unique(starts // FILTERED_AT_ONCE, return_index=True)[1]].tolist() or [0]
+    for begin, end in pairwise([*cuts, events.height]):
+        yield events.slice(begin, end - begin)
+
+
+def filter_events(
     events: pl.DataFrame, repeats: str = "keep", min_user_events: int = 1
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Sorted events without duplicates and users with few events, and the number of dropped events by reason.
+    """Events without duplicates and users with few events, and the number of dropped events by reason.
 
     Args:
-        events: in the order of the file.
+        events: as `sort_events` returns them.
         repeats: `first` keeps no event with an item after the user's first positive one; `keep` keeps all.
         min_user_events: users with fewer events are dropped.
     """
-    timed = ["time"] if "time" in events.columns else []
-    events = events.sort("group", *timed, maintain_order=True)
-    starts = (events["group"] != events["group"].shift()).fill_null(True).arg_true().to_numpy()
-    cuts = starts[np.unique(starts // FILTERED_AT_ONCE, return_index=True)[1]].tolist() or [0]
     kept, dropped = [], Counter[str]()
-    for begin, end in pairwise([*cuts, events.height]):  # whole users
-        found, counts = _filter(events.slice(begin, end - begin), timed, repeats, min_user_events)
+    for each in _slices_of_users(events):
+        found, counts = _filter(each, repeats, min_user_events)
         kept.append(found)
         dropped.update(counts)
-    return pl.concat(kept, rechunk=True), {reason: count for reason, count in dropped.items() if count}
+    return pl.concat(kept), {reason: count for reason, count in dropped.items() if count}
 
 
-def _filter(
-    events: pl.DataFrame, timed: Sequence[str], repeats: str, min_user_events: int
-) -> tuple[pl.DataFrame, dict[str, int]]:
-    """`sort_and_filter` of sorted events; also counts of 0."""
+def _filter(events: pl.DataFrame, repeats: str, min_user_events: int) -> tuple[pl.DataFrame, dict[str, int]]:
+    """`filter_events` of a slice; also counts of 0."""
     dropped: dict[str, int] = {}
-    if timed:
+    if "time" in events.columns:
         count, key = events.height, ["group", "item_row", "time"]
         has_positive = POSITIVE.any().over(key)
         events = events.filter(POSITIVE | ~has_positive).unique(key, keep="first", maintain_order=True)
@@ -253,20 +262,23 @@ def share_of_repeats(events: pl.DataFrame) -> float:
     """Share of the positive events whose user had an earlier one with the same item; 0 without any.
 
     Args:
-        events: as `sort_and_filter` takes them. Of events with the same user, item and time only one counts.
+        events: as `sort_events` returns them. Of events with the same user, item and time only one counts.
     """
-    positives = events.filter(POSITIVE)
-    if "time" in events.columns:
-        positives = positives.unique(["group", "item_row", "time"])
-    repeated = positives.height - positives.select("group", "item_row").n_unique()
-    return repeated / max(1, positives.height)
+    count = repeated = 0
+    for each in _slices_of_users(events):
+        positives = each.filter(POSITIVE).select("group", "item_row", "^time$")
+        if "time" in positives.columns:
+            positives = positives.unique()
+        count += positives.height
+        repeated += positives.height - positives.select("group", "item_row").n_unique()
+    return repeated / max(1, count)
 
 
 def add_positions(events: pl.DataFrame, in_history: pl.Expr = POSITIVE) -> tuple[pl.DataFrame, pl.Series]:
     """Events with `position` and `user_start`, and the history of all users: UInt32 item rows.
 
     Args:
-        events: as `sort_and_filter` returns them.
+        events: as `filter_events` returns them.
         in_history: whether an event enters the history.
     """
     marked = events.with_columns(in_history.cast(pl.Int64).alias("__in_history"))

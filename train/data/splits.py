@@ -62,6 +62,8 @@ from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions
 PARTS = ("train", "validation", "test")
 COLD = "cold"
 SHOWN = "shown"
+PART = pl.Enum(sorted((*PARTS, COLD, SHOWN)))
+"""The type of the column `part`."""
 LEAST_OTHERS = 100  # positive pairs of a part beside those that a ranking alone chose to show
 TOLERANCE = 0.5  # by which the share of a part may differ from that of the configuration, of the latter
 REPEATED_QUERIES = 'in a log where queries repeat, name data.time and set split.by = "time", which keeps them'
@@ -87,7 +89,7 @@ def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         divided = _split_events(pairs, config)
     else:
         parts = _pairs_by_time(pairs, config) if config.by == "time" else _pairs_by_group(pairs, config)
-        divided = pairs.with_columns(pl.Series("part", parts, dtype=pl.String))
+        divided = pairs.with_columns(pl.Series("part", parts, dtype=PART))
     if BY_RANKING in divided.columns:
         divided = _without_shown(divided)
     _check_parts(divided, config)
@@ -100,7 +102,7 @@ def _without_shown(divided: pl.DataFrame) -> pl.DataFrame:
     others = divided.filter(held_out, ~marked, POSITIVE if "label" in divided.columns else True)
     if min((others["part"] == part).sum() for part in ("validation", "test")) < LEAST_OTHERS:
         return divided
-    return divided.with_columns(part=pl.when(held_out & marked).then(pl.lit(SHOWN)).otherwise("part"))
+    return divided.with_columns(part=pl.when(held_out & marked).then(pl.lit(SHOWN, PART)).otherwise("part"))
 
 
 def leave_out_known_queries(
@@ -336,7 +338,7 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
     columns = events.columns
     events = events.with_columns(_is_cold(events, config))
     events = events.with_columns(_held_out(events, config))
-    in_history = _WARM_POSITIVE & (pl.col("__held") == "")
+    in_history = _WARM_POSITIVE & pl.col("__held").is_null()
     warm, _ = add_positions(events, in_history)
     warm = warm.with_columns(
         in_history.alias("__in_history"), (~POSITIVE & ~pl.col("__cold")).alias("__negative")
@@ -358,7 +360,7 @@ def _split_events(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
         placed = placed.with_columns(_negative_end(placed))
     return placed.select(
         *columns,
-        pl.when("__cold").then(pl.lit(COLD)).otherwise(pl.col("__part")).alias("part"),
+        pl.when("__cold").then(pl.lit(COLD, PART)).otherwise(pl.col("__part")).alias("part"),
         start.alias("begin"),
         (start + pl.col("__end")).cast(pl.Int64).alias("end"),
         "negative_begin",
@@ -393,18 +395,18 @@ def _is_cold(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
 
 
 def _held_out(events: pl.DataFrame, config: SplitConfig) -> pl.Series:
-    """The part of the events that are drawn for test and validation with `random`; empty strings otherwise.
+    """The part of the events that are drawn for test and validation with `random`; null otherwise.
 
     Of each user with three or more positive events, one is drawn for each of both parts.
     """
-    held = pl.Series("__held", [""], dtype=pl.String).new_from_index(0, events.height)
+    held = pl.Series("__held", [None], dtype=PART).new_from_index(0, events.height)
     if config.by == "random":
         drawn = np.random.default_rng([config.seed, 2]).random(events.height)
         order = events.select("group", _WARM_POSITIVE.alias("__can"), pl.Series("__drawn", drawn))
         place = pl.col("__drawn").rank("ordinal").over("group", "__can")
         enough = pl.col("__can") & (pl.col("__can").sum().over("group") >= 3)
         place_of = order.select(pl.when(enough).then(place).otherwise(0))["__drawn"].to_numpy()
-        names = pl.Series("__held", ["", "test", "validation"])
+        names = pl.Series("__held", [None, "test", "validation"], dtype=PART)
         held = names.gather(np.where(place_of <= 2, place_of, 0))
     return held
 
@@ -420,16 +422,16 @@ def _with_parts(
         ends: part -> length of its records' histories; cold records use that of train.
     """
     tested, validated = (test.fill_null(False), validation.fill_null(False))
-    part = pl.when(tested).then(pl.lit("test")).when(validated).then(pl.lit("validation"))
+    part = pl.when(tested).then(pl.lit("test", PART)).when(validated).then(pl.lit("validation", PART))
     end = pl.when("__cold").then(ends["train"]).when(tested).then(ends["test"])
     end = end.when(validated).then(ends["validation"])
     return events.with_columns(
-        part.otherwise(pl.lit("train")).alias("__part"), end.otherwise(ends["train"]).alias("__end")
+        part.otherwise(pl.lit("train", PART)).alias("__part"), end.otherwise(ends["train"]).alias("__end")
     )
 
 
 def _events_by_user(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
-    part = pl.Series("__part", _pairs_by_group(events, config), dtype=pl.String)
+    part = pl.Series("__part", _pairs_by_group(events, config), dtype=PART)
     return events.with_columns(part, _POSITION.alias("__end"))
 
 

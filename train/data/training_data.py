@@ -16,7 +16,7 @@ from twinspire.protos.files.tokenizer import TOKENIZER, open_cut
 from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.protos.inputs.texts import cut_as_read
 from twinspire.train.config import Experiment
-from twinspire.train.data.dataset import Dataset
+from twinspire.train.data.dataset import Dataset, dense_ranks
 from twinspire.train.data.ranges import concatenate_ranges, range_indices
 from twinspire.train.data.source import SPANS
 from twinspire.train.data.splits import known_events
@@ -162,9 +162,10 @@ class Positives:
     def of(cls, pairs: Pairs, queries: int) -> "Positives":
         """The distinct positive pairs, for query rows below `queries`."""
         pairs = pairs.positive()
-        distinct = np.unique(np.stack([pairs.query, pairs.item]), axis=1)
-        sizes = np.bincount(distinct[0], minlength=queries)
-        return cls(distinct[1], np.concatenate([[0], np.cumsum(sizes)]))
+        width = int(pairs.item.max(initial=0)) + 1
+        query, item = np.divmod(np.unique(pairs.query * width + pairs.item), width)
+        sizes = np.bincount(query, minlength=queries)
+        return cls(item, np.concatenate([[0], np.cumsum(sizes)]))
 
     def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
         """All (index in `queries`, item) of the given queries, as two arrays."""
@@ -314,31 +315,32 @@ def training_data_of(
         spans = [*SPANS]
     read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature | TimeFeature)]
     columns = list(dict.fromkeys([*read, *spans, *(["part"] if spans else [])]))
-    asked = dataset.pairs.select(columns)
+    asked = dataset.columns(*columns)
     others = [each.select(columns) for each in (dataset.answers, dataset.judged) if each is not None]
     asked = pl.concat([asked, *others], how="vertical_relaxed")
-    asked = asked.with_columns(pl.struct(columns).rank("dense").cast(pl.Int64).sub(1).alias("__query"))
-    distinct = asked.unique("__query", keep="first").sort("__query")
-    numbers = asked["__query"]
-    keyed = dataset.pairs.with_columns(numbers.head(dataset.pairs.height))
-    who = "__group" if dataset.history is None else "__user"
-    keyed = keyed.with_columns(pl.col("group").rank("dense").cast(pl.Int64).sub(1).alias(who))
-    answers = _answers(dataset, numbers, distinct.height)
+    numbers = dense_ranks(asked)
+    first = pl.DataFrame({"query": numbers}).with_row_index().group_by("query").agg(pl.col("index").first())
+    distinct = asked[first.sort("query")["index"]]
+    del asked, others, first
+    keyed = dataset.columns("item_row", "weight", "part", "group", "^label$", "^time$")
+    keyed = keyed.with_columns(numbers.head(keyed.height).alias("__query"))
+    answers = _answers(dataset, numbers, keyed.height, distinct.height)
     has_negatives = "label" in keyed.columns and (keyed["label"] <= 0).any()
     parts = {}
-    keyed = keyed.select(pl.col("__query", "item_row", "weight", "part", who, "^label$", "^time$"))
     for part in PARTS:
         of_part = keyed.filter(pl.col("part") == part)
+        clusters = of_part["group"].cast(pl.Int64).to_numpy(writable=True)
         parts[part] = Pairs(
             of_part["__query"].to_numpy(writable=True),
             of_part["item_row"].cast(pl.Int64).to_numpy(writable=True),
             of_part["weight"].to_numpy(writable=True),
             of_part["label"].to_numpy(writable=True) if has_negatives else None,
-            of_part[who].to_numpy(writable=True) if who == "__user" else None,
+            None if dataset.history is None else clusters,
             of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
-            of_part[who].to_numpy(writable=True) if who == "__group" else None,
+            clusters if dataset.history is None else None,
             None if part == "train" else answers,
         )
+    del keyed
     ids = dataset.items["item_id"].to_list()
     histories = _histories(dataset, dataset.history, distinct, ids, "")
     if histories is not None and any(
@@ -387,11 +389,11 @@ def data_of_kept_towers(dataset: Dataset, experiment: Experiment) -> TrainingDat
     return data.with_validation() if experiment.training.refit else data
 
 
-def _answers(dataset: Dataset, numbers: pl.Series, queries: int) -> Positives | None:
+def _answers(dataset: Dataset, numbers: pl.Series, pairs: int, queries: int) -> Positives | None:
     """The answers of queries held out; `numbers` are the queries of the pairs, the answers and others."""
     if dataset.answers is None:
         return None
-    query = numbers.slice(dataset.pairs.height, dataset.answers.height).to_numpy()
+    query = numbers.slice(pairs, dataset.answers.height).to_numpy()
     item = dataset.answers["item_row"].cast(pl.Int64).to_numpy()
     return Positives.of(Pairs(query, item, np.ones(len(query), np.float32)), queries)
 
@@ -464,7 +466,7 @@ def _newest(
     dataset: Dataset, positive: Histories, negative: Histories, length: int
 ) -> tuple[Histories, Histories]:
     """Histories that together begin with the newest `length` events before each query."""
-    events = known_events(dataset.pairs, str(dataset.report["split"]["by"]))
+    events = known_events(dataset.columns("part", "label"), str(dataset.report["split"]["by"]))
     positives = np.concatenate([[0], np.cumsum(events["label"].to_numpy() > 0)])
     known = positive.end - positive.begin + negative.end - negative.begin  # events before each query
     start = positive.begin + negative.begin + np.maximum(0, known - length)

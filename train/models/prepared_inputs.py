@@ -28,7 +28,7 @@ from twinspire.protos.features import (
 from twinspire.protos.inputs.events import TIMES, UNKNOWN_TIME
 from twinspire.protos.inputs.texts import code_point_rows, folded
 from twinspire.train.data.batches import Spans
-from twinspire.train.data.ranges import concatenate_ranges, range_starts
+from twinspire.train.data.ranges import compact, concatenate_ranges, range_starts
 from twinspire.train.data.training_data import Histories
 from twinspire.train.models.encoders import TextBags
 from twinspire.train.models.sequence_encoders import Windows
@@ -90,14 +90,16 @@ class PreparedHistories:
 
     def __init__(self, histories: Histories, known: Sequence[str], max_length: int) -> None:
         row_of = {item: FIRST_KNOWN + n for n, item in enumerate(known)}
-        rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int64)[histories.run]
-        kept = np.concatenate([[0], np.cumsum(rows != 0)])
-        self.run = rows[rows != 0]
+        rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int32)[histories.run]
+        is_known = rows != 0
+        self.run = rows[is_known]
         # Whole seconds of the events in `run`, as `TowerInputs` returns them.
         times = histories.times
-        self.run_times = None if times is None else np.floor(times[rows != 0]).astype(np.int64)
-        self.begin = kept[histories.read_from]
-        self.end = kept[histories.end]
+        self.run_times = None if times is None else np.floor(times[is_known]).astype(np.int64)
+        self.begin, self.end = histories.read_from, histories.end
+        if not is_known.all():
+            kept = compact(np.concatenate([[0], np.cumsum(is_known)]))
+            self.begin, self.end = kept[self.begin], kept[self.end]
         self.max_length = max_length
 
     def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -130,7 +132,7 @@ class PreparedHistories:
 
     @staticmethod
     def _aligned(
-        run: npt.NDArray[np.int64],
+        run: npt.NDArray[np.integer],
         filling: int,
         begin: npt.NDArray[np.int64],
         end: npt.NDArray[np.int64],
@@ -142,7 +144,7 @@ class PreparedHistories:
         columns = np.arange(width) - (width - lengths)[:, None]  # (B, L), below 0 in front
         source = np.where(columns >= 0, begin[:, None] + columns, 0)
         run = run if len(run) else np.zeros(1, np.int64)
-        return torch.from_numpy(np.where(columns >= 0, run[source], filling))
+        return torch.from_numpy(np.where(columns >= 0, run[source], filling).astype(np.int64, copy=False))
 
 
 def _width(spans: Spans) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twinspire.protos.errors import DataError
 from twinspire.train.config.data import SplitConfig
 from twinspire.train.data import source
-from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions, sort_and_filter
+from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions, filter_events, sort_events
 from twinspire.train.data.splits import PARTS, SHOWN, assign_parts, known_events
 
 Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
@@ -39,7 +39,7 @@ def laid_out(events: list[Event]) -> pl.DataFrame:
             "session": pl.Series(columns[3], dtype=pl.String),
         }
     )
-    settled, dropped = sort_and_filter(table)
+    settled, dropped = filter_events(sort_events(table))
     assert not dropped
     return add_positions(settled)[0]
 
@@ -290,12 +290,12 @@ def test_events_are_filtered_alike_however_few_users_are_filtered_at_a_time(
             **({"time": draw.integers(3, size=400).astype(float)} if timed else {}),
         }
     )
-    known, counted = sort_and_filter(events, repeats, min_user_events=4)
+    known, counted = filter_events(sort_events(events), repeats, min_user_events=4)
     assert 0 < known.height < events.height and counted
     for at_once in (1, 7, 50):
         monkeypatch.setattr(source, "FILTERED_AT_ONCE", at_once)
-        found, dropped = sort_and_filter(events, repeats, min_user_events=4)
+        found, dropped = filter_events(sort_events(events), repeats, min_user_events=4)
         assert found.equals(known)
         assert dropped == counted
-    nothing, dropped = sort_and_filter(events.clear(), repeats)
+    nothing, dropped = filter_events(sort_events(events.clear()), repeats)
     assert nothing.is_empty() and not dropped

@@ -19,9 +19,9 @@ ITEM: dict[str, FeatureSpec] = {"text": TextFeature("text", "title", catalogue_c
 def dataset(pairs: dict[str, list[Any]], **types: pl.DataType) -> Dataset:
     items = pl.DataFrame({"item_id": ["a", "b", "c"], "title": ["A", "B", "C"], "full": ["AA", "BB", "CC"]})
     count = len(pairs["item_row"])
-    frame = pl.DataFrame({"weight": [1.0] * count, "group": ["g"] * count, **pairs}, schema_overrides=types)
+    frame = pl.DataFrame({"weight": [1.0] * count, "group": [0] * count, **pairs}, schema_overrides=types)
     frame = frame.cast({"weight": pl.Float32, "item_row": pl.UInt32})
-    return Dataset(Path(), items, frame, {"unit": "queries"})
+    return Dataset(Path(), items, frame.lazy(), {"unit": "queries"})
 
 
 def test_equal_queries_become_one_across_parts() -> None:

@@ -52,7 +52,7 @@ def batches_and_candidates(
         found = list(batches(len(pairs), pairs.query, size, (0, 0)))
     else:
         corpus = PreparedHistories(data.histories, data.item_ids, 10)
-        found = HistoryBatches(pairs, corpus, size, shared=True).draw((0, 0))
+        found = list(HistoryBatches(pairs, corpus, size, shared=True).draw((0, 0)))
     torch.manual_seed(0)
     vectors = torch.randn(data.query_count, 4), torch.randn(data.item_count, 4)
     hard = objective.mine(lambda: vectors, (0, 0))

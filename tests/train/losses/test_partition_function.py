@@ -6,6 +6,7 @@ its queries. The estimate is compared with the exact sum, for scores that know t
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def steps(
     assert log.data.histories is not None
     corpus = PreparedHistories(log.data.histories, ids_of(ITEMS), longest)
     generator = np.random.default_rng(0)
-    for batch in HistoryBatches(objective.pairs, corpus, size, shared).draw((0, 0))[:count]:
+    for batch in islice(HistoryBatches(objective.pairs, corpus, size, shared).draw((0, 0)), count):
         yield batch, objective.candidates(batch, None, generator)
 
 

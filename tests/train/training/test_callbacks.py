@@ -74,7 +74,7 @@ def test_steps_are_numbered_on_where_epochs_have_different_numbers_of_them(
     trained = trainer(towers())
     drawn = trained.history_batches
     assert drawn is not None
-    all_batches = drawn.draw((0, 0))
+    all_batches = list(drawn.draw((0, 0)))
     assert len(all_batches) > 1
     monkeypatch.setattr(drawn, "draw", lambda seed: all_batches * 2 if seed[1] == 0 else all_batches[1:])
     with tracked_run("books", "fit", "a") as run_id, RunCallbacks(tmp_path, console).watching() as callbacks:

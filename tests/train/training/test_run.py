@@ -171,7 +171,7 @@ def test_the_key_of_a_run_covers_the_files_of_its_text_inputs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(TextFeature, "files", lambda feature: ("words.txt",))
     experiment = read_experiment(ROOT / "train/configs/pydocs.toml")
-    dataset = Dataset(tmp_path, pl.DataFrame(), pl.DataFrame(), {"fingerprint": "data"})
+    dataset = Dataset(tmp_path, pl.DataFrame(), pl.LazyFrame(), {"fingerprint": "data"})
     with pytest.raises(DataError, match=r"words\.txt: a feature reads this file: No such file"):
         training._fingerprint(experiment, dataset)
     keys = set()
@@ -219,7 +219,7 @@ def test_what_a_run_depends_on_is_hashed_once(store: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(training, "_fingerprint", key)
     experiment = read_experiment(ROOT / "train/configs/pydocs.toml")
-    dataset = Dataset(Path(), pl.DataFrame(), pl.DataFrame(), {"fingerprint": "data"})
+    dataset = Dataset(Path(), pl.DataFrame(), pl.LazyFrame(), {"fingerprint": "data"})
     with pytest.raises(MissingStage, match="no interrupted run to resume"):
         fit(experiment, dataset, Console(file=io.StringIO()), resume=True)
     assert len(keys) == 1

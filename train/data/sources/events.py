@@ -40,9 +40,10 @@ from twinspire.train.data.source import (
     SourceContext,
     Tables,
     add_positions,
+    filter_events,
     keep_items,
     share_of_repeats,
-    sort_and_filter,
+    sort_events,
 )
 from twinspire.train.data.table_data import TableData
 
@@ -179,9 +180,10 @@ class EventsSource:
         events, path = self._events(log, items, table), log.path
         from_events = partial(self.items_from_events, log) if data.item_columns else None
         del log  # most of the memory
+        events = sort_events(events)
         share = share_of_repeats(events)
         repeats = self._repeats(share)
-        events, left_out = sort_and_filter(events, repeats, data.min_user_events)
+        events, left_out = filter_events(events, repeats, data.min_user_events)
         dropped = blank | filtered | unknown | left_out
         if events.filter(POSITIVE).is_empty():
             raise DataError(f"{path}: no positive event is left; dropped: {dropped}")

@@ -29,7 +29,8 @@ from twinspire.train.data.source import (
     SourceContext,
     Tables,
     add_positions,
-    sort_and_filter,
+    filter_events,
+    sort_events,
 )
 
 REQUIREMENT = "recbole==1.2.1"
@@ -103,7 +104,7 @@ class MovielensSource:
         items, changed = _items(self.path)
         positive_from = self.data.positive_from
         events = _ratings(self.path, items["item_id"], positive_from)
-        events, dropped = sort_and_filter(events, min_user_events=self.data.min_user_events)
+        events, dropped = filter_events(sort_events(events), min_user_events=self.data.min_user_events)
         pairs, history = add_positions(events)
         if history.is_empty():
             raise DataError(f"data: no rating is left that is at least {positive_from:g}; dropped: {dropped}")

@@ -62,8 +62,9 @@ from twinspire.train.data.source import (
     SourceContext,
     Tables,
     add_positions,
+    filter_events,
     share_of_repeats,
-    sort_and_filter,
+    sort_events,
     source_config,
 )
 from twinspire.train.data.table_files import find_data_file, identity_of
@@ -233,7 +234,8 @@ class ServiceSource:
         if not by_user:
             return tables
         repeats = old.repeats if old is not None and old.history is not None else "keep"
-        placed, counts = sort_and_filter(pairs, repeats)
+        pairs = sort_events(pairs)
+        placed, counts = filter_events(pairs, repeats)
         placed, history = add_positions(placed)
         return replace(
             tables,
@@ -358,7 +360,7 @@ class ServiceSource:
         if has_label and "label" not in earlier.columns:
             earlier = earlier.with_columns(pl.lit(1.0, pl.Float32).alias("label"))
         earlier = earlier.with_columns(weight * self.data.before_weight, pl.lit(False).alias(BY_RANKING))
-        earlier = earlier.select(names)
+        earlier = earlier.select(names).cast({"group": pl.String})
         first, second = (float(each["weight"].sum()) for each in (earlier, made))
         mixed |= {"before_pairs": earlier.height, "before_share": first / (first + second)}
         return pl.concat([earlier, made], how="vertical_relaxed"), mixed

@@ -74,7 +74,7 @@ def test_events_are_sorted_by_user_and_time(tmp_path: Path) -> None:
     assert tables.items.rows() == [("x",), ("y",), ("z",)]
     assert tables.order == "time"
     assert tables.dropped == {}
-    types = {"item_row": pl.UInt32, "weight": pl.Float32, "label": pl.Float32, "group": pl.String}
+    types = {"item_row": pl.UInt32, "weight": pl.Float32, "label": pl.Float32, "group": pl.Enum(["a", "b"])}
     types |= {"time": pl.Float64, "position": pl.Int64, "user_start": pl.Int64}
     assert dict(tables.pairs.schema) == types
     assert tables.history is not None
