@@ -8,7 +8,7 @@ A run whose inputs have not changed is not trained again: its metrics are read f
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -308,6 +308,7 @@ def _train(
 ) -> None:
     """Train within the active MLflow run, evaluate the towers, and log the results."""
     with console.status("hashing texts"):
+        held = [] if resume else contents(dataset, experiment)
         data = training_data_of(dataset, experiment.query, experiment.item)
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
@@ -323,7 +324,7 @@ def _train(
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
     else:
-        _log_inputs(model, dataset, chosen)
+        _log_inputs(model, dataset, held, chosen)
         if architecture.ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
     with RunCallbacks(folder, console).watching() as callbacks:
@@ -555,7 +556,7 @@ def _log_metrics(
     log_all(run_id, {**metrics, **kept, **named})
 
 
-def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
+def _log_inputs(model: Model, dataset: Dataset, held: Sequence[str], chosen: Chosen) -> None:
     mlflow.log_params(flattened(settings_without_passwords(model.experiment)))
     report = dataset.report
     mlflow.set_tags(
@@ -566,7 +567,7 @@ def _log_inputs(model: Model, dataset: Dataset, chosen: Chosen) -> None:
         }
     )
     mlflow.log_dict(report, "dataset.json")
-    mlflow.log_text("\n".join(contents(dataset, model.experiment)), "data.txt")
+    mlflow.log_text("\n".join(held), "data.txt")
     mlflow.log_dict({**chosen.reasons}, "chosen_from_data.json")
     mlflow.log_input(dataset.for_mlflow(), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}
