@@ -138,19 +138,23 @@ class HistoryBatches:
     def __init__(self, pairs: Pairs, histories: HistoryRanges, size: int, shared: bool) -> None:
         self.size = size
         self.shared = shared
-        by_query = np.argsort(pairs.query, kind="stable")
-        queries, first, count = np.unique(pairs.query[by_query], return_index=True, return_counts=True)
-        order = np.lexsort((histories.end[queries], histories.begin[queries]))
-        self._by_query, self._first, self._count = map(compact, (by_query, first[order], count[order]))
-        self._queries = compact(queries[order])
-        self._begin, self._end = (compact(each[self._queries]) for each in (histories.begin, histories.end))
+        query = compact(pairs.query)
+        self._by_query = compact(np.argsort(query, kind="stable"))
+        first, queries = _runs(query[self._by_query])
+        count = np.diff(first, append=first.dtype.type(len(query)))
+        order = compact(np.lexsort((histories.end[queries], histories.begin[queries])))
+        self._first, self._count, self._queries = first[order], count[order], queries[order]
+        self._begin, self._end = (
+            compact(histories.begin[self._queries]),
+            compact(histories.end[self._queries]),
+        )
         self._length = histories.max_length
 
     def draw(self, seed: tuple[int, int]) -> "DrawnBatches":
         """All pairs, in batches; the same seed gives the same batches."""
         generator = np.random.default_rng(seed)
         window, begin = self._windows(generator)
-        starts = compact(np.flatnonzero(np.r_[True, window[1:] != window[:-1]]))  # each window's first query
+        starts, _ = _runs(window)  # each window's first query
         stops = np.append(starts[1:], starts.dtype.type(len(window)))
         # Windows of similar length share a batch, so that little of it is padding; the noise varies batches.
         lengths = self._end[stops - 1] - begin[starts]
@@ -227,3 +231,9 @@ class DrawnBatches(Sequence[Batch]):
 
     def __getitem__(self, place: Any) -> Any:
         return self.make(self.windows[place])
+
+
+def _runs(numbers: Rows) -> tuple[Rows, Rows]:
+    """Of each run of equal numbers, the place of the first, and the number."""
+    first = compact(np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]]))
+    return first, numbers[first]
