@@ -16,7 +16,7 @@ from tests.helpers.tampered import reseal
 from tests.helpers.tiny import tiny_bundle
 from twinspire.export.__main__ import parser
 from twinspire.export.encoding.digests import digest, item_digests, read_digests
-from twinspire.export.refresh import command
+from twinspire.export.refresh import table
 from twinspire.export.refresh.merge import Champion, merge
 from twinspire.export.refresh.sources import ItemChange, TableItem, read_items
 from twinspire.export.refresh.table import catalogue_table, write_table
@@ -205,11 +205,11 @@ def test_the_command_writes_the_items_of_the_data_set_with_the_changes(stdlib: P
     given = ["catalogue", "--config", str(config), "--catalogue", url, "--output", str(output)]
     arguments = parser().parse_args(given)
     with pytest.raises(TwinspireError, match="there is no store at this URL"):
-        command.catalogue(read_experiment(config), arguments)
+        table.command(read_experiment(config), arguments)
     written = ItemWrite(second, features='{"text": "a new text"}', fields='{"name": "new"}')
     with closing(Store.open(url)) as store:
         store.write([WriteRequest([ItemWrite(first, True), written])])
-    done = command.catalogue(read_experiment(config), arguments)
+    done = table.command(read_experiment(config), arguments)
     assert (done["items"], done["written"], done["deletes"]) == (before.height - 1, 1, 1)
     found = pl.read_parquet(output)
     (row,) = found.filter(pl.col("item_id") == second).to_dicts()
