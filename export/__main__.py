@@ -81,8 +81,8 @@ COMMANDS = {
     ),
     "retrain": Command(
         "Train the champion on with newer data, and promote the better towers; resumes after a kill.",
-        "twinspire.export.retrain.retrain:retrain",
-        "twinspire.export.retrain.retrain:show_retrained",
+        "twinspire.export.retrain.retrain:command",
+        "twinspire.export.retrain.retrain:show",
     ),
     "catalogue": Command(
         "Write the items of the data set with the changes of the store, as a table that training reads.",

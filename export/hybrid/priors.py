@@ -6,7 +6,8 @@ the same if their words are (`query_key`, which the service computes, too).
 The prior's weight in the score is the lowest of those within a standard error of the best on validation. It
 is 0, and no prior is stored, unless the prior makes nDCG@10 better and no main metric worse, both beyond
 chance, where each query is ranked by the weight that others choose (`cross_validated`). nDCG@10 decides,
-because a prior mostly moves items that the towers have found.
+because a prior mostly moves items that the towers have found. The weight of a lexical model is
+cross-validated in the same way.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -232,10 +232,10 @@ def evaluation(
         return f"the data set cannot be read: {error}"
     if why := why_not_comparable(champion.manifest, dataset.split_hash, dataset.report):
         return f"the data set is not that of the champion: {why}"
-    lacking = {*column_names(schema.query)} - {*dataset.pairs.columns}
+    lacking = {*column_names(schema.query)} - {*dataset.column_names}
     lacking |= {*column_names(schema.item)} - {*dataset.items.columns}
     if any(isinstance(each, TimeFeature) for each in schema.query.values()):
-        lacking |= {"time"} - {*dataset.pairs.columns}
+        lacking |= {"time"} - {*dataset.column_names}
     if lacking:
         return f"the data set lacks what the champion's towers read: {', '.join(sorted(lacking))}"
     experiment = experiment.with_features(schema)

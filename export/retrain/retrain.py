@@ -64,8 +64,17 @@ WORK = CACHE / "retrain"
 WARM, SCRATCH = "warm", "scratch"
 
 
-def retrain(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
-    """The command `retrain`: train on the newest data, and promote the better towers if all gates hold.
+def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
+    """The command `retrain`."""
+    return retrain(experiment, arguments.config.parent, arguments.catalogue)
+
+
+def retrain(experiment: Experiment, base: Path, catalogue: str = "") -> dict[str, Any]:
+    """Train on the newest data, and promote the better towers if all gates hold.
+
+    Args:
+        base: folder of the TOML file.
+        catalogue: URL of the store of live items; empty for that of the service, if there is one.
 
     Returns:
         A document with `model` and `alias` of the champion now; `champion`, the version that was champion
@@ -86,13 +95,13 @@ def retrain(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     name = experiment.name
     busy = Unavailable(f"{name}: another retraining is at work on this host")
     with exclusive_lock(WORK / f"{name}.lock", busy=busy), mlflow_errors():
-        found = _Retraining(experiment, arguments.config.parent, arguments.catalogue).run()
+        found = _Retraining(experiment, base, catalogue).run()
     champion = AliasState.of(name).champion
     model = f"models:/{name}/{champion}" if champion else ""
     return {"model": model, "alias": CHAMPION if champion else "", **found}
 
 
-def show_retrained(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any], console: Console) -> None:
     """Print what was new, the figures of the towers, the decision, and why."""
 
     def say(text: str, style: str = "") -> None:
@@ -261,7 +270,7 @@ class _Retraining:
             return found
         try:
             known = load_model(champion).experiment
-            read = {*column_names(known.query)} - {*dataset.pairs.columns}
+            read = {*column_names(known.query)} - {*dataset.column_names}
             read |= {*column_names(known.item)} - {*dataset.items.columns}
             if read:
                 raise DataError(f"its towers read {', '.join(sorted(read))}, which these data do not have")

@@ -334,7 +334,7 @@ class RetrievalServicer:
             make = self._mirror.sending(request, make) if self._mirror.samples() else make
         if sampled is not None:
             make = sampled.logged(make, answer_of, messages, options.k, request)
-            if is_explored:  # the order is drawn of as many items
+            if is_explored:  # its order is drawn among the best `top` items
                 options = options._replace(k=max(options.k, sampled.sampler.explorer.top))
         if self._shown is not None and any(each.HasField("user") for each in messages):
             make = self._shown.adding(messages, make)

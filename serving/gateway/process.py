@@ -1,4 +1,7 @@
-"""The process of a gateway: it listens, answers, and finishes the requests in progress before it ends."""
+"""The process of a gateway: it listens, answers, and finishes the requests in progress before it ends.
+
+`Listener` accepts the connections, and closes those of a client that has too many.
+"""
 
 import asyncio
 import contextlib

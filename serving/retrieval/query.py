@@ -338,7 +338,7 @@ _OF_HITS = ("rows", "scores", "dense", "lexical", "prior")  # fields of a `Searc
 
 
 class Draw(NamedTuple):
-    """How the order of an explored answer was drawn (`Explorer`).
+    """How the order of an explored answer was drawn (`serving/served_log/sampling.py`).
 
     Args:
         rows: of the items drawn from, by falling score.

@@ -180,9 +180,8 @@ def main() -> int:
     parser.add_argument("--copies", type=int, default=1, help="processes that will load it (%(default)s)")
     arguments = parser.parse_args()
     os.nice(NICE)
-    with suppress(
-        OSError
-    ):  # not Linux, or not permitted; else the kernel ends this process before all others
+    # Where memory runs out, the kernel is to end this process before all others.
+    with suppress(OSError):  # not Linux, or not permitted
         OUT_OF_MEMORY_SCORE.write_text("1000")
     memory = available() // arguments.copies
     try:

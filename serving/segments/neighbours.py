@@ -1,8 +1,8 @@
 """Hits of several searches as one, and searches of an index of which some rows are deleted, or pass a filter.
 
-The items that pass are counted before anything is searched. Where they are few, all of them are compared with
-the query, which is exact. Where they are many, the index searches, and keeps only those that pass. If it
-reaches too few of them, all that pass are compared. So an answer never has fewer items than exist.
+`search_passing` counts the items that pass before anything is searched. Where they are few, all of them are
+compared with the query, which is exact. Where they are many, the index searches, and keeps only those that
+pass. If it reaches too few of them, all that pass are compared. So an answer never lacks an item that exists.
 """
 
 from collections.abc import Callable

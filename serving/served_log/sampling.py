@@ -1,5 +1,7 @@
 """The workers' end of the served log: takes a share of the answers, and sends them to its process.
 
+`Explorer` draws the order of a share of the answers at random, with probabilities that the log keeps.
+
 A worker sends what is at hand: the bytes of the answer, and a few values of the query as `marshal` writes
 them for another process of the same program. To make the columns of a file of them would take it several
 times as long, and looking up ids would unshare the memory of the catalogue.
@@ -173,7 +175,7 @@ class AnswerSampler:
         self._taken.append(answer)
 
     def send(self) -> None:
-        """Send the taken answers; after the last answer for any thread."""
+        """Send the taken answers: for the worker's thread, or after the last answer for any."""
         taken, self._taken = self._taken, []
         rows: list[tuple[Any, bytes]] = []
         size = 0

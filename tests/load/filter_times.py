@@ -1,4 +1,4 @@
-"""Times of filtered searches: the plan that the planner takes beside the two others.
+"""Times of filtered searches: the plan that a search takes beside the two others.
 
 The others compare all items that pass, and widen the search in the graph to the end.
 """

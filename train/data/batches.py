@@ -6,7 +6,7 @@ in one batch, so that the query tower encodes each query once.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -109,11 +109,11 @@ class HistoryRanges(Protocol):
 
     @property
     def begin(self) -> Rows:
-        """int64 (Q,): index of each history's first item; queries of one user have the same."""
+        """(Q,), integers: index of each history's first item; queries of one user have the same."""
 
     @property
     def end(self) -> Rows:
-        """int64 (Q,): index after its last item."""
+        """(Q,), integers: index after its last item."""
 
     @property
     def max_length(self) -> int:
@@ -138,6 +138,7 @@ class HistoryBatches:
     def __init__(self, pairs: Pairs, histories: HistoryRanges, size: int, shared: bool) -> None:
         self.size = size
         self.shared = shared
+        # Arrays of all queries are int32 where that holds them; `_batch` returns int64.
         query = compact(pairs.query)
         self._by_query = compact(np.argsort(query, kind="stable"))
         first, queries = _runs(query[self._by_query])
@@ -215,7 +216,7 @@ class HistoryBatches:
 
 
 @dataclass(frozen=True)
-class DrawnBatches(Sequence[Batch]):
+class DrawnBatches:
     """The batches of an epoch, each made when it is read.
 
     Args:
@@ -229,8 +230,8 @@ class DrawnBatches(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, place: Any) -> Any:
-        return self.make(self.windows[place])
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.make, self.windows)
 
 
 def _runs(numbers: Rows) -> tuple[Rows, Rows]:

@@ -104,15 +104,31 @@ class Dataset:
     @property
     def pairs(self) -> pl.DataFrame:
         """All columns of all pairs."""
-        return self.table.collect()
+        return self._read(self.table)
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of all columns of the pairs."""
+        return self.table.collect_schema().names()
 
     def columns(self, *names: str) -> pl.DataFrame:
         """Some columns of the pairs; names may repeat, and "^name$" is a column that may be missing."""
-        return self.table.select([*dict.fromkeys(names)]).collect()
+        return self._read(self.table.select([*dict.fromkeys(names)]))
 
     def part(self, name: Literal["train", "validation", "test", "cold"]) -> pl.DataFrame:
         """The pairs of one part of the split."""
-        return self.table.filter(pl.col("part") == name).collect()
+        return self._read(self.table.filter(pl.col("part") == name))
+
+    def _read(self, rows: pl.LazyFrame) -> pl.DataFrame:
+        """Some of the pairs.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            return rows.collect()
+        except (OSError, pl.exceptions.ComputeError) as error:
+            raise _damaged(self.folder, error) from None
 
     def in_history(self, column: str) -> pl.Series:
         """A column of the events that `history` holds, in its order."""
@@ -127,7 +143,7 @@ class Dataset:
         report, added = self.report, ["item_row", "part", "user_start", *SPANS]
         source = CodeDatasetSource({"kind": report["kind"], "origin": json.dumps(report["origin"])})
         # MLflow warns of unsigned numbers.
-        pairs = self.table.drop(added, strict=False).cast({"group": pl.Int64}).collect()
+        pairs = self._read(self.table.drop(added, strict=False).cast({"group": pl.Int64}))
         digest = report["fingerprint"][:DIGEST_LENGTH]
         return from_polars(pairs, source, name=report["name"], digest=digest)
 
@@ -140,7 +156,10 @@ class Dataset:
         inner = ["item_row", "position", "user_start", *SPANS]
         pairs = self.pairs
         ids = self.items["item_id"].gather(pairs["item_row"])
-        pairs = pairs.with_columns(pl.col("part").cast(pl.String), item_id=ids).drop(inner, strict=False)
+        plain = pairs.with_columns(
+            pl.col("part").cast(pl.String), pl.col("group").cast(pl.Int64), item_id=ids
+        )
+        pairs = plain.drop(inner, strict=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, frame in ((ITEMS, self.items.select(pl.exclude("^__.*$"))), (PAIRS, pairs)):
@@ -223,7 +242,7 @@ def dense_ranks(table: pl.DataFrame) -> pl.Series:
     """Int64 (R,), from 0: the place of each row among the distinct rows, sorted column by column."""
     key = pl.struct(pl.all())  # can be ranked, whatever its columns are
     numbers = table.with_columns(selectors.enum().to_physical())
-    if all(each.dtype.is_unsigned_integer() and not each.null_count() for each in numbers):
+    if table.width and all(each.dtype.is_unsigned_integer() and not each.null_count() for each in numbers):
         widths = {each.name: int(each.max() or 0) + 1 for each in numbers}  # type: ignore[arg-type]
         if math.prod(widths.values()) < 2**63:  # one number for a row takes less memory
             key = pl.lit(0, pl.Int64)
@@ -233,23 +252,29 @@ def dense_ranks(table: pl.DataFrame) -> pl.Series:
 
 
 def load(folder: Path) -> Dataset:
-    """The data set in `folder`.
+    """The data set in `folder`; it can be read also when the folder has been replaced or removed since.
 
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: a file is missing or damaged. Of the pairs only the columns are looked at.
     """
     try:
         report = parse_json((folder / REPORT).read_bytes())
-        items, pairs = pl.read_parquet(folder / ITEMS), pl.scan_parquet(folder / PAIRS)
-        pairs.collect_schema()  # finds a damaged file
+        items = pl.read_parquet(folder / ITEMS)
+        with (folder / PAIRS).open("rb") as file:
+            pairs = pl.scan_parquet(file)  # holds the open file
+        pairs.collect_schema()
         history = negatives = None
         if "users" in report:
             history, negatives = (_rows(folder / name) for name in (HISTORY, NEGATIVES))
         judged = pl.read_parquet(folder / JUDGED) if "judged" in report else None
         answers = pl.read_parquet(folder / ANSWERS) if "answers" in report else None
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{folder}: damaged ({error}); delete it to build it again") from None
+        raise _damaged(folder, error) from None
     return Dataset(folder, items, pairs, report, history, judged, negatives, answers)
+
+
+def _damaged(folder: Path, error: Exception) -> DataError:
+    return DataError(f"{folder}: damaged ({error}); delete it to build it again")
 
 
 def _rows(path: Path) -> npt.NDArray[np.int64]:

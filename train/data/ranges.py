@@ -1,4 +1,7 @@
-"""Ranges of whole numbers, one after another, such as the histories of several queries in one array."""
+"""Ranges of whole numbers, one after another, such as the histories of several queries in one array.
+
+`compact` halves the memory of such numbers.
+"""
 
 import numpy as np
 import numpy.typing as npt

@@ -2,13 +2,15 @@
 
 Each module of `train/data/sources/` is one source, see `train/data/sources/README.md`.
 
-Sources of events sort them by user, then by time; events at the same time are in the order of the file.
-`filter_events` drops duplicates and users with few events. `add_positions` computes the position of each
-event in its user's history. Beside those of the query's features, `pairs` has these columns:
+Sources of events call three functions, in this order. `sort_events` sorts them by user, then by time; events
+at the same time are in the order of the file. `filter_events` drops duplicates and users with few events.
+`add_positions` computes the position of each event in its user's history. Beside those of the query's
+features, `pairs` has these columns:
 
 | column         | content                                                                          |
 |----------------|----------------------------------------------------------------------------------|
-| `group`        | the user's id, as an enum in sorted order                                        |
+| `group`        | the user's id; never null; an enum, whose categories are sorted and may have     |
+|                | others than the users                                                            |
 | `item_row`     | row of the items                                                                 |
 | `label`        | Float32; above 0 for a positive event; only positive events enter the history,   |
 |                | the others the negative history                                                  |

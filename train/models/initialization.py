@@ -129,7 +129,8 @@ def _singular_vectors(
 def inverse_document_frequency(items: PreparedInputs, buckets: int) -> npt.NDArray[np.float32]:
     """(buckets,): IDF of each row of the table over all texts of the items."""
     texts = items.texts.values()
-    frequency = sum(np.bincount(text.rows, minlength=buckets) for text in texts)  # texts of each row
+    # The number of texts that each row occurs in.
+    frequency = sum(np.bincount(text.rows, minlength=buckets) for text in texts)
     total = len(items) * max(1, len(texts))
     idf = np.log1p((total - frequency + 0.5) / (frequency + 0.5))
     return np.asarray(idf, np.float32)

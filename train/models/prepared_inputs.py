@@ -103,7 +103,7 @@ class PreparedHistories:
         self.max_length = max_length
 
     def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """int64 (B,): the number of items of each history, as far as `rows` returns them."""
+        """(B,), integers: the number of items of each history, as far as `rows` returns them."""
         begin, end = self._newest(index)
         return end - begin
 

@@ -307,8 +307,9 @@ def _train(
     start: Model | None = None,
 ) -> None:
     """Train within the active MLflow run, evaluate the towers, and log the results."""
+    # Before the data are in memory for training, because this takes about as much.
+    described = [] if resume else contents(dataset, experiment)
     with console.status("hashing texts"):
-        held = [] if resume else contents(dataset, experiment)
         data = training_data_of(dataset, experiment.query, experiment.item)
         chosen = from_data(experiment, data)
         experiment = chosen.experiment
@@ -324,7 +325,7 @@ def _train(
         load_run(folder / RUN_STATE, trainer)
         console.print(f"going on with epoch {trainer.state.epoch + 1}, step {trainer.state.step}")
     else:
-        _log_inputs(model, dataset, held, chosen)
+        _log_inputs(model, dataset, described, chosen)
         if architecture.ranks_untrained:
             save_towers(folder / START_TOWERS, trainer.towers)
     with RunCallbacks(folder, console).watching() as callbacks:
@@ -556,7 +557,7 @@ def _log_metrics(
     log_all(run_id, {**metrics, **kept, **named})
 
 
-def _log_inputs(model: Model, dataset: Dataset, held: Sequence[str], chosen: Chosen) -> None:
+def _log_inputs(model: Model, dataset: Dataset, described: Sequence[str], chosen: Chosen) -> None:
     mlflow.log_params(flattened(settings_without_passwords(model.experiment)))
     report = dataset.report
     mlflow.set_tags(
@@ -567,7 +568,7 @@ def _log_inputs(model: Model, dataset: Dataset, held: Sequence[str], chosen: Cho
         }
     )
     mlflow.log_dict(report, "dataset.json")
-    mlflow.log_text("\n".join(held), "data.txt")
+    mlflow.log_text("\n".join(described), "data.txt")
     mlflow.log_dict({**chosen.reasons}, "chosen_from_data.json")
     mlflow.log_input(dataset.for_mlflow(), "training")
     parameters = {p for tower in model.towers for p in tower.parameters()}

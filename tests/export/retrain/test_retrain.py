@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import shutil
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -47,7 +46,7 @@ def run(config: Path, patch: pytest.MonkeyPatch, said: io.StringIO | None = None
     patch.setattr(PROGRESS, "_file", said or io.StringIO())
     patch.setattr(PROGRESS, "_width", 300)
     with drawn_once():
-        return retrain.retrain(read_experiment(config), Namespace(config=config, catalogue=""))
+        return retrain.retrain(read_experiment(config), config.parent)
 
 
 def champion() -> str:
@@ -57,7 +56,7 @@ def champion() -> str:
 
 def shown(result: dict[str, Any]) -> str:
     said = io.StringIO()
-    retrain.show_retrained(result, Console(file=said, width=300))
+    retrain.show(result, Console(file=said, width=300))
     return said.getvalue()
 
 

@@ -23,7 +23,7 @@ from twinspire.protos.system.machine import machine
 from twinspire.protos.system.timing import Effort
 from twinspire.serving.benchmark.filter_measurement import SELECTIVITIES
 
-ITEMS = 8000  # enough for the planner to search the graph where half of them pass
+ITEMS = 8000  # enough for a search of the graph where half of them pass
 QUERIES = 20
 
 

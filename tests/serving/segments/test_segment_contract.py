@@ -43,7 +43,7 @@ def built(folder: Path) -> BuiltSegment:
 
 
 def growing(folder: Path) -> GrowingSegment:
-    """The items of a bundle as live items of one without items; each was written twice."""
+    """The items of a bundle as live items, beside a catalogue of two others; each was written twice."""
     same = built(folder)
     earlier: Any = OtherItems(2)
     segment = GrowingSegment(BuiltSegment(same.manifest, same.index, earlier, same.columns, same.fusion))

@@ -3,10 +3,12 @@
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
@@ -20,11 +22,12 @@ from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data import dataset
-from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.dataset import Dataset, dense_ranks, prepare
 from twinspire.train.data.source import Tables, collapse_spaces, contains_query, sample_groups, without_query
 from twinspire.train.data.sources import files, pydocs
 from twinspire.train.data.sources.files import FilesData
 from twinspire.train.data.sources.pydocs import PydocsData
+from twinspire.train.data.splits import PART
 from twinspire.train.data.training_data import training_data_of
 
 QUERY = TextFeature(kind="text", column="query")
@@ -195,6 +198,44 @@ def test_a_damaged_folder_is_named(made: Callable[..., Dataset]) -> None:
     (folder / "pairs.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(DataError, match=rf"{folder.name}: damaged"):
         made()
+
+
+def test_a_damaged_page_is_named_when_it_is_read(made: Callable[..., Dataset]) -> None:
+    path = made().folder / "pairs.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:60] = b"\xff" * 56  # the first page; the columns are described at the end of the file
+    path.write_bytes(content)
+    damaged = made()
+    with pytest.raises(DataError, match=rf"{path.parent.name}: damaged .*; delete it to build it again"):
+        _ = damaged.pairs
+
+
+def test_a_data_set_is_read_to_the_end_when_its_folder_is_replaced_or_removed(
+    made: Callable[..., Dataset],
+) -> None:
+    data = made()
+    pairs = data.pairs
+    made(refresh=True)
+    assert data.part("train").equals(pairs.filter(pl.col("part") == "train"))
+    shutil.rmtree(data.folder)
+    assert data.pairs.equals(pairs)
+
+
+@pytest.mark.parametrize("most", [3, 2**32 - 1])
+def test_rows_have_the_same_ranks_however_they_are_ranked(most: int) -> None:
+    draw = np.random.default_rng(most)
+    table = pl.DataFrame(
+        {
+            "begin": draw.integers(4, size=500).astype(np.uint32) * np.uint32(most // 3),
+            "part": pl.Series(draw.choice(["train", "test", "cold"], 500), dtype=PART),
+            "end": draw.integers(3, size=500).astype(np.uint32) * np.uint32(most // 3),
+        }
+    )
+    known = table.select(pl.struct(pl.all()).rank("dense").cast(pl.Int64) - 1).to_series()
+    assert dense_ranks(table).equals(known)
+    strings = table.with_columns(pl.col("part").cast(pl.String))
+    assert dense_ranks(strings).equals(known)
+    assert dense_ranks(table.clear()).is_empty()
 
 
 def test_a_column_that_no_table_has_is_named(

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from twinspire.protos.errors import DataError
 from twinspire.train.config.data import SplitConfig
 from twinspire.train.data import source
-from twinspire.train.data.source import BY_RANKING, POSITIVE, add_positions, filter_events, sort_events
+from twinspire.train.data.source import (
+    BY_RANKING,
+    POSITIVE,
+    add_positions,
+    filter_events,
+    share_of_repeats,
+    sort_events,
+)
 from twinspire.train.data.splits import PARTS, SHOWN, assign_parts, known_events
 
 Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
@@ -290,6 +297,7 @@ def test_events_are_filtered_alike_however_few_users_are_filtered_at_a_time(
             **({"time": draw.integers(3, size=400).astype(float)} if timed else {}),
         }
     )
+    share = share_of_repeats(sort_events(events))
     known, counted = filter_events(sort_events(events), repeats, min_user_events=4)
     assert 0 < known.height < events.height and counted
     for at_once in (1, 7, 50):
@@ -297,5 +305,6 @@ def test_events_are_filtered_alike_however_few_users_are_filtered_at_a_time(
         found, dropped = filter_events(sort_events(events), repeats, min_user_events=4)
         assert found.equals(known)
         assert dropped == counted
+        assert share_of_repeats(sort_events(events)) == share
     nothing, dropped = filter_events(sort_events(events.clear()), repeats)
     assert nothing.is_empty() and not dropped
