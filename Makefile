@@ -288,8 +288,10 @@ test-all: setup ## all tests: also fuzzing, fault injection, killed processes, a
 	@$(MAKE) --no-print-directory test-together
 	$(MAKE) --no-print-directory test-quiet
 
+# Twice the cores: half of the time of these tests goes by in waiting, for services and for disks.
+TOGETHER ?= $(shell echo $$(( 2 * $$(getconf _NPROCESSORS_ONLN) )))
 test-together: setup ## the part of test-all that runs in parallel
-	@$(PY) -m pytest -m "not quiet" -n logical --dist worksteal
+	@$(PY) -m pytest -m "not quiet" -n $(TOGETHER) --dist worksteal
 
 test-quiet: setup ## the tests of test-all that would fail on a busy machine, two at a time
 	@$(PY) -m pytest -m quiet -n 2 --dist worksteal $$(grep -rl "mark\.quiet" tests --include="test_*.py") # importing all takes longer
