@@ -312,14 +312,14 @@ test-serving: ## client, service and gateway, each installed alone, without torc
 	  "$$bare/source" protos train export serving
 	for extra in "" client serving http; do
 	  place="$$bare/$${extra:-plain}"
-	  $(PYTHON) -m venv "$$place"
-	  pip=("$$place/bin/pip" --disable-pip-version-check --quiet)
-	  # The first environment builds the wheel for all.
+	  # The first environment builds the wheel for all, and its pip installs into all.
+	  $(PYTHON) -m venv $${extra:+--without-pip} "$$place"
+	  pip=("$$bare/plain/bin/pip" --python "$$place/bin/python" --disable-pip-version-check --quiet)
 	  [ -d "$$bare/wheel" ] || "$${pip[@]}" wheel --no-deps --wheel-dir "$$bare/wheel" "$$bare/source"
 	  "$${pip[@]}" install --no-compile -c requirements.txt "$$(echo "$$bare"/wheel/*.whl)$${extra:+[$$extra]}"
 	done
 	cd "$$bare"
-	client/bin/pip list --format freeze | cut -d= -f1 | sort | tr '\n' ' '
+	plain/bin/pip --python client/bin/python list --format freeze | cut -d= -f1 | sort | tr '\n' ' '
 	client/bin/twinspire-client --help >/dev/null
 	client/bin/python -c "import twinspire.serving.client; print('and the client runs with that')"
 	http/bin/python -c "import twinspire.serving.gateway.process; print('the gateway runs without the service')"
