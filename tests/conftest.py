@@ -19,6 +19,7 @@ import hypothesis
 import pytest
 
 from tests.helpers import tables
+from tests.helpers.code_keys import read_code_once
 from tests.helpers.operators import read_operators_once
 from tests.helpers.shared import shared_folder
 from twinspire.protos.system import timing
@@ -45,8 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("seeded")
     os.environ["TWINSPIRE_CACHE"] = tempfile.mkdtemp(prefix="twinspire-tests-")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has a core, not all of them
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parallel = getattr(config.option, "numprocesses", None)
+    if parallel:  # the processes that this one starts import NumPy, which reads this, before their hook
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # each has a core, not all of them
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests with two threads wait for a busy core
     for name in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "TWINSPIRE_MAKE"):  # of the make that runs the tests
         os.environ.pop(name, None)
@@ -56,7 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # a tracking server alone is enough
-    if not getattr(config.option, "numprocesses", None):  # with several processes, this one imports no tests
+    if not parallel:  # with several processes, this one imports no tests
         gc.disable()  # until all tests are imported: looking for garbage takes a fifth of that time
 
 
@@ -103,9 +105,11 @@ def _length(module: list[pytest.Item]) -> tuple[float, bool]:
 
 
 def pytest_collection_finish() -> None:
-    """Read torch's operators once for all exports, and leave imported modules out of garbage collections."""
+    """Read torch's operators and our own code once, and leave imported modules out of garbage collections."""
     if "twinspire.export.onnx.export" in sys.modules:
         read_operators_once()
+    if "twinspire.train.fingerprint" in sys.modules:
+        read_code_once()
     _freeze()
     gc.enable()
 

@@ -9,17 +9,20 @@ import atexit
 import contextlib
 import gc
 import io
+import json
 import math
 import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,26 @@ SLOW = (
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(SLOW)
 PATH = [*sys.path]  # before a test loads a model of MLflow, which adds the folder of the model's code
+
+# Of `warm_executable`. What is no command of torch and MLflow becomes a process of the Python beside it.
+CLIENT = """#!{python} -IS
+import json, os, signal, socket, sys
+arguments = [each for each in sys.argv[1:] if each != "-u"]
+if arguments[:1] != ["-m"] or not arguments[1].startswith(("twinspire.train", "twinspire.export")):
+    os.execv({other!r}, [{other!r}, *sys.argv[1:]])
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    asked = json.dumps([arguments, dict(os.environ), os.getcwd()]).encode()
+    socket.send_fds(server, [len(asked).to_bytes(8, "big")], [0, 1, 2])
+    server.sendall(asked)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: server.sendall(bytes([number])))
+    code = int(server.makefile().read())
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+sys.exit(code)
+"""
 
 
 class WarmPython:
@@ -128,6 +151,59 @@ def run(
     return subprocess.CompletedProcess(command, process.returncode, output, said)
 
 
+@contextlib.contextmanager
+def warm_executable(place: Path, other: Path) -> Iterator[Path]:
+    """Write an executable file that is started as a Python is, by make or torchrun, within the block.
+
+    Commands of `twinspire.train` and `twinspire.export` become forks as those of `WarmPython`. A fork has the
+    input, output and environment of the process of that file, gets its SIGINT and SIGTERM, and is killed when
+    that process dies. That process ends with the exit code of the fork.
+
+    Args:
+        place: of the file.
+        other: the Python that runs all else.
+    """
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        address = f"{folder}/socket"  # a longer path than a test's folder would be refused
+        listener.bind(address)
+        listener.listen()
+        threading.Thread(target=_accept, args=(listener,), daemon=True).start()
+        place.write_text(CLIENT.format(python=sys.executable, other=str(other), address=address))
+        place.chmod(0o755)
+        try:
+            yield place
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # `accept` of the thread fails
+
+
+def _accept(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=_fork_for, args=(client,), daemon=True).start()
+
+
+def _fork_for(client: socket.socket) -> None:
+    """Start what a `CLIENT` asks for, pass signals on to it, and send its exit code."""
+    with client:
+        size, places, *_ = socket.recv_fds(client, 8, 3)
+        with client.makefile("rb") as stream:
+            arguments, env, cwd = json.loads(stream.read(int.from_bytes(size, "big")))
+        streams = [Connection(place) for place in places]
+        process = CONTEXT.Process(target=_main, args=(arguments, env, cwd, PATH, *streams), daemon=True)
+        process.start()
+        for each in streams:
+            each.close()
+        while process.exitcode is None:
+            if client in wait([process.sentinel, client]):
+                for number in client.recv(8) or [signal.SIGKILL]:  # nothing: the other end has died
+                    os.kill(process.pid or 0, number)
+                    if number == signal.SIGKILL:
+                        process.join()
+        with contextlib.suppress(BrokenPipeError):
+            client.sendall(str(process.exitcode).encode())
+
+
 def _text(connection: "Connection[Any, Any]", mode: str = "r") -> io.TextIOWrapper:
     """What is read from a connection, or written to it, as text."""
     with connection:
@@ -135,7 +211,7 @@ def _text(connection: "Connection[Any, Any]", mode: str = "r") -> io.TextIOWrapp
 
 
 def _main(
-    arguments: tuple[str, ...],
+    arguments: Sequence[str],
     env: Mapping[str, str],
     cwd: str,
     path: Sequence[str],
@@ -158,12 +234,13 @@ def _main(
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    sys.path[:] = [cwd, *path]
+    sys.path[:] = [cwd, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), *path]
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
     kind, what, *rest = arguments
     assert kind in ("-c", "-m"), arguments
     try:
         if kind == "-m":
+            _time_without_warm_up()
             sys.argv = [what, *rest]
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
@@ -171,3 +248,10 @@ def _main(
             exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})
     finally:
         atexit._run_exitfuncs()  # which multiprocessing leaves out
+
+
+def _time_without_warm_up() -> None:
+    """Time calls as the process of the tests does, whose tests check no times: `pytest_runtest_setup`."""
+    from twinspire.protos.system import timing  # reads no environment
+
+    timing.WARM_UP, timing.FIRST = 0.0, 2

@@ -41,7 +41,14 @@ ATTENTION: Sections = {
     "item.id": {"kind": "id"},
     "item.title": {"kind": "text", "column": "title", "max_length": 32},
     "item.genre": {"kind": "category", "column": "genre"},
-    "tower": {"kind": "sequence", "dimension": 32, "input_dropout": 0.2, "dropout": 0.1, "buckets": 512},
+    "tower": {
+        "kind": "sequence",
+        "dimension": 32,
+        "layers": 1,
+        "input_dropout": 0.2,
+        "dropout": 0.1,
+        "buckets": 512,
+    },
     "loss": {"kind": "full_softmax"},
     "training": {
         "epochs": 12,

@@ -40,8 +40,13 @@ class World:
             reads &= rng.random(len(reads)) >= leaves
         return found
 
-    def explored(self, seed: int, users: int, by_challenger: bool = False) -> Explored:
-        """Three answers to each user; drawn by the champion, or by the challenger to learn its value."""
+    def explored(self, seed: int, users: int) -> Explored:
+        """Three answers to each user, drawn by the champion."""
+        made = self._answered(seed, users)
+        return replace(made, propensities=made.conditional(made.champion))
+
+    def _answered(self, seed: int, users: int, by_challenger: bool = False) -> Explored:
+        """Three answers to each user, by either ranker, without the propensities."""
         rng = np.random.default_rng(seed)
         numbers = np.repeat(np.arange(users), 3)
         ease = rng.normal(0, 0.5, users)  # some are harder to please
@@ -51,12 +56,11 @@ class World:
         logits = challenger if by_challenger else champion
         order = np.argsort(-(logits + rng.gumbel(size=logits.shape)), axis=1)[:, : self.shown]
         rewards = self.clicked(rng, np.take_along_axis(qualities, order, axis=1))
-        made = Explored(order, rewards, np.ones(order.shape), champion, challenger, numbers)
-        return replace(made, propensities=made.conditional(champion))
+        return Explored(order, rewards, np.ones(order.shape), champion, challenger, numbers)
 
     def value(self, by_challenger: bool, draws: int = 10) -> float:
         """Mean clicks of an answer, of 60,000 answers a draw."""
-        found = [self.explored(10**6 + n, 20_000, by_challenger) for n in range(draws)]
+        found = [self._answered(10**6 + n, 20_000, by_challenger) for n in range(draws)]
         return float(np.mean([each.rewards.sum(axis=1).mean() for each in found]))
 
 
@@ -113,12 +117,16 @@ class Seekers:
 
     def lists(self, rng: np.random.Generator, size: int) -> tuple[Numbers, Numbers]:
         """The rankers' lists (R, M) for some searches, in which item 0 is looked for."""
+        champion, challenger = (np.argsort(-each, axis=1) for each in self._scores(rng, size))
+        return champion, challenger
+
+    def _scores(self, rng: np.random.Generator, size: int) -> list[Floats]:
+        """Of both rankers, (R, M)."""
         shared = rng.normal(0, 1, (size, self.items))
         shared[:, 0] += 1.0
         scores = [shared + rng.normal(0, self.noise, shared.shape) for _ in range(2)]
         scores[1][:, 0] += self.gain
-        champion, challenger = (np.argsort(-each, axis=1) for each in scores)
-        return champion, challenger
+        return scores
 
     def clicks(self, rng: np.random.Generator, ease: Floats, items: Numbers) -> npt.NDArray[np.bool_]:
         """(R, K): which shown items are clicked."""
@@ -128,9 +136,10 @@ class Seekers:
 
     def gained(self, rng: np.random.Generator, size: int = 200_000) -> float:
         """How many more clicks the challenger's answers get, relative to the champion's."""
-        shown = [each[:, : self.shown] for each in self.lists(rng, size)]
-        means = [float((np.where(each == 0, 1.0, 0.02) * EXAMINED).sum(axis=1).mean()) for each in shown]
-        return means[1] / means[0] - 1
+        places = [(each[:, 1:] > each[:, :1]).sum(axis=1) for each in self._scores(rng, size)]  # of item 0
+        examined = [float(EXAMINED[each[each < self.shown]].sum()) / size for each in places]
+        first, second = (0.98 * each + 0.02 * float(EXAMINED.sum()) for each in examined)
+        return second / first - 1
 
     def interleaved(self, rng: np.random.Generator, users: int) -> Iterator[tuple[int, int | None]]:
         """Each click of users in turn: the user, and the team; of 1 to several searches by each."""

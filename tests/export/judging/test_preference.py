@@ -188,8 +188,8 @@ def test_a_better_challenger_is_told_from_the_champion(clicks: str) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("clicks", WORLDS)
 def test_intervals_hold_the_truth_in_nine_of_ten_draws(clicks: str) -> None:
-    held = coverage(clicks)
-    assert len(held) == 4 and min(held.values()) >= 90, held
+    held = coverage(clicks, draws=60)
+    assert len(held) == 4 and min(held.values()) >= 54, held
 
 
 def test_few_or_unlike_answers_are_refused() -> None:

@@ -26,15 +26,16 @@ from twinspire.train.models.towers import Tower
 
 pytestmark = pytest.mark.exhaustive
 
+TWO: Mapping[str, Any] = {"layers": 2}
 KINDS: Mapping[str, Sections] = {
-    "attention": ATTENTION,
-    "ages": AGES,
+    "attention": {**ATTENTION, "tower": {**ATTENTION["tower"], **TWO}},
+    "ages": {**AGES, "tower": {**AGES["tower"], **TWO}},
     "sum": SUM,
     "latent and linear": {**LATENT, "tower": {**LATENT["tower"], "linear": 12}},
     "recent popularity": {
         **ATTENTION,
         "query.time": {"kind": "time"},
-        "tower": {**ATTENTION["tower"], "linear": 12, "recent_popularity": 8},
+        "tower": {**ATTENTION["tower"], **TWO, "linear": 12, "recent_popularity": 8},
     },
     "bag": ASKED,
 }

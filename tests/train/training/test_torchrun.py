@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.helpers.ports import held_port
 from tests.helpers.rank_pair import environments, outcomes
 from tests.helpers.stdlib import PLAIN, QUICK, Sections, write_toml
 from tests.helpers.waiting import wait_until
-from tests.helpers.warm import WarmPython
+from tests.helpers.warm import WarmPython, warm_executable
 from tests.train.training.test_run import environment, only_run, warm_command
 from twinspire.train.models.encoders import ROWS_FROM
 from twinspire.train.training.checkpoint import RUN_STATE
@@ -30,8 +31,8 @@ LONG_RUN: Any = {"training": {"epochs": 12, "batch_size": 16, "patience": 12, "t
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., WarmPython]]:
-    """Starts commands under torchrun, and ends what a failed test has left of them."""
+def start(tmp_path: Path) -> Iterator[Callable[..., WarmPython]]:
+    """Starts commands under torchrun, whose ranks are warm, and ends what a failed test has left of them."""
     started: list[WarmPython] = []
 
     def start(config: Path, folder: Path, launch: tuple[str, ...], *arguments: str) -> WarmPython:
@@ -46,15 +47,17 @@ def start() -> Iterator[Callable[..., WarmPython]]:
             "--json",
             *arguments,
         )
-        started.append(WarmPython(*command, env={**environment(folder), "OMP_NUM_THREADS": "1"}))
+        variables = {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": str(python)}
+        started.append(WarmPython(*command, env={**environment(folder), **variables}))
         return started[-1]
 
-    yield start
-    for process in started:
-        for each in [] if process.poll() is not None else ranks_of(process):
-            each.kill()
-        process.kill()
-        process.communicate()
+    with warm_executable(tmp_path / "python", Path(sys.executable)) as python:
+        yield start
+        for process in started:
+            for each in [] if process.poll() is not None else ranks_of(process):
+                each.kill()
+            process.kill()
+            process.communicate()
 
 
 def ranks_of(launcher: WarmPython) -> list[psutil.Process]:
