@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -24,11 +25,11 @@ from twinspire.serving.api.catalogue_service import CatalogueServicer
 from twinspire.serving.api.events_service import EventsServicer
 from twinspire.serving.api.retrieval_service import SERVICE, RetrievalServicer
 from twinspire.serving.engine.batching import Batcher
-from twinspire.serving.engine.call import Call, Method
+from twinspire.serving.engine.call import Call, Method, UnaryCall
 from twinspire.serving.engine.event_loop import EventLoop
 from twinspire.serving.engine.front import Front
 from twinspire.serving.engine.limits import WorkerLimits
-from twinspire.serving.engine.stream_call import OpenCalls, methods
+from twinspire.serving.engine.stream_call import OpenCalls, StreamCall, WatchCall
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.grpc.connection_monitor import ConnectionMonitor
 from twinspire.serving.grpc.core import GrpcFront, server_options
@@ -266,9 +267,12 @@ class RetrievalServer:
         self._event_loop.call_soon(swap)
 
     def _advance(self) -> bool:
-        """Apply some changes of live items; returns whether there are more."""
-        more = self._servicer.advance()
-        split = self._servicer.split
+        """Apply some changes of live items, between two batches; returns whether there are more."""
+        split, more = self._servicer.split, False
+        for bundle in split.all:
+            if bundle.live is not None:
+                more |= bundle.live.advance()
+        self._servicer.waits.release(split.sequence)
         if split.sequence != self._shown_sequence:
             self._show_live(split)
             if self._catalogue is not None:
@@ -370,3 +374,26 @@ class _Reflection:
         """Descriptors of the services that a request asks for."""
         answers: Iterator[Any] = self._inner.ServerReflectionInfo(iter([request]), call)
         return next(answers)
+
+
+def methods(service: ServiceDescriptor, servicer: Any, always: bool = False) -> dict[str, Method]:
+    """The methods of a service by path.
+
+    Args:
+        service: of a .proto file.
+        servicer: has a method of each name. If a method takes a stream, its requests are passed one by one;
+            if only the answer is a stream, the last argument is a function that sends an answer.
+        always: the methods are answered even if there is no room.
+    """
+    found = [_method(each, getattr(servicer, each.name), always) for each in service.methods]
+    return {each.path: each for each in found}
+
+
+def _method(method: MethodDescriptor, behaviour: Callable[..., Any], always: bool) -> Method:
+    if method.client_streaming != method.server_streaming:
+        call_type: type[Call] = WatchCall
+    else:
+        call_type = StreamCall if method.client_streaming else UnaryCall
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    parse = GetMessageClass(method.input_type).FromString
+    return Method(path, method.name, parse, behaviour, call_type, always)

@@ -144,7 +144,10 @@ class CatalogueServicer:
         asked = replace(request, items=items, deadline=deadline)
 
         def written(reply: Frame) -> Any:
-            return self._retrieval.when_searched(reply.value, call, lambda: reply.payload)
+            """The outcome: now, or deferred until this worker's searches have applied its sequence."""
+            if self._retrieval.split.sequence >= reply.value:
+                return reply.payload
+            return self._retrieval.waits.add(reply.value, call, lambda: reply.payload, is_stored=True)
 
         content, repeatable = pickle.dumps(asked), bool(request.request_id)
         return self._client.defer(call, FrameKind.WRITE, content, written, repeatable, len(items))

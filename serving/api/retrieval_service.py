@@ -90,15 +90,6 @@ class RetrievalServicer:
         """End the threads that wait for another server."""
         self._remote.stop()
 
-    def advance(self) -> bool:
-        """Apply some changes of live items, between two batches; returns whether there are more."""
-        more = False
-        for bundle in self.split.all:
-            if bundle.live is not None:
-                more |= bundle.live.advance()
-        self.waits.release(self.split.sequence)
-        return more
-
     def Search(self, request: wire.SearchRequest, call: Call, answer_id: str = "") -> Job | Deferred:
         """The k items nearest to one query; `answer_id` if the rate limit was charged before a wait."""
         if not request.HasField("query"):
@@ -219,12 +210,6 @@ class RetrievalServicer:
         vectors = bundle.item_tower(items)
         timing = Timing(encode_us=(time.perf_counter_ns() - started) // 1000)
         return converters.vectors_to_wire(vectors, bundle.version, timing)
-
-    def when_searched(self, sequence: int, call: Call, outcome: Callable[[], Any]) -> Any:
-        """The outcome of a write: now, or deferred until this worker's searches have applied its sequence."""
-        if self.split.sequence >= sequence:
-            return outcome()
-        return self.waits.add(sequence, call, outcome, is_stored=True)
 
     def _wait(
         self, request: SearchMessage | wire.ScoreRequest, spec: "_JobSpec", again: Callable[[], Any]

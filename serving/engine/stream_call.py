@@ -1,7 +1,4 @@
-"""Calls of many requests, or of many answers: streams of searches, and watches.
-
-`methods` gives each method of a service its type of call.
-"""
+"""Calls of many requests, or of many answers: streams of searches, and watches."""
 
 import math
 import time
@@ -9,18 +6,13 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message_factory import GetMessageClass
-
 from twinspire.protos.errors import Overloaded
 from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.call import (
     Call,
     Deferred,
     Dispatcher,
-    Method,
     StreamAnswer,
-    UnaryCall,
     serialised,
 )
 from twinspire.serving.wire.status import Code
@@ -268,26 +260,3 @@ class OpenCalls:
 
     def _refusal(self, owner: str, most: float) -> Overloaded:
         return Overloaded(f"a {owner} may have {most} calls of {self._method} open", RETRY_SECONDS)
-
-
-def methods(service: ServiceDescriptor, servicer: Any, always: bool = False) -> dict[str, Method]:
-    """The methods of a service by path.
-
-    Args:
-        service: of a .proto file.
-        servicer: has a method of each name. If a method takes a stream, its requests are passed one by one;
-            if only the answer is a stream, the last argument is a function that sends an answer.
-        always: the methods are answered even if there is no room.
-    """
-    found = [_method(each, getattr(servicer, each.name), always) for each in service.methods]
-    return {each.path: each for each in found}
-
-
-def _method(method: MethodDescriptor, behaviour: Callable[..., Any], always: bool) -> Method:
-    if method.client_streaming != method.server_streaming:
-        call_type: type[Call] = WatchCall
-    else:
-        call_type = StreamCall if method.client_streaming else UnaryCall
-    path = f"/{method.containing_service.full_name}/{method.name}"
-    parse = GetMessageClass(method.input_type).FromString
-    return Method(path, method.name, parse, behaviour, call_type, always)

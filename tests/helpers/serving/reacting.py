@@ -15,7 +15,7 @@ from twinspire.serving.engine.batching import Batcher
 from twinspire.serving.engine.call import Call, Method, UnaryCall
 from twinspire.serving.engine.event_loop import EventLoop
 from twinspire.serving.engine.limits import WorkerLimits
-from twinspire.serving.engine.stream_call import StreamCall, methods
+from twinspire.serving.engine.stream_call import StreamCall
 from twinspire.serving.grpc.core import GrpcFront
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.layout import width
@@ -26,6 +26,7 @@ from twinspire.serving.retrieval.event_reading import ResolveUsers
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import Guard, caller
+from twinspire.serving.server import methods
 from twinspire.serving.wire.converters import RequestLimits
 
 SEARCH = "/retrieval.v1.Retrieval/Search"
