@@ -175,6 +175,7 @@ def test_a_service_starts_with_what_it_served_last(
     assert bundles.first(CHAMPION, tmp_path) == (tmp_path / folders[2].name, "3")
 
 
+@pytest.mark.usefixtures("library")
 def test_a_service_that_never_served_anything_says_why_it_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(MissingStage, match="models:/nobody@champion: not in the registry"):
         bundles.first("models:/nobody@champion", tmp_path)
