@@ -141,7 +141,7 @@ def encode_once(name: str, tower: ItemTower, records: Records) -> EncodedFile:
             found = EncodedFile(output, _mapped(output), len(records), 0.0)
         else:
             found = encode_into(output, tower, records)
-        os.utime(folder)
+        os.utime(folder, ns=(time.time_ns(), time.time_ns()))  # finer than the file system's own clock
     with exclusive_lock(parent / ".lock"):
         folders = sorted(
             (each for each in parent.iterdir() if each.is_dir()), key=lambda each: each.stat().st_mtime_ns
