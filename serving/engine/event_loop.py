@@ -266,6 +266,7 @@ class EventLoop:
         self._batch_ended = 0.0  # when the last batch was, in `time.perf_counter()` seconds
         self._is_shut = self._has_slept = False
         self._front = front
+        self._clock: int | None = None  # of the thread's processor time; set by the thread
         self._thread = threading.Thread(target=self._run, name="event-loop", daemon=True)
 
     # From any thread.
@@ -276,11 +277,11 @@ class EventLoop:
         return self._dispatcher.last_calls
 
     def processor_seconds(self) -> float:
-        """Processor time of the loop's thread, in seconds; 0 where the system does not tell it."""
-        thread = self._thread.ident
-        if thread is None or not self._thread.is_alive() or not hasattr(time, "pthread_getcpuclockid"):
+        """Processor time of the loop's thread, in seconds; 0 after its end, and where no clock tells it."""
+        try:
+            return 0.0 if self._clock is None else time.clock_gettime(self._clock)
+        except OSError:  # the thread has ended
             return 0.0
-        return time.clock_gettime(time.pthread_getcpuclockid(thread))
 
     def start(self) -> None:
         """Accept calls from now on."""
@@ -341,6 +342,8 @@ class EventLoop:
         return self._dispatcher.client
 
     def _run(self) -> None:
+        if hasattr(time, "pthread_getcpuclockid"):  # of a living thread alone: of another it may crash
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
         front, batcher, dispatcher = self._front, self._batcher, self._dispatcher
         timeout = front.timeout
         poll, clients, deferred = front.poll, self._clients, dispatcher.deferred

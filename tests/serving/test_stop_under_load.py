@@ -40,4 +40,4 @@ def test_a_signal_to_the_process_group_loses_no_request_of_64_clients(
             clients.join()
         _, told = log.result(30)
     clients.check(collector)
-    assert not [word for word in ("killed", "died", "Traceback") if word in told]
+    assert not [word for word in ("killed", "died", "Traceback") if word in told], told

@@ -56,6 +56,13 @@ def test_calls_in_flight_are_answered(retriever: Retriever) -> None:
     assert event_loops() == before
 
 
+def test_processor_time_can_be_read_while_and_after_the_thread_ends(retriever: Retriever) -> None:
+    with reacting(retriever) as served:
+        assert soon(lambda: served.loop.processor_seconds() > 0)
+        served.loop.stop(5)
+        assert soon(lambda: served.loop.processor_seconds() == 0)
+
+
 def test_what_takes_longer_than_the_grace_period_is_broken_off(retriever: Retriever) -> None:
     with reacting(retriever) as served, Raw(served.address) as raw:
         streams = [raw.begin(path) for path in (SEARCH, SEARCH_STREAM)]
