@@ -118,7 +118,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
     config = write_toml(stdlib, tmp_path / "a.toml", sections={**PLAIN, **QUICK}, **LONG_RUN)
     straight, broken = (in_store(empty_store, tmp_path / name) for name in ("straight", "broken"))
 
-    first = start(config, broken, (*LOCAL, "2"))
+    first = start(config, broken, (*LOCAL, "2"), "--resume-if-any")  # there is none
     when_an_epoch_has_ended(first, broken, 1)
     others = ranks_of(first)
     others[1].kill()
@@ -131,7 +131,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_to_the_same_quality(
     assert failed.data.tags["ranks"] == "2"
     assert not any(each.is_running() for each in others)
 
-    second = start(config, broken, (*LOCAL, "3"), "--resume")
+    second = start(config, broken, (*LOCAL, "3"), "--resume-if-any")
     when_an_epoch_has_ended(second, broken, 2)
     others = ranks_of(second)
     assert len(others) == 3
