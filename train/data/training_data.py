@@ -150,6 +150,12 @@ class Histories(Sequence[list[Any]]):
         """Item rows of one query's history, oldest first."""
         return self.run[self.begin[query] : self.end[query]]
 
+    def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
+        """All (index in `queries`, item) of the histories of the given queries, as two arrays."""
+        begin = self.begin[queries]
+        lengths = self.end[queries] - begin
+        return range_indices(lengths), self.run[concatenate_ranges(begin, lengths)]
+
 
 @dataclass(frozen=True)
 class Positives:

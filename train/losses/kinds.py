@@ -149,11 +149,17 @@ class FullSoftmaxObjective(Objective[FullSoftmax]):
         """All items of training pairs."""
         items = self.trained_items
         positive = columns_of(items, self.pairs.item[batch.pairs])
-        return Candidates(items, positive, self.seen_mask(batch, items))
+        return Candidates(items, positive)
+
+    def known(self, batch: Batch, candidates: Candidates) -> Tensor | None:
+        """Bool (P, N): where the item is in the history of the pair's query, and not among its answers."""
+        return self.seen_mask(batch, candidates.items)
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """(P,) from scores (P, N)."""
-        return full_softmax(scores, candidates.positive, candidates.known, self.config.temperature)
+        known = self.known(batch, candidates)
+        seen = None if known is None else to_device_of(known, scores)
+        return full_softmax(scores, candidates.positive, seen, self.config.temperature)
 
 
 class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
@@ -171,19 +177,22 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
         if self.config.uniform_negatives:
             parts.append(generator.choice(self.trained_items, self.config.uniform_negatives))
         items = np.unique(np.concatenate(parts))
+        known = None
         if self.config.correction == "none":
             known = self.known_or_only_from_window(batch, items, np.concatenate([own[:0], *parts[1:]]))
-        else:
-            known = self.known_mask(batch, items)
         return Candidates(items, columns_of(items, own), known)
+
+    def known(self, batch: Batch, candidates: Candidates) -> Tensor:
+        """Bool (P, N): where the item is known to answer the pair's query, or does so by its own window."""
+        return self.known_mask(batch, candidates.items) if candidates.known is None else candidates.known
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """(P,) from scores (P, N)."""
-        assert candidates.known is not None
         log_q = None
         if self.config.correction != "none":
             log_q = self._log_q(batch, candidates, scores)
-        return in_batch_softmax(scores, candidates.positive, candidates.known, self.config.temperature, log_q)
+        known = to_device_of(self.known(batch, candidates), scores)
+        return in_batch_softmax(scores, candidates.positive, known, self.config.temperature, log_q)
 
     def _log_q(self, batch: Batch, candidates: Candidates, scores: Tensor) -> Tensor:
         """(P, N): log of the probability, given a pair, that the item is among the candidates of its step.
@@ -242,7 +251,7 @@ class BceObjective(Objective[Bce]):
         """The items of the batch."""
         own = self.pairs.item[batch.pairs]
         items = np.unique(own)
-        return Candidates(items, columns_of(items, own), None)
+        return Candidates(items, columns_of(items, own))
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """(P,) from scores (P, N)."""

@@ -40,14 +40,14 @@ class Candidates:
     Args:
         items: int64 (N,), distinct item rows in ascending order.
         positive: int64 (P,), the column of each pair's own item.
-        known: bool (P, N), true where the item is not a negative of the pair's query; None if nowhere.
+        known: bool (P, N), as `Objective.known`, where that depends on all pairs of the step; else None.
         negatives: int64 (P, J), columns of the items sampled for each pair; None if the loss uses all
             columns.
     """
 
     items: Rows
     positive: Tensor
-    known: Tensor | None
+    known: Tensor | None = None
     negatives: Tensor | None = None
 
     def of_pairs(self, pairs: Rows | None) -> "Candidates":
@@ -83,6 +83,7 @@ class Objective(ABC, Generic[Config]):
             raise DataError("the train part of the split holds no positive pair")
         self.trained_items = np.flatnonzero(counts)  # items with a positive training pair
         self.item_share = counts / counts.sum()  # (N,), of the positive training pairs
+        self._column_of = np.full(data.item_count, -1)  # scratch of `_mask`, with -1 everywhere between calls
 
     def _select_pairs(self, pairs: Pairs) -> Pairs:
         """The training pairs that the loss uses: by default the positive ones."""
@@ -96,6 +97,14 @@ class Objective(ABC, Generic[Config]):
             batch: of `self.pairs`.
             hard: what `mine` returned for this epoch.
         """
+
+    def known(self, batch: Batch, candidates: Candidates) -> Tensor | None:
+        """Bool (P, N): where an item is not a negative of a pair's query; None if nowhere.
+
+        Args:
+            batch: the step, or a share of it, whose pairs those of the candidates are.
+        """
+        return candidates.known
 
     @abstractmethod
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
@@ -135,7 +144,7 @@ class Objective(ABC, Generic[Config]):
     def known_mask(self, batch: Batch, items: Rows) -> Tensor:
         """Bool (P, N): is the item a positive of the pair's query, or an excluded item of its history?"""
         place, item = self.positives.of_queries(batch.queries)
-        known = _mask(len(batch.queries), items, place, item)
+        known = self._mask(len(batch.queries), items, place, item)
         seen = self._seen_mask(batch.queries, items)
         if seen is not None:
             known |= seen
@@ -170,29 +179,26 @@ class Objective(ABC, Generic[Config]):
     def window_mask(self, batch: Batch, items: Rows) -> npt.NDArray[np.bool_]:
         """Bool (W, N): is the item that of a pair of the window?"""
         window = batch.window
-        return _mask(window.max(initial=-1) + 1, items, window, self.pairs.item[batch.pairs])
+        return self._mask(window.max(initial=-1) + 1, items, window, self.pairs.item[batch.pairs])
+
+    def _mask(self, count: int, items: Rows, place: Rows, item: Rows) -> npt.NDArray[np.bool_]:
+        """Bool (count, N): true at each (place, item) whose item is among the N items."""
+        self._column_of[items] = np.arange(len(items))
+        column = self._column_of[item]
+        self._column_of[items] = -1
+        mask = np.zeros(count * len(items), bool)
+        mask[(place * len(items) + column)[column >= 0]] = True
+        return mask.reshape(count, len(items))
 
     def _seen_mask(self, queries: Rows, items: Rows) -> npt.NDArray[np.bool_] | None:
         if self.data.histories is None or not self.data.exclude_seen:
             return None
-        rows = self.data.seen(queries)
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        place = np.repeat(np.arange(len(queries)), lengths)
-        return _mask(len(queries), items, place, np.concatenate(rows) if len(rows) else place)
+        return self._mask(len(queries), items, *self.data.histories.of_queries(queries))
 
 
 def columns_of(items: Rows, rows: Rows) -> Tensor:
     """Int64, the shape of `rows`: the column of each item row among `items`, which are ascending."""
     return torch.from_numpy(np.searchsorted(items, rows))
-
-
-def _mask(count: int, items: Rows, place: Rows, item: Rows) -> npt.NDArray[np.bool_]:
-    """Bool (count, N): true at each (place, item) whose item is among the N ascending items."""
-    column = np.searchsorted(items, item)
-    present = (column < len(items)) & (items[np.minimum(column, len(items) - 1)] == item)
-    mask = np.zeros((count, len(items)), bool)
-    mask[place[present], column[present]] = True
-    return mask
 
 
 def mine_hard_negatives(

@@ -70,14 +70,15 @@ def test_the_own_item_is_a_candidate_and_seen_items_are_not_negatives(kind: str,
         assert (np.diff(candidates.items) > 0).all()  # distinct
         own = objective.pairs.item[batch.pairs]
         np.testing.assert_array_equal(candidates.items[candidates.positive], own)
-        if candidates.known is None:
+        mask = objective.known(batch, candidates)
+        if mask is None:
             assert kind == "full"
             assert not exclude_seen
             continue
         for n, pair in enumerate(batch.pairs):
             query = int(objective.pairs.query[pair])
             past = {*data.histories.rows(query).tolist()} if exclude_seen else set()
-            known = {*candidates.items[candidates.known[n].numpy()].tolist()}
+            known = {*candidates.items[mask[n].numpy()].tolist()}
             assert past & {*candidates.items.tolist()} <= known
             answers = {*objective.pairs.item[objective.pairs.query == query].tolist()}
             others = {*own[batch.window != batch.window[n]].tolist()}
@@ -97,21 +98,24 @@ def test_known_positives_are_masked_in_all_but_the_full_softmax(
     data = data_of_pairs(pairs_of(pairs))
     objective = build_objective(LOSSES[kind], data)
     for batch, candidates in batches_and_candidates(objective, data):
+        mask = objective.known(batch, candidates)
         if kind == "full":  # whose loss is a multinomial likelihood of all positives
-            assert candidates.known is None
+            assert mask is None
             assert {*candidates.items} == {item for _, item in pairs}
             continue
-        assert candidates.known is not None
+        assert mask is not None
         queries = objective.pairs.query[batch.pairs]
         expected = [[(query, item) in {*pairs} for item in candidates.items] for query in queries]
-        assert candidates.known.tolist() == expected
+        assert mask.tolist() == expected
 
 
 def test_an_item_that_is_a_positive_by_another_pair_is_masked() -> None:
     data = data_of_pairs(pairs_of([(0, 3), (0, 5), (1, 5)]))
-    ((batch, candidates),) = batches_and_candidates(build_objective(IN_BATCH, data), data)
-    assert candidates.known is not None
-    rows = {(int(q), int(i)): candidates.known[n].tolist() for n, (q, i) in enumerate(
+    objective = build_objective(IN_BATCH, data)
+    ((batch, candidates),) = batches_and_candidates(objective, data)
+    known = objective.known(batch, candidates)
+    assert known is not None
+    rows = {(int(q), int(i)): known[n].tolist() for n, (q, i) in enumerate(
         zip(data.parts["train"].query[batch.pairs], data.parts["train"].item[batch.pairs], strict=True)
     )}  # fmt: skip
     assert rows == {(0, 3): [True, True], (0, 5): [True, True], (1, 5): [False, True]}
