@@ -138,10 +138,10 @@ def parser() -> argparse.ArgumentParser:
     tables = "also write items.parquet and pairs.parquet, with item ids and parts, into this folder"
     data_command.add_argument("--tables", type=Path, metavar="FOLDER", help=tables)
     fit_command = add_experiment_command(commands, "fit", fit, _show_fit)
-    begin = fit_command.add_mutually_exclusive_group()
-    begin.add_argument("--resume", action="store_true", help="continue the run that was interrupted")
-    if_any = "the same if there is one, else begin: for launchers that start lost processes again"
-    begin.add_argument(
+    to_resume = fit_command.add_mutually_exclusive_group()
+    to_resume.add_argument("--resume", action="store_true", help="continue the run that was interrupted")
+    if_any = "continue it if there is one, else begin; for launchers that start lost processes again"
+    to_resume.add_argument(  # None, as of `fit` in train/training/run.py
         "--resume-if-any", dest="resume", action="store_const", const=None, default=False, help=if_any
     )
     return top

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tests.helpers.served import START, Answer, event, write_events, write_log
 from tests.helpers.stdlib import Made, write_toml
-from twinspire.train.__main__ import main, show_data
+from twinspire.train.__main__ import main, parser, show_data
 
 Capture = pytest.CaptureFixture[str]
 
@@ -52,6 +52,13 @@ def test_a_filter_with_brackets_is_shown_as_it_is() -> None:
     dropped = {"not s ~ '[a-z]' OR s = '[/b]'": 3}
     show_data({"name": "log", "items": 5, "parts": parts, "contents": [], "dropped": dropped}, console)
     assert "not s ~ '[a-z]' OR s = '[/b]'" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_run_is_resumed_only_if_asked() -> None:
+    given = [[], ["--resume"], ["--resume-if-any"]]
+    assert [parser().parse_args(["fit", *each]).resume for each in given] == [False, True, None]
+    with pytest.raises(SystemExit):
+        parser().parse_args(["fit", "--resume", "--resume-if-any"])
 
 
 def test_fit_prints_one_document(run: Any, made: Made) -> None:

@@ -152,7 +152,7 @@ class FullSoftmaxObjective(Objective[FullSoftmax]):
         return Candidates(items, positive)
 
     def known(self, batch: Batch, candidates: Candidates) -> Tensor | None:
-        """Bool (P, N): where the item is in the history of the pair's query, and not among its answers."""
+        """Bool (P, N): where the item is in the pair's history; None if histories exclude nothing."""
         return self.seen_mask(batch, candidates.items)
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
@@ -178,13 +178,14 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
             parts.append(generator.choice(self.trained_items, self.config.uniform_negatives))
         items = np.unique(np.concatenate(parts))
         known = None
-        if self.config.correction == "none":
+        if self.config.correction == "none" and batch.spans is not None:
             known = self.known_or_only_from_window(batch, items, np.concatenate([own[:0], *parts[1:]]))
         return Candidates(items, columns_of(items, own), known)
 
     def known(self, batch: Batch, candidates: Candidates) -> Tensor:
-        """Bool (P, N): where the item is known to answer the pair's query, or does so by its own window."""
-        return self.known_mask(batch, candidates.items) if candidates.known is None else candidates.known
+        """Bool (P, N): as `known_mask`; without a correction as `known_or_only_from_window`."""
+        mask = candidates.step_mask
+        return self.known_mask(batch, candidates.items) if mask is None else mask
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """(P,) from scores (P, N)."""

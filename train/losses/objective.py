@@ -3,10 +3,11 @@
     objective = build_objective(experiment.loss, data)
     hard = objective.mine(encode, seed)                            once an epoch
     candidates = objective.candidates(batch, hard, generator)      each step
-    losses = objective.losses(scores, batch, candidates)
+    losses = objective.losses(scores, share, candidates)           of a share of the batch, or of all
 
 Each `[loss] kind` is a subclass of `Objective` in `kinds.py`. Candidates are chosen on the CPU,
-and the trainer moves them; a loss computes on the device of its scores.
+and the trainer moves them; a loss computes on the device of its scores. Masks are made on the CPU, too: those
+that do not depend on the whole batch by `losses`, so that each rank makes only that of its share.
 """
 
 from abc import ABC, abstractmethod
@@ -40,14 +41,15 @@ class Candidates:
     Args:
         items: int64 (N,), distinct item rows in ascending order.
         positive: int64 (P,), the column of each pair's own item.
-        known: bool (P, N), as `Objective.known`, where that depends on all pairs of the step; else None.
+        step_mask: bool (P, N), the `Objective.known` of losses whose mask depends on all pairs of the step;
+            None of others.
         negatives: int64 (P, J), columns of the items sampled for each pair; None if the loss uses all
             columns.
     """
 
     items: Rows
     positive: Tensor
-    known: Tensor | None = None
+    step_mask: Tensor | None = None
     negatives: Tensor | None = None
 
     def of_pairs(self, pairs: Rows | None) -> "Candidates":
@@ -59,9 +61,9 @@ class Candidates:
         if pairs is None:
             return self
         places = torch.from_numpy(pairs)
-        known = None if self.known is None else self.known[places]
+        mask = None if self.step_mask is None else self.step_mask[places]
         negatives = None if self.negatives is None else self.negatives[places]
-        return Candidates(self.items, self.positive[places], known, negatives)
+        return Candidates(self.items, self.positive[places], mask, negatives)
 
 
 class Objective(ABC, Generic[Config]):
@@ -102,9 +104,9 @@ class Objective(ABC, Generic[Config]):
         """Bool (P, N): where an item is not a negative of a pair's query; None if nowhere.
 
         Args:
-            batch: the step, or a share of it, whose pairs those of the candidates are.
+            batch: the step or a share of it; the candidates are those of its pairs.
         """
-        return candidates.known
+        return candidates.step_mask
 
     @abstractmethod
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:

@@ -105,7 +105,8 @@ def fit(
     """Train and evaluate an experiment.
 
     Args:
-        resume: continue the run that was interrupted last; None continues one if there is one.
+        resume: continue the run that was interrupted last; None continues one if there is one, and refuses
+            to train beside a process that still trains the same.
         to_resume: the command that does so, for the texts that say how to go on.
         process: this one, alone or as rank 0 of several, whose number is not a part of the run's key; the
             others call `follow`. If None, it is set up to train alone.
@@ -117,7 +118,7 @@ def fit(
     Raises:
         KeyboardInterrupt: SIGINT asked to stop; the run is marked as killed and can be resumed.
         Terminated: the same by SIGTERM.
-        MissingStage: there is nothing to resume.
+        MissingStage: there is nothing to resume, or another process still trains the run.
         ConfigError: this machine lacks the device.
         Unavailable: there is too little memory.
     """
@@ -129,7 +130,7 @@ def fit(
     if finished is not None:
         process.from_rank_0("")
         return finished, True
-    interrupted = _interrupted(experiment, key)
+    interrupted = _interrupted(experiment, key, refuse_running=resume is None)
     resume = interrupted is not None if resume is None else resume
     if resume and interrupted is None:
         raise MissingStage(f"{experiment.name}: no interrupted run to resume; train without --resume")
@@ -269,12 +270,23 @@ def _fingerprint(experiment: Experiment, dataset: Dataset, start_id: str = "") -
     return fingerprint(key, start_id) if start_id else key
 
 
-def _interrupted(experiment: Experiment, key: str) -> str | None:
-    """The id of the newest run that did not finish and left its state behind."""
+def _interrupted(experiment: Experiment, key: str, refuse_running: bool) -> str | None:
+    """The id of the newest run that did not finish and left its state behind.
+
+    Raises:
+        MissingStage: another process still trains a run with this key, and `refuse_running` is set.
+    """
     for run in unfinished_runs(experiment.name, STAGE, key):
         folder = run_folder(run.info.run_id)
-        if (folder / RUN_STATE).is_file() and not _is_locked(folder):
-            return str(run.info.run_id)
+        if not folder.is_dir():
+            continue
+        try:
+            with _locked(folder):
+                if (folder / RUN_STATE).is_file():
+                    return str(run.info.run_id)
+        except MissingStage:
+            if refuse_running:
+                raise
     return None
 
 
@@ -287,14 +299,6 @@ def _locked(folder: Path) -> contextlib.AbstractContextManager[object]:
     return exclusive_lock(
         folder / ".lock", MissingStage(f"run {folder.name}: another process is training it")
     )
-
-
-def _is_locked(folder: Path) -> bool:
-    try:
-        with _locked(folder):
-            return False
-    except MissingStage:
-        return True
 
 
 def _train(

@@ -146,7 +146,12 @@ def test_ranks_have_the_losses_of_one_process(correction: Correction) -> None:
         for rank in range(3):
             share, places = batch.share(rank, 3)
             of_share = np.flatnonzero(np.isin(batch.queries, share.queries))
-            found = objective.losses(scores[of_share], share, candidates.of_pairs(places))
+            own = candidates.of_pairs(places)
+            mask, mask_of_share = objective.known(batch, candidates), objective.known(share, own)
+            assert mask is not None
+            assert mask_of_share is not None
+            assert torch.equal(mask_of_share, mask[places])
+            found = objective.losses(scores[of_share], share, own)
             torch.testing.assert_close(found, whole[places])
 
 

@@ -205,9 +205,11 @@ def test_of_all_interrupted_runs_the_one_that_began_last_is_resumed(
     begun_run(experiment.name, "other", 3, "KILLED")
     without_state = begun_run(experiment.name, "a", 4, statuses[1])
     (training.run_folder(without_state) / RUN_STATE).unlink()
-    assert training._interrupted(experiment, "a") == newer
+    assert training._interrupted(experiment, "a", refuse_running=True) == newer
     with training._locked(training.run_folder(newer)):
-        assert training._interrupted(experiment, "a") == older
+        assert training._interrupted(experiment, "a", refuse_running=False) == older
+        with pytest.raises(MissingStage, match=f"run {newer}: another process is training it"):
+            training._interrupted(experiment, "a", refuse_running=True)
 
 
 def test_what_a_run_depends_on_is_hashed_once(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
