@@ -23,7 +23,7 @@ import pytest
 from tests.helpers.ports import held_port
 from tests.helpers.retraining import ALL, OLD, QUERIES, TITLES
 from tests.helpers.waiting import wait_until
-from tests.test_readmes import PLAIN_TABLES, blocks, commands, copy_checkout, run, server
+from tests.test_readmes import PLAIN_TABLES, blocks, commands, copy_checkout, run, server, warm
 from twinspire.serving.client import Event, Query, RetrievalClient
 
 PAGE = "export/retrain/README.md"
@@ -113,7 +113,7 @@ def test_the_loop_runs_and_keeps_keys_and_texts_to_itself(tmp_path: Path) -> Non
     keys = [f"key-{secrets.token_hex(8)}" for _ in range(USERS)]
     said: list[str] = []
 
-    with held_port() as port:
+    with warm(tmp_path / ".venv"), held_port() as port:
 
         def do(line: str) -> str:
             line = re.sub("^python ", ".venv/bin/python ", line)
@@ -123,6 +123,7 @@ def test_the_loop_runs_and_keeps_keys_and_texts_to_itself(tmp_path: Path) -> Non
             return said[-1]
 
         demo, serve, search, record, *others = lines
+        serve = serve.replace('FLAGS="', 'FLAGS="--served-log-flush-seconds 1 ')
         do(demo)
         with server(tmp_path, serve, port), RetrievalClient(f"127.0.0.1:{port}") as client:
             do(search)
