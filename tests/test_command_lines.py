@@ -170,7 +170,7 @@ def test_a_program_tells_its_version(
         ("serving", "twinspire-serving search --addr", "--address"),
         ("serving", "twinspire-serving token --role wr", "writer"),
         ("serving", "twinspire-serving items ups", "upsert"),
-        ("train", "twinspire-train fit --res", "--resume"),
+        ("train", "twinspire-train fit --resume-", "--resume-if-any"),
         ("export", "twinspire-export promote --fo", "--force"),
         ("serving.client", "twinspire-client batch quer", "queries.txt"),
     ],

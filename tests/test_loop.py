@@ -123,6 +123,7 @@ def test_the_loop_runs_and_keeps_keys_and_texts_to_itself(tmp_path: Path) -> Non
             return said[-1]
 
         demo, serve, search, record, *others = lines
+        assert 'FLAGS="' in serve
         serve = serve.replace('FLAGS="', 'FLAGS="--served-log-flush-seconds 1 ')
         do(demo)
         with server(tmp_path, serve, port), RetrievalClient(f"127.0.0.1:{port}") as client:

@@ -342,7 +342,7 @@ class EventLoop:
         return self._dispatcher.client
 
     def _run(self) -> None:
-        if hasattr(time, "pthread_getcpuclockid"):  # undefined for a thread that has ended, so asked here
+        if hasattr(time, "pthread_getcpuclockid"):  # called here, while the thread is known to live
             self._clock = time.pthread_getcpuclockid(threading.get_ident())
         front, batcher, dispatcher = self._front, self._batcher, self._dispatcher
         timeout = front.timeout

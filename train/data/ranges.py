@@ -30,6 +30,20 @@ def range_indices(lengths: Rows) -> Rows:
     return np.repeat(np.arange(len(lengths)), lengths)
 
 
+def gather_ranges(values: Rows, begin: Rows, end: Rows) -> tuple[Rows, Rows]:
+    """The values in R ranges of an array, one range after another.
+
+    Args:
+        begin: (R,), index of each range's first value.
+        end: (R,), index after its last value.
+
+    Returns:
+        For each of these values the number of its range, and the value.
+    """
+    lengths = end - begin
+    return range_indices(lengths), values[concatenate_ranges(begin, lengths)]
+
+
 def compact(numbers: Rows) -> Rows:
     """The same numbers, in half the memory where int32 holds them."""
     small = (

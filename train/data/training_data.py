@@ -17,7 +17,7 @@ from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.protos.inputs.texts import cut_as_read
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset, dense_ranks
-from twinspire.train.data.ranges import concatenate_ranges, range_indices
+from twinspire.train.data.ranges import gather_ranges
 from twinspire.train.data.source import SPANS
 from twinspire.train.data.splits import known_events
 
@@ -152,9 +152,7 @@ class Histories(Sequence[list[Any]]):
 
     def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
         """All (index in `queries`, item) of the histories of the given queries, as two arrays."""
-        begin = self.begin[queries]
-        lengths = self.end[queries] - begin
-        return range_indices(lengths), self.run[concatenate_ranges(begin, lengths)]
+        return gather_ranges(self.run, self.begin[queries], self.end[queries])
 
 
 @dataclass(frozen=True)
@@ -175,9 +173,7 @@ class Positives:
 
     def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
         """All (index in `queries`, item) of the given queries, as two arrays."""
-        begin = self.starts[queries]
-        lengths = self.starts[queries + 1] - begin
-        return range_indices(lengths), self.items[concatenate_ranges(begin, lengths)]
+        return gather_ranges(self.items, self.starts[queries], self.starts[queries + 1])
 
 
 @dataclass(frozen=True)

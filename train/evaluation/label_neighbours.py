@@ -22,7 +22,7 @@ import scipy.sparse
 import scipy.special
 
 from twinspire.protos.features import FeatureSpec
-from twinspire.train.data.ranges import concatenate_ranges, range_indices, range_starts
+from twinspire.train.data.ranges import gather_ranges, range_starts
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.label_means import (
     FittedLabels,
@@ -115,9 +115,9 @@ class ResidualNeighbours:
         pair, item, residuals = [], [], []
         for spec, values in self._histories:
             begin = first_event(spec, values, events == EVENTS[0])[queries]
-            lengths = values.end[queries] - begin
-            pair.append(range_indices(lengths))
-            item.append(values.run[concatenate_ranges(begin, lengths)])
+            index, rows = gather_ranges(values.run, begin, values.end[queries])
+            pair.append(index)
+            item.append(rows)
             residuals.append((spec.kind == "history") - self._shares[item[-1]])
         of, event = np.concatenate(pair), np.concatenate(item)
         centred = self._centred(of, np.concatenate(residuals))

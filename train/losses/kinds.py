@@ -151,13 +151,13 @@ class FullSoftmaxObjective(Objective[FullSoftmax]):
         positive = columns_of(items, self.pairs.item[batch.pairs])
         return Candidates(items, positive)
 
-    def known(self, batch: Batch, candidates: Candidates) -> Tensor | None:
+    def not_negatives(self, batch: Batch, candidates: Candidates) -> Tensor | None:
         """Bool (P, N): where the item is in the pair's history; None if histories exclude nothing."""
         return self.seen_mask(batch, candidates.items)
 
     def pair_losses(self, scores: Tensor, batch: Batch, candidates: Candidates) -> Tensor:
         """(P,) from scores (P, N)."""
-        known = self.known(batch, candidates)
+        known = self.not_negatives(batch, candidates)
         seen = None if known is None else to_device_of(known, scores)
         return full_softmax(scores, candidates.positive, seen, self.config.temperature)
 
@@ -182,7 +182,7 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
             known = self.known_or_only_from_window(batch, items, np.concatenate([own[:0], *parts[1:]]))
         return Candidates(items, columns_of(items, own), known)
 
-    def known(self, batch: Batch, candidates: Candidates) -> Tensor:
+    def not_negatives(self, batch: Batch, candidates: Candidates) -> Tensor:
         """Bool (P, N): as `known_mask`; without a correction as `known_or_only_from_window`."""
         mask = candidates.step_mask
         return self.known_mask(batch, candidates.items) if mask is None else mask
@@ -192,7 +192,7 @@ class InBatchSoftmaxObjective(Objective[InBatchSoftmax]):
         log_q = None
         if self.config.correction != "none":
             log_q = self._log_q(batch, candidates, scores)
-        known = to_device_of(self.known(batch, candidates), scores)
+        known = to_device_of(self.not_negatives(batch, candidates), scores)
         return in_batch_softmax(scores, candidates.positive, known, self.config.temperature, log_q)
 
     def _log_q(self, batch: Batch, candidates: Candidates, scores: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class Candidates:
     Args:
         items: int64 (N,), distinct item rows in ascending order.
         positive: int64 (P,), the column of each pair's own item.
-        step_mask: bool (P, N), the `Objective.known` of losses whose mask depends on all pairs of the step;
-            None of others.
+        step_mask: bool (P, N), what `Objective.not_negatives` returns, if that depends on all pairs of the
+            step; else None.
         negatives: int64 (P, J), columns of the items sampled for each pair; None if the loss uses all
             columns.
     """
@@ -85,7 +85,7 @@ class Objective(ABC, Generic[Config]):
             raise DataError("the train part of the split holds no positive pair")
         self.trained_items = np.flatnonzero(counts)  # items with a positive training pair
         self.item_share = counts / counts.sum()  # (N,), of the positive training pairs
-        self._column_of = np.full(data.item_count, -1)  # scratch of `_mask`, with -1 everywhere between calls
+        self._column_of = np.zeros(data.item_count, np.int64)  # scratch of `_mask`
 
     def _select_pairs(self, pairs: Pairs) -> Pairs:
         """The training pairs that the loss uses: by default the positive ones."""
@@ -100,7 +100,7 @@ class Objective(ABC, Generic[Config]):
             hard: what `mine` returned for this epoch.
         """
 
-    def known(self, batch: Batch, candidates: Candidates) -> Tensor | None:
+    def not_negatives(self, batch: Batch, candidates: Candidates) -> Tensor | None:
         """Bool (P, N): where an item is not a negative of a pair's query; None if nowhere.
 
         Args:
@@ -184,12 +184,16 @@ class Objective(ABC, Generic[Config]):
         return self._mask(window.max(initial=-1) + 1, items, window, self.pairs.item[batch.pairs])
 
     def _mask(self, count: int, items: Rows, place: Rows, item: Rows) -> npt.NDArray[np.bool_]:
-        """Bool (count, N): true at each (place, item) whose item is among the N items."""
+        """Bool (count, N): true at each (place, item) whose item is among the N items.
+
+        The table `_column_of` keeps columns of earlier calls. So an entry counts only where its column holds
+        the item (a sparse set, Briggs and Torczon 1993).
+        """
         self._column_of[items] = np.arange(len(items))
         column = self._column_of[item]
-        self._column_of[items] = -1
+        present = items[np.minimum(column, len(items) - 1)] == item
         mask = np.zeros(count * len(items), bool)
-        mask[(place * len(items) + column)[column >= 0]] = True
+        mask[(place * len(items) + column)[present]] = True
         return mask.reshape(count, len(items))
 
     def _seen_mask(self, queries: Rows, items: Rows) -> npt.NDArray[np.bool_] | None:

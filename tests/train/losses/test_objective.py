@@ -70,7 +70,7 @@ def test_the_own_item_is_a_candidate_and_seen_items_are_not_negatives(kind: str,
         assert (np.diff(candidates.items) > 0).all()  # distinct
         own = objective.pairs.item[batch.pairs]
         np.testing.assert_array_equal(candidates.items[candidates.positive], own)
-        mask = objective.known(batch, candidates)
+        mask = objective.not_negatives(batch, candidates)
         if mask is None:
             assert kind == "full"
             assert not exclude_seen
@@ -98,7 +98,7 @@ def test_known_positives_are_masked_in_all_but_the_full_softmax(
     data = data_of_pairs(pairs_of(pairs))
     objective = build_objective(LOSSES[kind], data)
     for batch, candidates in batches_and_candidates(objective, data):
-        mask = objective.known(batch, candidates)
+        mask = objective.not_negatives(batch, candidates)
         if kind == "full":  # whose loss is a multinomial likelihood of all positives
             assert mask is None
             assert {*candidates.items} == {item for _, item in pairs}
@@ -113,7 +113,7 @@ def test_an_item_that_is_a_positive_by_another_pair_is_masked() -> None:
     data = data_of_pairs(pairs_of([(0, 3), (0, 5), (1, 5)]))
     objective = build_objective(IN_BATCH, data)
     ((batch, candidates),) = batches_and_candidates(objective, data)
-    known = objective.known(batch, candidates)
+    known = objective.not_negatives(batch, candidates)
     assert known is not None
     rows = {(int(q), int(i)): known[n].tolist() for n, (q, i) in enumerate(
         zip(data.parts["train"].query[batch.pairs], data.parts["train"].item[batch.pairs], strict=True)

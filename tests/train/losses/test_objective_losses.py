@@ -41,7 +41,7 @@ def test_corrections_follow_the_size_of_each_batch(uniform: int) -> None:
         # The correction subtracts log q from the scaled scores, so these scores become zero.
         raised = (IN_BATCH.temperature * torch.from_numpy(log_q))[np.argsort(batch.query)]
         found = objective.losses(raised, batch, candidates)
-        known = objective.known(batch, candidates)
+        known = objective.not_negatives(batch, candidates)
         assert known is not None
         left = (~known).sum(dim=1)
         torch.testing.assert_close(found, torch.log1p(left))

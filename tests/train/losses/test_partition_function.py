@@ -147,7 +147,8 @@ def test_ranks_have_the_losses_of_one_process(correction: Correction) -> None:
             share, places = batch.share(rank, 3)
             of_share = np.flatnonzero(np.isin(batch.queries, share.queries))
             own = candidates.of_pairs(places)
-            mask, mask_of_share = objective.known(batch, candidates), objective.known(share, own)
+            mask = objective.not_negatives(batch, candidates)
+            mask_of_share = objective.not_negatives(share, own)
             assert mask is not None
             assert mask_of_share is not None
             assert torch.equal(mask_of_share, mask[places])
@@ -165,7 +166,7 @@ def test_without_a_correction_items_that_only_the_own_window_brings_are_no_negat
         uniform = loss.uniform_negatives if isinstance(loss, InBatchSoftmax) else 0
         for batch, _ in steps(log, objective, 3, 300, 7):
             candidates = objective.candidates(batch, None, np.random.default_rng(1))
-            known = objective.known(batch, candidates)
+            known = objective.not_negatives(batch, candidates)
             assert known is not None
             drawn = {*np.random.default_rng(1).choice(objective.trained_items, uniform).tolist()}
             for n, pair in enumerate(batch.pairs):
@@ -184,7 +185,7 @@ def test_a_step_of_one_window_keeps_its_negatives() -> None:
     for loss in (InBatchSoftmax("in_batch_softmax"), SampledSoftmax("sampled_softmax")):
         objective = build_objective(loss, log.data)
         for batch, candidates in steps(log, objective, 3, 20, 100):
-            known = objective.known(batch, candidates)
+            known = objective.not_negatives(batch, candidates)
             assert known is not None
             assert len({*batch.window.tolist()}) == 1
             left = (~known).sum(dim=1)

@@ -23,11 +23,15 @@ def test_two_workers_of_ray_train_one_run(stdlib: Path, empty_store: Path, tmp_p
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     short: Any = {"training": {"epochs": 2, "batch_size": 64, "threads": 1}}
     config = write_toml(stdlib, tmp_path / "a.toml", sections={**PLAIN, **QUICK}, **short)
-    home = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}  # Ray writes its results below
+    variables = {
+        "HOME": str(tmp_path),  # Ray writes its results below
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray listens on 127.0.0.1, as it does on these systems
+    }
     done = subprocess.run(
         [sys.executable, "ray_fit.py", str(config), "2"],
         cwd=tmp_path,
-        env={**environment(tmp_path), **home},
+        env={**environment(tmp_path), **variables},
         capture_output=True,
         text=True,
         timeout=600,
