@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -32,6 +32,7 @@ from twinspire.serving.supervisor import WorkerHandle, run_when_idle
 log = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.2  # for which it waits for a row
+LATE_SECONDS = 3.0  # after which a flush no longer waits until nothing else needs the processor
 DRAIN_SECONDS = 3.0  # after the workers' grace; the supervisor kills a process that takes longer
 MOST_CONTENTS = 32  # of a worker, whose rows become columns at once
 MOST_ROWS = 100_000  # in memory; at this number they are written before the flush is due
@@ -78,7 +79,7 @@ class LogWriter:
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops and the workers have ended."""
         stopped = handle.stop_event()
-        threading.Thread(target=_hurry_after, args=(stopped,), daemon=True).start()
+        threading.Thread(target=self._hurry_when_late, args=(stopped,), daemon=True).start()
         run_when_idle()  # without the two threads, which notice the stop on a busy machine, too
         pa.set_cpu_count(1)
         handle.ready()
@@ -90,6 +91,18 @@ class LogWriter:
         self._drain(until)
         self._flush()
         self._thread.shutdown()
+
+    def _hurry_when_late(self, stopped: threading.Event) -> None:
+        """Let this process compete for the processor like any other while a flush is late, and at the stop."""
+        if not hasattr(os, "SCHED_IDLE"):  # not Linux
+            return
+        spared = {each.native_id for each in threading.enumerate()} - {threading.main_thread().native_id}
+        is_late = False
+        while not stopped.wait(LATE_SECONDS):
+            was_late, is_late = is_late, time.monotonic() > self._flush_due + LATE_SECONDS
+            if is_late != was_late:
+                _run_as(os.SCHED_OTHER if is_late else os.SCHED_IDLE, spared)
+        _run_as(os.SCHED_OTHER, spared)
 
     def _drain(self, until: float) -> None:
         """Take the answers in the queues, up to a time by `time.monotonic()`; count the others as lost."""
@@ -189,9 +202,9 @@ class LogWriter:
         self._entry["last_error"] = reason
 
 
-def _hurry_after(stopped: threading.Event) -> None:
-    """Once the service stops, let all threads of this process compete for the processor like any other."""
-    stopped.wait()
-    with suppress(AttributeError, OSError):  # not Linux, or not allowed
+def _run_as(policy: int, spared: Container[int | None]) -> None:
+    """Let the threads of this process, without some, compete for the processor by a policy of the kernel."""
+    with suppress(OSError):  # not allowed
         for thread in psutil.Process().threads():
-            os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
+            if thread.id not in spared:
+                os.sched_setscheduler(thread.id, policy, os.sched_param(0))

@@ -136,7 +136,28 @@ def test_a_folder_has_one_service(serve: Serve, full: Path) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.quiet  # the log's process runs only where nothing else needs the processor
+@pytest.mark.quiet  # it occupies a processor
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no SCHED_IDLE")
+def test_answers_are_logged_though_the_processor_is_busy(serve: Serve, full: Path) -> None:
+    service = serve(full)
+    idle = psutil.Process(service.pid())
+    wait_until(lambda: os.sched_getscheduler(idle.pid) == os.SCHED_IDLE)
+    core = min(os.sched_getaffinity(0))
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    for pid in (busy.pid, *(each.id for each in idle.threads())):
+        os.sched_setaffinity(pid, {core})
+    try:
+        with service.service.client() as client:
+            client.search_batch(["a"] * 64, k=3)
+            wait_until(lambda: written(service, 64), 60)
+    finally:
+        busy.kill()
+        busy.wait()
+    wait_until(lambda: os.sched_getscheduler(idle.pid) == os.SCHED_IDLE)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.quiet  # it kills processes
 def test_what_was_flushed_can_be_read_whatever_is_killed(serve: Serve, full: Path) -> None:
     service = serve(full)
     answered: list[tuple[float, str]] = []
@@ -157,7 +178,7 @@ def test_what_was_flushed_can_be_read_whatever_is_killed(serve: Serve, full: Pat
         wait_until(lambda: len(answered) > before + 200)
 
     def flush(rows: int) -> None:
-        wait_until(lambda: state(service)[0] > rows, 120)
+        wait_until(lambda: state(service)[0] > rows, 60)
 
     threads = [threading.Thread(target=search) for _ in range(3)]
     for thread in threads:
