@@ -93,7 +93,7 @@ class LogWriter:
         self._thread.shutdown()
 
     def _hurry_when_late(self, stopped: threading.Event) -> None:
-        """Let this process compete for the processor like any other while a flush is late, and at the stop."""
+        """Let this process compete for the processor while a flush is late, and when the service stops."""
         if not hasattr(os, "SCHED_IDLE"):  # not Linux
             return
         spared = {each.native_id for each in threading.enumerate()} - {threading.main_thread().native_id}
