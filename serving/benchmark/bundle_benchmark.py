@@ -44,7 +44,7 @@ from twinspire.serving.benchmark.filter_measurement import buckets, measure_qual
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.compiled import CompiledFilter, PassingRows
 from twinspire.serving.filters.expression import AllOf
-from twinspire.serving.index.vector_index import VectorIndex
+from twinspire.serving.index.vector_index import exact_index
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.retrieval.query import Query, SearchOptions, example_query
@@ -103,7 +103,7 @@ def local_segment(retriever: Retriever, folder: Path) -> BuiltSegment:
     if not (manifest := retriever.manifest).is_remote:
         return retriever.built
     columns = FilterColumns.load(folder, manifest)
-    return BuiltSegment(manifest, VectorIndex(folder, manifest), Catalogue(folder, manifest), columns)
+    return BuiltSegment(manifest, exact_index(folder, manifest), Catalogue(folder, manifest), columns)
 
 
 def recall(retriever: Retriever, items: BuiltSegment, k: int) -> list[float]:

@@ -1,33 +1,31 @@
-"""Vectors to rows: the index that compares all items, and how a bundle's index is opened.
+"""Vectors to rows: comparing all items, or searching a graph over them; and how a bundle's index is opened.
 
 All scores are inner products. A bundle's manifest names its kind of index (`index.kind`). To add a kind,
-write a subclass of `VectorIndex`, and name it in `KINDS`; for one on another server see `remote.py`.
+write a function that opens one, and name it in `KINDS`; for one on another server see `remote.py`.
 """
 
-from collections.abc import Sequence
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.protos.bundle import VECTORS, Manifest, Score
+from twinspire.protos.bundle import HNSWLIB, LINKS, VECTORS, Manifest, Score
 from twinspire.protos.errors import BundleDamaged, BundleTooNew
 from twinspire.protos.nearest.coded_vectors import CodedVectors
-from twinspire.protos.nearest.links import Links
+from twinspire.protos.nearest.links import Links, read_hnswlib, read_links
+from twinspire.protos.nearest.search import graph_width
 from twinspire.protos.nearest.vectors import vectors_of
 from twinspire.serving.filters.compiled import PassingRows
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-# Kind -> module and class, imported only for a bundle of that kind. The class takes the folder of a verified
-# bundle and its manifest. (`train/fingerprint.py` follows names of modules in strings.)
-KINDS = {
-    "exact": ("twinspire.serving.index.vector_index", "VectorIndex"),
-    "hnsw": ("twinspire.serving.index.hnsw_index", "HnswIndex"),
-}
+SPACE = "ip"
+# Where a share of the items passes a filter, a search follows the links of about ef / share items. One that
+# follows PATIENCE times as many gives up: near the query fewer pass, and it would miss some of the best.
+PATIENCE = 1.8
 NOT_FINITE = "a tower gave a vector that is not finite"
 
 
@@ -44,19 +42,18 @@ class Neighbours(NamedTuple):
 
 
 class VectorIndex:
-    """N item vectors of dimension D to search in, by comparing each; safe to call from several threads.
-
-    A subclass may search approximately.
+    """N item vectors of dimension D to search in; safe to call from several threads.
 
     Args:
-        folder: of a bundle whose files have been verified.
-
-    Raises:
-        BundleDamaged: the vectors are not those that the manifest describes.
+        coded: the vectors, with the links of an HNSW graph over them (Malkov and Yashunin 2018) if there is
+            one. Where scores are not cosines, the graph is that of the items without their padding
+            coordinate. A query of the tower has a zero there; an item as a query must be searched with
+            `exact`.
+        ef_search: width of a search in the graph; None if there is no graph, so all items are compared.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._coded = coded_vectors(folder, manifest)
+    def __init__(self, coded: CodedVectors, ef_search: int | None = None) -> None:
+        self._coded, self.ef_search = coded, ef_search
 
     @property
     def count(self) -> int:
@@ -65,10 +62,17 @@ class VectorIndex:
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
         """The `min(k, N)` items nearest to each query of the query tower, float32 (B, D)."""
-        return self.exact(vectors, k)
+        width = None if self.ef_search is None else graph_width(k, self.ef_search, self.count)
+        if width is None:
+            return self.exact(vectors, k)
+        rows, scores, least = self._coded.search(vectors, k, width)
+        if least < k:
+            short = np.flatnonzero(rows[:, -1] < 0)
+            rows[short], scores[short] = self.exact(vectors[short], k)
+        return Neighbours(rows, scores)
 
     def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Neighbours | None:
-        """For each query the `min(k, R)` best of the R items that pass a filter, by an index that filters.
+        """For each query the `min(k, R)` best of the R items that pass a filter, as the graph finds them.
 
         A query that finds fewer has rows of -1 at its end.
 
@@ -78,9 +82,14 @@ class VectorIndex:
             passing: the filter.
 
         Returns:
-            None if the index cannot evaluate this filter; by default it can evaluate none.
+            None where it takes no longer to compare all that pass.
         """
-        return None
+        count, passed = self.count, passing.count
+        width = None if self.ef_search is None else graph_width(k, self.ef_search, count, passed)
+        if width is None:
+            return None
+        most = int(PATIENCE * width * count / passed)
+        return Neighbours(*self._coded.search(vectors, k, width, passing.mask, most)[:2])
 
     def exact(self, vectors: Vectors, k: int, rows: Rows | None = None) -> Neighbours:
         """As `search`, of any vectors, items included, never approximate; equal scores: lower row first.
@@ -98,16 +107,37 @@ class VectorIndex:
         return found
 
 
-def coded_vectors(folder: Path, manifest: Manifest, links: Links | None = None) -> CodedVectors:
-    """The item vectors of a bundle with their codes, and a graph over them.
+def exact_index(folder: Path, manifest: Manifest) -> VectorIndex:
+    """The vectors of a bundle without a graph; arguments and errors as of `open_index`."""
+    return VectorIndex(_coded(folder, manifest))
 
-    Raises:
-        BundleDamaged: the vectors are not those that the manifest describes, or are not finite.
-    """
+
+def _graph_index(folder: Path, manifest: Manifest) -> VectorIndex:
+    """The vectors of a bundle and its graph; arguments and errors as of `open_index`."""
+    (name,) = manifest.index_files()
+    if manifest.index.space != SPACE:
+        raise BundleDamaged(
+            f"{folder / name}: space {manifest.index.space!r}, but this program searches in {SPACE!r}"
+        )
+    links = (
+        read_links(folder / LINKS, manifest.count)
+        if name == LINKS
+        else read_hnswlib(folder / HNSWLIB, manifest.dimension)
+    )
+    if len(links) != manifest.count:
+        raise BundleDamaged(f"{folder / name}: {len(links)} items, but the manifest counts {manifest.count}")
+    return VectorIndex(_coded(folder, manifest, links), manifest.index.ef_search)
+
+
+def _coded(folder: Path, manifest: Manifest, links: Links | None = None) -> CodedVectors:
+    """The item vectors of a bundle with their codes, and a graph over them."""
     try:
         return CodedVectors(vectors_of(folder, manifest), manifest.score.has_padding_dim, links)
     except ValueError as error:
         raise BundleDamaged(f"{folder / VECTORS}: {error}") from None
+
+
+KINDS: dict[str, Callable[[Path, Manifest], VectorIndex]] = {"exact": exact_index, "hnsw": _graph_index}
 
 
 def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
@@ -117,15 +147,13 @@ def open_index(folder: Path, manifest: Manifest) -> VectorIndex:
         folder: of a bundle whose files have been verified.
 
     Raises:
-        BundleDamaged: vectors or index are not those that the manifest describes.
+        BundleDamaged: vectors or graph are not those that the manifest describes, or are not finite.
         BundleTooNew: this program has no such kind of index.
     """
     kind = manifest.index.kind
     if kind not in KINDS:
         raise BundleTooNew(f"{folder}: index of kind {kind!r}, expected one of {', '.join(sorted(KINDS))}")
-    module, name = KINDS[kind]
-    index: VectorIndex = getattr(import_module(module), name)(folder, manifest)
-    return index
+    return KINDS[kind](folder, manifest)
 
 
 def shown_scores(products: Vectors, score: Score) -> Vectors:

@@ -96,7 +96,7 @@ class Retriever:
         self.interests, self._width = manifest.interests, manifest.width("query")
         own_fusion = FusionMode.DENSE if self.hybrid is None else FusionMode.HYBRID
         self._own_fusions = (FusionMode.DEFAULT, own_fusion)
-        # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
+        # The index may hold items without the coordinate that pads them to unit length (`VectorIndex`).
         self._searches_items_exactly = manifest.score.has_padding_dim
 
     @classmethod

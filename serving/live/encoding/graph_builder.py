@@ -16,8 +16,7 @@ import hnswlib
 import numpy as np
 
 from twinspire.protos.bundle import Manifest
-from twinspire.serving.index.hnsw_index import SPACE
-from twinspire.serving.index.vector_index import Vectors
+from twinspire.serving.index.vector_index import SPACE, Vectors
 from twinspire.serving.live.encoded_items import EncodedItemsReader, EncodedOrigin, graph_path
 from twinspire.serving.segments.growing_graph import CopyCounter
 from twinspire.serving.segments.packed_items import EncodedKind
