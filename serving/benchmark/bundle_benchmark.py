@@ -250,10 +250,10 @@ def _candidate_scores(
             raise InvalidInput(f"query.{lacking[0]}", "the text is missing from the served log")
         query = example_query(values)
     encoded = retriever.encode([query], ["query"])
-    rows = [retriever.searcher.find(each) for each in candidates]
+    rows = [retriever.items.find(each) for each in candidates]
     known = BitMap([row for row in rows if row is not None])
     built = retriever.built
-    passing = CompiledFilter(ALL, [BuiltFilter(built, PassingRows(known, built.count))])
+    passing = CompiledFilter(ALL, BuiltFilter(built, PassingRows(known, built.count)))
     (result,) = retriever.find(encoded, [SearchOptions(max(1, len(known)), filter=passing)])
     scores = dict(zip(result.rows, result.scores, strict=True))
     return [None if row is None else scores.get(row) for row in rows]

@@ -45,7 +45,7 @@ class FilterWorkload:
     """Makes filters on the fields of a bundle; seeded."""
 
     def __init__(self, segment: BuiltSegment, seed: int = 0) -> None:
-        self._filters = FilterCache([segment], KEPT_BYTES)
+        self._filters = FilterCache(segment, KEPT_BYTES)
         self._columns = columns = segment.columns
         self._random = random.Random(seed)
         self._strings: dict[str, list[tuple[str, int]]] = {}  # field -> its values, with the items of each
@@ -220,7 +220,7 @@ def recall(products: Vectors, best: Vectors) -> float:
 
 def rows_of(compiled: CompiledFilter) -> PassingRows:
     """The rows of the bundle's segment that pass."""
-    passing: PassingRows = compiled.parts[0].rows
+    passing: PassingRows = compiled.passing.rows
     return passing
 
 

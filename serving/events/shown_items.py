@@ -62,7 +62,7 @@ class ShownItems:
 
         def make(job: Job) -> bytes:
             response = answer(job)
-            item_id = job.retriever.searcher.item_id
+            item_id = job.retriever.items.item_id
             for message, found in zip(messages, job.found, strict=True):
                 if message.HasField("user"):
                     mixed = found.interleaved

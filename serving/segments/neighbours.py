@@ -87,8 +87,6 @@ def remaining_of_all(
     search: Callable[[Vectors, int], Neighbours], deleted: Mask, deleted_count: int, vectors: Vectors, k: int
 ) -> Neighbours:
     """As `remaining`, of all items of an index, for vectors (B, D)."""
-    if deleted_count == 0:
-        return search(vectors, k)
     return remaining(
         lambda queries, ask: search(vectors if len(queries) == len(vectors) else vectors[queries], ask),
         np.arange(len(vectors)),

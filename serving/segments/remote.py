@@ -29,18 +29,6 @@ class RemoteFilter:
         self.nbytes = ENTRY_BYTES + len(expression)
 
 
-class RemoteCatalogue:
-    """A `Catalogue` of which only the server has the items: no item is known to be popular."""
-
-    knows_popular = False
-    ranking: Sequence[int] = ()
-    shares: Sequence[float] = ()
-
-    def rows(self, item_ids: Iterable[str]) -> set[Any]:
-        """The items with these ids, whether the collection holds them or not."""
-        return {RemoteItem(item_id) for item_id in item_ids}
-
-
 class RemoteSegment:
     """The items of a bundle on another server; has the methods of `BuiltSegment` that do not delete.
 
@@ -53,13 +41,12 @@ class RemoteSegment:
         count: N.
     """
 
-    deleted_count = 0
     has_graph = False  # each search is as approximate as the server's index
+    knows_popular = False
     fusion = None
 
     def __init__(self, manifest: Manifest, collection: RemoteCollection) -> None:
         self.manifest, self.collection, self.count = manifest, collection, manifest.count
-        self.catalogue = RemoteCatalogue()
         self._no_items = FilterColumns.from_values(manifest.filters, [])
 
     def search(self, vectors: Vectors, k: int) -> Neighbours:
@@ -96,6 +83,14 @@ class RemoteSegment:
         """As `find`, of each id."""
         found = self.collection.get(item_ids) if item_ids else {}
         return [*map(found.get, item_ids)]
+
+    def rows(self, item_ids: Iterable[str]) -> set[RemoteItem]:
+        """The items with these ids, whether the collection holds them or not."""
+        return {RemoteItem(item_id) for item_id in item_ids}
+
+    def current(self, rows: frozenset[Any]) -> frozenset[Any]:
+        """As `BuiltSegment.current`."""
+        return rows
 
     def item_id(self, row: RemoteItem) -> str:
         """The id of an item."""

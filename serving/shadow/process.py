@@ -176,7 +176,7 @@ class Shadow:
         options = retriever.search_options(k, request.exclude, exclude_history, compiled, fusion, min_score)
         encoded = retriever.encode_prepared([prepared])
         (found,) = retriever.find(encoded, [options])
-        ids = map(retriever.searcher.item_id, found.rows)
+        ids = map(retriever.items.item_id, found.rows)
         hits = [wire.Hit(id=each, score=score) for each, score in zip(ids, found.scores, strict=True)]
         basis, fusion = BASES[found.context.basis], converters.fusion_to_wire(found.fusion)
         return wire.SearchResponse(hits=hits, basis=basis, fusion=fusion)

@@ -39,7 +39,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         not kept; `search_p50_us` of the search alone, by plan; `p50_ratio` of the first two;
         `timed_queries`, the different queries that were timed.
     """
-    index, segments, some = retriever.built.index, retriever.searcher.segments, bucket.queries
+    index, items, some = retriever.built.index, retriever.items, bucket.queries
 
     def find(encoded: EncodedQueries, compiled: CompiledFilter | None) -> object:
         return retriever.find(
@@ -57,7 +57,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     whole: Calls = {
         "unfiltered": lambda each: answered(each, None),
         "filtered": lambda each: answered(each, each.compiled),
-        "first_use": lambda each: answered(each, FilterCache(segments).compile(each.compiled.expression)),
+        "first_use": lambda each: answered(each, FilterCache(items).compile(each.compiled.expression)),
     }
     vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
     parts: Calls = {

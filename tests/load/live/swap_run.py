@@ -114,7 +114,7 @@ class _Scores:
         retriever = Retriever.load(folder)
         self._score = retriever.manifest.score
         self._queries = np.concatenate([retriever.encode([query]).vectors for query in queries])
-        self._index, self._find = retriever.built.index, retriever.searcher.find
+        self._index, self._find = retriever.built.index, retriever.items.find
         self._deleted = deleted
         maker, tower = ItemMaker(retriever.manifest), Encoder(folder, retriever.manifest, 1, "item")
         items = [maker.item(*each).features for each in texts.items()]

@@ -23,9 +23,7 @@ from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos import bundle, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.features import TextFeature
-from twinspire.serving.api.answer_bytes import ENVELOPE_BYTES, ENVELOPE_BYTES_EACH, AnswerBytes
 from twinspire.serving.engine import batching
-from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.layout import width
@@ -135,16 +133,9 @@ def test_an_answer_is_checked_exactly_where_no_estimate_can_tell(verbose: Retrie
 
 
 def test_exploring_adds_a_propensity_to_each_hit(verbose: Retriever) -> None:
-    bundle, k = LoadedBundle.of(verbose), 200
-    most = ENVELOPE_BYTES + ENVELOPE_BYTES_EACH + k * bundle.responses.largest
-
-    def answer(job: Job) -> bytes:
-        raise AssertionError
-
-    plain, exploring = AnswerBytes(most), AnswerBytes(most, explores=True)
-    assert plain.checked(bundle, 1, k, answer) is answer
-    assert exploring.checked(bundle, 1, k, answer) is not answer, "its size is checked"
-    assert exploring.expected(bundle, 3, k) - plain.expected(bundle, 3, k) == 3 * k * 8
+    responses, k = LoadedBundle.of(verbose).responses, 200
+    for size in (responses.expected, responses.most):
+        assert size(3, k, explores=True) - size(3, k) == 3 * k * 8
 
 
 def test_vectors_are_bounded_too(retriever: Retriever) -> None:

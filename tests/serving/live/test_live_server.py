@@ -238,7 +238,7 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
     host.write("item-007", {"text": ZOO})
     live.catch_up()
     found = retriever.find(retriever.encode_prepared(prepared), options)
-    ids = [[retriever.searcher.item_id(row) for row in each.rows] for each in found]
+    ids = [[retriever.items.item_id(row) for row in each.rows] for each in found]
     assert ids[0][0] == "item-007"
     assert "new" not in ids[0]
     assert not {"new", "item-007"} & set(ids[1])
