@@ -34,7 +34,7 @@ from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.grpc.connection_monitor import ConnectionMonitor
 from twinspire.serving.grpc.core import GrpcFront, server_options
 from twinspire.serving.heap import HeapTrimmer
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process.frames import StoreClient
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.observer import Observer
 from twinspire.serving.observability.tracing import Tracing

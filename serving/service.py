@@ -30,7 +30,7 @@ from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from twinspire.serving.live.live_items import NO_WRITES, LivePlace
 from twinspire.serving.live.process.frames import Channel as StoreChannel
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process.frames import StoreClient
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.tracing import Tracing, prepare
 from twinspire.serving.observability.worker_metrics import SharedMetrics

@@ -44,13 +44,13 @@ from twinspire.serving.benchmark.filter_measurement import buckets, measure_qual
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.compiled import CompiledFilter, PassingRows
 from twinspire.serving.filters.expression import AllOf
-from twinspire.serving.index.vector_index import exact_index
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.retrieval.query import Query, SearchOptions, example_query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.built import BuiltFilter, BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.vector_index import exact_index
 
 SEED = 0  # of the filters
 ALL = AllOf(())  # the rows that pass are given

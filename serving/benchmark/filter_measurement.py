@@ -23,12 +23,12 @@ from twinspire.protos.nearest.search import largest_products, search_each
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache, PassingRows
 from twinspire.serving.filters.expression import Equals, Filter, In, Range
 from twinspire.serving.filters.kinds import COMPARISONS
-from twinspire.serving.index.remote import RemoteItem
-from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.query import EncodedQueries, Query, SearchResult
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.remote import RemoteItem
+from twinspire.serving.segments.vector_index import Neighbours, VectorIndex, Vectors
 
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
 RANDOM, ANTI_CORRELATED = "random", "anti_correlated"

@@ -13,8 +13,7 @@ from threading import Timer
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import TwinspireError
 from twinspire.serving.engine.batching import Job
-from twinspire.serving.live.process.frames import Frame, FrameKind
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process.frames import Frame, FrameKind, StoreClient
 
 log = logging.getLogger(__name__)
 

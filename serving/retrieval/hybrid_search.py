@@ -12,7 +12,6 @@ from twinspire.protos.errors import InvalidInput
 from twinspire.protos.features import TextFeature
 from twinspire.protos.hybrid.fusion import BM25_ALONE, NO_HITS, Fusion, FusionQuery, with_words
 from twinspire.protos.inputs.texts import cut_as_read
-from twinspire.serving.index.vector_index import Vectors
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.query import (
     PLAIN,
@@ -24,6 +23,7 @@ from twinspire.serving.retrieval.query import (
 )
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.searcher import Searcher
+from twinspire.serving.segments.vector_index import Vectors
 
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 NO_ROWS: frozenset[int] = frozenset()

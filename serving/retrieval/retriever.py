@@ -23,8 +23,6 @@ from twinspire.protos.nearest.search import each_vector, largest_products, merge
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.remote import RemoteCollection
-from twinspire.serving.index.vector_index import Rows, Vectors, shown_scores
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
 from twinspire.serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
 from twinspire.serving.retrieval.event_reading import EventReading
@@ -47,8 +45,9 @@ from twinspire.serving.retrieval.query import (
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.growing import GrowingSegment
-from twinspire.serving.segments.remote import RemoteSegment
+from twinspire.serving.segments.remote import RemoteCollection, RemoteSegment
 from twinspire.serving.segments.searcher import Searcher
+from twinspire.serving.segments.vector_index import Rows, Vectors, shown_scores
 
 UNFILTERED = Plan.UNFILTERED
 NO_EVENTS = "the events of users are not known here; a service knows them that was started with --events"

@@ -18,15 +18,15 @@ from twinspire.serving.filters.columns import FilterColumns, Work
 from twinspire.serving.filters.compiled import PassingRows
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
 from twinspire.serving.segments.catalogue import Catalogue
-from twinspire.serving.segments.neighbours import (
+from twinspire.serving.segments.neighbours import Mask, expected_cost, remaining, remaining_of_all
+from twinspire.serving.segments.vector_index import (
     FoundPassing,
-    Mask,
-    expected_cost,
-    remaining,
-    remaining_of_all,
-    search_passing,
+    Neighbours,
+    Rows,
+    VectorIndex,
+    Vectors,
+    open_index,
 )
 
 RANKING_STEP = 4096  # items of the ranking that are compared with a filter at once
@@ -122,10 +122,12 @@ class BuiltSegment:
             approximate: whether the search may be.
         """
         approximate = approximate and self.has_graph
+        if not passing.deleted_count:
+            return self.index.search_passing(vectors, k, passing.rows, approximate)
         plans = [Plan.EMPTY] * len(vectors)
 
         def search(queries: Rows, ask: int) -> Neighbours:
-            found, some = search_passing(self.index, vectors[queries], ask, passing.rows, approximate)
+            found, some = self.index.search_passing(vectors[queries], ask, passing.rows, approximate)
             for query, plan in zip(queries.tolist(), some, strict=True):
                 plans[query] = plan
             return found

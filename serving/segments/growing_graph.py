@@ -20,8 +20,8 @@ from twinspire.protos.errors import BundleDamaged
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import read_hnswlib
 from twinspire.protos.nearest.search import exact_search
-from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 from twinspire.serving.segments.neighbours import Mask, merged, remaining_of_all
+from twinspire.serving.segments.vector_index import Neighbours, Rows, VectorIndex, Vectors
 
 COPIES = 16  # equal vectors that a graph holds
 # Vectors in one cell are equal; a cell is 2**-10 to 2**-11 of the largest coordinate, wide against rounding.

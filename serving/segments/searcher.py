@@ -22,10 +22,10 @@ import numpy as np
 from twinspire.protos.hybrid.fusion import NO_HITS, FusionQuery, Ranked
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
 from twinspire.serving.segments.built import BuiltFilter, BuiltSegment
 from twinspire.serving.segments.growing import GrowingFilter, GrowingSegment
-from twinspire.serving.segments.neighbours import FoundPassing, Mask
+from twinspire.serving.segments.neighbours import Mask
+from twinspire.serving.segments.vector_index import FoundPassing, Neighbours, Rows, Vectors
 
 Segment = BuiltSegment | GrowingSegment
 

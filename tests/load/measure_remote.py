@@ -46,7 +46,7 @@ from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.protos.vector_databases.database import uri_variable
 from twinspire.serving.benchmark.filter_measurement import recall
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.index.vector_index import exact_index
+from twinspire.serving.segments.vector_index import exact_index
 
 NAME, K = "shop-made", 10
 QUERIES, NOUNS = 200, 500  # different queries; they ask for nouns that the smallest catalogue has

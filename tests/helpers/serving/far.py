@@ -14,10 +14,15 @@ from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import Unavailable
 from twinspire.protos.vector_databases.items import Vectors
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.index.remote import RemoteCollection, RemoteHit, RemoteItem, seconds_left
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.built import BuiltSegment
-from twinspire.serving.segments.remote import RemoteSegment
+from twinspire.serving.segments.remote import (
+    RemoteCollection,
+    RemoteHit,
+    RemoteItem,
+    RemoteSegment,
+    seconds_left,
+)
 
 
 class FarCollection:

@@ -30,9 +30,8 @@ from twinspire.protos.errors import (
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.live import live_items as live_bundle
 from twinspire.serving.live.live_items import LiveItems, LivePlace
-from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
-from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.store.changes import Position
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, StoreClient
+from twinspire.serving.live.store.records import Position
 from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever

@@ -14,8 +14,8 @@ from twinspire.protos.bundle import HNSWLIB, LINKS, VECTORS, IndexParameters, Ma
 from twinspire.protos.errors import BundleDamaged, BundleTooNew
 from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import NO_LINK, Links
-from twinspire.serving.index import vector_index
-from twinspire.serving.index.vector_index import VectorIndex, open_index, shown_scores
+from twinspire.serving.segments import vector_index
+from twinspire.serving.segments.vector_index import VectorIndex, open_index, shown_scores
 
 COUNT, DIMENSION = 6000, 16
 Vectors = npt.NDArray[np.float32]

@@ -1,7 +1,12 @@
 """Vectors to rows: comparing all items, or searching a graph over them; and how a bundle's index is opened.
 
-All scores are inner products. A bundle's manifest names its kind of index (`index.kind`). To add a kind,
-write a function that opens one, and name it in `KINDS`; for one on another server see `remote.py`.
+All scores are inner products. A search among the items that pass a filter counts them first. Where they are
+few, all of them are compared with the query, which is exact. Where they are many, the graph is searched, and
+only those that pass are kept. If it reaches too few of them, all that pass are compared. So an answer never
+lacks an item that exists.
+
+A bundle's manifest names its kind of index (`index.kind`). To add a kind, write a function that opens one,
+and name it in `KINDS`; for one on another server see `remote.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +23,7 @@ from twinspire.protos.nearest.links import Links, read_hnswlib, read_links
 from twinspire.protos.nearest.search import graph_width
 from twinspire.protos.nearest.vectors import vectors_of
 from twinspire.serving.filters.compiled import PassingRows
+from twinspire.serving.filters.plan import Plan
 
 Vectors = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -39,6 +45,14 @@ class Neighbours(NamedTuple):
 
     rows: Rows
     scores: Vectors
+
+
+FoundPassing = tuple[Neighbours, list[Plan]]  # and the plan that found those of each query
+
+
+def none_of(queries: int) -> Neighbours:
+    """No hit for each of some queries."""
+    return Neighbours(np.empty((queries, 0), np.int64), np.empty((queries, 0), np.float32))
 
 
 class VectorIndex:
@@ -70,6 +84,36 @@ class VectorIndex:
             short = np.flatnonzero(rows[:, -1] < 0)
             rows[short], scores[short] = self.exact(vectors[short], k)
         return Neighbours(rows, scores)
+
+    def search_passing(
+        self, vectors: Vectors, k: int, passing: PassingRows, approximate: bool = True
+    ) -> FoundPassing:
+        """The `min(k, R)` best of the R items that pass a filter, for each query.
+
+        The result of a query does not depend on the other queries of the batch, except for rounding.
+
+        Args:
+            vectors: of the queries, float32 (B, D).
+            k: items wanted, at least 1.
+            passing: the filter.
+            approximate: whether the graph may be searched; otherwise all items that pass are compared.
+        """
+        k = min(k, passing.count)
+        if k == 0:
+            return none_of(len(vectors)), [Plan.EMPTY] * len(vectors)
+        found = None
+        if approximate:
+            all_pass = passing.count == self.count
+            found = self.search(vectors, k) if all_pass else self.search_filtered(vectors, k, passing)
+        if found is None:
+            return self.exact(vectors, k, passing.rows), [Plan.EXACT] * len(vectors)
+        plans = [Plan.GRAPH] * len(vectors)
+        short = np.flatnonzero(found.rows[:, -1] < 0)
+        if len(short):
+            found.rows[short], found.scores[short] = self.exact(vectors[short], k, passing.rows)
+            for n in short.tolist():
+                plans[n] = Plan.GRAPH_THEN_EXACT
+        return found, plans
 
     def search_filtered(self, vectors: Vectors, k: int, passing: PassingRows) -> Neighbours | None:
         """For each query the `min(k, R)` best of the R items that pass a filter, as the graph finds them.
