@@ -16,7 +16,7 @@ from twinspire.serving.engine.sequence_waits import AHEAD, SequenceWaits
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.rate_limit import RateLimit, tokens
-from twinspire.serving.retrieval.answer import FusionMode, Timing
+from twinspire.serving.retrieval.answer import Timing
 from twinspire.serving.retrieval.event_reading import ResolvedQuery, ResolveUsers
 from twinspire.serving.retrieval.query import (
     NO_SEARCH,
@@ -34,7 +34,7 @@ from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler, MakeA
 from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.wire import converters
 from twinspire.serving.wire.converters import ASK_LESS, RequestLimits
-from twinspire.serving.wire.filter_converters import compile_filter
+from twinspire.serving.wire.filter_converters import compile_filter, search_options
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
 SearchMessage = wire.SearchRequest | wire.SearchBatchRequest
@@ -247,10 +247,7 @@ class RetrievalServicer:
             job: makes the champion's with `rival`.
         """
         try:
-            options = self._options(challenger, request)
-            if request.HasField("filter"):
-                compiled = compile_filter(request.filter, challenger.retriever.filters, self._limits, Work())
-                options = options._replace(filter=compiled)
+            options = search_options(request, challenger.retriever, self._limits)
         except TwinspireError as error:
             return job(rival=failed(challenger, error))
 
@@ -303,7 +300,9 @@ class RetrievalServicer:
             challenger: of an interleaved search. Such an answer is not explored, and no shadow gets it.
         """
         bundle, messages, count = spec.bundle, spec.messages, len(spec.queries)
-        options = self._options(bundle, request)
+        if request.exclude:
+            self._limits.check_exclude(request.exclude)
+        options = search_options(request, bundle.retriever, self._limits, with_filter=False)
         size = bundle.responses.expected(count, options.k, self._explores)
         if count > 1:  # the answer to one query may fit, whatever is expected
             self._limits.check_answer(size, ASK_LESS, about="about ")
@@ -476,15 +475,6 @@ class RetrievalServicer:
             if self._rate is not None and more:
                 self._rate.charge(caller(spec.call), more)
         return options
-
-    def _options(self, bundle: LoadedBundle, request: SearchMessage) -> SearchOptions:
-        k, exclude = self._limits.k(request.k), request.exclude
-        if exclude:
-            self._limits.check_exclude(exclude)
-        fusion = converters.fusion_from_wire(request.fusion) if request.fusion else FusionMode.DEFAULT
-        exclude_history = converters.if_given(request, "exclude_history")
-        min_score = converters.if_given(request, "min_score")
-        return bundle.retriever.search_options(k, exclude, exclude_history, None, fusion, min_score)
 
     def _query(self, message: wire.Query, name: str) -> Query:
         query = converters.query_from_wire(message, name)

@@ -15,7 +15,7 @@ from grpc import StatusCode
 
 from tests.helpers.serving.following import reseal
 from tests.helpers.serving.guarded import code_of
-from tests.helpers.serving.loopback import stub_of
+from tests.helpers.serving.loopback import configured, stub_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
@@ -33,7 +33,7 @@ from twinspire.serving.rate_limit import RateLimit, tokens
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.segments.packed_items import PackedItems
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
@@ -122,7 +122,7 @@ def test_an_answer_is_checked_exactly_where_no_estimate_can_tell(verbose: Retrie
     with RetrievalServer(verbose) as server, lone_stub(server) as stub:
         sizes = [stub.Search(each, timeout=10).ByteSize() for each in requests]
     limits = RequestLimits(max_answer_bytes=20_000)
-    with RetrievalServer(verbose, limits) as server, lone_stub(server) as stub:
+    with RetrievalServer(verbose, configured(limits=limits)) as server, lone_stub(server) as stub:
         ends = [code_of(stub.Search, each) for each in requests]
     refused = f"k: expected an answer of at most {limits.max_answer_bytes} bytes, got "
     for size, (code, text) in zip(sizes, ends, strict=True):
@@ -140,7 +140,7 @@ def test_exploring_adds_a_propensity_to_each_hit(verbose: Retriever) -> None:
 
 def test_vectors_are_bounded_too(retriever: Retriever) -> None:
     limits = RequestLimits(max_answer_bytes=5000)
-    with RetrievalServer(retriever, limits) as server, stub_of(server.address) as stub:
+    with RetrievalServer(retriever, configured(limits=limits)) as server, stub_of(server.address) as stub:
         many = wire.EncodeRequest(queries=[{"text": "a"}] * 200)
         code, text = code_of(stub.Encode, many)
         assert (code, text[:50]) == (
@@ -275,7 +275,7 @@ SHARES = (0.5, 0.3, 0.7, 0.4, 0.6, 0.2, 0.8, 0.1, 0.9) * 4  # of its time, to hi
 @pytest.fixture
 def patient(slow: Retriever) -> Iterator[RetrievalServer]:
     """A server on the slow bundle with much room for waiting queries."""
-    with RetrievalServer(slow, bounds=WorkerLimits(queue=10_000)) as server:
+    with RetrievalServer(slow, configured(bounds=WorkerLimits(queue=10_000))) as server:
         yield server
 
 

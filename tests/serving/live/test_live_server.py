@@ -37,7 +37,7 @@ from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.hot_swap import HotSwapper
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState

@@ -22,7 +22,7 @@ from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.answer import Answer, Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 
 K = 3
 IDS = item_ids(300)
