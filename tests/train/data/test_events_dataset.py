@@ -84,7 +84,7 @@ def test_the_history_is_stored_beside_the_pairs(made: Callable[..., Dataset]) ->
     columns = ["month", "item_row", "weight", "label", "group", "time", "session", "position", "user_start"]
     assert data.pairs.columns == [*columns, "part", "begin", "end", "negative_begin", "negative_end"]
     assert data.history is not None
-    assert data.history.dtype == np.int64
+    assert data.history.dtype == np.int32
     assert len(data.history) == data.pairs.height == 550
     assert data.report["users"] == 30
     assert data.report["users_by_part"] == {"train": 30, "validation": 30, "test": 30}
