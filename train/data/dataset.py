@@ -303,7 +303,7 @@ def _damaged(folder: Path, error: Exception) -> DataError:
 def _rows(path: Path) -> npt.NDArray[np.int32]:
     """The only column of a file."""
     table = pl.scan_parquet(path)
-    writer = ArrayWriter(np.int32, path.parent.parent)
+    writer = ArrayWriter(np.int32)
     for at in range(0, table.select(pl.len()).collect().item(), RANGE):
         writer.append(table.slice(at, RANGE).collect().to_series().to_numpy())
     return writer.finish()

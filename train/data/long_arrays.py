@@ -1,11 +1,11 @@
 """Arrays that are as long as the data: made piece by piece, and kept in a file where they are large.
 
-    writer = ArrayWriter(np.int32, folder)
+    writer = ArrayWriter(np.int32)
     for piece in pieces(numbers):
         writer.append(piece + 1)
     found = writer.finish()
 
-A large array is a mapped file without a name. The system takes its memory back where it needs it, and the
+A large array is a mapped file in the cache, without a name. The system takes its memory back where it needs it, and the
 disk's space is free again once the array is gone.
 """
 
@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from twinspire.train import paths
+
 LARGE = 64 << 20  # bytes; a larger array is in a file
 PIECE = 1 << 20  # numbers
 
@@ -25,15 +27,10 @@ Rows = npt.NDArray[np.int64]
 
 
 class ArrayWriter:
-    """Collects the pieces of one array.
+    """Collects the pieces of one array."""
 
-    Args:
-        dtype: of the array.
-        folder: of the file of a large one.
-    """
-
-    def __init__(self, dtype: npt.DTypeLike, folder: Path) -> None:
-        self._dtype, self._folder = np.dtype(dtype), folder
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._dtype = np.dtype(dtype)
         self._pieces: list[npt.NDArray[Any]] = []
         self._size = 0  # numbers in `_pieces` and in the file
         self._file: BinaryIO | None = None
@@ -49,7 +46,7 @@ class ArrayWriter:
         if self._size * self._dtype.itemsize <= LARGE:
             return
         if self._file is None:
-            self._file = _file_without_name(self._folder)
+            self._file = _file_without_name()
         for piece in self._pieces:
             self._file.write(piece.data)
         self._pieces.clear()
@@ -63,9 +60,10 @@ class ArrayWriter:
             return np.memmap(file, self._dtype, "c").view(np.ndarray)
 
 
-def _file_without_name(folder: Path) -> BinaryIO:
-    """A new file, whose space on the disk is free once it is closed and no array maps it."""
-    descriptor, name = tempfile.mkstemp(dir=folder)
+def _file_without_name() -> BinaryIO:
+    """A new file in the cache, whose space is free once it is closed and no array maps it."""
+    paths.CACHE.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=paths.CACHE)
     Path(name).unlink()
     return os.fdopen(descriptor, "w+b")
 
@@ -82,3 +80,13 @@ def bincount(numbers: Rows, size: int) -> Rows:
     for piece in pieces(numbers):
         found += np.bincount(piece, minlength=size)
     return found
+
+
+def is_ascending(numbers: Rows, strictly: bool = False) -> bool:
+    """Whether no number is smaller than the one before it; with `strictly`, whether each is larger."""
+    least = 1 if strictly else 0
+    first = np.array([each[0] for each in pieces(numbers)])
+    last = np.array([each[-1] for each in pieces(numbers)])
+    return bool((first[1:] - last[:-1] >= least).all()) and all(
+        (np.diff(each) >= least).all() for each in pieces(numbers)
+    )

@@ -17,7 +17,7 @@ from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.protos.inputs.texts import cut_as_read
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset, dense_ranks
-from twinspire.train.data.long_arrays import ArrayWriter, bincount
+from twinspire.train.data.long_arrays import PIECE, ArrayWriter, bincount, is_ascending
 from twinspire.train.data.ranges import gather_ranges
 from twinspire.train.data.source import SPANS
 from twinspire.train.data.splits import known_events
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 PARTS = ("train", "validation", "test", "cold")
 MOST = np.iinfo(np.int32).max  # pairs that arrays of int32 number
-_OPTIONAL = {"label": np.float32, "time": np.float64}  # columns of pairs
+_FLOATS = {"weight": np.float32, "label": np.float32, "time": np.float64}  # columns of pairs
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,15 @@ class Positives:
     def of(cls, pairs: Pairs, queries: int) -> "Positives":
         """The distinct positive pairs, for query rows below `queries`."""
         pairs = pairs.positive()
-        width = int(pairs.item.max(initial=0)) + 1
-        query, item = np.divmod(np.unique(pairs.query * width + pairs.item), width)
-        sizes = np.bincount(query, minlength=queries)
-        return cls(item, np.concatenate([[0], np.cumsum(sizes)]))
+        query, item = pairs.query, pairs.item
+        if not is_ascending(query, strictly=True):
+            width = int(item.max(initial=0)) + 1
+            query, item = np.divmod(np.unique(query.astype(np.int64) * width + item), width)
+        starts = ArrayWriter(query.dtype)
+        for row in range(0, queries + 1, PIECE):
+            rows = np.arange(row, min(row + PIECE, queries + 1), dtype=query.dtype)
+            starts.append(np.searchsorted(query, rows))
+        return cls(item, starts.finish())
 
     def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
         """All (index in `queries`, item) of the given queries, as two arrays."""
@@ -321,10 +326,9 @@ def training_data_of(
     read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature | TimeFeature)]
     columns = list(dict.fromkeys([*spans, *(["part"] if spans else []), *read]))
     others = [each.select(columns) for each in (dataset.answers, dataset.judged) if each is not None]
-    folder = dataset.folder.parent
     writers = {part: _PairsWriter(dataset, part) for part in PARTS}
-    of_spans = {name: ArrayWriter(np.int64 if len(dataset) > MOST else np.int32, folder) for name in spans}
-    earliest, asked, query_count = ArrayWriter(np.float64, folder), list[pl.DataFrame](), 0
+    of_spans = {name: ArrayWriter(np.int64 if len(dataset) > MOST else np.int32) for name in spans}
+    earliest, asked, query_count = ArrayWriter(np.float64), list[pl.DataFrame](), 0
     for pairs in dataset.ranges(*columns, "item_row", "weight", "part", "group", "^label$", "^time$"):
         every = pl.concat([pairs.select(columns), *others], how="vertical_relaxed")
         numbers, distinct = _distinct(every)
@@ -361,8 +365,9 @@ def training_data_of(
     judged = None
     if dataset.judged is not None:
         served = values_of(dataset.items, item, catalogue=True)
-        numbered = numbers.tail(dataset.judged.height)
-        judged = _judged(dataset.judged, numbered, items if served == items else served)
+        judged = _judged(
+            dataset.judged, numbers.tail(dataset.judged.height), items if served == items else served
+        )
     queries = values_of(distinct, query, {"history": histories, "negative_history": negatives}, moments)
     texts = texts_of(queries, query) if histories is None and has_text(query) else None
     return TrainingData(
@@ -406,9 +411,14 @@ class _PairsWriter:
     def __init__(self, dataset: Dataset, part: str) -> None:
         self._are_events = dataset.history is not None
         rows = np.int32 if part == "train" and len(dataset) <= MOST else np.int64
-        types = {"__query": rows, "item_row": rows, "weight": np.float32, "group": rows}
+        types: dict[str, npt.DTypeLike] = {
+            "__query": rows,
+            "item_row": rows,
+            "weight": np.float32,
+            "group": rows,
+        }
         types |= {name: kind for name, kind in _OPTIONAL.items() if name in dataset.column_names}
-        self._writers = {name: ArrayWriter(kind, dataset.folder.parent) for name, kind in types.items()}
+        self._writers = {name: ArrayWriter(kind) for name, kind in types.items()}
         self.has_negatives = False
 
     def append(self, pairs: pl.DataFrame, first_query: int) -> None:
@@ -485,7 +495,7 @@ def has_text(features: Mapping[str, FeatureSpec]) -> bool:
 
 
 def _histories(
-    dataset: Dataset, run: Rows | None, spans: Mapping[str, Rows], ids: Sequence[str], prefix: str
+    dataset: Dataset, run: npt.NDArray[Any] | None, spans: Mapping[str, Rows], ids: Sequence[str], prefix: str
 ) -> Histories | None:
     """The histories of the distinct queries; None if the data has none, or no feature reads them.
 
@@ -558,7 +568,7 @@ def texts_of(
         folder: of the features' files. Without it, a text that is read as tokens is cut where `longest` says.
     """
     columns = [
-        [*map(_cut(spec, folder), values[name])] if cut else values[name]
+        [*map(_cut(spec), values[name])] if cut else values[name]
         for name, spec in features.items()
         if isinstance(spec, TextFeature)
     ]

@@ -23,7 +23,8 @@ from torch import Tensor
 from twinspire.protos.errors import DataError
 from twinspire.train.config.losses import LossConfig
 from twinspire.train.config.training import TrainingConfig
-from twinspire.train.data.batches import Batch, HistoryBatches, batch_count, batches
+from twinspire.train.data.batches import Batch, batch_count, batches
+from twinspire.train.data.history_batches import HistoryBatches
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.exact_search import encode, search
 from twinspire.train.evaluation.report import evaluate_labels
@@ -217,7 +218,7 @@ class Trainer:
         report_loss = callbacks.on_epoch_start(
             state.epoch, self._steps, state.step, len(state.losses) - state.step
         )
-        for batch in itertools.islice(drawn, state.step, None):
+        for batch in drawn:
             self._train_on(batch)
             state.epoch_seconds = time.perf_counter() - begun
             report_loss(state.losses[-1])
@@ -249,13 +250,14 @@ class Trainer:
             self.clear_cached_vectors()
 
     def _batches(self) -> tuple[int, Iterable[Batch]]:
-        """The number of batches of the current epoch, and the batches."""
+        """The number of batches of the current epoch, and those that are not done."""
         seed = (self.config.seed, self.state.epoch)
         if self.history_batches is not None:
             drawn = self.history_batches.draw(seed)
-            return len(drawn), drawn
+            return len(drawn), drawn.after(self.state.step)
         count, size = len(self.pairs), self.config.batch_size
-        return batch_count(count, size), batches(count, self.pairs.query, size, seed)
+        every = batches(count, self.pairs.query, size, seed)
+        return batch_count(count, size), itertools.islice(every, self.state.step, None)
 
     def _step(self, batch: Batch) -> float:
         query_tower, item_tower = self.towers

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.people import histories_of, ids_of, random_people
-from twinspire.train.data.batches import Batch, HistoryBatches
+from twinspire.train.data.batches import Batch
+from twinspire.train.data.history_batches import HistoryBatches
 from twinspire.train.data.training_data import Histories, Pairs
 from twinspire.train.models.prepared_inputs import PreparedHistories
 

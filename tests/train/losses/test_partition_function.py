@@ -16,7 +16,8 @@ import torch
 
 from tests.helpers.people import data_of_people, histories_of, ids_of
 from twinspire.train.config.losses import Correction, InBatchSoftmax, SampledSoftmax
-from twinspire.train.data.batches import Batch, HistoryBatches
+from twinspire.train.data.batches import Batch
+from twinspire.train.data.history_batches import HistoryBatches
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.losses.kinds import build_objective, mixed_log_q
 from twinspire.train.losses.objective import Candidates, Objective
