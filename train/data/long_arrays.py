@@ -5,8 +5,8 @@
         writer.append(piece + 1)
     found = writer.finish()
 
-A large array is a mapped file in the cache, without a name. The system takes its memory back where it needs it, and the
-disk's space is free again once the array is gone.
+A large array is a mapped file in the cache, without a name. The system takes its memory back where it needs
+it, and the disk's space is free again once the array is gone.
 """
 
 import os

@@ -411,13 +411,8 @@ class _PairsWriter:
     def __init__(self, dataset: Dataset, part: str) -> None:
         self._are_events = dataset.history is not None
         rows = np.int32 if part == "train" and len(dataset) <= MOST else np.int64
-        types: dict[str, npt.DTypeLike] = {
-            "__query": rows,
-            "item_row": rows,
-            "weight": np.float32,
-            "group": rows,
-        }
-        types |= {name: kind for name, kind in _OPTIONAL.items() if name in dataset.column_names}
+        types: dict[str, npt.DTypeLike] = dict.fromkeys(["__query", "item_row", "group"], rows)
+        types |= {name: kind for name, kind in _FLOATS.items() if name in dataset.column_names}
         self._writers = {name: ArrayWriter(kind) for name, kind in types.items()}
         self.has_negatives = False
 
@@ -568,7 +563,7 @@ def texts_of(
         folder: of the features' files. Without it, a text that is read as tokens is cut where `longest` says.
     """
     columns = [
-        [*map(_cut(spec), values[name])] if cut else values[name]
+        [*map(_cut(spec, folder), values[name])] if cut else values[name]
         for name, spec in features.items()
         if isinstance(spec, TextFeature)
     ]
