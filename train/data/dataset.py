@@ -62,6 +62,7 @@ from twinspire.train.data.table_files import identity_of
 from twinspire.train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
+DESCRIBED = 100_000  # pairs whose columns tell MLflow the schema
 RANGE = 2_000_000  # pairs of events that are in memory at a time, about
 DIGEST_LENGTH = 12  # characters of the fingerprint in the name of a folder, and in MLflow
 WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs
@@ -161,14 +162,22 @@ class Dataset:
     def for_mlflow(self) -> Any:
         """The `PolarsDataset` for `mlflow.log_input`; its digest begins the data set's fingerprint."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
-        from mlflow.data.polars_dataset import from_polars
+        from mlflow.data.polars_dataset import PolarsDataset
 
         report, added = self.report, ["item_row", "part", "user_start", *SPANS]
         source = CodeDatasetSource({"kind": report["kind"], "origin": json.dumps(report["origin"])})
         # MLflow warns of unsigned numbers.
-        pairs = self._read(self.table.drop(added, strict=False).cast({"group": pl.Int64}))
-        digest = report["fingerprint"][:DIGEST_LENGTH]
-        return from_polars(pairs, source, name=report["name"], digest=digest)
+        first = self._read(self.table.head(DESCRIBED).drop(added, strict=False).cast({"group": pl.Int64}))
+        rows = len(self)
+
+        class FirstRows(PolarsDataset):
+            """The first rows, which tell the schema, with the profile of all."""
+
+            @property
+            def profile(self) -> PolarsDataset.PolarsDatasetProfile:
+                return {"num_rows": rows, "num_elements": rows * first.width}
+
+        return FirstRows(first, source, name=report["name"], digest=report["fingerprint"][:DIGEST_LENGTH])
 
     def write_tables(self, folder: Path) -> None:
         """Write `items.parquet` and `pairs.parquet`, which has item ids, as plain tables into a folder.

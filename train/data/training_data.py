@@ -17,7 +17,7 @@ from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.protos.inputs.texts import cut_as_read
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset, dense_ranks
-from twinspire.train.data.long_arrays import PIECE, ArrayWriter, bincount, is_ascending
+from twinspire.train.data.long_arrays import PIECE, ArrayWriter, bincount, is_ascending, pieces
 from twinspire.train.data.ranges import gather_ranges
 from twinspire.train.data.source import SPANS
 from twinspire.train.data.splits import known_events
@@ -27,6 +27,9 @@ Floats = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 PARTS = ("train", "validation", "test", "cold")
 MOST = np.iinfo(np.int32).max  # pairs that arrays of int32 number
+# Events, about, of users that are drawn with a seed where there are more:
+MOST_READ = 20_000_000  # training events that baselines are fitted to
+MOST_TESTED = 200_000  # of each other part
 _FLOATS = {"weight": np.float32, "label": np.float32, "time": np.float64}  # columns of pairs
 
 
@@ -81,6 +84,14 @@ class Pairs:
     def has_both_labels(self) -> bool:
         """Whether some pairs are positive and some are not."""
         return bool(self.is_positive.any() and not self.is_positive.all())
+
+    def of_some_users(self, most: int) -> "Pairs":
+        """The pairs of users that are drawn with a seed, `most` pairs or so; all pairs that are no events."""
+        if self.user is None or len(self) <= most:
+            return self
+        users = max(int(each.max()) for each in pieces(self.user)) + 1
+        is_drawn = np.random.default_rng(0).random(users) < most / len(self)
+        return self.where(np.concatenate([is_drawn[each] for each in pieces(self.user)]))
 
     def where(self, kept: npt.NDArray[np.bool_]) -> "Pairs":
         """The pairs where `kept`, bool (P,), is true."""
@@ -152,6 +163,10 @@ class Histories(Sequence[list[Any]]):
     def rows(self, query: int) -> Rows:
         """Item rows of one query's history, oldest first."""
         return self.run[self.begin[query] : self.end[query]]
+
+    def steps_between(self, earlier: Rows, later: Rows) -> Rows:
+        """The number of steps from one event of `run` to a later one of its user."""
+        return later - earlier if self.steps is None else self.steps[later] - self.steps[earlier]
 
     def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
         """All (index in `queries`, item) of the histories of the given queries, as two arrays."""
@@ -283,6 +298,11 @@ class TrainingData:
         pairs = self.parts["train"]
         return bincount((pairs if negative else pairs.positive()).item, self.item_count)
 
+    @cached_property
+    def some_pairs(self) -> Pairs:
+        """Positive training pairs to fit what needs them in memory: all, or those of `MOST_READ` or so."""
+        return self.parts["train"].of_some_users(MOST_READ).positive()
+
     def seen(self, queries: Rows) -> list[Rows]:
         """For each query the item rows that are excluded from its results."""
         if self.histories is None or not self.exclude_seen:
@@ -344,10 +364,9 @@ def training_data_of(
     distinct = pl.concat(asked)
     answers = _answers(dataset, numbers, query_count)
     has_negatives = any(each.has_negatives for each in writers.values())
-    parts = {
-        part: each.finish(has_negatives, None if part == "train" else answers)
-        for part, each in writers.items()
-    }
+    parts = {"train": writers["train"].finish(has_negatives, None)}
+    for part in PARTS[1:]:
+        parts[part] = writers[part].finish(has_negatives, answers).of_some_users(MOST_TESTED)
     moments = None if parts["train"].time is None else earliest.finish()
     ids = dataset.items["item_id"].to_list()
     found_spans = {name: writer.finish() for name, writer in of_spans.items()}

@@ -28,6 +28,7 @@ from twinspire.protos.features import (
 from twinspire.protos.inputs.events import TIMES, UNKNOWN_TIME
 from twinspire.protos.inputs.texts import code_point_rows, folded
 from twinspire.train.data.batches import Spans
+from twinspire.train.data.long_arrays import ArrayWriter, pieces
 from twinspire.train.data.ranges import compact, concatenate_ranges, range_starts
 from twinspire.train.data.training_data import Histories
 from twinspire.train.models.encoders import TextBags
@@ -90,15 +91,19 @@ class PreparedHistories:
 
     def __init__(self, histories: Histories, known: Sequence[str], max_length: int) -> None:
         row_of = {item: FIRST_KNOWN + n for n, item in enumerate(known)}
-        rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int32)[histories.run]
-        is_known = rows != 0
-        self.run = rows[is_known]
+        rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int32)
+        run = ArrayWriter(np.int32)
+        for piece in pieces(histories.run):
+            run.append(rows[piece][rows[piece] != 0])
+        self.run = run.finish()
         # Whole seconds of the events in `run`, as `TowerInputs` returns them.
         times = histories.times
-        self.run_times = None if times is None else np.floor(times[is_known]).astype(np.int64)
+        if times is not None:
+            times = np.floor(times[rows[histories.run] != 0]).astype(np.int64)
+        self.run_times = times
         self.begin, self.end = histories.read_from, histories.end
-        if not is_known.all():
-            kept = compact(np.concatenate([[0], np.cumsum(is_known)]))
+        if len(self.run) < len(histories.run):
+            kept = compact(np.concatenate([[0], np.cumsum(rows[histories.run] != 0)]))
             self.begin, self.end = kept[self.begin], kept[self.end]
         self.max_length = max_length
 

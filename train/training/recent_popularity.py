@@ -86,7 +86,7 @@ def _choose(values: Mapping[_Kind, Floats]) -> _Kind:
 def _events(trainer: Trainer) -> EventsByPeriod:
     """The positive training events, by the rows of the items."""
     data = trainer.data
-    train = data.parts["train"].positive()
+    train = data.some_pairs
     assert train.time is not None  # as the time of a query needs
     return EventsByPeriod(train.time, train.item, data.item_count)
 

@@ -103,7 +103,7 @@ def transitions(data: TrainingData, tau: float) -> tuple[scipy.sparse.csr_matrix
     Args:
         tau: an item d steps from the nearest step of its side weighs exp(-d / tau).
     """
-    pairs = data.parts["train"].positive()
+    pairs = data.some_pairs
     histories = data.histories
     assert histories is not None
     # The events of one step have the same history, whose end tells the steps of a user apart.
