@@ -27,7 +27,7 @@ from twinspire.train.data.batches import Batch, HistoryBatches, batch_count, bat
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation.exact_search import encode, search
 from twinspire.train.evaluation.report import evaluate_labels
-from twinspire.train.losses.kinds import build_objective
+from twinspire.train.losses.objectives import build_objective
 from twinspire.train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
 from twinspire.train.models.heads import paired_products, route
 from twinspire.train.models.optimiser import adam, exchange_average, set_learning_rate, update_average

@@ -24,7 +24,7 @@ from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation import exact_search
 from twinspire.train.evaluation.exact_search import BLOCK
-from twinspire.train.losses.objective import mine_hard_negatives
+from twinspire.train.losses.hard_negatives import mine_hard_negatives
 from twinspire.train.models import encoders
 from twinspire.train.models.encoders import ROWS_FROM, HashedTextEncoder
 from twinspire.train.models.tower_factory import architecture_of
@@ -343,7 +343,7 @@ def test_two_ranks_start_train_and_stop_as_one_process_does(check: Callable[[Ran
 
 
 def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twinspire.train.losses.objective._BLOCK", 4)
+    monkeypatch.setattr("twinspire.train.losses.hard_negatives._BLOCK", 4)
     trainer = of_texts(replace(IN_BATCH, hard_negatives=2, mine_from=5))
     queries, items = trainer._all_vectors()
     objective = trainer.objective
