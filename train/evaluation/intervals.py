@@ -26,11 +26,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.metrics import DRAWN, DRAWN_PAIRS
+from twinspire.train.data.training_data import Pairs, Rows, TrainingData
+from twinspire.train.metrics import DRAWN, DRAWN_PAIRS, Floats
 
-Floats = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 Values = npt.NDArray[np.floating[Any]]
 DRAWS = 2000

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.train.evaluation.intervals import Clusters
-from twinspire.train.metrics import as_higher_is_better
+from twinspire.train.metrics import Floats, as_higher_is_better
 
-Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 BINS = 10  # of about equal size, of the calibration error
 SMALLEST = float(np.finfo(np.float64).eps)  # probability, as in scikit-learn's log loss

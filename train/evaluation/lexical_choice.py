@@ -15,7 +15,6 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from twinspire.protos.lexical import (
     ANALYZERS,
@@ -27,14 +26,11 @@ from twinspire.protos.lexical import (
     choose_analyzer,
 )
 from twinspire.train.config import Experiment
-from twinspire.train.data.training_data import TrainingData, has_text, texts_of
+from twinspire.train.data.training_data import Rows, TrainingData, has_text, texts_of
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, within_standard_error
 from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline
-from twinspire.train.metrics import CUTOFFS, per_query
-
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from twinspire.train.metrics import CUTOFFS, Floats, per_query
 
 NGRAMS = {  # for TF-IDF; they match parts of words, and need no knowledge of a language
     "1- to 3-grams": Analyzer(ngrams=(1, 2, 3), in_words=True),

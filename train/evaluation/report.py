@@ -8,9 +8,9 @@ import scipy.special
 
 from twinspire.protos.bundle import Score
 from twinspire.protos.figures import DIFFERENCE, JUDGED
-from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.data.training_data import Pairs, Rows, TrainingData
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, interval, pair_clusters_of
-from twinspire.train.evaluation.label_means import FittedLabels
+from twinspire.train.evaluation.label_baselines import FittedLabels
 from twinspire.train.evaluation.labelled_metrics import DRAWS, compare
 from twinspire.train.evaluation.query_groups import query_groups
 from twinspire.train.evaluation.ranking import Ranker, rank_by_scores
@@ -19,14 +19,13 @@ from twinspire.train.metrics import (
     MAIN_AND_RECALL,
     OF_COLD_START,
     WITH_INTERVAL,
+    Floats,
     Ranked,
     catalogue_metrics,
     mean,
     per_query,
 )
 
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
 

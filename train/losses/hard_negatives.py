@@ -7,11 +7,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from twinspire.train.data.training_data import Pairs, Positives
-from twinspire.train.models.heads import largest_products
+from twinspire.train.data.training_data import Pairs, Positives, Rows
 from twinspire.train.models.placement import to_device_of
+from twinspire.train.models.towers import largest_products
 
-Rows = npt.NDArray[np.int64]
 SeenMask = Callable[[Rows, Rows], npt.NDArray[np.bool_] | None]
 _BLOCK = 1024  # pairs whose scores are in memory at a time
 _PARTS = 8  # of the items, in a random one of which a block of pairs is mined

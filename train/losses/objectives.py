@@ -25,12 +25,10 @@ from torch import Tensor
 from twinspire.protos.errors import DataError
 from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 from twinspire.train.data.batches import Batch
-from twinspire.train.data.training_data import Pairs, Positives, TrainingData
+from twinspire.train.data.training_data import Floats, Pairs, Positives, Rows, TrainingData
 from twinspire.train.losses.hard_negatives import mine_hard_negatives
 from twinspire.train.models.placement import to_device_of
 
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 Config = TypeVar("Config")
 
 

@@ -23,7 +23,7 @@ from twinspire.protos.features import (
     Schema,
     Side,
 )
-from twinspire.train.data.training_data import TrainingData
+from twinspire.train.data.training_data import Floats, TrainingData
 from twinspire.train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
 from twinspire.train.models.encoders import HashedTextEncoder, NumberEncoder
 from twinspire.train.models.placement import to_device_of
@@ -32,7 +32,6 @@ from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from twinspire.train.models.towers import Tower
 
 Values = Mapping[str, Sequence[Any]]
-Floats = npt.NDArray[np.float32]
 
 EXACT_UP_TO = 1_000  # items, of which all singular values are computed
 MAX_APPROXIMATED_SHARE = 1 / 8  # a larger share of the singular values is computed exactly

@@ -37,12 +37,11 @@ from twinspire.train.config.history_towers import HistoryTower
 from twinspire.train.config.towers import TowerConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, NumberEncoder
-from twinspire.train.models.heads import Head, ItemDotHead, QueryDotHead
 from twinspire.train.models.placement import Place, as_given
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder, item_table
 from twinspire.train.models.text_hashing import WordHashing
-from twinspire.train.models.towers import ContentFallback, Tower
+from twinspire.train.models.towers import ContentFallback, Head, ItemDotHead, QueryDotHead, Tower
 
 Towers = tuple[Tower, Tower]
 Prepared = tuple[PreparedInputs, PreparedInputs]  # all queries, all items

@@ -22,22 +22,19 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.system.cores import thread_count
 from twinspire.train.config.training import Device
-from twinspire.train.data.batches import Batch
+from twinspire.train.data.batches import Batch, Rows
 from twinspire.train.evaluation.exact_search import encode
 from twinspire.train.models.placement import moved
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.towers import Inputs, Tower
 from twinspire.train.training.split_tables import SplitTables
 
-Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 CPU = torch.device("cpu")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h

@@ -7,8 +7,7 @@ import scipy.special
 
 from twinspire.train.config import Experiment
 from twinspire.train.evaluation.calibration import calibrate
-from twinspire.train.evaluation.label_baselines import label_baselines
-from twinspire.train.evaluation.label_means import FittedLabels
+from twinspire.train.evaluation.label_baselines import FittedLabels, label_baselines
 from twinspire.train.evaluation.labelled_metrics import (
     Auc,
     Bin,
@@ -19,7 +18,7 @@ from twinspire.train.evaluation.labelled_metrics import (
 )
 from twinspire.train.evaluation.report import evaluate_labels
 from twinspire.train.metrics import OF_LABELS
-from twinspire.train.models.heads import LogisticHead
+from twinspire.train.models.towers import LogisticHead
 from twinspire.train.training.trainer import Trainer
 
 

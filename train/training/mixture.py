@@ -21,7 +21,7 @@ import torch
 from twinspire.protos.features import FIRST_KNOWN
 from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.evaluation.baselines import ease, ease_recency, itemknn, slist
+from twinspire.train.evaluation.baselines import ease, itemknn, slist
 from twinspire.train.evaluation.ranking import BaselineFitter, selection_metric
 from twinspire.train.models.collaborative import (
     ItemWeights,
@@ -37,7 +37,7 @@ from twinspire.train.training.part_weights import ChosenPart, WeightCurves, part
 from twinspire.train.training.trainer import Trainer
 
 PART: Part = "mixture"  # of the towers' coordinates
-_BASELINES = (ease_recency.BASELINE, slist.BASELINE)
+_BASELINES = (ease.RECENCY, slist.BASELINE)
 EASE, SLIST, ITEM_KNN = "EASE", "SLIST", "item-kNN"  # labels as linear models
 
 
@@ -115,7 +115,7 @@ def _models(fitter: BaselineFitter, label: str = "") -> list[Linear]:
         for each, name in zip(_BASELINES, (EASE, SLIST), strict=True)
     )
     if with_ease:
-        weights, chosen = ease_recency.weights(fitter)
+        weights, chosen = ease.recency_weights(fitter)
         found.append(Linear(EASE, weights, chosen.decay, ease.named(fitter) | vars(chosen)))
     if with_slist:
         weights, of_slist = slist.weights(fitter)

@@ -29,12 +29,11 @@ from torch import Tensor
 
 from twinspire.train.evaluation.exact_search import mask_seen
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, within_standard_error
-from twinspire.train.metrics import CUTOFFS, ndcg, per_query
+from twinspire.train.metrics import CUTOFFS, Floats, ndcg, per_query
 from twinspire.train.models.towers import Mixture, Part, Tower
 from twinspire.train.training.trainer import Trainer
 
 Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each user
 
 # Of a part's scores, once they and the others have the same standard deviation. Infinity, the part alone, is

@@ -24,19 +24,16 @@ from twinspire.protos.errors import DataError
 from twinspire.train.config.losses import LossConfig
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.batches import Batch, HistoryBatches, batch_count, batches
-from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.data.training_data import Pairs, Rows, TrainingData
 from twinspire.train.evaluation.exact_search import encode, search
 from twinspire.train.evaluation.report import evaluate_labels
 from twinspire.train.losses.objectives import build_objective
 from twinspire.train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
-from twinspire.train.models.heads import paired_products, route
 from twinspire.train.models.optimiser import adam, exchange_average, set_learning_rate, update_average
-from twinspire.train.models.placement import products
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Towers
+from twinspire.train.models.towers import paired_products, products, route
 from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
-
-Rows = npt.NDArray[np.int64]
 
 
 class Interrupted(Exception):

@@ -18,7 +18,7 @@ from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.losses import FullSoftmax
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.evaluation.baselines import ease, ease_recency, slist
+from twinspire.train.evaluation.baselines import ease, slist
 from twinspire.train.evaluation.intervals import clusters_of
 from twinspire.train.evaluation.ranking import BaselineFitter, rank_by, summed
 from twinspire.train.metrics import mean, per_query
@@ -94,7 +94,7 @@ def test_untrained_towers_become_the_linear_model(data: TrainingData, fitter: Ba
     assert found.line().endswith(f"; {len(clusters_of(data, 'validation')):,} users")
     weights, chosen = {
         "SLIST": lambda: (slist.weights(fitter)[0], slist.weights(fitter)[1].decay),
-        "EASE": lambda: (ease_recency.weights(fitter)[0], ease_recency.weights(fitter)[1].decay),
+        "EASE": lambda: (ease.recency_weights(fitter)[0], ease.recency_weights(fitter)[1].decay),
     }[found.label]()
     queries, relevant = data.parts["test"].by_query()
     alone = rank_by(data, summed(data, weights, chosen))(queries)
@@ -189,7 +189,7 @@ def test_where_no_linear_model_applies_the_towers_have_no_coordinates_for_it(
     trainer = untrained(data)
     assert drop_useless_coordinates(trainer.towers, fitter.experiment, data) == ""
     before = ranked(trainer)
-    never = [replace(each, applies=lambda *_: False) for each in (ease_recency.BASELINE, slist.BASELINE)]
+    never = [replace(each, applies=lambda *_: False) for each in (ease.RECENCY, slist.BASELINE)]
     monkeypatch.setattr(mixture, "_BASELINES", never)
     warning = drop_useless_coordinates(trainer.towers, fitter.experiment, data)
     assert "tower.linear" in warning

@@ -6,7 +6,6 @@ from torch import nn
 from twinspire.protos.features import Schema, Side
 from twinspire.train.config.towers import BagTower
 from twinspire.train.models.encoders import HashedTextEncoder
-from twinspire.train.models.heads import CosineHead
 from twinspire.train.models.initialization import initialize_tfidf
 from twinspire.train.models.tower_factory import (
     Architecture,
@@ -16,7 +15,7 @@ from twinspire.train.models.tower_factory import (
     shared_item_table,
     text_and_id_factories,
 )
-from twinspire.train.models.towers import Residual, Tower
+from twinspire.train.models.towers import CosineHead, Residual, Tower
 
 
 class BagArchitecture(Architecture[BagTower]):

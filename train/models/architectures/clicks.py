@@ -24,7 +24,6 @@ from twinspire.protos.features import (
 )
 from twinspire.train.config.towers import ClicksTower
 from twinspire.train.models.encoders import HashedTextEncoder, touched
-from twinspire.train.models.heads import Head, ItemDotHead, LogisticHead
 from twinspire.train.models.placement import to_device_of
 from twinspire.train.models.sequence_encoders import IdEncoder
 from twinspire.train.models.tower_factory import (
@@ -35,7 +34,7 @@ from twinspire.train.models.tower_factory import (
     feature_encoder,
     shared_item_table,
 )
-from twinspire.train.models.towers import Bias, Inputs, Residual, Tower
+from twinspire.train.models.towers import Bias, Head, Inputs, ItemDotHead, LogisticHead, Residual, Tower
 
 USUAL_SHRINKAGE = 3.0  # start value, in items
 SCALE = 0.01  # of embeddings at the start
@@ -182,7 +181,7 @@ class ClicksArchitecture(Architecture[ClicksTower]):
 
         These are biases that the towers have: the log-odds of an item's shrunk share of positives, less those
         of all pairs, is the bias of its id. With histories of both kinds, an event's label less the share of
-        its item is the bias of the item there (the formula is that of `train/evaluation/label_means.py`).
+        its item is the bias of the item there (the formula is that of `train/evaluation/label_baselines.py`).
         """
         data, schema, (query, item) = given.data, given.schema, towers
         pairs = data.parts["train"]

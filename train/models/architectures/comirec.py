@@ -12,7 +12,6 @@ from twinspire.protos.features import HistoryFeature, IdFeature, Schema
 from twinspire.train.config.history_towers import ComirecTower
 from twinspire.train.models.cold_start import fit_content_fallback
 from twinspire.train.models.encoders import touched
-from twinspire.train.models.heads import InterestsHead
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import History, IdEncoder, Windows, dropout
 from twinspire.train.models.tower_factory import (
@@ -26,7 +25,7 @@ from twinspire.train.models.tower_factory import (
     shared_item_table,
     text_factory,
 )
-from twinspire.train.models.towers import Bias, Residual, Tower
+from twinspire.train.models.towers import Bias, InterestsHead, Residual, Tower
 
 
 class InterestsEncoder(nn.Module):

@@ -17,7 +17,6 @@ from twinspire.train.config.pretrained_tower import TransformerTower
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.alignment import AlignmentTask, align
 from twinspire.train.models.encoders import HashedTextEncoder
-from twinspire.train.models.heads import CosineHead
 from twinspire.train.models.initialization import inverse_document_frequency
 from twinspire.train.models.placement import Place, as_given, to_device_of_module
 from twinspire.train.models.prepared_inputs import PreparedInputs
@@ -35,7 +34,7 @@ from twinspire.train.models.tower_factory import (
     silent,
     text_and_id_factories,
 )
-from twinspire.train.models.towers import Residual, Tower
+from twinspire.train.models.towers import CosineHead, Residual, Tower
 
 
 class TransformerArchitecture(Architecture[TransformerTower]):
