@@ -73,14 +73,6 @@ def part_of(tower: Tower, part: Part) -> Mixture:
     return found
 
 
-def remove_part(trainer: Trainer, part: Part) -> None:
-    """Take the coordinates of a part away from both towers."""
-    for tower in trainer.towers:
-        tower.remove(part)
-    trainer.clear_cached_vectors()
-    trainer.item_vectors()  # which fits the radius of the inner product
-
-
 @dataclass(frozen=True)
 class ChosenPart:
     """What validation has chosen for a part of the towers' coordinates.
@@ -117,8 +109,11 @@ class ChosenPart:
         """
         if self.weight:
             PartWeighting(trainer, self.part).apply(self.weight, self.unit)
-        else:
-            remove_part(trainer, self.part)
+            return
+        for tower in trainer.towers:
+            tower.remove(self.part)
+        trainer.clear_cached_vectors()
+        trainer.item_vectors()  # which fits the radius of the inner product
 
     def line(self) -> str:
         """The choice in words."""

@@ -239,7 +239,7 @@ class VectorsOfTheBest(Watcher):
     def on_best(self, trainer: Trainer) -> None:
         super().on_best(trainer)
         many = np.resize(np.arange(len(trainer.queries)), 3 * BLOCK + 5)
-        self.vectors = trainer._vectors(0, many)
+        self.vectors = trainer.query_vectors(many)
 
 
 def check_averages(process: Rank, rows_from: str) -> None:
@@ -273,7 +273,11 @@ def check_shares(process: Rank) -> None:
     one, two = of_people(IN_BATCH), of_people(IN_BATCH, process=process)
     many = np.resize(np.arange(len(one.queries)), 3 * BLOCK + 5)  # two blocks for each rank
     for side, rows in ((0, many), (1, np.array([3, 1, 2]))):
-        assert torch.equal(two._vectors(side, rows), one._vectors(side, rows))
+        ours, theirs = (
+            each.process.encode_all(each.towers[side], (each.queries, each.items)[side], rows)
+            for each in (two, one)
+        )
+        assert torch.equal(ours, theirs)
     assert process.sum(np.array([process.rank, 1])).tolist() == [1, 2]
 
 
@@ -345,7 +349,7 @@ def test_two_ranks_start_train_and_stop_as_one_process_does(check: Callable[[Ran
 def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twinspire.train.losses.hard_negatives._BLOCK", 4)
     trainer = of_texts(replace(IN_BATCH, hard_negatives=2, mine_from=5))
-    queries, items = trainer._all_vectors()
+    queries, items = trainer.query_vectors(), trainer.item_vectors()
     objective = trainer.objective
 
     def mined(rank: int, count: int) -> Any:
