@@ -59,19 +59,16 @@ def has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
     return any(texts_of(*side) != texts_of(*side, cut=True, folder=folder) for side in sides)
 
 
-def default_analyzer(experiment: Experiment, texts: Sequence[str]) -> str:
-    """The name of the analyser that gives words: as the experiment says, or by a sample of the texts."""
-    if experiment.baselines.analyzer != "auto":
-        return experiment.baselines.analyzer
-    drawn = np.random.default_rng(0).permutation(len(texts))[:SAMPLED_TEXTS]
-    chosen = choose_analyzer(texts[row] for row in drawn)
-    return next(name for name, analyzer in ANALYZERS.items() if analyzer == chosen)
-
-
 def candidates(kind: WeightingName, experiment: Experiment, texts: Sequence[str]) -> list[str]:
-    """Names of the analysers from which one is chosen for the items' texts, the default first."""
-    words = [default_analyzer(experiment, texts)]
-    if experiment.baselines.analyzer == "auto":
+    """Names of the analysers from which one is chosen for the items' texts, the default first.
+
+    The default is as the experiment says, or by a sample of the texts.
+    """
+    words = [str(experiment.baselines.analyzer)]
+    if words == ["auto"]:
+        drawn = np.random.default_rng(0).permutation(len(texts))[:SAMPLED_TEXTS]
+        chosen = choose_analyzer(texts[row] for row in drawn)
+        words = [name for name, analyzer in ANALYZERS.items() if analyzer == chosen][:1]
         words += [name for name in ("english", "characters") if name not in words]
     if kind == "bm25" or sum(map(len, texts)) > LARGEST:
         return words

@@ -166,27 +166,21 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
     weights = ease_of_gram(gram_matrix(interaction_matrix(data)[:, known]), strength)
     width = min(item.table.shape[1], len(weights))
     with torch.no_grad():
-        for table, factor in zip((query.table, item.table), _factors(weights, width), strict=True):
-            table[FIRST_KNOWN:, :width] = factor
+        for table, factor in zip((query.table, item.table), _factors(weights.numpy(), width), strict=True):
+            table[FIRST_KNOWN:, :width] = torch.from_numpy(factor)
 
 
-def _factors(weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """U sqrt(S) and V sqrt(S), each (N, width), of the largest singular values of a matrix (N, N)."""
-    left, values, right = _singular_values(weights.numpy(), width)
-    scaled = [(each * np.sqrt(values)).astype(np.float32) for each in (left, right.T)]
-    return torch.from_numpy(scaled[0]), torch.from_numpy(scaled[1])
-
-
-def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Floats]:
-    """(N, width), (width,), (width, N): the largest singular values of a matrix (N, N), with their vectors.
+def _factors(weights: Floats, width: int) -> list[Floats]:
+    """U sqrt(S) and V sqrt(S), each (N, width), of the largest singular values of a matrix (N, N).
 
     By random projection where a small part of many is asked for (Halko et al. 2011, algorithm 4.4).
     """
     if len(weights) <= EXACT_UP_TO or width > MAX_APPROXIMATED_SHARE * len(weights):
         left, values, right = np.linalg.svd(weights, full_matrices=False)
-        return left[:, :width], values[:width], right[:width]
-    from sklearn.utils.extmath import randomized_svd
+    else:
+        from sklearn.utils.extmath import randomized_svd
 
-    found = randomized_svd(weights, width, n_oversamples=width // 2, n_iter=4, random_state=0)
-    left, values, right = (np.asarray(each, np.float32) for each in found)
-    return left, values, right
+        found = randomized_svd(weights, width, n_oversamples=width // 2, n_iter=4, random_state=0)
+        left, values, right = (np.asarray(each, np.float32) for each in found)
+    root = np.sqrt(values[:width])
+    return [(each[:, :width] * root).astype(np.float32) for each in (left, right.T)]

@@ -86,17 +86,12 @@ class Tower(nn.Module):
         parts = [factors(prepared[name]) for name, factors in self.factors.items()]
         parts.append(self.deep(encoded))
         joined = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
-        joined = self.with_parts(prepared, joined)
-        vectors: Tensor = self.head(joined)
-        return vectors
-
-    def with_parts(self, inputs: Inputs, own: Tensor) -> Tensor:
-        """The coordinates (B, H) of the trained tower with those that training leaves out."""
-        for part in reversed(PARTS):
+        for part in reversed(PARTS):  # which training leaves out
             mixture: Mixture | None = getattr(self, part)
             if mixture is not None:
-                own = mixture(inputs[mixture.feature], own)
-        return own
+                joined = mixture(prepared[mixture.feature], joined)
+        vectors: Tensor = self.head(joined)
+        return vectors
 
     def remove(self, part: Part) -> None:
         """Take a part away, which is then None, as the end of a run may do."""
@@ -152,9 +147,8 @@ class ContentFallback(nn.Module):
 class Mixture(nn.Module):
     """Adds coordinates of another model to those of a trained tower; both have a weight.
 
-    The other model is a linear one, or recent popularity. `train/training/mixture.py` and
-    `recent_popularity.py` beside it set it after training: before, it weighs 0. A step of training leaves
-    these coordinates out.
+    The other model is a linear one, or recent popularity. `train/training/additions.py` sets it after
+    training: before, it weighs 0. A step of training leaves these coordinates out.
 
     Args:
         feature: name of the feature that the other model reads.

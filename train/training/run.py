@@ -32,7 +32,6 @@ from twinspire.train.data.dataset import Dataset
 from twinspire.train.data.training_data import training_data_of
 from twinspire.train.evaluation.baselines import baselines, left_out
 from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in
-from twinspire.train.evaluation.labelled_metrics import Bin
 from twinspire.train.evaluation.quality_page import PAGE, quality_page
 from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
 from twinspire.train.evaluation.report import (
@@ -48,6 +47,7 @@ from twinspire.train.models.defaults import Chosen, from_data
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Report, architecture_of, silent
 from twinspire.train.paths import CACHE
+from twinspire.train.training.additions import add_as_chosen, add_recent_popularity, mix
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import (
     BEST_TOWERS,
@@ -60,9 +60,7 @@ from twinspire.train.training.checkpoint import (
 )
 from twinspire.train.training.device import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.labelled_pairs import LabelledPairs
-from twinspire.train.training.mixture import mix, mix_as
 from twinspire.train.training.part_weights import ChosenPart
-from twinspire.train.training.recent_popularity import add_as_chosen, add_recent_popularity
 from twinspire.train.training.refit import REFIT, refit
 from twinspire.train.training.run_metrics import log_all, select_compared
 from twinspire.train.training.tracking import (
@@ -355,20 +353,18 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
         changed = architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     labelled, state = LabelledPairs(trainer), trainer.state
     validated, rankers = _choose_on_validation(experiment, trainer, labelled, console)
-    mixed, recent = validated.mixed, validated.recent
     if experiment.training.refit:
         rankers = {}  # their item-item weights are freed for those of the refit
         model, trainer = refit(folder, model, trainer, console, process)
         changed, data, labelled = True, trainer.data, LabelledPairs(trainer)
         fitter = BaselineFitter(experiment, data, choices=validated.choices)
         with console.status("a linear model and recent popularity beside the new towers"):
-            mix_as(trainer, fitter, mixed)
-            add_as_chosen(trainer, recent)
+            add_as_chosen(trainer, fitter, validated.added.values())
         rankers = baselines(experiment, data, console, fitter)
         judged = _JudgedQueries(model, trainer)
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
-    if changed or validated.calibrated or mixed is not None or recent is not None:
+    if changed or validated.calibrated or validated.added:
         # The towers of the best epoch stay: a run that is interrupted from here on begins with them again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
@@ -383,26 +379,24 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     mlflow.log_params(chosen | flattened({"evaluation": drawn_in(data, "test")}))
     best, beside, selection = state.best_epoch, validated.beside, experiment.training.selection
     on_validation = {f"{name}_{selection}": value for name, value in beside.items()}
-    for name, part in (("mixture", mixed), ("recent_popularity", recent)):
-        if part is not None:
-            mlflow.log_params(flattened({name: part.parameters()}))
-            on_validation |= part.metrics()
+    for name, part in validated.added.items():
+        mlflow.log_params(flattened({name: part.parameters()}))
+        on_validation |= part.metrics()
     _log_metrics(folder.name, state, on_validation, metrics, on_judged)
     losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
     doubts = worse_than_baselines(validated.leads, beside, selection, clusters_of(data, "validation"))
     log_warnings([*run_warnings(experiment, data, metrics, best, losses), *doubts])
     mlflow.log_artifact(str(stored), ARTIFACTS)
     if labelled.reliability:
-        _log_reliability(labelled.reliability, experiment.name, folder)
+        from twinspire.train.plots import (  # matplotlib's import takes a third of a second
+            reliability_diagram,
+            save,
+        )
+
+        diagram = reliability_diagram(labelled.reliability, experiment.name)
+        mlflow.log_artifact(str(save(diagram, folder / "reliability.png")), "plots")
     for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}", f"{REFIT}/{RUN_STATE}"):
         (folder / name).unlink(missing_ok=True)
-
-
-def _log_reliability(bins: Mapping[str, list[Bin]], name: str, folder: Path) -> None:
-    # Matplotlib's import takes a third of a second.
-    from twinspire.train.plots import reliability_diagram, save
-
-    mlflow.log_artifact(str(save(reliability_diagram(bins, name), folder / "reliability.png")), "plots")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,16 +406,15 @@ class _Validated:
     Args:
         calibrated: what the calibration of predicted probabilities has chosen; empty if there is none.
         choices: of the linear model and the baselines, by name.
-        mixed: the linear model beside the towers, if they have coordinates for one.
-        recent: recent popularity, likewise.
+        added: by name what stands beside the towers, if they have coordinates for it: the linear model,
+            `mixture`, and `recent_popularity`.
         beside: the metric that selects the epoch, of each baseline.
         leads: that of the towers less that of each baseline; empty if it is one of labels.
     """
 
     calibrated: dict[str, Any]
     choices: dict[str, Any]
-    mixed: ChosenPart | None
-    recent: ChosenPart | None
+    added: dict[str, ChosenPart]
     beside: dict[str, float]
     leads: dict[str, Interval]
 
@@ -429,8 +422,8 @@ class _Validated:
 def _choose_on_validation(
     experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
 ) -> tuple[_Validated, dict[str, FittedBaseline]]:
-    """Calibrate predicted probabilities, add other models to the towers (`mixture.py`,
-    `recent_popularity.py`), and fit the baselines.
+    """Calibrate predicted probabilities, add other models to the towers (`additions.py`), and
+    fit the baselines.
 
     Validation chooses for all of them.
 
@@ -439,21 +432,23 @@ def _choose_on_validation(
     """
     with console.status("calibration"):
         calibrated = labelled.calibrate()
-    fitter = BaselineFitter(experiment, trainer.data)
+    fitter, added = BaselineFitter(experiment, trainer.data), dict[str, ChosenPart]()
     with console.status("a linear model beside the towers") as status:
         fitter.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
         mixed = mix(trainer, fitter)
     if mixed is not None:
+        added["mixture"] = mixed
         _print(console, mixed.line())
     with console.status("recent popularity beside the towers"):
         recent = add_recent_popularity(trainer, selection_metric(experiment))
     if recent is not None:
+        added["recent_popularity"] = recent
         _print(console, recent.line())
     rankers = baselines(experiment, trainer.data, console, fitter)
     with console.status("towers and baselines on validation"):
         on_labels = labelled.baselines_on_validation(experiment)
         beside, leads = baselines_on_validation(experiment, trainer, rankers, on_labels)
-    return _Validated(calibrated, fitter.choices, mixed, recent, beside, leads), rankers
+    return _Validated(calibrated, fitter.choices, added, beside, leads), rankers
 
 
 class _JudgedQueries:
