@@ -1,6 +1,6 @@
 """Moves tensors to the device of others: what is computed together has to be on one device.
 
-`train/training/device.py` chooses the device, and places the towers there. What else computes with a tower
+`train/training/process.py` chooses the device, and places the towers there. What else computes with a tower
 follows it by the functions of this module.
 """
 

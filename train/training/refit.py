@@ -24,7 +24,7 @@ from twinspire.train.evaluation.lexical_choice import has_texts
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import RUN_STATE, load_run, start_alike
-from twinspire.train.training.device import TrainingProcess
+from twinspire.train.training.process import TrainingProcess
 from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.trained_model import Model, model_and_trainer
 from twinspire.train.training.trainer import Trainer

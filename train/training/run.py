@@ -58,9 +58,9 @@ from twinspire.train.training.checkpoint import (
     save_towers,
     start_alike,
 )
-from twinspire.train.training.device import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.labelled_pairs import LabelledPairs
 from twinspire.train.training.part_weights import ChosenPart
+from twinspire.train.training.process import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.refit import REFIT, refit
 from twinspire.train.training.run_metrics import log_all, select_compared
 from twinspire.train.training.tracking import (
@@ -147,7 +147,8 @@ def fit(
             process.failing_once(),
         ):
             # Not parameters: a resumed run may have others.
-            mlflow.set_tags({"ranks": process.count, **process.describe()})
+            device = {"device": str(process.device), "device.name": process.device_name}
+            mlflow.set_tags({"ranks": process.count, **device})
             if start_id:
                 mlflow.set_tag(START, start_id)
             trained = None if start is None else load_model(start)

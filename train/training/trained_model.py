@@ -33,7 +33,7 @@ from twinspire.train.models.tower_factory import (
 from twinspire.train.models.warm_start import start_from
 from twinspire.train.training.additions import drop_useless_coordinates
 from twinspire.train.training.checkpoint import BEST_TOWERS, load_towers
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess
 from twinspire.train.training.trainer import Trainer
 
 ARTIFACTS = "model"

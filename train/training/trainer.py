@@ -33,7 +33,7 @@ from twinspire.train.models.optimiser import adam, exchange_average, set_learnin
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Towers
 from twinspire.train.models.towers import paired_products, products, route
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess
 
 
 class Interrupted(Exception):

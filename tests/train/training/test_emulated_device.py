@@ -37,7 +37,7 @@ from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training import run as training
 from twinspire.train.training.checkpoint import load_run
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess, memory_advice
+from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess, memory_advice
 from twinspire.train.training.run_metrics import metrics_of
 from twinspire.train.training.trained_model import load_model
 from twinspire.train.training.trainer import Interrupted, Trainer

@@ -29,8 +29,7 @@ from twinspire.train.models import encoders
 from twinspire.train.models.encoders import ROWS_FROM, HashedTextEncoder
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.checkpoint import load_run, start_alike
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
-from twinspire.train.training.ranks import Rank, joined
+from twinspire.train.training.process import SINGLE_PROCESS, Rank, TrainingProcess, joined
 from twinspire.train.training.trainer import Interrupted, Trainer
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(LONGEST + 60)]
@@ -422,6 +421,6 @@ def test_an_error_of_a_rank_says_what_to_do(
 ) -> None:
     for name, value in {**COMPLETE, "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("twinspire.train.training.ranks._join_group", lambda *_: None)
+    monkeypatch.setattr("twinspire.train.training.process._join_group", lambda *_: None)
     with pytest.raises(Unavailable, match=said), joined(TrainingConfig(threads=1), "again"):
         raise error
