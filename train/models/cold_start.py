@@ -56,7 +56,9 @@ def fit_content_fallback(
     with torch.no_grad():
         fallback.common.copy_(torch.from_numpy(np.asarray(common, np.float32)))
         for name, block in blocks.items():
-            _set_parameter(fallback.encoders[name], torch.from_numpy(coefficients[at : at + block.shape[1]]))
+            _parameter(fallback.encoders[name]).copy_(
+                torch.from_numpy(coefficients[at : at + block.shape[1]])
+            )
             at += block.shape[1]
     return True
 
@@ -82,11 +84,11 @@ def _design_matrix(
         return scipy.sparse.csr_matrix(encoder.standardize(number).cpu().numpy())
 
 
-def _set_parameter(encoder: nn.Module, fitted: Tensor) -> None:
+def _parameter(encoder: nn.Module) -> Tensor:
+    """(F, H): the parameter of an encoder."""
     if isinstance(encoder, HashedTextEncoder):
-        encoder.table.copy_(fitted)
-    elif isinstance(encoder, CategoryEncoder):
-        encoder.embedding.weight.copy_(fitted)
-    else:
-        assert isinstance(encoder, NumberEncoder)
-        encoder.map.weight.copy_(fitted.T)
+        return encoder.table
+    if isinstance(encoder, CategoryEncoder):
+        return encoder.embedding.weight
+    assert isinstance(encoder, NumberEncoder)
+    return encoder.map.weight.T

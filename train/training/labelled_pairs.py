@@ -57,7 +57,7 @@ class LabelledPairs:
         if not isinstance(head, LogisticHead) or not pairs.has_both_labels:
             return {}
         if parts["test"].has_both_labels:
-            self._uncalibrated = self._probabilities("test")
+            self._uncalibrated = self.probabilities("test")
         found = calibrate(pairs.is_positive, self._logits("validation"), pairs.clusters)
         head.calibrate(found.scale, found.shift)
         return {"kind": found.kind, "scale": found.scale, "shift": found.shift}
@@ -72,7 +72,7 @@ class LabelledPairs:
         found = evaluate_labels(trainer.data, "test", trainer.inner_products, score, others)
         labels = pairs.is_positive
         if score.kind == "sigmoid":
-            self.reliability["two-tower"] = reliability(labels, self._probabilities("test"))
+            self.reliability["two-tower"] = reliability(labels, self.probabilities("test"))
         if self._uncalibrated is not None:
             found["uncalibrated_ece"] = calibration_error(labels, self._uncalibrated)
             found["uncalibrated_log_loss"] = float(pair_losses(labels, self._uncalibrated).mean())
@@ -103,7 +103,8 @@ class LabelledPairs:
         products = self._trainer.inner_products(self._trainer.data.parts[part])
         return products.astype(np.float64) + self._trainer.towers[0].head.score().bias
 
-    def _probabilities(self, part: str) -> Floats:
+    def probabilities(self, part: str) -> Floats:
+        """(P,): the sigmoid of the logits of a part's pairs."""
         return np.asarray(scipy.special.expit(self._logits(part)))
 
 

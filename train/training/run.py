@@ -447,8 +447,7 @@ def _choose_on_validation(
         _print(console, recent.line())
     rankers = baselines(experiment, trainer.data, console, fitter)
     with console.status("towers and baselines on validation"):
-        on_labels = labelled.baselines_on_validation(experiment)
-        beside, leads = baselines_on_validation(experiment, trainer, rankers, on_labels)
+        beside, leads = baselines_on_validation(experiment, trainer, rankers, labelled)
     return _Validated(calibrated, fitter.choices, added, beside, leads), rankers
 
 
@@ -460,8 +459,8 @@ class _JudgedQueries:
         self._items: PreparedInputs | None = None
         if trainer.data.serves_other_texts:
             items = trainer.data.as_served().items
-            architecture, place = architecture_of(model.experiment.tower), trainer.process.place
-            self._items = architecture.prepare(model.schema, "item", items, place=place)
+            architecture = architecture_of(model.experiment.tower, place=trainer.process.place)
+            self._items = architecture.prepare(model.schema, "item", items)
 
     def answers(self) -> dict[str, Ranker]:
         """`""` -> the answers of the current towers; empty without judged queries."""

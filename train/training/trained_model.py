@@ -24,7 +24,6 @@ from twinspire.train.models.initialization import build_schema, fit_number_encod
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.text_hashing import HASHING_VERSION
 from twinspire.train.models.tower_factory import (
-    InitializationData,
     Report,
     Towers,
     architecture_of,
@@ -98,14 +97,12 @@ def build_model(
     counts = dict(zip(data.item_ids, of_all_pairs, strict=True))
     schema = build_schema(experiment.query, experiment.item, training, counts)
     schema = schema.in_folder(experiment.tower.features_folder)
-    architecture = architecture_of(experiment.tower)
+    architecture = architecture_of(experiment.tower, report, process.place)
     towers = architecture.build(schema)
     process.place_towers(towers)
-    queries = architecture.prepare(schema, "query", data.queries, report, process.place)
-    items = architecture.prepare(schema, "item", data.items, report, process.place)
-    architecture.initialize(
-        towers, InitializationData(schema, data, (queries, items), experiment.training.seed, report)
-    )
+    queries = architecture.prepare(schema, "query", data.queries)
+    items = architecture.prepare(schema, "item", data.items)
+    architecture.initialize(towers, schema, data, (queries, items), experiment.training.seed)
     for tower, side in zip(towers, ("query", "item"), strict=True):
         fit_number_encoders(tower, side, training)  # type: ignore[arg-type]
     if start is not None:

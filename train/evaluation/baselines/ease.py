@@ -113,8 +113,6 @@ def _choose_recency(fitter: BaselineFitter) -> RecencySettings:
     return tuning.search(RecencySettings(own=usual_own(tuning.data)), ranges, scorer)
 
 
-def _named(fitter: BaselineFitter, settings: RecencySettings) -> dict[str, float]:
-    return named(fitter) | vars(settings)
-
-
-RECENCY = item_baseline("ease_recency", "EASE, recency weights", recency_weights, _named)
+RECENCY = item_baseline(
+    "ease_recency", "EASE, recency weights", recency_weights, lambda each, chosen: named(each) | vars(chosen)
+)

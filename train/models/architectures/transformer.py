@@ -8,7 +8,7 @@ on the squared distance; between unit vectors that is 2 - 2 cos.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from twinspire.train.data.training_data import Rows, TrainingData
 from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.initialization import inverse_document_frequency
 from twinspire.train.models.optimiser import adam
-from twinspire.train.models.placement import Place, as_given, to_device_of, to_device_of_module
+from twinspire.train.models.placement import to_device_of, to_device_of_module
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.pretrained.encoder import (
     EncodedTexts,
@@ -35,13 +35,10 @@ from twinspire.train.models.pretrained.encoder import (
 from twinspire.train.models.pretrained.folder import PretrainedFolder
 from twinspire.train.models.tower_factory import (
     Architecture,
-    InitializationData,
     Prepared,
-    Report,
     Towers,
     feature_encoders,
     shared_item_table,
-    silent,
     text_and_id_factories,
 )
 from twinspire.train.models.towers import CosineHead, Residual, Tower
@@ -61,10 +58,6 @@ class TransformerArchitecture(Architecture[TransformerTower]):
     """
 
     ranks_untrained = True  # as the encoder, or as what has learned its vectors
-
-    def __init__(self, config: TransformerTower) -> None:
-        super().__init__(config)
-        self._encoded: EncodedTexts | None = None
 
     @cached_property
     def folder(self) -> PretrainedFolder:
@@ -121,18 +114,11 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         encoders |= {f"{name}{BESIDE}": hashed() for name in beside}
         return Tower(encoders, deep, CosineHead())
 
-    def prepare(
-        self,
-        schema: Schema,
-        side: Side,
-        values: Mapping[str, Sequence[Any]],
-        report: Report = silent,
-        place: Place[Any] = as_given,
-    ) -> PreparedInputs:
+    def prepare(self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]]) -> PreparedInputs:
         """The inputs of all records; texts for the encoder are encoded here, once for all epochs."""
         encoded: dict[str, npt.NDArray[np.float32]] = {}
         if side in self.config.sides:
-            encoded = self._teacher_vectors(_texts(schema, side), values, report, place)
+            encoded = self._teacher_vectors(_texts(schema, side), values)
         return PreparedInputs(schema, side, values, self.hashing(), encoded)
 
     def files(self) -> tuple[str, ...]:
@@ -150,7 +136,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         use = f"frozen, on the {sides}{beside}" if sides else "as the teacher of both sides"
         return f"{self.folder.describe()}; {use}"
 
-    def initialize(self, towers: Towers, given: InitializationData) -> None:
+    def initialize(
+        self, towers: Towers, schema: Schema, data: TrainingData, prepared: Prepared, seed: int
+    ) -> None:
         """Align the hashed sides with the encoder's vectors of the training queries and of the items.
 
         A hashed query tower beside a pretrained item tower learns those of the items, too, read as queries:
@@ -159,19 +147,17 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         """
         if not self.config.is_hashed:
             return
-        schema, data, prepared = given.schema, given.data, given.prepared
         tasks = []
         catalogue = self._catalogue(schema, data, prepared)
         for side, tower, inputs in zip(SIDES, towers, prepared, strict=True):
             _weigh_by_rarity(tower, catalogue)
             if side in self.config.sides or not self.config.align_epochs:
                 continue
-            place = partial(to_device_of_module, module=tower)
             rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
             values = data.queries if side == "query" else data.items
             features = _texts(schema, side)
             taken = {name: [values[name][row] for row in rows] for name in features}
-            total = np.sum([*self._teacher_vectors(features, taken, given.report, place).values()], axis=0)
+            total = np.sum([*self._teacher_vectors(features, taken).values()], axis=0)
             tasks.append(AlignmentTask(tower, inputs, rows, _unit(total)))
             if side == "query" and "item" in self.config.sides:
                 tasks += [
@@ -179,7 +165,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
                     for name in _texts(schema, "item")
                 ]
         if tasks:
-            align(tasks, self.config.align_epochs, given.seed, given.report)
+            align(tasks, self.config.align_epochs, seed, self.report)
 
     def _catalogue(self, schema: Schema, data: TrainingData, prepared: Prepared) -> PreparedInputs:
         """The hashed texts of the items, whatever the item tower reads."""
@@ -191,17 +177,15 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         }
         return PreparedInputs(Schema(schema.query, {**features}), "item", data.items, self.hashing())
 
+    @cached_property
+    def _encoded(self) -> EncodedTexts:
+        precision = self.config.encoding
+        return EncodedTexts(self.folder, report=self.report, precision=precision, place=self.place)
+
     def _teacher_vectors(
-        self,
-        features: Mapping[str, TextFeature],
-        values: Mapping[str, Sequence[str]],
-        report: Report,
-        place: Place[Any],
+        self, features: Mapping[str, TextFeature], values: Mapping[str, Sequence[str]]
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Feature name -> vectors (N, H) of its texts."""
-        self._encoded = self._encoded or EncodedTexts(
-            self.folder, report=report, precision=self.config.encoding, place=place
-        )
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
 
 
