@@ -108,7 +108,7 @@ def fit(
         to_resume: the command that does so, for the texts that say how to go on.
         process: this one, alone or as rank 0 of several, whose number is not a part of the run's key; the
             others call `follow`. If None, it is set up to train alone.
-        start: a run with whose towers the new ones begin; see `train/models/warm_start.py`.
+        start: a run with whose towers the new ones begin; see `trained_model.py`.
 
     Returns:
         The finished run, and whether it is one of before, whose inputs were the same.
