@@ -3,7 +3,6 @@
 They follow from the training rows, except IDF, which follows from the catalogue's texts, as in BM25.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,10 +15,6 @@ from torch import Tensor
 from twinspire.protos.features import (
     FIRST_KNOWN,
     ITEM_VOCABULARY,
-    CategoryFeature,
-    FeatureSpec,
-    HistoryFeature,
-    IdFeature,
     Schema,
     Side,
 )
@@ -35,40 +30,6 @@ Values = Mapping[str, Sequence[Any]]
 
 EXACT_UP_TO = 1_000  # items, of which all singular values are computed
 MAX_APPROXIMATED_SHARE = 1 / 8  # a larger share of the singular values is computed exactly
-
-
-def build_schema(
-    query: dict[str, FeatureSpec],
-    item: dict[str, FeatureSpec],
-    training: Mapping[Side, Values],
-    items: Mapping[str, int],
-) -> Schema:
-    """The features with their vocabularies from the training rows, most frequent values first.
-
-    Args:
-        training: side -> feature name -> raw values of the training rows.
-        items: item id -> its training interactions.
-    """
-    vocabularies: dict[str, tuple[str, ...]] = {}
-    specs = [*query.values(), *item.values()]
-    if any(isinstance(spec, IdFeature | HistoryFeature) for spec in specs):
-        min_count = min((spec.min_count for spec in item.values() if isinstance(spec, IdFeature)), default=1)
-        ranked = sorted(items.items(), key=lambda entry: (-entry[1], entry[0]))
-        vocabularies[ITEM_VOCABULARY] = tuple(each for each, count in ranked if count >= min_count)
-    sides: dict[Side, dict[str, FeatureSpec]] = {"query": query, "item": item}
-    for side, features in sides.items():
-        for name, spec in features.items():
-            if isinstance(spec, CategoryFeature):
-                known = _vocabulary(training[side][name], spec)
-                vocabularies[f"{side}.{name}"] = known
-    return Schema(query, item, vocabularies)
-
-
-def _vocabulary(values: Sequence[Any], spec: CategoryFeature) -> tuple[str, ...]:
-    lists = values if spec.multi else [[value] for value in values]
-    counts = Counter(value for each in lists for value in each or () if value is not None)
-    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    return tuple(value for value, count in ranked if count >= spec.min_count)
 
 
 def initialize_tfidf(towers: tuple[Tower, Tower], items: PreparedInputs, latent: int, seed: int) -> None:

@@ -11,7 +11,8 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,14 +26,25 @@ from torch import Tensor
 
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import DataError, MissingStage, Unavailable
-from twinspire.protos.features import FIRST_KNOWN, ITEM_VOCABULARY, SIDES, UNKNOWN, Schema, Side
+from twinspire.protos.features import (
+    FIRST_KNOWN,
+    ITEM_VOCABULARY,
+    SIDES,
+    UNKNOWN,
+    CategoryFeature,
+    FeatureSpec,
+    HistoryFeature,
+    IdFeature,
+    Schema,
+    Side,
+)
 from twinspire.protos.toml_config import parse
 from twinspire.train.config import Experiment
 from twinspire.train.config.losses import learns_from_negatives
 from twinspire.train.data.training_data import TrainingData, has_text
 from twinspire.train.models.architectures.clicks import FeedbackEncoder
 from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder
-from twinspire.train.models.initialization import build_schema, fit_number_encoders
+from twinspire.train.models.initialization import fit_number_encoders
 from twinspire.train.models.placement import to_device_of_module
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import IdEncoder
@@ -124,6 +136,39 @@ def build_model(
     if start is not None:
         start_from(towers, schema, (start.towers, start.schema), data, items, architecture)
     return Model(experiment, schema, towers, start), (queries, items)
+
+
+def build_schema(
+    query: dict[str, FeatureSpec],
+    item: dict[str, FeatureSpec],
+    training: Mapping[Side, Mapping[str, Sequence[Any]]],
+    items: Mapping[str, int],
+) -> Schema:
+    """The features with their vocabularies from the training rows, most frequent values first.
+
+    Args:
+        training: side -> feature name -> raw values of the training rows.
+        items: item id -> its training interactions.
+    """
+    vocabularies: dict[str, tuple[str, ...]] = {}
+    specs = [*query.values(), *item.values()]
+    if any(isinstance(spec, IdFeature | HistoryFeature) for spec in specs):
+        min_count = min((spec.min_count for spec in item.values() if isinstance(spec, IdFeature)), default=1)
+        ranked = sorted(items.items(), key=lambda entry: (-entry[1], entry[0]))
+        vocabularies[ITEM_VOCABULARY] = tuple(each for each, count in ranked if count >= min_count)
+    sides: dict[Side, dict[str, FeatureSpec]] = {"query": query, "item": item}
+    for side, features in sides.items():
+        for name, spec in features.items():
+            if isinstance(spec, CategoryFeature):
+                vocabularies[f"{side}.{name}"] = _vocabulary(training[side][name], spec)
+    return Schema(query, item, vocabularies)
+
+
+def _vocabulary(values: Sequence[Any], spec: CategoryFeature) -> tuple[str, ...]:
+    lists = values if spec.multi else [[value] for value in values]
+    counts = Counter(value for each in lists for value in each or () if value is not None)
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return tuple(value for value, count in ranked if count >= spec.min_count)
 
 
 def start_from(
