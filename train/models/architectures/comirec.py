@@ -84,7 +84,9 @@ class ComirecArchitecture(Architecture[ComirecTower]):
         factories: EncoderFactories = {
             **text_factory(self.hashing(), config.buckets, width),
             IdFeature: partial(IdEncoder, ids),
-            HistoryFeature: partial(self._interests, schema, ids),
+            HistoryFeature: lambda: InterestsEncoder(
+                ids, config.interests, config.hidden, config.input_dropout, longest_window(schema)
+            ),
         }
         query = feature_encoders(schema, "query", width, factories)
         item = feature_encoders(schema, "item", width, factories)
@@ -97,13 +99,9 @@ class ComirecArchitecture(Architecture[ComirecTower]):
                 item,
                 deep,
                 item_head,
-                fallback=(named, content_fallback(schema, config.dimension, config.buckets, self.hashing())),
+                fallback=(named, content_fallback(schema, width, config.buckets, self.hashing())),
             ),
         )
-
-    def _interests(self, schema: Schema, ids: nn.Parameter) -> InterestsEncoder:
-        config, positions = self.config, longest_window(schema)
-        return InterestsEncoder(ids, config.interests, config.hidden, config.input_dropout, positions)
 
     @property
     def shares_windows(self) -> bool:
