@@ -29,7 +29,7 @@ from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
 from twinspire.train.config import Experiment
 from twinspire.train.data.contents import contents
 from twinspire.train.data.dataset import Dataset
-from twinspire.train.data.training_data import training_data_of
+from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation.baselines import baselines, left_out
 from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in
 from twinspire.train.evaluation.quality_page import PAGE, quality_page
@@ -345,7 +345,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     With `[training] refit`, other towers take their place before test is read.
     """
     data, experiment = trainer.data, model.experiment
-    judged = _JudgedQueries(model, trainer)
+    judged = _judged_ranker(model, trainer)
     metrics, start = _start_metrics(folder, trainer, judged)
     load_towers(folder / BEST_TOWERS, trainer.towers)
     trainer.clear_cached_vectors()
@@ -362,7 +362,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
         with console.status("a linear model and recent popularity beside the new towers"):
             add_as_chosen(trainer, fitter, validated.added.values())
         rankers = baselines(experiment, data, console, fitter)
-        judged = _JudgedQueries(model, trainer)
+        judged = _judged_ranker(model, trainer)
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
     if changed or validated.calibrated or validated.added:
@@ -373,7 +373,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     with console.status("test evaluation, baselines beside it"):
         metrics |= _on_test(experiment, trainer, rankers)
         metrics |= labelled.metrics(experiment)
-        on_judged = judged.metrics(rankers, start, validated.choices, console)
+        on_judged = _on_judged(experiment, data, judged, rankers, start, validated.choices, console)
     log_choices(validated.choices)  # after the judged queries, which may add some
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     chosen = flattened({"baselines": settings}) | flattened({"calibration": validated.calibrated})
@@ -389,13 +389,10 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     log_warnings([*run_warnings(experiment, data, metrics, best, losses), *doubts])
     mlflow.log_artifact(str(stored), ARTIFACTS)
     if labelled.reliability:
-        from twinspire.train.plots import (  # matplotlib's import takes a third of a second
-            reliability_diagram,
-            save,
-        )
+        from twinspire.train import plots  # matplotlib's import takes a third of a second
 
-        diagram = reliability_diagram(labelled.reliability, experiment.name)
-        mlflow.log_artifact(str(save(diagram, folder / "reliability.png")), "plots")
+        diagram = plots.reliability_diagram(labelled.reliability, experiment.name)
+        mlflow.log_artifact(str(plots.save(diagram, folder / "reliability.png")), "plots")
     for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}", f"{REFIT}/{RUN_STATE}"):
         (folder / name).unlink(missing_ok=True)
 
@@ -451,57 +448,46 @@ def _choose_on_validation(
     return _Validated(calibrated, fitter.choices, added, beside, leads), rankers
 
 
-class _JudgedQueries:
-    """The judged queries, if there are any, answered over the served items."""
+def _judged_ranker(model: Model, trainer: Trainer) -> Ranker:
+    """Ranks the served items for judged queries, by the towers as they are when it is called."""
+    items: PreparedInputs | None = None
+    if trainer.data.serves_other_texts:
+        architecture = architecture_of(model.experiment.tower, place=trainer.process.place)
+        items = architecture.prepare(model.schema, "item", trainer.data.as_served().items)
+    return lambda queries: trainer.rank(queries, items)
 
-    def __init__(self, model: Model, trainer: Trainer) -> None:
-        self._experiment, self._trainer = model.experiment, trainer
-        self._items: PreparedInputs | None = None
-        if trainer.data.serves_other_texts:
-            items = trainer.data.as_served().items
-            architecture = architecture_of(model.experiment.tower, place=trainer.process.place)
-            self._items = architecture.prepare(model.schema, "item", items)
 
-    def answers(self) -> dict[str, Ranker]:
-        """`""` -> the answers of the current towers; empty without judged queries."""
-        trainer, judged = self._trainer, self._trainer.data.judged
-        if judged is None:
-            return {}
-        ranker: Ranker = trainer.rank
-        if self._items is not None:
-            ranker = trainer.ranking_over(self._items, trainer.data.seen)
-        found = ranker(judged.query)
-        return {"": lambda _: found}
+def _on_judged(
+    experiment: Experiment,
+    data: TrainingData,
+    rank: Ranker,
+    rankers: Mapping[str, FittedBaseline],
+    start: Mapping[str, Ranker],
+    choices: dict[str, Any],
+    console: Console,
+) -> dict[str, float]:
+    """Metrics of the current towers, of their start, and of the baselines, without their prefix.
 
-    def metrics(
-        self,
-        rankers: Mapping[str, FittedBaseline],
-        start: Mapping[str, Ranker],
-        choices: dict[str, Any],
-        console: Console,
-    ) -> dict[str, float]:
-        """Metrics of the current towers, of their start, and of the baselines, without their prefix.
-
-        Args:
-            rankers: the baselines over the values of the items in training and evaluation.
-            start: `answers` of the towers before the first step, empty if those do not rank.
-            choices: made for the baselines, by name; others are added.
-        """
-        if self._trainer.data.judged is None:
-            return {}
-        data = self._trainer.data.as_served()
-        if data is not self._trainer.data:
-            fitter = BaselineFitter(self._experiment, data, choices=choices)
-            rankers = baselines(self._experiment, data, console, fitter)
-        others: dict[str, Ranker] = {**rankers, **({"start": start[""]} if start else {})}
-        found = evaluate_judged(data, self.answers()[""], others)
-        return {name.removeprefix(JUDGED): value for name, value in found.items()}
+    Args:
+        rank: as of `_judged_ranker`.
+        rankers: the baselines over the values of the items in training and evaluation.
+        start: as of `_start_metrics`.
+        choices: made for the baselines, by name; others are added.
+    """
+    if data.judged is None:
+        return {}
+    served = data.as_served()
+    if served is not data:
+        fitter = BaselineFitter(experiment, served, choices=choices)
+        rankers = baselines(experiment, served, console, fitter)
+    found = evaluate_judged(served, rank, {**rankers, **start})
+    return {name.removeprefix(JUDGED): value for name, value in found.items()}
 
 
 def _start_metrics(
-    folder: Path, trainer: Trainer, judged: _JudgedQueries
+    folder: Path, trainer: Trainer, judged: Ranker
 ) -> tuple[dict[str, float], dict[str, Ranker]]:
-    """The towers before the first step: metrics on the test part, and answers to the judged queries.
+    """The towers before the first step, `start`: metrics on the test part, and answers to the judged queries.
 
     Both are empty if those towers do not rank.
     """
@@ -511,7 +497,8 @@ def _start_metrics(
     trainer.clear_cached_vectors()
     found = evaluate_ranking(trainer.data, "test", trainer.rank)
     named = {f"start_{name}": value for name, value in found.items() if name != "queries"}
-    return named, judged.answers()
+    queries = trainer.data.judged
+    return named, {} if queries is None else {"start": known(judged(queries.query))}
 
 
 def _on_test(

@@ -340,21 +340,16 @@ class Trainer:
         score = self.towers[0].head.score()
         return found | evaluate_labels(self.data, part, self.inner_products, score, draws=0)
 
-    def rank(self, queries: Rows) -> Rows:
-        """The best items of some queries, (Q, K) item rows, -1 where fewer than K are left."""
-        items = self.item_vectors()  # first, because it sets the radius of an inner product
-        return search(self.query_vectors(queries), items, seen=self.data.seen(queries))
-
-    def ranking_over(
-        self, items: PreparedInputs, seen: Callable[[Rows], list[Rows]]
-    ) -> Callable[[Rows], Rows]:
-        """A ranking of other values of the items, such as the texts that are served.
+    def rank(self, queries: Rows, items: PreparedInputs | None = None) -> Rows:
+        """The best items of some queries, (Q, K) item rows, -1 where fewer than K are left.
 
         Args:
-            seen: the items to leave out of the answers to some queries.
+            items: other values of the items, such as the texts that are served.
         """
-        vectors = encode(self.towers[1], items, place=self.process.place)
-        return lambda queries: search(self.query_vectors(queries), vectors, seen=seen(queries))
+        place = self.process.place
+        # Before the queries, because `item_vectors` sets the radius of an inner product.
+        vectors = self.item_vectors() if items is None else encode(self.towers[1], items, place=place)
+        return search(self.query_vectors(queries), vectors, seen=self.data.seen(queries))
 
     def inner_products(self, pairs: Pairs) -> npt.NDArray[np.float32]:
         """(P,): the inner product of each pair's vectors; of a query of several, the largest."""
