@@ -46,7 +46,8 @@ from twinspire.protos.features import FeatureSpec, HistoryFeature
 from twinspire.train.config import Experiment
 from twinspire.train.data.ranges import gather_ranges, range_starts
 from twinspire.train.data.training_data import Histories, Pairs, TrainingData
-from twinspire.train.evaluation.labelled_metrics import Floats, pair_losses
+from twinspire.train.evaluation.labelled_metrics import pair_losses
+from twinspire.train.metrics import Floats
 
 Predict = Callable[[Pairs], Floats]  # pairs (P,) -> probabilities (P,)
 Residuals = Callable[[Pairs], tuple[Floats, Floats]]
@@ -80,8 +81,12 @@ def lowest_loss(data: TrainingData, fitted: Iterable[FittedLabels]) -> FittedLab
 def item_means(data: TrainingData) -> FittedLabels:
     """Each item's share of positives, shrunk towards that of all pairs; validation chooses by how much."""
     shares = {smoothing: item_shares(data, smoothing) for smoothing in SMOOTHINGS}
-    tried = [FittedLabels(lambda pairs, of=of: of[pairs.item], {"smoothing": k}) for k, of in shares.items()]
+    tried = [FittedLabels(partial(_of_items, each), {"smoothing": k}) for k, each in shares.items()]
     return lowest_loss(data, tried)
+
+
+def _of_items(shares: Floats, pairs: Pairs) -> Floats:
+    return shares[pairs.item]
 
 
 def user_item(query: Mapping[str, FeatureSpec], data: TrainingData) -> FittedLabels:

@@ -64,11 +64,11 @@ def candidates(kind: WeightingName, experiment: Experiment, texts: Sequence[str]
 
     The default is as the experiment says, or by a sample of the texts.
     """
-    words = [str(experiment.baselines.analyzer)]
+    words: list[str] = [experiment.baselines.analyzer]
     if words == ["auto"]:
         drawn = np.random.default_rng(0).permutation(len(texts))[:SAMPLED_TEXTS]
         chosen = choose_analyzer(texts[row] for row in drawn)
-        words = [name for name, analyzer in ANALYZERS.items() if analyzer == chosen][:1]
+        words[:] = [name for name, analyzer in ANALYZERS.items() if analyzer == chosen][:1]
         words += [name for name in ("english", "characters") if name not in words]
     if kind == "bm25" or sum(map(len, texts)) > LARGEST:
         return words

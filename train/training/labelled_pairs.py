@@ -18,14 +18,13 @@ from twinspire.train.evaluation.label_baselines import FittedLabels, label_basel
 from twinspire.train.evaluation.labelled_metrics import (
     Auc,
     Bin,
-    Floats,
     Labels,
     calibration_error,
     pair_losses,
     reliability,
 )
 from twinspire.train.evaluation.report import evaluate_labels
-from twinspire.train.metrics import OF_LABELS
+from twinspire.train.metrics import OF_LABELS, Floats
 from twinspire.train.models.towers import LogisticHead
 from twinspire.train.training.trainer import Trainer
 

@@ -23,15 +23,13 @@ from twinspire.protos.features import CategoryFeature, FeatureSpec, TextFeature
 from twinspire.protos.lexical import ANALYZERS, runs_of
 from twinspire.train.config import Experiment
 from twinspire.train.data.recency import WHOLE, WINDOWS, RecentShares
-from twinspire.train.data.training_data import TrainingData
+from twinspire.train.data.training_data import Floats, Rows, TrainingData
 from twinspire.train.evaluation.baselines import ease
 from twinspire.train.evaluation.ranking import (
     DECAYS,
     Baseline,
     BaselineFitter,
     FittedBaseline,
-    Floats,
-    Rows,
     Scorer,
     has_times,
     rank_by,

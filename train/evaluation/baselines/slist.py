@@ -22,13 +22,11 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.data.training_data import Floats, Pairs, Rows, TrainingData
 from twinspire.train.evaluation.ranking import (
     DECAYS,
     TUNED_ITEMS,
     BaselineFitter,
-    Floats,
-    Rows,
     Scorer,
     item_baseline,
 )
