@@ -44,7 +44,7 @@ class HistoryBatches:
 
     Given a query, the items of its own window are in its step with certainty, and they are no random draw:
     its user takes most of them next. Losses that sample negatives from a step consider this
-    (`mixed_log_q` of `train/losses/kinds.py`).
+    (`mixed_log_q` of `train/losses/objectives.py`).
 
     More than `BLOCK` pairs whose queries ascend are divided into blocks of whole users, so that memory holds
     the windows of one block. A batch is of one block, and an epoch takes the blocks in a random order.

@@ -74,7 +74,7 @@ def pieces(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         yield values[at : at + PIECE]
 
 
-def bincount(numbers: Rows, size: int) -> Rows:
+def bincount(numbers: npt.NDArray[np.integer], size: int) -> Rows:
     """int64 (size,): how often each number occurs; as `np.bincount`, with memory for a piece."""
     found = np.zeros(size, np.int64)
     for piece in pieces(numbers):
@@ -82,7 +82,7 @@ def bincount(numbers: Rows, size: int) -> Rows:
     return found
 
 
-def is_ascending(numbers: Rows, strictly: bool = False) -> bool:
+def is_ascending(numbers: npt.NDArray[np.integer], strictly: bool = False) -> bool:
     """Whether no number is smaller than the one before it; with `strictly`, whether each is larger."""
     least = 1 if strictly else 0
     first = np.array([each[0] for each in pieces(numbers)])

@@ -3,16 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse
 import torch
 from torch import Tensor
 
 from twinspire.train.data.ranges import concatenate_ranges, range_indices
-from twinspire.train.data.training_data import TrainingData
-
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
+from twinspire.train.data.training_data import Floats, Rows, TrainingData
 
 SINGLE_PRECISION = 3e-5  # lambda by the norm of the Gram matrix, from which on single precision will do
 _ITERATIONS = 4  # of a subspace; a few more than two are lost in the noise of the scores

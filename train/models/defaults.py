@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import (
@@ -40,12 +39,11 @@ from twinspire.train.config.history_towers import HistoryTower
 from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
 from twinspire.train.config.pretrained_tower import MOST_BUCKETS, TransformerTower
 from twinspire.train.config.towers import BagTower
-from twinspire.train.data.training_data import MOST_READ, TrainingData
+from twinspire.train.data.training_data import MOST_READ, Rows, TrainingData
 from twinspire.train.models.prepared_inputs import hash_texts
 from twinspire.train.models.pretrained.folder import PretrainedFolder
 from twinspire.train.models.text_hashing import WordHashing
 
-Rows = npt.NDArray[np.int64]
 Candidates = dict[str, tuple[Any, str]]  # key -> value, and why
 
 SAMPLE = 10_000  # texts of a feature that are looked at

@@ -174,21 +174,23 @@ class PreparedInputs:
         hashing: WordHashing,
         encoded: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
-        given_features = getattr(schema, side)
-        features = {k: v for k, v in given_features.items() if k not in encoded}
-        texts = _texts(features, CODE_POINTS)
-        beside = _texts(given_features, BOTH)
-        histories = {k: v for k, v in features.items() if isinstance(v, HistoryFeature)}
-        others = (texts, histories)
-        rest = {k: v for k, v in features.items() if not any(k in each for each in others)}
-        self.texts = {name: hash_texts(values[name], text.longest, hashing) for name, text in texts.items()}
-        for name, text in beside.items():
-            self.texts[f"{name}{BESIDE}"] = hash_texts(values[name], text.longest, hashing)
+        self.texts: dict[str, HashedTexts] = {}
         self.histories: dict[str, PreparedHistories] = {}
-        for name, spec in histories.items():
-            raw = values[name]
-            assert isinstance(raw, Histories)
-            self.histories[name] = PreparedHistories(raw, schema.vocabularies[ITEM_VOCABULARY], spec.longest)
+        rest: dict[str, FeatureSpec] = {}
+        for name, spec in getattr(schema, side).items():
+            is_text = isinstance(spec, TextFeature)
+            if is_text and spec.input == BOTH:
+                self.texts[f"{name}{BESIDE}"] = hash_texts(values[name], spec.longest, hashing)
+            if name in encoded:
+                continue
+            if is_text and spec.input == CODE_POINTS:
+                self.texts[name] = hash_texts(values[name], spec.longest, hashing)
+            elif isinstance(spec, HistoryFeature):
+                histories, known = values[name], schema.vocabularies[ITEM_VOCABULARY]
+                assert isinstance(histories, Histories)
+                self.histories[name] = PreparedHistories(histories, known, spec.longest)
+            else:
+                rest[name] = spec
         given = TowerInputs(side, rest, schema.vocabularies, schema.folder).to_arrays(values)
         self.arrays: Arrays = {**given, **encoded}
         self.size = len(next(iter(values.values())))
@@ -222,8 +224,3 @@ class PreparedInputs:
             if corpus.run_times is not None:
                 inputs[f"{name}{TIMES}"] = corpus.times(index, spans)
         return inputs | {name: torch.from_numpy(a[index]) for name, a in self.arrays.items()}
-
-
-def _texts(features: Mapping[str, FeatureSpec], name: str) -> dict[str, TextFeature]:
-    """The text features with this input."""
-    return {k: v for k, v in features.items() if isinstance(v, TextFeature) and v.input == name}

@@ -15,8 +15,7 @@ from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, Loss
 from twinspire.train.data.batches import Batch, batches
 from twinspire.train.data.history_batches import HistoryBatches
 from twinspire.train.data.training_data import Pairs, Positives, TrainingData
-from twinspire.train.losses.kinds import build_objective, draw_negatives
-from twinspire.train.losses.objective import Candidates, Objective
+from twinspire.train.losses.objectives import Candidates, Objective, build_objective, draw_negatives
 from twinspire.train.models.prepared_inputs import PreparedHistories
 
 ITEMS = 15
