@@ -40,7 +40,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any] | None:
     dataset = _dataset(experiment, arguments)
     with imports_frozen():
         from twinspire.train.training import run as training
-        from twinspire.train.training.ranks import joined
+        from twinspire.train.training.process import joined
         from twinspire.train.training.run_metrics import metrics_of
         from twinspire.train.training.tracking import chosen_settings, connect, drawn_of, warnings_of
 

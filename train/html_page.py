@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 OUTCOMES = {"pass": "pass", "**refuse**": "refuse", "not measured": "unknown"}  # text of a cell -> its class
 
@@ -51,8 +50,10 @@ def html_page(markdown: str, pictures: Mapping[str, bytes]) -> str:
     for opening, inline in pairwise(tokens):
         if opening.type == "td_open" and inline.content in OUTCOMES:
             opening.attrJoin("class", OUTCOMES[inline.content])
-    for token in tokens:
-        _embed(token, pictures)
+    for child in (child for token in tokens for child in token.children or ()):
+        content = pictures.get(str(child.attrGet("src"))) if child.type == "image" else None
+        if content is not None:  # a picture that is not there is left as it is
+            child.attrSet("src", f"data:image/png;base64,{base64.b64encode(content).decode()}")
     title = next((token.content for token in tokens if token.type == "inline"), "")
     body = parser.renderer.render(tokens, parser.options, {})
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -63,11 +64,3 @@ def html_page(markdown: str, pictures: Mapping[str, bytes]) -> str:
         f"<title>{html.escape(html.unescape(title))}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}</body>\n</html>\n"
     )
-
-
-def _embed(token: Token, pictures: Mapping[str, bytes]) -> None:
-    """Put the content of its pictures into a token; a picture that is not there is left as it is."""
-    for child in token.children or ():
-        content = pictures.get(str(child.attrGet("src"))) if child.type == "image" else None
-        if content is not None:
-            child.attrSet("src", f"data:image/png;base64,{base64.b64encode(content).decode()}")

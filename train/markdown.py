@@ -31,7 +31,8 @@ def plain(value: object, limit: int = 0) -> str:
     if _LINK.search(text):
         return code(text)
     text = _INLINE.sub(r"\\\g<0>", html.escape(text, quote=False)).replace("|", "&#124;")
-    return _BLOCK.sub(lambda mark: _escaped(mark[0]), text)
+    # A mark that starts a block has a backslash before it, or after a number.
+    return _BLOCK.sub(lambda mark: f"{mark[0]}\\" if mark[0][-1].isdigit() else f"\\{mark[0]}", text)
 
 
 def code(value: object, limit: int = 0) -> str:
@@ -48,7 +49,10 @@ def one_line(value: object, limit: int = 0) -> str:
     Args:
         limit: most characters, cut with an ellipsis; 0 for no limit.
     """
-    kept = "".join(" " if _is_control(each) else each for each in str(value))
+    kept = "".join(
+        " " if unicodedata.category(each) == "Cc" or unicodedata.bidirectional(each) in _DIRECTIONS else each
+        for each in str(value)
+    )
     text = " ".join(kept.split())
     return text if not limit or len(text) <= limit else f"{text[: limit - 1]}…"
 
@@ -90,12 +94,3 @@ def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], alignment: str)
 def _padded(cell: str, alignment: str, width: int) -> str:
     space = " " * (width - cell_len(cell))
     return space + cell if alignment == "r" else cell + space
-
-
-def _is_control(character: str) -> bool:
-    return unicodedata.category(character) == "Cc" or unicodedata.bidirectional(character) in _DIRECTIONS
-
-
-def _escaped(mark: str) -> str:
-    """A mark that starts a block, escaped by a backslash before it, or after the number."""
-    return f"{mark}\\" if mark[-1].isdigit() else f"\\{mark}"

@@ -86,25 +86,28 @@ def per_query(
     metrics = {f"recall_at_{k}": hits[:, :k].sum(axis=1) / sizes for k in CUTOFFS}
     ten = hits[:, :10]
     first = np.where(ten.any(axis=1), ten.argmax(axis=1) + 1.0, np.inf)
-    discount = 1 / np.log2(np.arange(ten.shape[1]) + 2)
-    if gains is None:
-        gained, ideal = ten, np.cumsum(discount)[np.minimum(sizes, ten.shape[1]).astype(int) - 1]
-    else:
-        judged = [*zip(ranked[:, :10], relevant, gains, strict=True)]
-        gained = np.stack([_gains_of(*each) for each in judged])
-        ideal = np.array([_ideal(each) for each in gains])
     metrics |= {f"hr_at_{k}": hits[:, :k].any(axis=1).astype(np.float64) for k in (10, 50)}
     metrics["mrr_at_10"] = 1 / first
-    metrics["ndcg_at_10"] = (gained * discount).sum(axis=1) / ideal
+    if gains is None:
+        metrics["ndcg_at_10"] = _ndcg(ten, sizes)
+        return metrics
+    discount = 1 / np.log2(np.arange(ten.shape[1]) + 2)
+    judged = zip(ranked[:, :10], relevant, gains, strict=True)
+    # (K,) of each query: the gain of each item, 0 where it is not relevant.
+    gained = np.stack([(rows[:, None] == items) @ own.astype(np.float64) for rows, items, own in judged])
+    metrics["ndcg_at_10"] = (gained * discount).sum(axis=1) / np.array([_ideal(each) for each in gains])
     return metrics
 
 
 def ndcg(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> Floats:
     """(Q,): nDCG over all K places, of relevant items with equal gains; arguments as of `per_query`."""
-    hits = _hits(ranked, relevant)
-    sizes = np.array([len(items) for items in relevant])
-    discount = 1 / np.log2(np.arange(ranked.shape[1]) + 2)
-    ideal = np.cumsum(discount)[np.minimum(sizes, ranked.shape[1]) - 1]
+    return _ndcg(_hits(ranked, relevant), np.array([len(items) for items in relevant]))
+
+
+def _ndcg(hits: npt.NDArray[np.bool_], sizes: npt.NDArray[Any]) -> Floats:
+    """(Q,): nDCG of hits (Q, K), given the numbers of relevant items (Q,)."""
+    discount = 1 / np.log2(np.arange(hits.shape[1]) + 2)
+    ideal = np.cumsum(discount)[np.minimum(sizes, hits.shape[1]).astype(int) - 1]
     return np.asarray((hits * discount).sum(axis=1) / ideal)
 
 
@@ -120,12 +123,6 @@ def _hits(ranked: Ranked, relevant: Sequence[npt.NDArray[np.int64]]) -> npt.NDAr
     stride = max(ranked.max(), items.max()) + 2
     offsets = np.arange(len(relevant)) * stride + 1
     return np.isin(ranked + offsets[:, None], items + np.repeat(offsets, sizes))
-
-
-def _gains_of(ranked: Ranked, relevant: Ranked, gains: Ranked) -> Floats:
-    """(K,): the gain of each item of one ranking; 0 where it is not relevant."""
-    matches = ranked[:, None] == relevant  # (K, R)
-    return np.asarray(matches @ gains.astype(np.float64))
 
 
 def _ideal(gains: Ranked) -> float:

@@ -204,14 +204,11 @@ def show_labels(metrics: Mapping[str, Any], console: Console, is_first: bool) ->
         prefix = f"{name}_" if name else ""
         if f"{prefix}auc" not in metrics:
             continue
-        values = [_shown(metrics, f"{prefix}{each}") for each in ("auc", "log_loss", "ece")]
+        keys = [f"{prefix}{each}" for each in ("auc", "log_loss", "ece")]
+        values = [f"{metrics[key]:.4f}" if key in metrics else "" for key in keys]
         gains = [_gain(metrics, f"{prefix}{each}_gain") for each in ("auc", "log_loss")] if name else ["", ""]
         table.add_row(label, *values, *gains)
     console.print(table)
-
-
-def _shown(metrics: Mapping[str, Any], name: str) -> str:
-    return f"{metrics[name]:.4f}" if name in metrics else ""
 
 
 def _gain(metrics: Mapping[str, Any], name: str) -> str:

@@ -25,8 +25,7 @@ from twinspire.protos.nearest.search import paired_products
 from twinspire.train.data.training_data import TrainingData, texts_of
 from twinspire.train.evaluation.baselines import LABELS, baselines
 from twinspire.train.evaluation.intervals import Interval, drawn_in
-from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
-from twinspire.train.evaluation.label_means import item_means
+from twinspire.train.evaluation.label_baselines import LABEL_BASELINES, item_means
 from twinspire.train.evaluation.ranking import BaselineFitter
 from twinspire.train.evaluation.report import (
     evaluate_cold_items,

@@ -32,9 +32,9 @@ from twinspire.train.config import read_experiment
 from twinspire.train.data.training_data import Pairs, TrainingData, data_of_kept_towers, training_data_of
 from twinspire.train.evaluation.exact_search import encode
 from twinspire.train.evaluation.label_baselines import LABEL_BASELINES
-from twinspire.train.models.heads import LogisticHead
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.models.towers import LogisticHead
 from twinspire.train.training.trained_model import load_model
 
 pytestmark = pytest.mark.exhaustive

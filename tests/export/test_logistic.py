@@ -11,7 +11,7 @@ import torch
 from tests.helpers import graphs
 from twinspire.export import ann
 from twinspire.train.config.index import IndexConfig
-from twinspire.train.models.heads import ItemDotHead, LogisticHead
+from twinspire.train.models.towers import ItemDotHead, LogisticHead
 
 pytestmark = pytest.mark.exhaustive
 

@@ -14,7 +14,7 @@ LONGEST = 900  # seconds that the processes of a test may take
 CODE = """
 import importlib, sys
 from twinspire.train.config.training import TrainingConfig
-from twinspire.train.training.ranks import joined
+from twinspire.train.training.process import joined
 module, function, *texts = sys.argv[1:]
 with joined(TrainingConfig(threads=1)) as process:
     getattr(importlib.import_module(module), function)(process, *texts)

@@ -31,7 +31,7 @@ from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.sources import pydocs
 from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.models.defaults import from_data
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess
 from twinspire.train.training.run import fit
 from twinspire.train.training.run_metrics import metrics_of
 from twinspire.train.training.tracking import connect

@@ -39,9 +39,8 @@ from twinspire.train.config.gates import GatesConfig
 from twinspire.train.config.history_towers import ComirecTower
 from twinspire.train.config.index import IndexConfig
 from twinspire.train.config.losses import LossConfig
-from twinspire.train.config.retrain import RetrainConfig
 from twinspire.train.config.towers import TowerConfig
-from twinspire.train.config.training import TrainingConfig
+from twinspire.train.config.training import RetrainConfig, TrainingConfig
 
 SOURCES = KindsIn("twinspire.train.data.sources")
 

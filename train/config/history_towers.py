@@ -49,10 +49,10 @@ class SequenceTower(TextHashing):
         latent_scale: factor on EASE's scores at the start, which turns them into logits.
         decay: start value; the log weight of an item in a sum falls by this with each later item.
         recent_popularity: coordinates of how popular an item was before the query's time, added after
-            training as those of `linear` (`train/training/recent_popularity.py`); 0 for none. The query
+            training as those of `linear` (`train/training/additions.py`); 0 for none. The query
             needs a feature of kind `time`.
         linear: coordinates of EASE, SLIST or item-kNN that are added after training, with a weight against
-            all other coordinates that is chosen on validation (`train/training/mixture.py`); 0 for none.
+            all other coordinates that is chosen on validation (`train/training/additions.py`); 0 for none.
         newcomers_alpha: items that are not in the training data get a vector by a regression of the learned
             vectors on the items' content, after training. In it an item's weight is its interactions to this
             power; higher values give new items a higher popularity.
@@ -89,13 +89,6 @@ class SequenceTower(TextHashing):
         at_least(0, self, "latent", "recent_popularity", "linear", "item_hidden", "decay")
         above_zero(self, "regularisation", "latent_scale", "newcomers_strength")
         at_least(0, self, "newcomers_alpha")
-        self._refuse_keys_without_effect()
-        if self.history == "attention" and self.dimension % self.heads:
-            raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
-        below_one(self, "dropout", "input_dropout", "age_dropout", "query_dropout", "history_dropout")
-
-    def _refuse_keys_without_effect(self) -> None:
-        """Refuse a key that was set but has no effect without another key."""
         conditions = {
             'history = "attention"': (self.history == "attention", ATTENTION_KEYS),
             "ages = true": (self.ages, ("age_dropout",)),
@@ -103,6 +96,9 @@ class SequenceTower(TextHashing):
             'history = "sum" or latent above 0': (self.latent > 0 or self.history == "sum", ("decay",)),
         }
         refuse_unused(self, conditions)
+        if self.history == "attention" and self.dimension % self.heads:
+            raise ValueError(f"heads: expected a divisor of dimension = {self.dimension}, got {self.heads}")
+        below_one(self, "dropout", "input_dropout", "age_dropout", "query_dropout", "history_dropout")
 
     def check_features(self, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]) -> None:
         """Check that there are a history, an id and a time where a key needs them; else a ValueError.

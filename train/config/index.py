@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from twinspire.protos.bundle import EXACT, HNSW, INDEX_KINDS, REMOTE_KINDS
+from twinspire.protos.bundle import EXACT, HNSW, INDEX_KINDS
 from twinspire.train.config.checks import at_least, refuse_unused
 
 TYPES = ("HNSW", "FLAT")  # as `protos/vector_databases/database.py` names them
@@ -55,13 +55,10 @@ class IndexConfig:
             raise ValueError(
                 "options: goes with another kind of index; leave it out, it would change nothing"
             )
-        if self.kind in REMOTE_KINDS:
-            self._check_remote()
-            return
         graph_keys = ("m", "ef_construction")
-        refuse_unused(self, {'search = "auto" or "graph"': (self.search != "exact", graph_keys)})
-
-    def _check_remote(self) -> None:
+        if self.kind == HNSW:
+            refuse_unused(self, {'search = "auto" or "graph"': (self.search != "exact", graph_keys)})
+            return
         unknown = [*{*self.options} - {"type"}]
         if unknown:
             raise ValueError(f"options.{unknown[0]}: expected no other option than type for kind {self.kind}")
@@ -72,6 +69,6 @@ class IndexConfig:
             self,
             {
                 f'kind = "{HNSW}"': (False, ("search",)),
-                'options.type = "HNSW"': (chosen == TYPES[0], ("m", "ef_construction")),
+                'options.type = "HNSW"': (chosen == TYPES[0], graph_keys),
             },
         )

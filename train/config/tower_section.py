@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from twinspire.protos.features import FeatureSpec, Side, TextFeature
 from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config.checks import at_least
-from twinspire.train.config.losses import InBatchSoftmax, LossConfig
+from twinspire.train.config.losses import LossConfig
 
 MAX_NGRAM = 16  # characters; for longer n-grams too few hash multipliers are exact in single precision
 MAX_CHARACTERS = 4  # the same for scripts without spaces, whose characters have more numbers
@@ -29,7 +29,7 @@ def refuse_tokens(query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSp
 class TowerSection:
     """Base of all kinds. A key with the default `FROM_DATA` is chosen from the data where it is not set."""
 
-    usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")  # where the TOML has no `[loss]`
+    usual_loss: ClassVar[LossConfig]  # where the TOML has no `[loss]`
     predicts_probability: ClassVar[bool] = False  # whether the score of a query and an item is a sigmoid
 
     def with_inputs(self, side: Side, features: Mapping[str, FeatureSpec]) -> dict[str, FeatureSpec]:

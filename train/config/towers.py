@@ -12,7 +12,7 @@ from twinspire.protos.features import FeatureSpec
 from twinspire.protos.toml_config import FROM_DATA
 from twinspire.train.config.checks import at_least, below_one
 from twinspire.train.config.history_towers import ComirecTower, HistoryTower, SequenceTower
-from twinspire.train.config.losses import Bce, LossConfig, SampledSoftmax
+from twinspire.train.config.losses import Bce, InBatchSoftmax, LossConfig, SampledSoftmax
 from twinspire.train.config.pretrained_tower import TransformerTower
 from twinspire.train.config.tower_section import (
     TextHashing,
@@ -44,6 +44,8 @@ class BagTower(TextHashing):
     query_hidden: int = 0
     item_hidden: int = FROM_DATA
     buckets: int = field(default=FROM_DATA, kw_only=True)
+
+    usual_loss: ClassVar[LossConfig] = InBatchSoftmax("in_batch_softmax")
 
     def __post_init__(self) -> None:
         super().__post_init__()

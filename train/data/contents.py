@@ -1,6 +1,7 @@
 """What a data set holds, as short lines, before anything is trained."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -25,27 +26,78 @@ def contents(dataset: Dataset, experiment: Experiment) -> list[str]:
     unit = "queries" if dataset.history is None else "users"
     asks = column_names(experiment.query)
     who = asks if dataset.history is None else ["group"]
-    pairs = dataset.columns("part", "item_row", *who, *asks, "^label$")
-    positive = pairs.filter(POSITIVE) if "label" in pairs.columns else pairs
-    asked = positive.select("part", "item_row", dense_ranks(positive.select(who)).alias(unit))
-    lengths = _lengths("query", pairs, experiment.query) | _lengths("item", items, experiment.item)
-    texts = [spec.column for spec in experiment.item.values() if isinstance(spec, TextFeature)]
-    read = {"item": items.select(pl.exclude("^__.*$")), "query": pairs.select(asks)}
+    spread, missing, texts = _Spread(items.height), Counter[str](), dict[str, pl.Series]()
+    for pairs in dataset.ranges("part", "item_row", *who, *asks, "^label$"):
+        spread.add(pairs.filter(POSITIVE) if "label" in pairs.columns else pairs, who)
+        missing.update(_missing("query", pairs.select(asks)))
+        for name, found in _texts("query", pairs, experiment.query).items():
+            texts[name] = pl.concat([texts.get(name, found.clear()), found]).unique()
+    missing_of_items = _missing("item", items.select(pl.exclude("^__.*$")))
+    texts |= _texts("item", items, experiment.item)
+    shares = [f"{name} {count / items.height:.1%}" for name, count in missing_of_items.items() if count]
+    shares += [f"{name} {count / len(dataset):.1%}" for name, count in missing.items() if count]
+    of_items = [spec.column for spec in experiment.item.values() if isinstance(spec, TextFeature)]
     return [
-        *(_of_lengths(name, each) for name, each in lengths.items()),
-        _of_counts("items", np.bincount(asked["item_row"], minlength=items.height)),
-        _of_counts(unit, np.bincount(asked[unit])),
-        _duplicates(items, asked, texts),
-        _unseen(asked, unit),
-        _missing(read),
+        *(_of_lengths(name, each.str.len_chars().to_numpy()) for name, each in texts.items()),
+        _of_counts("items", spread.items),
+        _of_counts(unit, np.concatenate(spread.units)),
+        spread.duplicates(items, of_items),
+        spread.unseen(unit),
+        f"missing: {', '.join(shares) or 'nothing'}",
         *dataset.report["origin"].get("notes", ()),
     ]
 
 
-def _lengths(side: str, table: pl.DataFrame, features: Mapping[str, FeatureSpec]) -> dict[str, Counts]:
-    """Name of each text feature -> characters of its distinct texts."""
+class _Spread:
+    """How the positive pairs are spread over items, and over those who ask.
+
+    Attributes:
+        items: (N,), pairs of each item.
+        units: for each range of pairs, the pairs of each of those who ask.
+    """
+
+    def __init__(self, items: int) -> None:
+        self.items = np.zeros(items, np.int64)
+        self.units: list[Counts] = []
+        self._of_part = {part: np.zeros(items, np.int64) for part in ("train", "test")}
+        self._repeated = self._new_units = 0
+
+    def add(self, pairs: pl.DataFrame, who: Iterable[str]) -> None:
+        """Count the pairs of a range.
+
+        Args:
+            who: columns that tell those who ask apart; none of them is in two ranges.
+        """
+        asked = pairs.select("part", "item_row", dense_ranks(pairs.select(who)).alias("unit"))
+        self.units.append(np.bincount(asked["unit"]))
+        self.items += np.bincount(asked["item_row"], minlength=len(self.items))
+        distinct = dense_ranks(asked.select("item_row", pl.col("unit").cast(pl.UInt32))).n_unique()
+        self._repeated += asked.height - distinct
+        train, test = (asked.filter(pl.col("part") == part) for part in ("train", "test"))
+        for part, found in (("train", train), ("test", test)):
+            self._of_part[part] += np.bincount(found["item_row"], minlength=len(self.items))
+        self._new_units += int(np.isin(test["unit"], train["unit"], invert=True).sum())
+
+    def duplicates(self, items: pl.DataFrame, texts: list[str]) -> str:
+        """Items with equal texts, and equal pairs."""
+        same = items.height - items.unique(texts).height if texts else 0
+        of_texts = f"{same:,} of {items.height:,} items have the texts of an earlier one, " if texts else ""
+        pairs = self.items.sum()
+        return f"duplicates: {of_texts}{self._repeated:,} of {pairs:,} pairs repeat an earlier one"
+
+    def unseen(self, unit: str) -> str:
+        """How much of the test part training has not seen."""
+        train, test = self._of_part["train"], self._of_part["test"]
+        if not test.any():
+            return "test: no pairs"
+        items, units = test[train == 0].sum() / test.sum(), self._new_units / test.sum()
+        return f"test: items of {items:.1%} of the pairs are new to training, {unit} of {units:.1%}"
+
+
+def _texts(side: str, table: pl.DataFrame, features: Mapping[str, FeatureSpec]) -> dict[str, pl.Series]:
+    """Name of each text feature -> its distinct texts."""
     return {
-        f"{side}.{name}": table[spec.column].drop_nulls().unique().str.len_chars().cast(pl.Int64).to_numpy()
+        f"{side}.{name}": table[spec.column].drop_nulls().unique()
         for name, spec in features.items()
         if isinstance(spec, TextFeature)
     }
@@ -66,31 +118,13 @@ def _of_counts(name: str, counts: Counts) -> str:
     return text
 
 
-def _duplicates(items: pl.DataFrame, asked: pl.DataFrame, texts: list[str]) -> str:
-    same = items.height - items.unique(texts).height if texts else 0
-    repeated = asked.height - dense_ranks(asked.drop("part").cast(pl.UInt32)).n_unique()
-    of_texts = f"{same:,} of {items.height:,} items have the texts of an earlier one, " if texts else ""
-    return f"duplicates: {of_texts}{repeated:,} of {asked.height:,} pairs repeat an earlier one"
-
-
-def _unseen(asked: pl.DataFrame, unit: str) -> str:
-    """How much of the test part training has not seen."""
-    train, test = (asked.filter(pl.col("part") == part) for part in ("train", "test"))
-    if not test.height:
-        return "test: no pairs"
-    items, others = (np.isin(test[name], train[name], invert=True).mean() for name in ("item_row", unit))
-    return f"test: items of {items:.1%} of the pairs are new to training, {unit} of {others:.1%}"
-
-
-def _missing(read: Mapping[str, pl.DataFrame]) -> str:
-    """The columns with missing, empty or blank values."""
-    found = []
-    for side, table in read.items():
-        for column in table:
-            if column.dtype == pl.String:
-                column = column.str.strip_chars().replace("", None)
-            elif isinstance(column.dtype, pl.List):
-                column = column.list.len().replace(0, None)
-            if column.null_count():
-                found.append(f"{side} {column.name} {column.null_count() / len(column):.1%}")
-    return f"missing: {', '.join(found) or 'nothing'}"
+def _missing(side: str, table: pl.DataFrame) -> dict[str, int]:
+    """Name of each column -> its missing, empty or blank values."""
+    found = {}
+    for column in table:
+        if column.dtype == pl.String:
+            column = column.str.strip_chars().replace("", None)
+        elif isinstance(column.dtype, pl.List):
+            column = column.list.len().replace(0, None)
+        found[f"{side} {column.name}"] = column.null_count()
+    return found

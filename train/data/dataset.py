@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,7 @@ from twinspire.train.data import splits
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.filters import filter_kinds, with_filter_columns
 from twinspire.train.data.judged import judged_files, read_judged
+from twinspire.train.data.long_arrays import ArrayWriter
 from twinspire.train.data.source import (
     BY_RANKING,
     BY_TIME,
@@ -61,6 +62,8 @@ from twinspire.train.data.table_files import identity_of
 from twinspire.train.fingerprint import code_fingerprint
 
 CACHE = paths.CACHE / "data"
+DESCRIBED = 100_000  # pairs whose columns tell MLflow the schema
+RANGE = 2_000_000  # pairs of events that are in memory at a time, about
 DIGEST_LENGTH = 12  # characters of the fingerprint in the name of a folder, and in MLflow
 WARN_LEFT_OUT_ABOVE = 0.2  # share of the training pairs
 ITEMS = "items.parquet"
@@ -83,8 +86,8 @@ class Dataset:
             `label`, `position`, `user_start`, `begin`, `end`, `negative_begin`, `negative_end`, maybe
             `session`.
         report: counts, reasons of dropped rows, settings, and the fingerprint.
-        history: of events, int64 (H,), rows of items; that of a pair is `history[begin:end]`.
-        negatives: of events, int64 (H,), rows of items; the negative history of a pair is
+        history: of events, int32 (H,), rows of items; that of a pair is `history[begin:end]`.
+        negatives: of events, int32 (H,), rows of items; the negative history of a pair is
             `negatives[negative_begin:negative_end]`.
         judged: a row for each judgement of a relevant item: `query_id`, `item_row`, `score`, and the columns
             of the query's features; None if there are no judged queries.
@@ -96,9 +99,9 @@ class Dataset:
     items: pl.DataFrame
     table: pl.LazyFrame
     report: dict[str, Any]
-    history: npt.NDArray[np.int64] | None = None
+    history: npt.NDArray[np.int32] | None = None
     judged: pl.DataFrame | None = None
-    negatives: npt.NDArray[np.int64] | None = None
+    negatives: npt.NDArray[np.int32] | None = None
     answers: pl.DataFrame | None = None
 
     @property
@@ -114,6 +117,27 @@ class Dataset:
     def columns(self, *names: str) -> pl.DataFrame:
         """Some columns of the pairs; names may repeat, and "^name$" is a column that may be missing."""
         return self._read(self.table.select([*dict.fromkeys(names)]))
+
+    def __len__(self) -> int:
+        return int(self._read(self.table.select(pl.len())).item())
+
+    def ranges(self, *names: str) -> Iterator[pl.DataFrame]:
+        """Some columns of the pairs as in `columns`, in order; of events some of the users at a time.
+
+        Users whose histories begin at the same place, because some have none, come together.
+        """
+        rows = self.table.select([*dict.fromkeys([*names, *(["begin"] if self.history is not None else [])])])
+        if self.history is None:
+            yield self._read(rows)
+            return
+        left = self._read(rows.head(0))
+        for at in range(0, len(self), RANGE):
+            pairs = pl.concat([left, self._read(rows.slice(at, RANGE))])
+            begin = pairs["begin"]
+            cut = pairs.height if at + RANGE >= len(self) else int(begin.search_sorted(begin[-1]))
+            left = pairs.slice(cut)
+            if cut:
+                yield pairs.head(cut)
 
     def part(self, name: Literal["train", "validation", "test", "cold"]) -> pl.DataFrame:
         """The pairs of one part of the split."""
@@ -138,14 +162,22 @@ class Dataset:
     def for_mlflow(self) -> Any:
         """The `PolarsDataset` for `mlflow.log_input`; its digest begins the data set's fingerprint."""
         from mlflow.data.code_dataset_source import CodeDatasetSource
-        from mlflow.data.polars_dataset import from_polars
+        from mlflow.data.polars_dataset import PolarsDataset
 
         report, added = self.report, ["item_row", "part", "user_start", *SPANS]
         source = CodeDatasetSource({"kind": report["kind"], "origin": json.dumps(report["origin"])})
         # MLflow warns of unsigned numbers.
-        pairs = self._read(self.table.drop(added, strict=False).cast({"group": pl.Int64}))
-        digest = report["fingerprint"][:DIGEST_LENGTH]
-        return from_polars(pairs, source, name=report["name"], digest=digest)
+        first = self._read(self.table.head(DESCRIBED).drop(added, strict=False).cast({"group": pl.Int64}))
+        rows = len(self)
+
+        class FirstRows(PolarsDataset):
+            """The first rows, which tell the schema, with the profile of all."""
+
+            @property
+            def profile(self) -> PolarsDataset.PolarsDatasetProfile:
+                return {"num_rows": rows, "num_elements": rows * first.width}
+
+        return FirstRows(first, source, name=report["name"], digest=report["fingerprint"][:DIGEST_LENGTH])
 
     def write_tables(self, folder: Path) -> None:
         """Write `items.parquet` and `pairs.parquet`, which has item ids, as plain tables into a folder.
@@ -277,9 +309,13 @@ def _damaged(folder: Path, error: Exception) -> DataError:
     return DataError(f"{folder}: damaged ({error}); delete it to build it again")
 
 
-def _rows(path: Path) -> npt.NDArray[np.int64]:
+def _rows(path: Path) -> npt.NDArray[np.int32]:
     """The only column of a file."""
-    return pl.read_parquet(path).to_series().cast(pl.Int64).to_numpy(writable=True)
+    table = pl.scan_parquet(path)
+    writer = ArrayWriter(np.int32)
+    for at in range(0, table.select(pl.len()).collect().item(), RANGE):
+        writer.append(table.slice(at, RANGE).collect().to_series().to_numpy())
+    return writer.finish()
 
 
 def open_source(experiment: Experiment, base: Path, cache: Path, refresh: bool, console: Console) -> Source:

@@ -21,7 +21,7 @@ class RecentShares:
     """The items' shares of the training events before a moment, of data with times."""
 
     def __init__(self, data: TrainingData) -> None:
-        train = data.parts["train"].positive()
+        train = data.some_pairs
         assert train.time is not None and data.moments is not None
         order = np.argsort(train.time, kind="stable")
         self._times, self._items = train.time[order], train.item[order]

@@ -17,6 +17,7 @@ from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.protos.inputs.texts import cut_as_read
 from twinspire.train.config import Experiment
 from twinspire.train.data.dataset import Dataset, dense_ranks
+from twinspire.train.data.long_arrays import PIECE, ArrayWriter, bincount, is_ascending, pieces
 from twinspire.train.data.ranges import gather_ranges
 from twinspire.train.data.source import SPANS
 from twinspire.train.data.splits import known_events
@@ -25,6 +26,11 @@ Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 PARTS = ("train", "validation", "test", "cold")
+MOST = np.iinfo(np.int32).max  # pairs that arrays of int32 number
+# Events, about, of users that are drawn with a seed where there are more:
+MOST_READ = 20_000_000  # training events that baselines are fitted to
+MOST_TESTED = 200_000  # of each other part
+_FLOATS = {"weight": np.float32, "label": np.float32, "time": np.float64}  # columns of pairs
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,14 @@ class Pairs:
     def has_both_labels(self) -> bool:
         """Whether some pairs are positive and some are not."""
         return bool(self.is_positive.any() and not self.is_positive.all())
+
+    def of_some_users(self, most: int) -> "Pairs":
+        """The pairs of users that are drawn with a seed, `most` pairs or so; all pairs that are no events."""
+        if self.user is None or len(self) <= most:
+            return self
+        users = max(int(each.max()) for each in pieces(self.user)) + 1
+        is_drawn = np.random.default_rng(0).random(users) < most / len(self)
+        return self.where(np.concatenate([is_drawn[each] for each in pieces(self.user)]))
 
     def where(self, kept: npt.NDArray[np.bool_]) -> "Pairs":
         """The pairs where `kept`, bool (P,), is true."""
@@ -150,6 +164,10 @@ class Histories(Sequence[list[Any]]):
         """Item rows of one query's history, oldest first."""
         return self.run[self.begin[query] : self.end[query]]
 
+    def steps_between(self, earlier: Rows, later: Rows) -> Rows:
+        """The number of steps from one event of `run` to a later one of its user."""
+        return later - earlier if self.steps is None else self.steps[later] - self.steps[earlier]
+
     def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
         """All (index in `queries`, item) of the histories of the given queries, as two arrays."""
         return gather_ranges(self.run, self.begin[queries], self.end[queries])
@@ -166,10 +184,15 @@ class Positives:
     def of(cls, pairs: Pairs, queries: int) -> "Positives":
         """The distinct positive pairs, for query rows below `queries`."""
         pairs = pairs.positive()
-        width = int(pairs.item.max(initial=0)) + 1
-        query, item = np.divmod(np.unique(pairs.query * width + pairs.item), width)
-        sizes = np.bincount(query, minlength=queries)
-        return cls(item, np.concatenate([[0], np.cumsum(sizes)]))
+        query, item = pairs.query, pairs.item
+        if not is_ascending(query, strictly=True):
+            width = int(item.max(initial=0)) + 1
+            query, item = np.divmod(np.unique(query.astype(np.int64) * width + item), width)
+        starts = ArrayWriter(query.dtype)
+        for row in range(0, queries + 1, PIECE):
+            rows = np.arange(row, min(row + PIECE, queries + 1), dtype=query.dtype)
+            starts.append(np.searchsorted(query, rows))
+        return cls(item, starts.finish())
 
     def of_queries(self, queries: Rows) -> tuple[Rows, Rows]:
         """All (index in `queries`, item) of the given queries, as two arrays."""
@@ -273,7 +296,12 @@ class TrainingData:
     def counts(self, negative: bool = False) -> Rows:
         """int64 (N,): positive training pairs of each item; with `negative` the negative ones, too."""
         pairs = self.parts["train"]
-        return np.bincount((pairs if negative else pairs.positive()).item, minlength=self.item_count)
+        return bincount((pairs if negative else pairs.positive()).item, self.item_count)
+
+    @cached_property
+    def some_pairs(self) -> Pairs:
+        """Positive training pairs to fit what needs them in memory: all, or those of `MOST_READ` or so."""
+        return self.parts["train"].of_some_users(MOST_READ).positive()
 
     def seen(self, queries: Rows) -> list[Rows]:
         """For each query the item rows that are excluded from its results."""
@@ -307,7 +335,7 @@ class TrainingData:
 def training_data_of(
     dataset: Dataset, query: Mapping[str, FeatureSpec], item: Mapping[str, FeatureSpec]
 ) -> TrainingData:
-    """The data set in memory; equal queries become one.
+    """The data set as arrays; equal queries become one. Long arrays are mapped files (`long_arrays.py`).
 
     Queries with a history become one only within a part, so that no event of test says when a query of
     validation was asked: with `random`, both have the same history.
@@ -316,41 +344,39 @@ def training_data_of(
     if any(spec.kind == "negative_history" for spec in query.values()):
         spans = [*SPANS]
     read = [spec.column for spec in query.values() if not isinstance(spec, HistoryFeature | TimeFeature)]
-    columns = list(dict.fromkeys([*read, *spans, *(["part"] if spans else [])]))
-    asked = dataset.columns(*columns)
+    columns = list(dict.fromkeys([*spans, *(["part"] if spans else []), *read]))
     others = [each.select(columns) for each in (dataset.answers, dataset.judged) if each is not None]
-    asked = pl.concat([asked, *others], how="vertical_relaxed")
-    numbers = dense_ranks(asked)
-    first = pl.DataFrame({"query": numbers}).with_row_index().group_by("query").agg(pl.col("index").first())
-    distinct = asked[first.sort("query")["index"]]
-    del asked, others, first
-    keyed = dataset.columns("item_row", "weight", "part", "group", "^label$", "^time$")
-    keyed = keyed.with_columns(numbers.head(keyed.height).alias("__query"))
-    answers = _answers(dataset, numbers, keyed.height, distinct.height)
-    has_negatives = "label" in keyed.columns and (keyed["label"] <= 0).any()
-    parts = {}
-    for part in PARTS:
-        of_part = keyed.filter(pl.col("part") == part)
-        clusters = of_part["group"].cast(pl.Int64).to_numpy(writable=True)
-        parts[part] = Pairs(
-            of_part["__query"].to_numpy(writable=True),
-            of_part["item_row"].cast(pl.Int64).to_numpy(writable=True),
-            of_part["weight"].to_numpy(writable=True),
-            of_part["label"].to_numpy(writable=True) if has_negatives else None,
-            None if dataset.history is None else clusters,
-            of_part["time"].to_numpy(writable=True) if "time" in keyed.columns else None,
-            clusters if dataset.history is None else None,
-            None if part == "train" else answers,
-        )
-    del keyed
+    writers = {part: _PairsWriter(dataset, part) for part in PARTS}
+    of_spans = {name: ArrayWriter(np.int64 if len(dataset) > MOST else np.int32) for name in spans}
+    earliest, asked, query_count = ArrayWriter(np.float64), list[pl.DataFrame](), 0
+    for pairs in dataset.ranges(*columns, "item_row", "weight", "part", "group", "^label$", "^time$"):
+        every = pl.concat([pairs.select(columns), *others], how="vertical_relaxed")
+        numbers, distinct = _distinct(every)
+        for name, writer in of_spans.items():
+            writer.append(distinct[name].to_numpy())
+        asked.append(distinct.select([*dict.fromkeys(read)]))
+        numbered = pairs.with_columns(numbers.head(pairs.height).alias("__query"))
+        earliest.append(_earliest(numbered, distinct.height))
+        for part, part_writer in writers.items():
+            part_writer.append(numbered.filter(pl.col("part") == part), query_count)
+        query_count += distinct.height
+    del pairs, every, numbered
+    distinct = pl.concat(asked)
+    answers = _answers(dataset, numbers, query_count)
+    has_negatives = any(each.has_negatives for each in writers.values())
+    parts = {"train": writers["train"].finish(has_negatives, None)}
+    for part in PARTS[1:]:
+        parts[part] = writers[part].finish(has_negatives, answers).of_some_users(MOST_TESTED)
+    moments = None if parts["train"].time is None else earliest.finish()
     ids = dataset.items["item_id"].to_list()
-    histories = _histories(dataset, dataset.history, distinct, ids, "")
+    found_spans = {name: writer.finish() for name, writer in of_spans.items()}
+    histories = _histories(dataset, dataset.history, found_spans, ids, "")
     if histories is not None and any(
         isinstance(each, HistoryFeature) and each.times for each in query.values()
     ):
         times = dataset.in_history("time").cast(pl.Float64)
         histories = replace(histories, times=times.to_numpy(writable=True))
-    negatives = _histories(dataset, dataset.negatives, distinct, ids, "negative_")
+    negatives = _histories(dataset, dataset.negatives, found_spans, ids, "negative_")
     lengths = [spec.longest for spec in query.values() if isinstance(spec, HistoryFeature)]
     if histories is not None and negatives is not None and len(lengths) == 2:
         histories, negatives = _newest(dataset, histories, negatives, max(lengths))
@@ -358,16 +384,16 @@ def training_data_of(
     judged = None
     if dataset.judged is not None:
         served = values_of(dataset.items, item, catalogue=True)
-        numbered = numbers.tail(dataset.judged.height)
-        judged = _judged(dataset.judged, numbered, items if served == items else served)
-    moments = _moments(parts, distinct.height)
+        judged = _judged(
+            dataset.judged, numbers.tail(dataset.judged.height), items if served == items else served
+        )
     queries = values_of(distinct, query, {"history": histories, "negative_history": negatives}, moments)
     texts = texts_of(queries, query) if histories is None and has_text(query) else None
     return TrainingData(
         queries,
         items,
         parts,
-        distinct.height,
+        query_count,
         dataset.items.height,
         ids,
         histories,
@@ -391,11 +417,45 @@ def data_of_kept_towers(dataset: Dataset, experiment: Experiment) -> TrainingDat
     return data.with_validation() if experiment.training.refit else data
 
 
-def _answers(dataset: Dataset, numbers: pl.Series, pairs: int, queries: int) -> Positives | None:
+def _distinct(table: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+    """For each row the number of its distinct row, and the distinct rows, sorted column by column."""
+    numbers = dense_ranks(table)
+    first = pl.DataFrame({"row": numbers}).with_row_index().group_by("row").agg(pl.col("index").first())
+    return numbers, table[first.sort("row")["index"]]
+
+
+class _PairsWriter:
+    """Collects the pairs of a part from ranges of the data set's pairs."""
+
+    def __init__(self, dataset: Dataset, part: str) -> None:
+        self._are_events = dataset.history is not None
+        rows = np.int32 if part == "train" and len(dataset) <= MOST else np.int64
+        types: dict[str, npt.DTypeLike] = dict.fromkeys(["__query", "item_row", "group"], rows)
+        types |= {name: kind for name, kind in _FLOATS.items() if name in dataset.column_names}
+        self._writers = {name: ArrayWriter(kind) for name, kind in types.items()}
+        self.has_negatives = False
+
+    def append(self, pairs: pl.DataFrame, first_query: int) -> None:
+        """Add pairs of the part, whose `__query` counts from `first_query`."""
+        self.has_negatives |= "label" in pairs.columns and bool((pairs["label"] <= 0).any())
+        moved = pairs.with_columns(pl.col("__query") + first_query)
+        for name, writer in self._writers.items():
+            writer.append(moved[name].to_numpy())
+
+    def finish(self, has_negatives: bool, answers: "Positives | None") -> Pairs:
+        """The pairs; their labels only if some are negative."""
+        found = {name: writer.finish() for name, writer in self._writers.items()}
+        user, group = (found["group"], None) if self._are_events else (None, found["group"])
+        label = found.get("label") if has_negatives else None
+        query, item, time = found["__query"], found["item_row"], found.get("time")
+        return Pairs(query, item, found["weight"], label, user, time, group, answers)
+
+
+def _answers(dataset: Dataset, numbers: pl.Series, queries: int) -> Positives | None:
     """The answers of queries held out; `numbers` are the queries of the pairs, the answers and others."""
     if dataset.answers is None:
         return None
-    query = numbers.slice(pairs, dataset.answers.height).to_numpy()
+    query = numbers.slice(len(dataset), dataset.answers.height).to_numpy()
     item = dataset.answers["item_row"].cast(pl.Int64).to_numpy()
     return Positives.of(Pairs(query, item, np.ones(len(query), np.float32)), queries)
 
@@ -404,13 +464,12 @@ def _joined(first: Any, second: Any) -> Any:
     return None if first is None or second is None else np.concatenate([first, second])
 
 
-def _moments(parts: Mapping[str, Pairs], queries: int) -> Times | None:
+def _earliest(pairs: pl.DataFrame, queries: int) -> Times:
     """(Q,): the time of each query's earliest pair. It is not chosen by labels, which it would reveal."""
     earliest = np.full(queries, np.inf)
-    for pairs in parts.values():
-        if pairs.time is None:
-            return None
-        np.minimum.at(earliest, pairs.query, pairs.time)
+    if "time" in pairs.columns:
+        split = pairs.filter(pl.col("part").is_in(PARTS))
+        np.minimum.at(earliest, split["__query"].to_numpy(), split["time"].to_numpy())
     return earliest
 
 
@@ -450,13 +509,16 @@ def has_text(features: Mapping[str, FeatureSpec]) -> bool:
 
 
 def _histories(
-    dataset: Dataset, run: Rows | None, queries: pl.DataFrame, ids: Sequence[str], prefix: str
+    dataset: Dataset, run: npt.NDArray[Any] | None, spans: Mapping[str, Rows], ids: Sequence[str], prefix: str
 ) -> Histories | None:
-    """The histories of the distinct queries; None if the data has none, or no feature reads them."""
-    names = [f"{prefix}{name}" for name in ("begin", "end")]
-    if run is None or names[0] not in queries.columns:
+    """The histories of the distinct queries; None if the data has none, or no feature reads them.
+
+    Args:
+        spans: (Q,) each, those of `SPANS` that are read.
+    """
+    if run is None or f"{prefix}begin" not in spans:
         return None
-    begin, end = (queries[name].cast(pl.Int64).to_numpy(writable=True) for name in names)
+    begin, end = spans[f"{prefix}begin"], spans[f"{prefix}end"]
     steps = None
     if dataset.report["split"]["by"] == "last_session" and not prefix:
         sessions = dataset.in_history("session")

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from twinspire.train.metrics import CUTOFFS
-from twinspire.train.models.heads import largest_products
 from twinspire.train.models.placement import Place, as_given, to_device_of
 from twinspire.train.models.prepared_inputs import PreparedInputs
-from twinspire.train.models.towers import Inputs, Tower
+from twinspire.train.models.towers import Inputs, Tower, largest_products
 
 Rows = npt.NDArray[np.int64]
 BLOCK = 512  # records encoded, and queries searched, at a time

@@ -19,18 +19,16 @@ one kind of clusters in any data set, and no draws of two kinds at once.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.metrics import DRAWN, DRAWN_PAIRS
+from twinspire.train.data.training_data import Pairs, Rows, TrainingData
+from twinspire.train.metrics import DRAWN, DRAWN_PAIRS, Floats
 
-Floats = npt.NDArray[np.float64]
-Rows = npt.NDArray[np.int64]
 T = TypeVar("T")
 Values = npt.NDArray[np.floating[Any]]
 DRAWS = 2000
@@ -122,10 +120,6 @@ class Clusters:
     def __getitem__(self, rows: Rows) -> "Clusters":
         """The clusters of some of the values."""
         return Clusters.by(self.of[rows], len(rows), self.unit)
-
-    def weighted(self, weights: Floats) -> "Clusters":
-        """The clusters of the same values with weights (Q,)."""
-        return replace(self, weights=weights)
 
     @cached_property
     def sizes(self) -> Floats:

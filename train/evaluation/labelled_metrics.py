@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.train.evaluation.intervals import Clusters
-from twinspire.train.metrics import as_higher_is_better
+from twinspire.train.metrics import Floats, as_higher_is_better
 
-Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.bool_]
 BINS = 10  # of about equal size, of the calibration error
 SMALLEST = float(np.finfo(np.float64).eps)  # probability, as in scikit-learn's log loss
@@ -106,7 +105,12 @@ def compare(
         `<name>_ece`; without a prefix for the model. `<name>_auc_gain` and `<name>_log_loss_gain` say by how
         much the model is better than the other one: its AUC is larger, its log loss is smaller.
     """
-    measures = _measures(labels, predicted, scores)
+    ordered = predicted if scores is None else {**predicted, "": scores}
+    measures: dict[tuple[str, str], Callable[[Floats], float]] = {
+        (name, "auc"): Auc(labels, each) for name, each in ordered.items()
+    }
+    for name, each in predicted.items():
+        measures[name, "log_loss"] = partial(_weighted_mean, pair_losses(labels, each))
     figures = {key: measure(np.ones(len(labels))) for key, measure in measures.items()}
     # One draw at a time: all of them at once would be `draws` numbers for each pair.
     resampled = _resampled(labels, clusters, draws, seed)
@@ -121,19 +125,6 @@ def compare(
             gain, of_draws = figures["", metric] - value, drawn["", metric] - drawn[name, metric]
             found |= _named(f"{key}_gain", sign * gain, sign * of_draws, clusters, -highest, highest)
     return found
-
-
-def _measures(
-    labels: Labels, predicted: Mapping[str, Floats], scores: Floats | None
-) -> dict[tuple[str, str], Callable[[Floats], float]]:
-    """(model, metric) -> the metric for weights (P,) of the pairs."""
-    ordered = predicted if scores is None else {**predicted, "": scores}
-    areas = {(name, "auc"): Auc(labels, each) for name, each in ordered.items()}
-    losses = {
-        (name, "log_loss"): partial(_weighted_mean, pair_losses(labels, each))
-        for name, each in predicted.items()
-    }
-    return {**areas, **losses}
 
 
 def _weighted_mean(values: Floats, weights: Floats) -> float:

@@ -15,7 +15,6 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from twinspire.protos.lexical import (
     ANALYZERS,
@@ -27,14 +26,11 @@ from twinspire.protos.lexical import (
     choose_analyzer,
 )
 from twinspire.train.config import Experiment
-from twinspire.train.data.training_data import TrainingData, has_text, texts_of
+from twinspire.train.data.training_data import Rows, TrainingData, has_text, texts_of
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, within_standard_error
 from twinspire.train.evaluation.lexical_model import CountedTerms, LexicalModel
 from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline
-from twinspire.train.metrics import CUTOFFS, per_query
-
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from twinspire.train.metrics import CUTOFFS, Floats, per_query
 
 NGRAMS = {  # for TF-IDF; they match parts of words, and need no knowledge of a language
     "1- to 3-grams": Analyzer(ngrams=(1, 2, 3), in_words=True),
@@ -63,19 +59,16 @@ def has_cut_texts(experiment: Experiment, data: TrainingData) -> bool:
     return any(texts_of(*side) != texts_of(*side, cut=True, folder=folder) for side in sides)
 
 
-def default_analyzer(experiment: Experiment, texts: Sequence[str]) -> str:
-    """The name of the analyser that gives words: as the experiment says, or by a sample of the texts."""
-    if experiment.baselines.analyzer != "auto":
-        return experiment.baselines.analyzer
-    drawn = np.random.default_rng(0).permutation(len(texts))[:SAMPLED_TEXTS]
-    chosen = choose_analyzer(texts[row] for row in drawn)
-    return next(name for name, analyzer in ANALYZERS.items() if analyzer == chosen)
-
-
 def candidates(kind: WeightingName, experiment: Experiment, texts: Sequence[str]) -> list[str]:
-    """Names of the analysers from which one is chosen for the items' texts, the default first."""
-    words = [default_analyzer(experiment, texts)]
-    if experiment.baselines.analyzer == "auto":
+    """Names of the analysers from which one is chosen for the items' texts, the default first.
+
+    The default is as the experiment says, or by a sample of the texts.
+    """
+    words: list[str] = [experiment.baselines.analyzer]
+    if words == ["auto"]:
+        drawn = np.random.default_rng(0).permutation(len(texts))[:SAMPLED_TEXTS]
+        chosen = choose_analyzer(texts[row] for row in drawn)
+        words[:] = [name for name, analyzer in ANALYZERS.items() if analyzer == chosen][:1]
         words += [name for name in ("english", "characters") if name not in words]
     if kind == "bm25" or sum(map(len, texts)) > LARGEST:
         return words

@@ -111,25 +111,15 @@ class LexicalModel:
 
     def best(self, queries: Iterable[str], k: int) -> tuple[Rows, Floats]:
         """The best items of each query as of `rank`, and their scores, float32 of the same shape."""
-        factors = self.terms.of(queries)
+        factors, items = self.terms.of(queries), self.weights.shape[1]
         factors.data = np.asarray(query_factors(self.weighting.kind, factors.data), np.float32)
-        return best_columns(factors, self.weights, min(k, self.weights.shape[1]))
-
-
-def best_columns(queries: Any, weights: Any, k: int) -> tuple[Rows, Floats]:
-    """The highest values above 0 in each row of a product of sparse matrices, as of `best_of_rows`.
-
-    Args:
-        queries: (Q, V), CSR.
-        weights: (V, N), CSR; not negative.
-    """
-    ranked = np.full((queries.shape[0], k), -1, np.int64)
-    scores = np.zeros(ranked.shape, np.float32)
-    block = max(1, min(_BLOCK, _SCORES // max(1, weights.shape[1])))
-    for at in range(0, len(ranked), block):
-        rows = slice(at, at + block)
-        ranked[rows], scores[rows] = best_of_rows(queries[rows] @ weights, k)
-    return ranked, scores
+        ranked = np.full((factors.shape[0], min(k, items)), -1, np.int64)
+        scores = np.zeros(ranked.shape, np.float32)
+        block = max(1, min(_BLOCK, _SCORES // max(1, items)))
+        for at in range(0, len(ranked), block):
+            rows = slice(at, at + block)
+            ranked[rows], scores[rows] = best_of_rows(factors[rows] @ self.weights, ranked.shape[1])
+        return ranked, scores
 
 
 def best_of_rows(scores: Any, k: int) -> tuple[Rows, Floats]:

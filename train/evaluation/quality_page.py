@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.train.data.training_data import Histories, TrainingData
+from twinspire.train.data.training_data import Histories, Rows, TrainingData
 from twinspire.train.evaluation.baselines import BASELINES
 from twinspire.train.evaluation.intervals import clusters_of, interval
 from twinspire.train.html_page import html_page
@@ -24,8 +24,6 @@ MOST_BASELINES = 3  # in the table of frequencies
 EXAMPLES = 10  # queries in each table
 CELL = 120  # characters
 EVENTS_SHOWN = 5  # of a history
-
-Rows = npt.NDArray[np.int64]
 
 
 def quality_page(data: TrainingData, answers: Mapping[str, Ranked], name: str, own: str) -> str:

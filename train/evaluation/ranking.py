@@ -5,6 +5,13 @@
 A parameter is chosen on validation, within a budget: on some of the validation queries
 (`BaselineFitter.tuning`), and by what takes time with the cube of the items (`BaselineFitter.popular`), on
 `TUNED_ITEMS` of them.
+
+Item-item weights are summed over a history (`item_baseline`). The towers may read when events were and when a
+query is asked, so these baselines may, too: an event weighs decay^steps * (1 + age / minute)^-ages. Beyond
+minutes, twice the age is the same factor whether it is hours or years, so one power suits any data. On
+validation of `history.toml`, nDCG@10 of SLIST is .1407 with it, .1401 with the best of exp(-age / tau) with a
+floor, and .1366 without ages. The power and the decay are searched one after the other, from 7 and 13 values,
+with the item-item weights that were chosen without ages.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,14 +27,12 @@ import torch
 
 from twinspire.protos.toml_config import parse
 from twinspire.train.config import Experiment
-from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.data.training_data import Floats, Pairs, Rows, TrainingData
 from twinspire.train.evaluation.exact_search import mask_seen
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, within_standard_error
 from twinspire.train.metrics import CUTOFFS, OF_LABELS, per_query
 from twinspire.train.models.collaborative import ItemWeights
 
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]  # a metric of each query
 Ranker = Callable[[Rows], Rows]  # query rows (Q,) -> item rows (Q, K), best first
 Scorer = Callable[[Rows], Floats]  # query rows (Q,) -> scores of all items (Q, N)
@@ -43,6 +48,7 @@ OWN = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # weights of an item's own ev
 USUAL_OWN = 0.3  # where a search begins: with 0, factors that forget all but the last event look best
 # Factors on an event for each later step of a history.
 DECAYS = (1.0, 0.99, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+AGES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)  # powers of an event's age
 _BLOCK, _SCORES = 512, 20_000_000  # queries and scores at a time
 
 
@@ -334,6 +340,52 @@ def summed(
     if not isinstance(weights, ItemWeights):
         weights = ItemWeights(weights, np.arange(data.item_count))
     return lambda rows: weights.scores(data, rows, decay, ages)
+
+
+@dataclass(frozen=True)
+class EventWeights:
+    """What is chosen on validation.
+
+    Args:
+        decay: factor on an event for each later step of the history.
+        ages: the power of an event's age.
+    """
+
+    decay: float
+    ages: float = 0.0
+
+
+def item_baseline(
+    name: str,
+    label: str,
+    weights: Callable[[BaselineFitter], tuple[ItemWeights, Any]],
+    named: Callable[[BaselineFitter, Any], Mapping[str, float]] = lambda _, settings: vars(settings),
+) -> Baseline:
+    """The baseline of some item-item weights, summed over the history.
+
+    Args:
+        weights: with what was chosen for them, a `decay` among it, from which the search for that of the
+            baseline begins. What mixes a linear model into towers, which know steps alone, uses the first.
+        named: what was chosen, by name, as a run logs it.
+    """
+
+    def choose(chooser: BaselineFitter) -> EventWeights:
+        tuning, (found, settings) = chooser.tuning(), weights(chooser)
+
+        def scorer(tried: EventWeights) -> Scorer:
+            return summed(tuning.data, found, tried.decay, tried.ages)
+
+        return tuning.search(EventWeights(settings.decay), [("ages", AGES), ("decay", DECAYS)], scorer)
+
+    def fit(fitter: BaselineFitter) -> FittedBaseline:
+        data, (found, settings) = fitter.data, weights(fitter)
+        events, shown = EventWeights(settings.decay), {**named(fitter, settings)}
+        if data.histories is not None and data.histories.times is not None and data.moments is not None:
+            events = fitter.choose(f"{label}, ages", EventWeights, choose)
+            shown |= vars(events)
+        return FittedBaseline(rank_by(data, summed(data, found, events.decay, events.ages)), shown)
+
+    return Baseline(name, label, has_histories, fit, "histories")
 
 
 def _first(scores: Floats, k: int, priority: Rows) -> Rows:

@@ -1,6 +1,7 @@
 """Metrics of a model and of the baselines on one part of the split, by the same code."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +9,9 @@ import scipy.special
 
 from twinspire.protos.bundle import Score
 from twinspire.protos.figures import DIFFERENCE, JUDGED
-from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.data.training_data import Pairs, Rows, TrainingData
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, interval, pair_clusters_of
-from twinspire.train.evaluation.label_means import FittedLabels
+from twinspire.train.evaluation.label_baselines import FittedLabels
 from twinspire.train.evaluation.labelled_metrics import DRAWS, compare
 from twinspire.train.evaluation.query_groups import query_groups
 from twinspire.train.evaluation.ranking import Ranker, rank_by_scores
@@ -19,14 +20,13 @@ from twinspire.train.metrics import (
     MAIN_AND_RECALL,
     OF_COLD_START,
     WITH_INTERVAL,
+    Floats,
     Ranked,
     catalogue_metrics,
     mean,
     per_query,
 )
 
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 
 
@@ -56,7 +56,11 @@ def evaluate_ranking(
     for name, ranker in {"": rank, **(others or {})}.items():
         ranked = ranker(queries)
         by_query = per_query(ranked, relevant)
-        measured = _ranking_metrics(data, ranked, by_query, clusters)
+        measured = mean(by_query)
+        for metric in WITH_INTERVAL:
+            measured |= interval(by_query[metric], clusters).named(metric)
+        if data.histories is not None:
+            measured |= catalogue_metrics(ranked, data.counts())
         measured |= _cold_metrics(data, queries, ranked, relevant)
         for group, weights in groups.items():
             means = {each: np.average(by_query[each], weights=weights) for each in HEADLINE}
@@ -114,17 +118,6 @@ def judged_clusters_of(data: TrainingData) -> Clusters:
     return Clusters(np.unique(data.judged.query, return_inverse=True)[1].astype(np.int64), "judged queries")
 
 
-def _ranking_metrics(
-    data: TrainingData, ranked: Rows, by_query: Mapping[str, Floats], clusters: Clusters
-) -> dict[str, float]:
-    found = mean(by_query)
-    for name in WITH_INTERVAL:
-        found |= interval(by_query[name], clusters).named(name)
-    if data.histories is not None:
-        found |= catalogue_metrics(ranked, data.counts())
-    return found
-
-
 def _differences(
     own: Mapping[str, Floats],
     other: Mapping[str, Floats],
@@ -140,7 +133,7 @@ def _differences(
     """
     found: dict[str, float] = {}
     which = np.arange(len(clusters.of)) if weights is None else np.flatnonzero(weights)
-    drawn = clusters if weights is None else clusters[which].weighted(weights[which])
+    drawn = clusters if weights is None else replace(clusters[which], weights=weights[which])
     for metric in metrics:
         name = f"{DIFFERENCE}{group}_{metric}" if group else DIFFERENCE + metric
         found |= interval(own[metric][which], drawn, other[metric][which]).named(name)

@@ -1,6 +1,6 @@
 """Reasons to doubt the figures of a run, as sentences for its note in MLflow and the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from twinspire.train.config import Experiment
 from twinspire.train.data.splits import LEAST_OTHERS
@@ -32,14 +32,10 @@ def run_warnings(
     """
     found = [
         *left_out(experiment, data),
-        _untrained(best_epoch, len(losses)),
-        _no_loss(losses),
-        _few_queries(int(metrics["queries"])),
-        _known_queries(data),
-        _known_judged(data),
+        *_of_training(best_epoch, losses),
+        *_of_queries(data, int(metrics["queries"])),
         _cut_texts(experiment, data, metrics),
-        _unused_negatives(experiment, data),
-        _file_order(experiment, data),
+        *_of_data(experiment, data),
         own_impressions(data),
     ]
     return [each for each in found if each]
@@ -64,37 +60,37 @@ def worse_than_baselines(
     return [f"{which} on validation: {figures}"]
 
 
-def _untrained(best_epoch: int, epochs: int) -> str:
-    if best_epoch or not epochs:
-        return ""
-    return f"no epoch of {epochs} was better on validation than the start: the untrained towers were kept"
+def _of_training(best_epoch: int, losses: Mapping[int, float]) -> Iterator[str]:
+    """Where training has learned nothing."""
+    if losses and not best_epoch:
+        epochs = len(losses)
+        yield f"no epoch of {epochs} was better on validation than the start: the untrained towers were kept"
+    if without := [epoch for epoch, loss in losses.items() if abs(loss) < NO_LOSS]:
+        yield (
+            f"the loss was zero in epoch {', '.join(map(str, without))}: nothing was learned there; do the "
+            "batches hold more than one item?"
+        )
 
 
-def _no_loss(losses: Mapping[int, float]) -> str:
-    without = [epoch for epoch, loss in losses.items() if abs(loss) < NO_LOSS]
-    if not without:
-        return ""
-    return (
-        f"the loss was zero in epoch {', '.join(map(str, without))}: nothing was learned there; do the "
-        "batches hold more than one item?"
-    )
+def _of_queries(data: TrainingData, count: int) -> Iterator[str]:
+    """How few the test queries are, and how many of these and of the judged ones are in training, too.
 
-
-def _few_queries(count: int) -> str:
-    if count >= FEW_QUERIES:
-        return ""
-    return f"test holds {count} queries: differences of a few hundredths are chance"
-
-
-def _file_order(experiment: Experiment, data: TrainingData) -> str:
-    by = experiment.split.by
-    if data.histories is None or data.moments is not None or by not in ("last", "last_session"):
-        return ""
-    what = "event" if by == "last" else "session"
-    return (
-        f'there is no time column: split.by = "{by}" tests the last {what} of each user in the order of the '
-        'file; if that order says nothing, split.by = "random" draws an event of each user'
-    )
+    Queries are the same if their words are; histories are not compared.
+    """
+    if count < FEW_QUERIES:
+        yield f"test holds {count} queries: differences of a few hundredths are chance"
+    groups = query_groups(data, "test")
+    seen, unseen = (int(sum(groups.get(name, ()))) for name in ("seen", "unseen"))
+    if seen:
+        yield (
+            f"{seen:,} of {seen + unseen:,} test queries are also training queries: their figures show in "
+            "part what was memorised, those of unseen queries do not"
+        )
+    if data.judged and (known := int(is_trained(data, data.judged.query).sum())):
+        yield (
+            f"{known:,} of {len(data.judged.query):,} judged queries are also training queries: judged "
+            "figures show in part what was memorised"
+        )
 
 
 def own_impressions(data: TrainingData) -> str:
@@ -105,29 +101,6 @@ def own_impressions(data: TrainingData) -> str:
         f"{data.by_ranking:.0%} of the test pairs are clicks on what a ranking alone has chosen to show, as "
         f"fewer than {LEAST_OTHERS} others would be left for test or validation: items that it did not show "
         "cannot be right, so figures favour models that rank as it did; `serve --explore-share` shows others"
-    )
-
-
-def _known_queries(data: TrainingData) -> str:
-    """How many test queries have the words of a training query; histories are not compared."""
-    groups = query_groups(data, "test")
-    seen, unseen = (int(sum(groups.get(name, ()))) for name in ("seen", "unseen"))
-    if not seen:
-        return ""
-    return (
-        f"{seen:,} of {seen + unseen:,} test queries are also training queries: their figures show in part "
-        "what was memorised, those of unseen queries do not"
-    )
-
-
-def _known_judged(data: TrainingData) -> str:
-    """How many judged queries have the words of a training query."""
-    known = int(is_trained(data, data.judged.query).sum()) if data.judged else 0
-    if not data.judged or not known:
-        return ""
-    return (
-        f"{known:,} of {len(data.judged.query):,} judged queries are also training queries: judged figures "
-        "show in part what was memorised"
     )
 
 
@@ -155,13 +128,19 @@ def _cut_texts(experiment: Experiment, data: TrainingData, metrics: Mapping[str,
     return f"{text}; on whole texts BM25 has {metric_label(metric)} {full:.3f}, on cut ones {read_only:.3f}"
 
 
-def _unused_negatives(experiment: Experiment, data: TrainingData) -> str:
-    """Whether the loss leaves out the negative pairs of the data."""
+def _of_data(experiment: Experiment, data: TrainingData) -> Iterator[str]:
+    """Negative pairs that the loss leaves out, and an order of events that may say nothing."""
     pairs, loss = data.parts["train"], experiment.loss
     negatives = int((~pairs.is_positive).sum())
-    if not negatives or loss.kind == "bce":
-        return ""
-    return (
-        f"{negatives:,} of {len(pairs):,} training pairs are negative, and the loss {loss.kind} leaves them "
-        'out; kind = "bce" learns from them'
-    )
+    if negatives and loss.kind != "bce":
+        yield (
+            f"{negatives:,} of {len(pairs):,} training pairs are negative, and the loss {loss.kind} leaves "
+            'them out; kind = "bce" learns from them'
+        )
+    by = experiment.split.by
+    if data.histories is not None and data.moments is None and by in ("last", "last_session"):
+        what = "event" if by == "last" else "session"
+        yield (
+            f'there is no time column: split.by = "{by}" tests the last {what} of each user in the order of '
+            'the file; if that order says nothing, split.by = "random" draws an event of each user'
+        )

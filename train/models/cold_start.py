@@ -42,51 +42,45 @@ def fit_content_fallback(
     with torch.no_grad():
         inputs = to_device_of_module(items.batch(rows), tower)
         targets = tower.encode_features(inputs).cpu().numpy()  # (N, H)
-    blocks = {name: _design_matrix(name, each, items, rows) for name, each in fallback.encoders.items()}
+    blocks = [_design_matrix(name, each, items, rows) for name, each in fallback.encoders.items()]
     weights = counts[rows].astype(np.float64) ** alpha
     if blocks:
         from sklearn.linear_model import Ridge  # its import takes a second
 
         ridge = Ridge(alpha=strength, solver="sparse_cg", random_state=0)
-        ridge.fit(scipy.sparse.hstack(list(blocks.values()), "csr"), targets, weights / weights.mean())
+        ridge.fit(
+            scipy.sparse.hstack([block for block, _ in blocks], "csr"), targets, weights / weights.mean()
+        )
         coefficients, common = np.asarray(ridge.coef_.T, np.float32), ridge.intercept_  # (F, H), (H,)
     else:
         coefficients, common = np.empty((0, targets.shape[1]), np.float32), np.average(targets, 0, weights)
     at = 0
     with torch.no_grad():
         fallback.common.copy_(torch.from_numpy(np.asarray(common, np.float32)))
-        for name, block in blocks.items():
-            _set_parameter(fallback.encoders[name], torch.from_numpy(coefficients[at : at + block.shape[1]]))
+        for block, parameter in blocks:
+            parameter.copy_(torch.from_numpy(coefficients[at : at + block.shape[1]]))
             at += block.shape[1]
     return True
 
 
 def _design_matrix(
     name: str, encoder: nn.Module, items: PreparedInputs, rows: npt.NDArray[np.int64]
-) -> Matrix:
-    """(N, F): the matrix that an encoder multiplies with its parameter (F, H)."""
+) -> tuple[Matrix, Tensor]:
+    """The matrix (N, F) that an encoder multiplies with its parameter, and this (F, H)."""
     if isinstance(encoder, HashedTextEncoder):
         text = items.texts[name]
         shape = (len(items), len(encoder.table))
-        return scipy.sparse.csr_matrix((text.counts, text.rows, text.starts), shape=shape)[rows]
+        matrix = scipy.sparse.csr_matrix((text.counts, text.rows, text.starts), shape=shape)[rows]
+        return matrix, encoder.table
     array = items.arrays[name][rows]
     if isinstance(encoder, CategoryEncoder):
         present = array != 0
         item, column = np.nonzero(present)
         values = 1 / present.sum(axis=1)[item]
         shape = (len(rows), len(encoder.embedding.weight))
-        return scipy.sparse.csr_matrix((values, (item, array[item, column])), shape=shape)
+        matrix = scipy.sparse.csr_matrix((values, (item, array[item, column])), shape=shape)
+        return matrix, encoder.embedding.weight
     assert isinstance(encoder, NumberEncoder)
     with torch.no_grad():
         number = to_device_of(array, encoder.mean)
-        return scipy.sparse.csr_matrix(encoder.standardize(number).cpu().numpy())
-
-
-def _set_parameter(encoder: nn.Module, fitted: Tensor) -> None:
-    if isinstance(encoder, HashedTextEncoder):
-        encoder.table.copy_(fitted)
-    elif isinstance(encoder, CategoryEncoder):
-        encoder.embedding.weight.copy_(fitted)
-    else:
-        assert isinstance(encoder, NumberEncoder)
-        encoder.map.weight.copy_(fitted.T)
+        return scipy.sparse.csr_matrix(encoder.standardize(number).cpu().numpy()), encoder.map.weight.T

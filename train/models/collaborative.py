@@ -3,16 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse
 import torch
 from torch import Tensor
 
 from twinspire.train.data.ranges import concatenate_ranges, range_indices
-from twinspire.train.data.training_data import TrainingData
-
-Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
+from twinspire.train.data.training_data import Floats, Rows, TrainingData
 
 SINGLE_PRECISION = 3e-5  # lambda by the norm of the Gram matrix, from which on single precision will do
 _ITERATIONS = 4  # of a subspace; a few more than two are lost in the noise of the scores
@@ -23,7 +19,7 @@ _COSINES = 16_000_000  # that are computed at a time, at most
 
 def interaction_matrix(data: TrainingData) -> scipy.sparse.csr_matrix:
     """(U, N): 1 where a user has interacted with an item in a positive training pair."""
-    pairs = data.parts["train"].positive()
+    pairs = data.some_pairs
     assert data.histories is not None
     # The histories of one user begin at the same place.
     users, user = np.unique(data.histories.begin[pairs.query], return_inverse=True)
@@ -138,10 +134,9 @@ def position_weights(data: TrainingData, decay: float, positions: int) -> Floats
     """
     histories = data.histories
     assert histories is not None
-    queries = np.unique(data.parts["train"].positive().query)
+    queries = np.unique(data.some_pairs.query)
     queries = queries[:: max(1, len(queries) // _CURVE_QUERIES)]
     begin, end = histories.begin[queries], histories.end[queries]
-    steps = histories.steps if histories.steps is not None else np.arange(len(histories.run))
     curve = np.ones(positions, np.float32)
     for age in range(positions):
         present = end - begin > age
@@ -149,7 +144,8 @@ def position_weights(data: TrainingData, decay: float, positions: int) -> Floats
             curve[age:] = curve[max(0, age - 1)]
             break
         last = end[present] - 1
-        curve[age] = np.power(decay, steps[last] - steps[last - age]).mean()
+        steps = histories.steps_between(last - age, last)
+        curve[age] = np.power(decay, steps).mean()
     return curve[::-1].copy()
 
 
@@ -233,9 +229,7 @@ def history_matrix(
         last = np.unique((query * data.item_count + item)[::-1], return_index=True)[1]
         chosen = len(query) - 1 - last
         query, item, event = query[chosen], item[chosen], event[chosen]
-    step = histories.steps if histories.steps is not None else np.arange(len(histories.run))
-    later = step[end[query] - 1] - step[event]
-    weights = np.power(decay, later).astype(np.float32)
+    weights = np.power(decay, histories.steps_between(event, end[query] - 1)).astype(np.float32)
     if ages:
         assert histories.times is not None and data.moments is not None
         age = data.moments[queries][query] - histories.times[event]

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import (
@@ -40,12 +39,11 @@ from twinspire.train.config.history_towers import HistoryTower
 from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
 from twinspire.train.config.pretrained_tower import MOST_BUCKETS, TransformerTower
 from twinspire.train.config.towers import BagTower
-from twinspire.train.data.training_data import TrainingData
+from twinspire.train.data.training_data import MOST_READ, Rows, TrainingData
 from twinspire.train.models.prepared_inputs import hash_texts
 from twinspire.train.models.pretrained.folder import PretrainedFolder
 from twinspire.train.models.text_hashing import WordHashing
 
-Rows = npt.NDArray[np.int64]
 Candidates = dict[str, tuple[Any, str]]  # key -> value, and why
 
 SAMPLE = 10_000  # texts of a feature that are looked at
@@ -182,12 +180,13 @@ def _max_length(experiment: Experiment, data: TrainingData, side: Side, name: st
 
 def _history_length(data: TrainingData) -> tuple[int, str]:
     """The 99th percentile over users of their longest training history, rounded up and bounded; and why."""
-    histories, train = data.histories, np.unique(data.parts["train"].query)
+    train = np.unique(data.parts["train"].of_some_users(MOST_READ).query)
+    histories = data.histories
     if histories is None or not len(train):
         return USUAL_HISTORY, "as usual"
     _, user = np.unique(histories.begin[train], return_inverse=True)
     longest = np.zeros(user.max() + 1, np.int64)
-    np.maximum.at(longest, user, (histories.end - histories.begin)[train])
+    np.maximum.at(longest, user, histories.end[train] - histories.begin[train])
     percentile = int(np.quantile(longest, PERCENTILE / 100, method="lower"))
     found = min(LONGEST_HISTORY, max(USUAL_HISTORY, -(-percentile // MULTIPLE) * MULTIPLE))
     cut = float(np.mean(longest > found))

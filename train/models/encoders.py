@@ -6,7 +6,7 @@ exporter does not handle `embedding_bag`; bags are several times faster on a CPU
 
 The gradient of a small table is as large as the table, most of it zeros. That of a large one on a CPU is a
 sparse tensor: the distinct rows that a batch looks up, and the gradient of each. To fill and sum dense ones
-takes long, and ranks (`train/training/ranks.py`) split such tables.
+takes long, and ranks (`train/training/process.py`) split such tables.
 """
 
 from dataclasses import dataclass

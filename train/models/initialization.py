@@ -3,7 +3,6 @@
 They follow from the training rows, except IDF, which follows from the catalogue's texts, as in BM25.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,14 +15,10 @@ from torch import Tensor
 from twinspire.protos.features import (
     FIRST_KNOWN,
     ITEM_VOCABULARY,
-    CategoryFeature,
-    FeatureSpec,
-    HistoryFeature,
-    IdFeature,
     Schema,
     Side,
 )
-from twinspire.train.data.training_data import TrainingData
+from twinspire.train.data.training_data import Floats, TrainingData
 from twinspire.train.models.collaborative import ease_of_gram, gram_matrix, interaction_matrix
 from twinspire.train.models.encoders import HashedTextEncoder, NumberEncoder
 from twinspire.train.models.placement import to_device_of
@@ -32,44 +27,9 @@ from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from twinspire.train.models.towers import Tower
 
 Values = Mapping[str, Sequence[Any]]
-Floats = npt.NDArray[np.float32]
 
 EXACT_UP_TO = 1_000  # items, of which all singular values are computed
 MAX_APPROXIMATED_SHARE = 1 / 8  # a larger share of the singular values is computed exactly
-
-
-def build_schema(
-    query: dict[str, FeatureSpec],
-    item: dict[str, FeatureSpec],
-    training: Mapping[Side, Values],
-    items: Mapping[str, int],
-) -> Schema:
-    """The features with their vocabularies from the training rows, most frequent values first.
-
-    Args:
-        training: side -> feature name -> raw values of the training rows.
-        items: item id -> its training interactions.
-    """
-    vocabularies: dict[str, tuple[str, ...]] = {}
-    specs = [*query.values(), *item.values()]
-    if any(isinstance(spec, IdFeature | HistoryFeature) for spec in specs):
-        min_count = min((spec.min_count for spec in item.values() if isinstance(spec, IdFeature)), default=1)
-        ranked = sorted(items.items(), key=lambda entry: (-entry[1], entry[0]))
-        vocabularies[ITEM_VOCABULARY] = tuple(each for each, count in ranked if count >= min_count)
-    sides: dict[Side, dict[str, FeatureSpec]] = {"query": query, "item": item}
-    for side, features in sides.items():
-        for name, spec in features.items():
-            if isinstance(spec, CategoryFeature):
-                known = _vocabulary(training[side][name], spec)
-                vocabularies[f"{side}.{name}"] = known
-    return Schema(query, item, vocabularies)
-
-
-def _vocabulary(values: Sequence[Any], spec: CategoryFeature) -> tuple[str, ...]:
-    lists = values if spec.multi else [[value] for value in values]
-    counts = Counter(value for each in lists for value in each or () if value is not None)
-    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    return tuple(value for value, count in ranked if count >= spec.min_count)
 
 
 def initialize_tfidf(towers: tuple[Tower, Tower], items: PreparedInputs, latent: int, seed: int) -> None:
@@ -167,27 +127,21 @@ def initialize_ease(towers: tuple[Tower, Tower], data: TrainingData, schema: Sch
     weights = ease_of_gram(gram_matrix(interaction_matrix(data)[:, known]), strength)
     width = min(item.table.shape[1], len(weights))
     with torch.no_grad():
-        for table, factor in zip((query.table, item.table), _factors(weights, width), strict=True):
-            table[FIRST_KNOWN:, :width] = factor
+        for table, factor in zip((query.table, item.table), _factors(weights.numpy(), width), strict=True):
+            table[FIRST_KNOWN:, :width] = torch.from_numpy(factor)
 
 
-def _factors(weights: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """U sqrt(S) and V sqrt(S), each (N, width), of the largest singular values of a matrix (N, N)."""
-    left, values, right = _singular_values(weights.numpy(), width)
-    scaled = [(each * np.sqrt(values)).astype(np.float32) for each in (left, right.T)]
-    return torch.from_numpy(scaled[0]), torch.from_numpy(scaled[1])
-
-
-def _singular_values(weights: Floats, width: int) -> tuple[Floats, Floats, Floats]:
-    """(N, width), (width,), (width, N): the largest singular values of a matrix (N, N), with their vectors.
+def _factors(weights: Floats, width: int) -> list[Floats]:
+    """U sqrt(S) and V sqrt(S), each (N, width), of the largest singular values of a matrix (N, N).
 
     By random projection where a small part of many is asked for (Halko et al. 2011, algorithm 4.4).
     """
     if len(weights) <= EXACT_UP_TO or width > MAX_APPROXIMATED_SHARE * len(weights):
         left, values, right = np.linalg.svd(weights, full_matrices=False)
-        return left[:, :width], values[:width], right[:width]
-    from sklearn.utils.extmath import randomized_svd
+    else:
+        from sklearn.utils.extmath import randomized_svd
 
-    found = randomized_svd(weights, width, n_oversamples=width // 2, n_iter=4, random_state=0)
-    left, values, right = (np.asarray(each, np.float32) for each in found)
-    return left, values, right
+        found = randomized_svd(weights, width, n_oversamples=width // 2, n_iter=4, random_state=0)
+        left, values, right = (np.asarray(each, np.float32) for each in found)
+    root = np.sqrt(values[:width])
+    return [(each[:, :width] * root).astype(np.float32) for each in (left, right.T)]

@@ -68,7 +68,12 @@ def adam(
     if weights:
         groups.append({"params": list(weights), "lr": learning_rate * weights_factor})
     if weight_decay:
-        groups = [each for group in groups for each in _by_decay(group, weight_decay)]
+        groups = [  # parameters of two or more dimensions with weight decay, the others without
+            {**group, "params": parameters, "weight_decay": weight_decay if is_matrix else 0.0}
+            for group in groups
+            for is_matrix in (True, False)
+            if (parameters := [each for each in group["params"] if (each.ndim > 1) == is_matrix])
+        ]
     for group in groups:
         group["peak"] = group["lr"]
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
@@ -97,17 +102,6 @@ def with_dense_gradients(optimiser: torch.optim.Optimizer) -> torch.optim.Optimi
 
     optimiser.register_step_pre_hook(fill)
     return optimiser
-
-
-def _by_decay(group: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
-    """A group of parameters as two: those of two or more dimensions with weight decay, the others without."""
-    matrices = [each for each in group["params"] if each.ndim > 1]
-    vectors = [each for each in group["params"] if each.ndim <= 1]
-    parts = [
-        {**group, "params": matrices, "weight_decay": weight_decay},
-        {**group, "params": vectors, "weight_decay": 0.0},
-    ]
-    return [part for part in parts if part["params"]]
 
 
 def set_learning_rate(

@@ -1,6 +1,6 @@
 """Moves tensors to the device of others: what is computed together has to be on one device.
 
-`train/training/device.py` chooses the device, and places the towers there. What else computes with a tower
+`train/training/process.py` chooses the device, and places the towers there. What else computes with a tower
 follows it by the functions of this module.
 """
 
@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -52,15 +51,3 @@ def _moved(value: Any, move: Callable[[Tensor], Tensor]) -> Any:
         names = [field.name for field in dataclasses.fields(value)]
         return dataclasses.replace(value, **{name: _moved(getattr(value, name), move) for name in names})
     return value
-
-
-def products(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(B, N): x (B, D) times the transpose of weight (N, D), plus bias (N,).
-
-    On a CPU by oneDNN, as torch takes MKL by default, which on AMD's processors is half as fast.
-    """
-    is_other = torch.compiler.is_exporting() or not x.is_cpu or x.dtype != torch.float32
-    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if is_other or not (has_onednn and len(x) and len(weight)):
-        return F.linear(x, weight, bias)
-    return F.linear(x.to_mkldnn(), weight, bias).to_dense()

@@ -28,6 +28,7 @@ from twinspire.protos.features import (
 from twinspire.protos.inputs.events import TIMES, UNKNOWN_TIME
 from twinspire.protos.inputs.texts import code_point_rows, folded
 from twinspire.train.data.batches import Spans
+from twinspire.train.data.long_arrays import ArrayWriter, pieces
 from twinspire.train.data.ranges import compact, concatenate_ranges, range_starts
 from twinspire.train.data.training_data import Histories
 from twinspire.train.models.encoders import TextBags
@@ -90,15 +91,19 @@ class PreparedHistories:
 
     def __init__(self, histories: Histories, known: Sequence[str], max_length: int) -> None:
         row_of = {item: FIRST_KNOWN + n for n, item in enumerate(known)}
-        rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int32)[histories.run]
-        is_known = rows != 0
-        self.run = rows[is_known]
+        rows = np.array([row_of.get(item, 0) for item in histories.ids], np.int32)
+        run = ArrayWriter(np.int32)
+        for piece in pieces(histories.run):
+            run.append(rows[piece][rows[piece] != 0])
+        self.run = run.finish()
         # Whole seconds of the events in `run`, as `TowerInputs` returns them.
         times = histories.times
-        self.run_times = None if times is None else np.floor(times[is_known]).astype(np.int64)
+        if times is not None:
+            times = np.floor(times[rows[histories.run] != 0]).astype(np.int64)
+        self.run_times = times
         self.begin, self.end = histories.read_from, histories.end
-        if not is_known.all():
-            kept = compact(np.concatenate([[0], np.cumsum(is_known)]))
+        if len(self.run) < len(histories.run):
+            kept = compact(np.concatenate([[0], np.cumsum(rows[histories.run] != 0)]))
             self.begin, self.end = kept[self.begin], kept[self.end]
         self.max_length = max_length
 
@@ -169,21 +174,23 @@ class PreparedInputs:
         hashing: WordHashing,
         encoded: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
-        given_features = getattr(schema, side)
-        features = {k: v for k, v in given_features.items() if k not in encoded}
-        texts = _texts(features, CODE_POINTS)
-        beside = _texts(given_features, BOTH)
-        histories = {k: v for k, v in features.items() if isinstance(v, HistoryFeature)}
-        others = (texts, histories)
-        rest = {k: v for k, v in features.items() if not any(k in each for each in others)}
-        self.texts = {name: hash_texts(values[name], text.longest, hashing) for name, text in texts.items()}
-        for name, text in beside.items():
-            self.texts[f"{name}{BESIDE}"] = hash_texts(values[name], text.longest, hashing)
+        self.texts: dict[str, HashedTexts] = {}
         self.histories: dict[str, PreparedHistories] = {}
-        for name, spec in histories.items():
-            raw = values[name]
-            assert isinstance(raw, Histories)
-            self.histories[name] = PreparedHistories(raw, schema.vocabularies[ITEM_VOCABULARY], spec.longest)
+        rest: dict[str, FeatureSpec] = {}
+        for name, spec in getattr(schema, side).items():
+            is_text = isinstance(spec, TextFeature)
+            if is_text and spec.input == BOTH:
+                self.texts[f"{name}{BESIDE}"] = hash_texts(values[name], spec.longest, hashing)
+            if name in encoded:
+                continue
+            if is_text and spec.input == CODE_POINTS:
+                self.texts[name] = hash_texts(values[name], spec.longest, hashing)
+            elif isinstance(spec, HistoryFeature):
+                histories, known = values[name], schema.vocabularies[ITEM_VOCABULARY]
+                assert isinstance(histories, Histories)
+                self.histories[name] = PreparedHistories(histories, known, spec.longest)
+            else:
+                rest[name] = spec
         given = TowerInputs(side, rest, schema.vocabularies, schema.folder).to_arrays(values)
         self.arrays: Arrays = {**given, **encoded}
         self.size = len(next(iter(values.values())))
@@ -217,8 +224,3 @@ class PreparedInputs:
             if corpus.run_times is not None:
                 inputs[f"{name}{TIMES}"] = corpus.times(index, spans)
         return inputs | {name: torch.from_numpy(a[index]) for name, a in self.arrays.items()}
-
-
-def _texts(features: Mapping[str, FeatureSpec], name: str) -> dict[str, TextFeature]:
-    """The text features with this input."""
-    return {k: v for k, v in features.items() if isinstance(v, TextFeature) and v.input == name}

@@ -24,9 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from twinspire.train.data.recency import DAY
-from twinspire.train.data.training_data import Times
+from twinspire.train.data.training_data import Rows, Times
 
-Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Form = Literal["change", "share"]
 FORMS: tuple[Form, ...] = get_args(Form)  # in the order of preference

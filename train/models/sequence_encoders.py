@@ -107,7 +107,10 @@ class PoolingEncoder(nn.Module):
     def forward(self, history: History) -> Tensor:
         """Rows (B, L) or windows of B records -> (B, H)."""
         if isinstance(history, Windows):
-            return history.pick(self._pool(history.rows, self._window_weights(history.rows.shape[1])))
+            place = torch.arange(history.rows.shape[1], device=self.age.device)
+            age = (place[:, None] - place).clamp(min=0)
+            weights = self.age.flip(0)[age].exp().tril()  # (C, C), 0 for later positions
+            return history.pick(self._pool(history.rows, weights))
         weights = self.age[-history.shape[1] :].exp()[None]  # (1, L)
         return self._pool(history, weights).squeeze(1)
 
@@ -120,12 +123,6 @@ class PoolingEncoder(nn.Module):
         if not self.mean:
             return total
         return total / weighted.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-
-    def _window_weights(self, width: int) -> Tensor:
-        """(C, C): the weights that each position gives to the positions up to it; 0 for later ones."""
-        place = torch.arange(width, device=self.age.device)
-        age = (place[:, None] - place).clamp(min=0)
-        return self.age.flip(0)[age].exp().tril()
 
 
 class TransformerBlock(nn.Module):

@@ -3,7 +3,7 @@
     architecture = architecture_of(experiment.tower)
     towers = architecture.build(schema)                                   before any data
     queries = architecture.prepare(schema, "query", data.queries)      once, before training
-    architecture.initialize(towers, InitializationData(schema, data, (queries, items), seed))
+    architecture.initialize(towers, schema, data, (queries, items), seed)
     architecture.fit_unseen(towers, items, data.counts())    after training
 
 Each `[tower] kind` is the `ARCHITECTURE` of a module of that name in `train/models/architectures/`: it says
@@ -14,7 +14,6 @@ import importlib
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -37,12 +36,11 @@ from twinspire.train.config.history_towers import HistoryTower
 from twinspire.train.config.towers import TowerConfig
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.encoders import CategoryEncoder, HashedTextEncoder, NumberEncoder
-from twinspire.train.models.heads import Head, ItemDotHead, QueryDotHead
 from twinspire.train.models.placement import Place, as_given
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder, item_table
 from twinspire.train.models.text_hashing import WordHashing
-from twinspire.train.models.towers import ContentFallback, Tower
+from twinspire.train.models.towers import ContentFallback, Head, ItemDotHead, QueryDotHead, Tower
 
 Towers = tuple[Tower, Tower]
 Prepared = tuple[PreparedInputs, PreparedInputs]  # all queries, all items
@@ -55,29 +53,18 @@ def silent(line: str) -> None:
     """A `Report` that drops its lines."""
 
 
-@dataclass(frozen=True)
-class InitializationData:
-    """What `Architecture.initialize` computes the start values of towers from.
+class Architecture(ABC, Generic[Config]):
+    """One kind of towers.
 
     Args:
-        prepared: all queries and all items, as `Architecture.prepare` returned them.
         report: receives lines about the progress where that takes long.
+        place: moves tensors to the device where frozen encoders compute.
     """
-
-    schema: Schema
-    data: TrainingData
-    prepared: Prepared
-    seed: int
-    report: Report = silent
-
-
-class Architecture(ABC, Generic[Config]):
-    """One kind of towers."""
 
     ranks_untrained = False  # before the first step already; if so, a run measures the start as well
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, report: Report, place: Place[Any]) -> None:
+        self.config, self.report, self.place = config, report, place
 
     @abstractmethod
     def build(self, schema: Schema) -> Towers:
@@ -88,20 +75,11 @@ class Architecture(ABC, Generic[Config]):
         words, characters = getattr(self.config, "words", False), self.config.characters or ()
         return WordHashing(self.config.orders, words, self.config.buckets, characters)
 
-    def prepare(
-        self,
-        schema: Schema,
-        side: Side,
-        values: Mapping[str, Sequence[Any]],
-        report: Report = silent,
-        place: Place[Any] = as_given,
-    ) -> PreparedInputs:
-        """The inputs of all records of a side, as the towers read them in training.
+    def prepare(self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]]) -> PreparedInputs:
+        """The inputs of all records of a side, as the towers read them in training, in main memory.
 
         Args:
             values: feature name -> raw values of all records.
-            report: receives lines about the progress where that takes long.
-            place: moves tensors to the device where frozen encoders compute; the result is in main memory.
         """
         return PreparedInputs(schema, side, values, self.hashing())
 
@@ -122,11 +100,14 @@ class Architecture(ABC, Generic[Config]):
         """Whether the query tower encodes all positions of a history at little more cost than the last."""
         return False
 
-    def initialize(self, towers: Towers, given: InitializationData) -> None:
+    def initialize(
+        self, towers: Towers, schema: Schema, data: TrainingData, prepared: Prepared, seed: int
+    ) -> None:
         """Set start values from the training data, other than those of number encoders; by default none.
 
         Args:
             towers: what `build` returned.
+            prepared: all queries and all items, as `prepare` returned them.
         """
 
     def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
@@ -143,11 +124,13 @@ class Architecture(ABC, Generic[Config]):
         return False
 
 
-def architecture_of(config: TowerConfig) -> Architecture[Any]:
+def architecture_of(
+    config: TowerConfig, report: Report = silent, place: Place[Any] = as_given
+) -> Architecture[Any]:
     """The architecture of a `[tower]` section; towers are built of one in which every key is set."""
     complete = config.sequence() if isinstance(config, HistoryTower) else config
     module = importlib.import_module(f"twinspire.train.models.architectures.{complete.kind}")
-    found: Architecture[Any] = module.ARCHITECTURE(complete)
+    found: Architecture[Any] = module.ARCHITECTURE(complete, report, place)
     return found
 
 

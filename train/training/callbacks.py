@@ -101,16 +101,19 @@ class RunCallbacks(Callbacks):
 
     def on_epoch_end(self, epoch: int, record: dict[str, float]) -> None:
         """Print one line for the epoch, and log its metrics; epoch 0 is the start."""
-        mlflow.log_metrics(_by_group(record), step=epoch)
+        prefix = "validation_"
+        validation = {name.removeprefix(prefix): each for name, each in record.items() if prefix in name}
+        others = {name: each for name, each in record.items() if prefix not in name}
+        shown = select_compared("validation", validation) | select_compared("train", others)
+        mlflow.log_metrics(shown, step=epoch)
         active = mlflow.active_run()
         if active is not None and self._losses:
             log_in_batches(active.info.run_id, self._losses)
             self._losses = []
         loss = f"loss {record['loss']:.4f}  " if "loss" in record else ""
-        shown = [*HEADLINE]
-        labels = [name for name in OF_LABELS if f"validation_{name}" in record]
-        shown = [*labels, *shown] if "log_loss" in labels else [*shown, *labels]
-        figures = "  ".join(f"{metric_label(each)} {record[f'validation_{each}']:.4f}" for each in shown)
+        labels = [name for name in OF_LABELS if name in validation]
+        names = [*labels, *HEADLINE] if "log_loss" in labels else [*HEADLINE, *labels]
+        figures = "  ".join(f"{metric_label(each)} {validation[each]:.4f}" for each in names)
         speed = f"  {record['pairs_per_s']:,.0f} pairs/s" if "pairs_per_s" in record else ""
         name = f"epoch {epoch}" if epoch else "start  "
         self.print_line(f"{name}  {loss}validation {figures}{speed}")
@@ -128,13 +131,3 @@ class RunCallbacks(Callbacks):
     def on_best(self, trainer: Trainer) -> None:
         """Save the best towers so far."""
         save_towers(self.folder / BEST_TOWERS, trainer.towers)
-
-
-def _by_group(record: dict[str, float]) -> dict[str, float]:
-    """The record of an epoch by its names in MLflow."""
-    prefix = "validation_"
-    validation = {
-        name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)
-    }
-    others = {name: value for name, value in record.items() if not name.startswith(prefix)}
-    return select_compared("validation", validation) | select_compared("train", others)

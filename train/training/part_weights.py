@@ -29,12 +29,11 @@ from torch import Tensor
 
 from twinspire.train.evaluation.exact_search import mask_seen
 from twinspire.train.evaluation.intervals import Clusters, clusters_of, within_standard_error
-from twinspire.train.metrics import CUTOFFS, ndcg, per_query
+from twinspire.train.metrics import CUTOFFS, Floats, ndcg, per_query
 from twinspire.train.models.towers import Mixture, Part, Tower
 from twinspire.train.training.trainer import Trainer
 
 Rows = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Curve = Mapping[float, npt.NDArray[np.float64]]  # weight -> a metric of each user
 
 # Of a part's scores, once they and the others have the same standard deviation. Infinity, the part alone, is
@@ -74,14 +73,6 @@ def part_of(tower: Tower, part: Part) -> Mixture:
     return found
 
 
-def remove_part(trainer: Trainer, part: Part) -> None:
-    """Take the coordinates of a part away from both towers."""
-    for tower in trainer.towers:
-        tower.remove(part)
-    trainer.clear_cached_vectors()
-    trainer.item_vectors()  # which fits the radius of the inner product
-
-
 @dataclass(frozen=True)
 class ChosenPart:
     """What validation has chosen for a part of the towers' coordinates.
@@ -118,8 +109,11 @@ class ChosenPart:
         """
         if self.weight:
             PartWeighting(trainer, self.part).apply(self.weight, self.unit)
-        else:
-            remove_part(trainer, self.part)
+            return
+        for tower in trainer.towers:
+            tower.remove(self.part)
+        trainer.clear_cached_vectors()
+        trainer.item_vectors()  # which fits the radius of the inner product
 
     def line(self) -> str:
         """The choice in words."""

@@ -24,7 +24,7 @@ from twinspire.train.evaluation.lexical_choice import has_texts
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import RUN_STATE, load_run, start_alike
-from twinspire.train.training.device import TrainingProcess
+from twinspire.train.training.process import TrainingProcess
 from twinspire.train.training.run_metrics import select_compared
 from twinspire.train.training.trained_model import Model, model_and_trainer
 from twinspire.train.training.trainer import Trainer
@@ -58,7 +58,13 @@ def refit(
     """
     experiment = first.experiment
     if has_texts(experiment, trained.data):
-        _log_vectors(folder, trained)
+        # The exporter chooses the weight of BM25 on validation with these vectors.
+        queries, _ = trained.data.parts["validation"].by_query()
+        vectors = (trained.item_vectors(), trained.query_vectors(queries))
+        with tempfile.TemporaryDirectory(dir=folder) as files:
+            for name, each in zip(_VECTORS, vectors, strict=True):
+                np.save(Path(files, name), each.cpu().numpy())
+            mlflow.log_artifacts(files, BEFORE)
     epochs = trained.state.best_epoch
     text = f"training anew on training and validation pairs together, {epochs} epochs"
     console.print(text, highlight=False, soft_wrap=True)
@@ -80,16 +86,6 @@ def refit(
     trainer.clear_cached_vectors()
     trainer.item_vectors()  # which fits the radius of the inner product
     return model, trainer
-
-
-def _log_vectors(folder: Path, trained: Trainer) -> None:
-    """Keep the vectors with which the exporter chooses the weight of BM25 on validation."""
-    queries, _ = trained.data.parts["validation"].by_query()
-    vectors = (trained.item_vectors(), trained.query_vectors(queries))
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        for name, each in zip(_VECTORS, vectors, strict=True):
-            np.save(Path(place, name), each.cpu().numpy())
-        mlflow.log_artifacts(place, BEFORE)
 
 
 def vectors_before_refit(run: Run) -> tuple[Vectors, Vectors]:

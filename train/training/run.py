@@ -29,10 +29,9 @@ from twinspire.protos.mlflow_keys import PRETRAINED_MODEL
 from twinspire.train.config import Experiment
 from twinspire.train.data.contents import contents
 from twinspire.train.data.dataset import Dataset
-from twinspire.train.data.training_data import training_data_of
+from twinspire.train.data.training_data import TrainingData, training_data_of
 from twinspire.train.evaluation.baselines import baselines, left_out
 from twinspire.train.evaluation.intervals import Interval, clusters_of, drawn_in
-from twinspire.train.evaluation.labelled_metrics import Bin
 from twinspire.train.evaluation.quality_page import PAGE, quality_page
 from twinspire.train.evaluation.ranking import BaselineFitter, FittedBaseline, Ranker, selection_metric
 from twinspire.train.evaluation.report import (
@@ -48,6 +47,7 @@ from twinspire.train.models.defaults import Chosen, from_data
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Report, architecture_of, silent
 from twinspire.train.paths import CACHE
+from twinspire.train.training.additions import add_as_chosen, add_recent_popularity, mix
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import (
     BEST_TOWERS,
@@ -58,11 +58,9 @@ from twinspire.train.training.checkpoint import (
     save_towers,
     start_alike,
 )
-from twinspire.train.training.device import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.labelled_pairs import LabelledPairs
-from twinspire.train.training.mixture import mix, mix_as
 from twinspire.train.training.part_weights import ChosenPart
-from twinspire.train.training.recent_popularity import add_as_chosen, add_recent_popularity
+from twinspire.train.training.process import TrainingProcess, memory_advice, start_process
 from twinspire.train.training.refit import REFIT, refit
 from twinspire.train.training.run_metrics import log_all, select_compared
 from twinspire.train.training.tracking import (
@@ -110,7 +108,7 @@ def fit(
         to_resume: the command that does so, for the texts that say how to go on.
         process: this one, alone or as rank 0 of several, whose number is not a part of the run's key; the
             others call `follow`. If None, it is set up to train alone.
-        start: a run with whose towers the new ones begin; see `train/models/warm_start.py`.
+        start: a run with whose towers the new ones begin; see `trained_model.py`.
 
     Returns:
         The finished run, and whether it is one of before, whose inputs were the same.
@@ -149,7 +147,8 @@ def fit(
             process.failing_once(),
         ):
             # Not parameters: a resumed run may have others.
-            mlflow.set_tags({"ranks": process.count, **process.describe()})
+            device = {"device": str(process.device), "device.name": process.device_name}
+            mlflow.set_tags({"ranks": process.count, **device})
             if start_id:
                 mlflow.set_tag(START, start_id)
             trained = None if start is None else load_model(start)
@@ -346,7 +345,7 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     With `[training] refit`, other towers take their place before test is read.
     """
     data, experiment = trainer.data, model.experiment
-    judged = _JudgedQueries(model, trainer)
+    judged = _judged_ranker(model, trainer)
     metrics, start = _start_metrics(folder, trainer, judged)
     load_towers(folder / BEST_TOWERS, trainer.towers)
     trainer.clear_cached_vectors()
@@ -355,20 +354,18 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
         changed = architecture.fit_unseen(trainer.towers, trainer.items, data.counts())
     labelled, state = LabelledPairs(trainer), trainer.state
     validated, rankers = _choose_on_validation(experiment, trainer, labelled, console)
-    mixed, recent = validated.mixed, validated.recent
     if experiment.training.refit:
         rankers = {}  # their item-item weights are freed for those of the refit
         model, trainer = refit(folder, model, trainer, console, process)
         changed, data, labelled = True, trainer.data, LabelledPairs(trainer)
         fitter = BaselineFitter(experiment, data, choices=validated.choices)
         with console.status("a linear model and recent popularity beside the new towers"):
-            mix_as(trainer, fitter, mixed)
-            add_as_chosen(trainer, recent)
+            add_as_chosen(trainer, fitter, validated.added.values())
         rankers = baselines(experiment, data, console, fitter)
-        judged = _JudgedQueries(model, trainer)
+        judged = _judged_ranker(model, trainer)
         _log_description(model)  # there may be more ids
     stored = folder / BEST_TOWERS
-    if changed or validated.calibrated or mixed is not None or recent is not None:
+    if changed or validated.calibrated or validated.added:
         # The towers of the best epoch stay: a run that is interrupted from here on begins with them again.
         stored = folder / FINISHED / BEST_TOWERS
         stored.parent.mkdir(exist_ok=True)
@@ -376,33 +373,28 @@ def _finish(folder: Path, model: Model, trainer: Trainer, console: Console, proc
     with console.status("test evaluation, baselines beside it"):
         metrics |= _on_test(experiment, trainer, rankers)
         metrics |= labelled.metrics(experiment)
-        on_judged = judged.metrics(rankers, start, validated.choices, console)
+        on_judged = _on_judged(experiment, data, judged, rankers, start, validated.choices, console)
     log_choices(validated.choices)  # after the judged queries, which may add some
     settings = {name: dict(each.settings) for name, each in rankers.items()} | labelled.settings
     chosen = flattened({"baselines": settings}) | flattened({"calibration": validated.calibrated})
     mlflow.log_params(chosen | flattened({"evaluation": drawn_in(data, "test")}))
     best, beside, selection = state.best_epoch, validated.beside, experiment.training.selection
     on_validation = {f"{name}_{selection}": value for name, value in beside.items()}
-    for name, part in (("mixture", mixed), ("recent_popularity", recent)):
-        if part is not None:
-            mlflow.log_params(flattened({name: part.parameters()}))
-            on_validation |= part.metrics()
+    for name, part in validated.added.items():
+        mlflow.log_params(flattened({name: part.parameters()}))
+        on_validation |= part.metrics()
     _log_metrics(folder.name, state, on_validation, metrics, on_judged)
     losses = {epoch: record["loss"] for epoch, record in enumerate(state.history) if "loss" in record}
     doubts = worse_than_baselines(validated.leads, beside, selection, clusters_of(data, "validation"))
     log_warnings([*run_warnings(experiment, data, metrics, best, losses), *doubts])
     mlflow.log_artifact(str(stored), ARTIFACTS)
     if labelled.reliability:
-        _log_reliability(labelled.reliability, experiment.name, folder)
+        from twinspire.train import plots  # matplotlib's import takes a third of a second
+
+        diagram = plots.reliability_diagram(labelled.reliability, experiment.name)
+        mlflow.log_artifact(str(plots.save(diagram, folder / "reliability.png")), "plots")
     for name in (RUN_STATE, BEST_TOWERS, START_TOWERS, f"{FINISHED}/{BEST_TOWERS}", f"{REFIT}/{RUN_STATE}"):
         (folder / name).unlink(missing_ok=True)
-
-
-def _log_reliability(bins: Mapping[str, list[Bin]], name: str, folder: Path) -> None:
-    # Matplotlib's import takes a third of a second.
-    from twinspire.train.plots import reliability_diagram, save
-
-    mlflow.log_artifact(str(save(reliability_diagram(bins, name), folder / "reliability.png")), "plots")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -412,16 +404,15 @@ class _Validated:
     Args:
         calibrated: what the calibration of predicted probabilities has chosen; empty if there is none.
         choices: of the linear model and the baselines, by name.
-        mixed: the linear model beside the towers, if they have coordinates for one.
-        recent: recent popularity, likewise.
+        added: by name what stands beside the towers, if they have coordinates for it: the linear model,
+            `mixture`, and `recent_popularity`.
         beside: the metric that selects the epoch, of each baseline.
         leads: that of the towers less that of each baseline; empty if it is one of labels.
     """
 
     calibrated: dict[str, Any]
     choices: dict[str, Any]
-    mixed: ChosenPart | None
-    recent: ChosenPart | None
+    added: dict[str, ChosenPart]
     beside: dict[str, float]
     leads: dict[str, Interval]
 
@@ -429,8 +420,8 @@ class _Validated:
 def _choose_on_validation(
     experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
 ) -> tuple[_Validated, dict[str, FittedBaseline]]:
-    """Calibrate predicted probabilities, add other models to the towers (`mixture.py`,
-    `recent_popularity.py`), and fit the baselines.
+    """Calibrate predicted probabilities, add other models to the towers (`additions.py`), and
+    fit the baselines.
 
     Validation chooses for all of them.
 
@@ -439,74 +430,64 @@ def _choose_on_validation(
     """
     with console.status("calibration"):
         calibrated = labelled.calibrate()
-    fitter = BaselineFitter(experiment, trainer.data)
+    fitter, added = BaselineFitter(experiment, trainer.data), dict[str, ChosenPart]()
     with console.status("a linear model beside the towers") as status:
         fitter.say = lambda text: status.update(f"a linear model beside the towers: {escape(text)}")
         mixed = mix(trainer, fitter)
     if mixed is not None:
+        added["mixture"] = mixed
         _print(console, mixed.line())
     with console.status("recent popularity beside the towers"):
         recent = add_recent_popularity(trainer, selection_metric(experiment))
     if recent is not None:
+        added["recent_popularity"] = recent
         _print(console, recent.line())
     rankers = baselines(experiment, trainer.data, console, fitter)
     with console.status("towers and baselines on validation"):
-        on_labels = labelled.baselines_on_validation(experiment)
-        beside, leads = baselines_on_validation(experiment, trainer, rankers, on_labels)
-    return _Validated(calibrated, fitter.choices, mixed, recent, beside, leads), rankers
+        beside, leads = baselines_on_validation(experiment, trainer, rankers, labelled)
+    return _Validated(calibrated, fitter.choices, added, beside, leads), rankers
 
 
-class _JudgedQueries:
-    """The judged queries, if there are any, answered over the served items."""
+def _judged_ranker(model: Model, trainer: Trainer) -> Ranker:
+    """Ranks the served items for judged queries, by the towers as they are when it is called."""
+    items: PreparedInputs | None = None
+    if trainer.data.serves_other_texts:
+        architecture = architecture_of(model.experiment.tower, place=trainer.process.place)
+        items = architecture.prepare(model.schema, "item", trainer.data.as_served().items)
+    return lambda queries: trainer.rank(queries, items)
 
-    def __init__(self, model: Model, trainer: Trainer) -> None:
-        self._experiment, self._trainer = model.experiment, trainer
-        self._items: PreparedInputs | None = None
-        if trainer.data.serves_other_texts:
-            items = trainer.data.as_served().items
-            architecture, place = architecture_of(model.experiment.tower), trainer.process.place
-            self._items = architecture.prepare(model.schema, "item", items, place=place)
 
-    def answers(self) -> dict[str, Ranker]:
-        """`""` -> the answers of the current towers; empty without judged queries."""
-        trainer, judged = self._trainer, self._trainer.data.judged
-        if judged is None:
-            return {}
-        ranker: Ranker = trainer.rank
-        if self._items is not None:
-            ranker = trainer.ranking_over(self._items, trainer.data.seen)
-        found = ranker(judged.query)
-        return {"": lambda _: found}
+def _on_judged(
+    experiment: Experiment,
+    data: TrainingData,
+    rank: Ranker,
+    rankers: Mapping[str, FittedBaseline],
+    start: Mapping[str, Ranker],
+    choices: dict[str, Any],
+    console: Console,
+) -> dict[str, float]:
+    """Metrics of the current towers, of their start, and of the baselines, without their prefix.
 
-    def metrics(
-        self,
-        rankers: Mapping[str, FittedBaseline],
-        start: Mapping[str, Ranker],
-        choices: dict[str, Any],
-        console: Console,
-    ) -> dict[str, float]:
-        """Metrics of the current towers, of their start, and of the baselines, without their prefix.
-
-        Args:
-            rankers: the baselines over the values of the items in training and evaluation.
-            start: `answers` of the towers before the first step, empty if those do not rank.
-            choices: made for the baselines, by name; others are added.
-        """
-        if self._trainer.data.judged is None:
-            return {}
-        data = self._trainer.data.as_served()
-        if data is not self._trainer.data:
-            fitter = BaselineFitter(self._experiment, data, choices=choices)
-            rankers = baselines(self._experiment, data, console, fitter)
-        others: dict[str, Ranker] = {**rankers, **({"start": start[""]} if start else {})}
-        found = evaluate_judged(data, self.answers()[""], others)
-        return {name.removeprefix(JUDGED): value for name, value in found.items()}
+    Args:
+        rank: as of `_judged_ranker`.
+        rankers: the baselines over the values of the items in training and evaluation.
+        start: as of `_start_metrics`.
+        choices: made for the baselines, by name; others are added.
+    """
+    if data.judged is None:
+        return {}
+    served = data.as_served()
+    if served is not data:
+        fitter = BaselineFitter(experiment, served, choices=choices)
+        rankers = baselines(experiment, served, console, fitter)
+    found = evaluate_judged(served, rank, {**rankers, **start})
+    return {name.removeprefix(JUDGED): value for name, value in found.items()}
 
 
 def _start_metrics(
-    folder: Path, trainer: Trainer, judged: _JudgedQueries
+    folder: Path, trainer: Trainer, judged: Ranker
 ) -> tuple[dict[str, float], dict[str, Ranker]]:
-    """The towers before the first step: metrics on the test part, and answers to the judged queries.
+    """The towers before the first step, `start`: metrics on the test part, and answers to the judged queries.
 
     Both are empty if those towers do not rank.
     """
@@ -516,7 +497,8 @@ def _start_metrics(
     trainer.clear_cached_vectors()
     found = evaluate_ranking(trainer.data, "test", trainer.rank)
     named = {f"start_{name}": value for name, value in found.items() if name != "queries"}
-    return named, judged.answers()
+    queries = trainer.data.judged
+    return named, {} if queries is None else {"start": known(judged(queries.query))}
 
 
 def _on_test(

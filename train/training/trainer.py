@@ -23,20 +23,18 @@ from torch import Tensor
 from twinspire.protos.errors import DataError
 from twinspire.train.config.losses import LossConfig
 from twinspire.train.config.training import TrainingConfig
-from twinspire.train.data.batches import Batch, HistoryBatches, batch_count, batches
-from twinspire.train.data.training_data import Pairs, TrainingData
+from twinspire.train.data.batches import Batch, batch_count, batches
+from twinspire.train.data.history_batches import HistoryBatches
+from twinspire.train.data.training_data import Pairs, Rows, TrainingData
 from twinspire.train.evaluation.exact_search import encode, search
 from twinspire.train.evaluation.report import evaluate_labels
-from twinspire.train.losses.kinds import build_objective
+from twinspire.train.losses.objectives import build_objective
 from twinspire.train.metrics import OF_LABELS, as_higher_is_better, mean, per_query
-from twinspire.train.models.heads import paired_products, route
 from twinspire.train.models.optimiser import adam, exchange_average, set_learning_rate, update_average
-from twinspire.train.models.placement import products
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Towers
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
-
-Rows = npt.NDArray[np.int64]
+from twinspire.train.models.towers import paired_products, products, route
+from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess
 
 
 class Interrupted(Exception):
@@ -217,7 +215,7 @@ class Trainer:
         report_loss = callbacks.on_epoch_start(
             state.epoch, self._steps, state.step, len(state.losses) - state.step
         )
-        for batch in itertools.islice(drawn, state.step, None):
+        for batch in drawn:
             self._train_on(batch)
             state.epoch_seconds = time.perf_counter() - begun
             report_loss(state.losses[-1])
@@ -234,28 +232,21 @@ class Trainer:
         if self.config.average_epochs:
             update_average(self.optimiser, self.config.average_epochs * self._steps, len(state.losses))
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """In this block the towers have averaged weights, where the configuration asks for an average."""
-        self._exchange_average()
-        try:
-            yield
-        finally:
-            self._exchange_average()
-
     def _exchange_average(self) -> None:
+        """Put averaged weights in the place of the towers or back, where the configuration asks for them."""
         if self.config.average_epochs:
             exchange_average(self.optimiser)
             self.clear_cached_vectors()
 
     def _batches(self) -> tuple[int, Iterable[Batch]]:
-        """The number of batches of the current epoch, and the batches."""
+        """The number of batches of the current epoch, and those that are not done."""
         seed = (self.config.seed, self.state.epoch)
         if self.history_batches is not None:
             drawn = self.history_batches.draw(seed)
-            return len(drawn), drawn
+            return len(drawn), drawn.after(self.state.step)
         count, size = len(self.pairs), self.config.batch_size
-        return batch_count(count, size), batches(count, self.pairs.query, size, seed)
+        every = batches(count, self.pairs.query, size, seed)
+        return batch_count(count, size), itertools.islice(every, self.state.step, None)
 
     def _step(self, batch: Batch) -> float:
         query_tower, item_tower = self.towers
@@ -287,8 +278,11 @@ class Trainer:
 
     def _end_epoch(self, callbacks: Callbacks, epoch: int) -> None:
         """Evaluate; only then the epoch counts as finished, so that a resumed run evaluates again."""
-        with self._averaged():
+        self._exchange_average()
+        try:
             self._evaluate_epoch(callbacks, epoch)
+        finally:
+            self._exchange_average()
         self.state.step, self.state.epoch_seconds = 0, 0.0
         self._checkpoint(callbacks)
 
@@ -302,10 +296,14 @@ class Trainer:
         state.epoch = epoch
         state.history.append(record)
         callbacks.on_epoch_end(state.epoch, record)
-        metric = record.get(f"validation_{self.config.selection}")
+        selection = self.config.selection
+        metric = record.get(f"validation_{selection}")
         if metric is None:  # only those of labels can be missing
-            raise DataError(self._no_selection(record))
-        metric = as_higher_is_better(self.config.selection, metric)
+            why = "validation pairs are all positive or all not"
+            if "validation_auc" in record:
+                why = "these towers predict no probability"
+            raise DataError(f'training.selection = "{selection}", but {why}')
+        metric = as_higher_is_better(selection, metric)
         if self._is_best(metric, record["validation_ndcg_at_10"]):
             state.best, state.best_ndcg = metric, record["validation_ndcg_at_10"]
             state.best_epoch = state.epoch
@@ -320,12 +318,6 @@ class Trainer:
             "epoch_s": state.epoch_seconds,
             "pairs_per_s": len(self.pairs) / state.epoch_seconds,
         }
-
-    def _no_selection(self, record: dict[str, float]) -> str:
-        selection = f'training.selection = "{self.config.selection}"'
-        if "validation_auc" in record:
-            return f"{selection}, but these towers predict no probability"
-        return f"{selection}, but validation pairs are all positive or all not"
 
     def _is_best(self, metric: float, ndcg: float) -> bool:
         """Whether an epoch replaces the one that is kept, and remember the highest metric.
@@ -350,21 +342,16 @@ class Trainer:
         score = self.towers[0].head.score()
         return found | evaluate_labels(self.data, part, self.inner_products, score, draws=0)
 
-    def rank(self, queries: Rows) -> Rows:
-        """The best items of some queries, (Q, K) item rows, -1 where fewer than K are left."""
-        items = self.item_vectors()  # first, because it sets the radius of an inner product
-        return search(self.query_vectors(queries), items, seen=self.data.seen(queries))
-
-    def ranking_over(
-        self, items: PreparedInputs, seen: Callable[[Rows], list[Rows]]
-    ) -> Callable[[Rows], Rows]:
-        """A ranking of other values of the items, such as the texts that are served.
+    def rank(self, queries: Rows, items: PreparedInputs | None = None) -> Rows:
+        """The best items of some queries, (Q, K) item rows, -1 where fewer than K are left.
 
         Args:
-            seen: the items to leave out of the answers to some queries.
+            items: other values of the items, such as the texts that are served.
         """
-        vectors = encode(self.towers[1], items, place=self.process.place)
-        return lambda queries: search(self.query_vectors(queries), vectors, seen=seen(queries))
+        place = self.process.place
+        # Before the queries, because `item_vectors` sets the radius of an inner product.
+        vectors = self.item_vectors() if items is None else encode(self.towers[1], items, place=place)
+        return search(self.query_vectors(queries), vectors, seen=self.data.seen(queries))
 
     def inner_products(self, pairs: Pairs) -> npt.NDArray[np.float32]:
         """(P,): the inner product of each pair's vectors; of a query of several, the largest."""
@@ -380,7 +367,8 @@ class Trainer:
         Sets the radius of an inner product to fit the longest item.
         """
         if self._item_vectors is None:
-            self._item_vectors = self.towers[1].head.fit_to_catalogue(self._vectors(1))
+            vectors = self.process.encode_all(self.towers[1], self.items)
+            self._item_vectors = self.towers[1].head.fit_to_catalogue(vectors)
         return self._item_vectors
 
     def clear_cached_vectors(self) -> None:
@@ -389,18 +377,11 @@ class Trainer:
 
     def query_vectors(self, queries: Rows | None = None) -> Tensor:
         """Vectors (Q, D) of some queries, or of all, by the current query tower."""
-        return self._vectors(0, queries)
-
-    def _vectors(self, side: int, rows: Rows | None = None) -> Tensor:
-        """Vectors of records of the queries, 0, or items, 1; each process encodes a share of them."""
-        return self.process.encode_all(self.towers[side], (self.queries, self.items)[side], rows)
+        return self.process.encode_all(self.towers[0], self.queries, queries)
 
     def _mined(self) -> Rows | None:
         """Hard negatives of the current epoch; each process mines for a share of the pairs."""
         share = (self.process.rank, self.process.count)
-        mined = self.objective.mine(self._all_vectors, (self.config.seed, self.state.epoch), share)
+        seed = (self.config.seed, self.state.epoch)
+        mined = self.objective.mine(lambda: (self.query_vectors(), self.item_vectors()), seed, share)
         return None if mined is None else self.process.sum(mined)
-
-    def _all_vectors(self) -> tuple[Tensor, Tensor]:
-        """Vectors of all queries and of all items."""
-        return self.query_vectors(), self.item_vectors()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-import scipy.special
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
@@ -22,6 +21,7 @@ from twinspire.train.evaluation.intervals import (
 from twinspire.train.evaluation.labelled_metrics import HIGHEST, pair_losses
 from twinspire.train.evaluation.ranking import FittedBaseline
 from twinspire.train.metrics import OF_LABELS, per_query
+from twinspire.train.training.labelled_pairs import LabelledPairs
 from twinspire.train.training.trainer import Trainer
 
 FILE = "validation.npz"
@@ -31,19 +31,18 @@ def baselines_on_validation(
     experiment: Experiment,
     trainer: Trainer,
     rankers: Mapping[str, FittedBaseline],
-    labelled: dict[str, float],
+    labelled: LabelledPairs,
 ) -> tuple[dict[str, float], dict[str, Interval]]:
     """Of each baseline the metric that selects the epoch, and that of the towers less it; logs the towers'.
 
-    If it is a metric of labels, these are `labelled` and nothing.
+    If it is a metric of labels, these are those of `labelled` and nothing.
     """
     selection, data = experiment.training.selection, trainer.data
     if selection in OF_LABELS:
         pairs = data.parts["validation"]
-        logits = trainer.inner_products(pairs).astype(np.float64) + trainer.towers[0].head.score().bias
-        losses = pair_losses(pairs.is_positive, np.asarray(scipy.special.expit(logits)))
+        losses = pair_losses(pairs.is_positive, labelled.probabilities("validation"))
         _log(-losses, pair_clusters_of(data, "validation"))
-        return labelled, {}
+        return labelled.baselines_on_validation(experiment), {}
     queries, relevant = data.parts["validation"].by_query()
     own = per_query(trainer.rank(queries), relevant)[selection]
     clusters = clusters_of(data, "validation")

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,15 @@ from twinspire.train.config.data import SplitConfig
 from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower, ClicksTower
+from twinspire.train.data import dataset as dataset_module
+from twinspire.train.data import long_arrays, training_data
 from twinspire.train.data.cleaning import Derived
+from twinspire.train.data.contents import contents
 from twinspire.train.data.dataset import Dataset, prepare
 from twinspire.train.data.sources.events import EventsData
 from twinspire.train.data.sources.files import FilesData
-from twinspire.train.data.training_data import training_data_of
+from twinspire.train.data.training_data import Positives, training_data_of
+from twinspire.train.models.collaborative import interaction_matrix
 
 DATA = EventsData(
     "events",
@@ -84,7 +88,7 @@ def test_the_history_is_stored_beside_the_pairs(made: Callable[..., Dataset]) ->
     columns = ["month", "item_row", "weight", "label", "group", "time", "session", "position", "user_start"]
     assert data.pairs.columns == [*columns, "part", "begin", "end", "negative_begin", "negative_end"]
     assert data.history is not None
-    assert data.history.dtype == np.int64
+    assert data.history.dtype == np.int32
     assert len(data.history) == data.pairs.height == 550
     assert data.report["users"] == 30
     assert data.report["users_by_part"] == {"train": 30, "validation": 30, "test": 30}
@@ -138,6 +142,58 @@ def test_the_files_have_no_keys_of_users(made: Callable[..., Dataset], base: Pat
     for path in data.folder.glob("*.parquet"):
         for column in pl.read_parquet(path).select(pl.selectors.string()):
             assert not column.is_in(users.implode()).any(), (path.name, column.name)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_data_that_are_read_in_ranges_are_those_that_are_read_at_once(
+    made: Callable[..., Dataset], split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = replace(EXPERIMENT, split=SPLITS[split])
+    dataset = made(experiment)
+    whole, lines = training_data_of(dataset, experiment.query, experiment.item), contents(dataset, experiment)
+    monkeypatch.setattr(dataset_module, "RANGE", 25)
+    monkeypatch.setattr(long_arrays, "LARGE", 100)
+    monkeypatch.setattr(long_arrays, "PIECE", 7)
+    assert len([*dataset.ranges("part")]) > 10
+    again = dataset_module.load(dataset.folder)
+    pieces = training_data_of(again, experiment.query, experiment.item)
+    assert contents(again, experiment) == lines
+    assert whole.histories is not None and pieces.histories is not None
+    for name in ("run", "begin", "end", "steps"):
+        np.testing.assert_array_equal(getattr(pieces.histories, name), getattr(whole.histories, name))
+    np.testing.assert_array_equal(pieces.moments, whole.moments)
+    assert (pieces.query_count, pieces.queries["month"]) == (whole.query_count, whole.queries["month"])
+    assert pieces.counts().tolist() == whole.counts().tolist()
+    for part, pairs in whole.parts.items():
+        for each in fields(pairs):
+            np.testing.assert_array_equal(getattr(pieces.parts[part], each.name), getattr(pairs, each.name))
+    for data in (whole, pieces):
+        place, item = Positives.of(data.parts["train"], data.query_count).of_queries(
+            np.arange(data.query_count)
+        )
+        train = data.parts["train"]
+        assert {*zip(place.tolist(), item.tolist(), strict=True)} == {
+            *zip(train.query.tolist(), train.item.tolist(), strict=True)
+        }
+
+
+def test_of_many_users_some_are_tested_and_read_by_baselines(
+    made: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = made()
+    every = training_data_of(dataset, EXPERIMENT.query, EXPERIMENT.item)
+    users = interaction_matrix(every).shape[0]
+    monkeypatch.setattr(training_data, "MOST_TESTED", 10)
+    monkeypatch.setattr(training_data, "MOST_READ", 200)
+    some = training_data_of(dataset, EXPERIMENT.query, EXPERIMENT.item)
+    for part, most in (("test", 10), ("validation", 10), ("train", 200)):
+        pairs, whole = some.some_pairs if part == "train" else some.parts[part], every.parts[part]
+        assert most / 2 < len(pairs) < most * 1.5 < len(whole)
+        assert pairs.user is not None and whole.user is not None
+        of_users = np.isin(whole.user, pairs.user)  # all pairs of each user that is drawn
+        np.testing.assert_array_equal(whole.where(of_users).query, pairs.query)
+    assert len(some.parts["train"]) == len(every.parts["train"])
+    assert interaction_matrix(some).shape[0] < users
 
 
 @pytest.mark.parametrize("split", ["last", "time"])

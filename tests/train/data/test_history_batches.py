@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.people import histories_of, ids_of, random_people
-from twinspire.train.data.batches import Batch, HistoryBatches
+from twinspire.train.data import history_batches
+from twinspire.train.data.batches import Batch
+from twinspire.train.data.history_batches import HistoryBatches
 from twinspire.train.data.training_data import Histories, Pairs
 from twinspire.train.models.prepared_inputs import PreparedHistories
 
@@ -58,6 +60,43 @@ def test_every_pair_occurs_once_in_an_epoch(
         assert len(batch.pairs) >= 2  # one pair has no negatives
         np.testing.assert_array_equal(batch.queries[batch.query], pairs.query[batch.pairs])
         np.testing.assert_array_equal(np.unique(batch.query), np.arange(len(batch.queries)))
+
+
+@given(PEOPLE, st.integers(2, 9), st.integers(1, 20), st.booleans(), st.integers(0, 5))
+def test_blocks_of_users_hold_each_pair_once_but_for_a_last_one(
+    people: list[list[int]], size: int, block: int, shared: bool, seed: int
+) -> None:
+    histories = histories_of(people, ITEMS)
+    pairs, corpus = pairs_of(histories), PreparedHistories(histories, ids_of(ITEMS), 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history_batches, "BLOCK", block)
+        made = HistoryBatches(pairs, corpus, size, shared)
+        drawn = made.draw((0, seed))
+        found = [*drawn]
+    assert len(drawn) == len(found)
+    assert sorted(np.concatenate([batch.pairs for batch in found])) == list(range(len(pairs)))
+    begins = [set(histories.begin[batch.queries].tolist()) for batch in found]
+    cuts = {histories.begin[cut] for cut in made._cuts[1:-1]}
+    for cut in cuts:  # a batch is of one block
+        assert all(max(each) < cut or min(each) >= cut for each in begins)
+    for done in range(len(found) + 1):
+        rest = [batch.pairs.tolist() for batch in drawn.after(done)]
+        assert rest == [batch.pairs.tolist() for batch in found[done:]]
+    whole = HistoryBatches(pairs, corpus, size, shared).draw((0, seed))
+    if not cuts:
+        assert [each.pairs.tolist() for each in whole] == [each.pairs.tolist() for each in found]
+
+
+def test_an_epoch_takes_blocks_of_users_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_batches, "BLOCK", 100)
+    histories = histories_of(random_people(80, 30, longest=25), 30)
+    plan = HistoryBatches(pairs_of(histories), PreparedHistories(histories, ids_of(30), 6), 32, shared=True)
+    orders = {
+        tuple(dict.fromkeys(int(np.searchsorted(plan._cuts, each.pairs[0], "right")) for each in drawn))
+        for drawn in (plan.draw((0, epoch)) for epoch in range(3))
+    }
+    assert len(plan._cuts) > 5
+    assert len(orders) == 3
 
 
 @given(PEOPLE, st.integers(1, 5), st.integers(2, 12), st.integers(0, 5))

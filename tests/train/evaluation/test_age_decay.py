@@ -11,7 +11,8 @@ from tests.train.evaluation.test_history_baselines import fitter, timed
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.recency import DAY
 from twinspire.train.evaluation import ranking
-from twinspire.train.evaluation.baselines import ease_recency, itemknn, slist
+from twinspire.train.evaluation.baselines import ease, itemknn, slist
+from twinspire.train.evaluation.ranking import Baseline
 from twinspire.train.metrics import per_query
 from twinspire.train.models.collaborative import history_matrix
 
@@ -29,9 +30,17 @@ def test_a_history_weighs_an_item_less_by_the_age_of_its_event() -> None:
     assert history_matrix(unknown, np.array([4]), ages=2.0).toarray()[0].tolist() == [1, 1, 1, 1, 0]
 
 
-@pytest.mark.parametrize("module", [slist, itemknn, ease_recency])
+@pytest.mark.parametrize(
+    ("baseline", "weights"),
+    [
+        (slist.BASELINE, slist.weights),
+        (itemknn.BASELINE, itemknn.weights),
+        (ease.RECENCY, ease.recency_weights),
+    ],
+    ids=["slist", "itemknn", "ease"],
+)
 def test_validation_chooses_a_decay_by_age_where_the_towers_may_read_ages(
-    module: Any, monkeypatch: pytest.MonkeyPatch
+    baseline: Baseline, weights: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The items of today count, one as six of them, some by chance; those of a month ago do not."""
     draw, groups, size = np.random.default_rng(0), 5, 12
@@ -51,10 +60,10 @@ def test_validation_chooses_a_decay_by_age_where_the_towers_may_read_ages(
     training = TrainingConfig(selection="ndcg_at_10")
     monkeypatch.setattr(ranking, "FEW_USERS", 0)  # what is best on validation is taken
     without, shared = fitter(bare, training=training), fitter(aged, training=training)
-    by_step, by_age = module.BASELINE.fit(without), module.BASELINE.fit(shared)
+    by_step, by_age = baseline.fit(without), baseline.fit(shared)
     assert "ages" not in by_step.settings
     assert by_age.settings["ages"] > 0
-    assert module.weights(shared)[1] == module.weights(without)[1]  # towers mix it in by steps alone
+    assert weights(shared)[1] == weights(without)[1]  # towers mix it in by steps alone
     queries, relevant = aged.parts["validation"].by_query()
     quality = [per_query(each(queries), relevant)["ndcg_at_10"].mean() for each in (by_step, by_age)]
     assert quality[1] > quality[0] + 0.03

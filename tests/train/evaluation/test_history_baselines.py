@@ -26,7 +26,6 @@ from twinspire.train.evaluation.baselines import (
     BASELINES,
     baselines,
     ease,
-    ease_recency,
     ease_recent,
     itemknn,
     left_out,
@@ -214,8 +213,8 @@ def test_a_query_that_a_linear_model_knows_nothing_of_gets_popular_items() -> No
     assert data.counts().tolist() == [0, 2, 0, 5, 9, 6, 0]
     shared, without = fitter(data), np.array([0])
     assert data.histories is not None and not len(data.histories.rows(0))
-    for module in (ease, ease_recency, slist, itemknn):
-        assert module.BASELINE.fit(shared)(without).tolist() == [[4, 5, 3, 1, 0, 2, 6]], module
+    for each in (ease.BASELINE, ease.RECENCY, slist.BASELINE, itemknn.BASELINE):
+        assert each.fit(shared)(without).tolist() == [[4, 5, 3, 1, 0, 2, 6]], each.name
 
 
 @pytest.fixture
@@ -324,7 +323,7 @@ def test_where_purchases_repeat_an_item_counts_for_itself() -> None:
         assert found[name].settings["own"] > 0
         assert quality[name] > quality["ease"] + 0.1
     once = fitter(data_of_people(random_people(60, ITEMS), ITEMS))
-    assert ease_recency.weights(once)[1].own == 0
+    assert ease.recency_weights(once)[1].own == 0
 
 
 def test_large_data_are_tuned_on_their_popular_items(data: TrainingData) -> None:
@@ -367,7 +366,7 @@ def test_lambda_and_decay_of_ease_are_the_best_of_those_near(data: TrainingData)
         return float(tuning.quality(summed(data, weights, decay)).mean())
 
     assert quality(chosen) == max(quality(chosen * factor) for factor in (3, 1, 1 / 3))
-    found = ease_recency.BASELINE.fit(shared).settings
+    found = ease.RECENCY.fit(shared).settings
     assert found["decay"] < 1  # the next item follows the last
     assert quality(chosen, found["decay"]) > quality(chosen)
 

@@ -10,8 +10,7 @@ import scipy.special
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.evaluation.label_baselines import label_baselines
-from twinspire.train.evaluation.label_means import SMOOTHINGS, item_means, item_shares
+from twinspire.train.evaluation.label_baselines import SMOOTHINGS, item_means, item_shares, label_baselines
 from twinspire.train.paths import CONFIGS
 
 ITEMS = 30

@@ -11,10 +11,13 @@ from tests.helpers.stdlib import experiment_at
 from twinspire.train.config import Experiment
 from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.data.training_data import TrainingData, training_data_of
-from twinspire.train.evaluation import label_neighbours
-from twinspire.train.evaluation.label_baselines import label_baselines
-from twinspire.train.evaluation.label_means import item_shares, user_item
-from twinspire.train.evaluation.label_neighbours import ResidualNeighbours
+from twinspire.train.evaluation import label_baselines as module
+from twinspire.train.evaluation.label_baselines import (
+    ResidualNeighbours,
+    item_shares,
+    label_baselines,
+    user_item,
+)
 from twinspire.train.evaluation.labelled_metrics import pair_losses
 
 READ, TASTES = 5, 4
@@ -67,7 +70,7 @@ def test_the_sums_are_those_of_a_loop_over_the_events_before_each_pair(
     made: tuple[Experiment, TrainingData], events: str, neighbours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment, data = made
-    monkeypatch.setattr(label_neighbours, "_BLOCK", 7)
+    monkeypatch.setattr(module, "_BLOCK", 7)
     base = user_item(experiment.query, data)
     shares, smoothing = item_shares(data, base.settings["item_smoothing"]), base.settings["smoothing"]
     similar = cosines(data, shares, smoothing)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from twinspire.train.evaluation.calibration import calibrate
 from twinspire.train.evaluation.intervals import Clusters
 from twinspire.train.evaluation.labelled_metrics import Auc, calibration_error, compare, reliability
+from twinspire.train.training.labelled_pairs import calibrate
 
 
 def drawn(count: int = 4000) -> tuple[np.ndarray, np.ndarray]:

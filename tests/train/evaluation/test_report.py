@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from tests.helpers.people import data_of_people
 from twinspire.protos.bundle import Score
 from twinspire.train.data.training_data import Judged, Pairs, TrainingData
-from twinspire.train.evaluation.label_means import SMOOTHINGS, item_means
+from twinspire.train.evaluation.label_baselines import SMOOTHINGS, item_means
 from twinspire.train.evaluation.report import (
     evaluate_cold_items,
     evaluate_judged,

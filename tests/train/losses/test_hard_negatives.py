@@ -10,8 +10,8 @@ from tests.helpers.people import data_of_people, random_people
 from tests.train.losses.test_objective import pairs_of
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.data.training_data import Positives
-from twinspire.train.losses.kinds import build_objective
-from twinspire.train.losses.objective import mine_hard_negatives
+from twinspire.train.losses.hard_negatives import mine_hard_negatives
+from twinspire.train.losses.objectives import build_objective
 
 QUERIES, ITEMS = 12, 20
 PAIRS = st.lists(st.tuples(st.integers(0, QUERIES - 1), st.integers(0, ITEMS - 1)), min_size=2, max_size=40)
@@ -62,8 +62,8 @@ def test_the_nearest_are_mined_and_drawn_evenly() -> None:
 
 
 def test_many_pairs_are_mined_in_parts_of_the_items_and_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twinspire.train.losses.objective._BLOCK", 4)
-    monkeypatch.setattr("twinspire.train.losses.objective._FEWEST", 2)
+    monkeypatch.setattr("twinspire.train.losses.hard_negatives._BLOCK", 4)
+    monkeypatch.setattr("twinspire.train.losses.hard_negatives._FEWEST", 2)
     pairs = pairs_of([(n % QUERIES, n % ITEMS) for n in range(60)])
     queries, items, positives = unit(QUERIES, 0), unit(ITEMS, 1), Positives.of(pairs, QUERIES)
     scores = (queries @ items.T).numpy()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from twinspire.train.losses.kinds import labelled_bce
+from twinspire.train.losses.objectives import labelled_bce
 
 LOGITS = [0.9, -0.4, 2.0]
 LABELS = [1.0, 0.0, -1.0]  # a data set's negatives may be 0 or below

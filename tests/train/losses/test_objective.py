@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.helpers.people import data_of_people, random_people
 from twinspire.protos.errors import DataError
 from twinspire.train.config.losses import Bce, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
-from twinspire.train.data.batches import Batch, HistoryBatches, batches
+from twinspire.train.data.batches import Batch, batches
+from twinspire.train.data.history_batches import HistoryBatches
 from twinspire.train.data.training_data import Pairs, Positives, TrainingData
-from twinspire.train.losses.kinds import build_objective, draw_negatives
-from twinspire.train.losses.objective import Candidates, Objective
+from twinspire.train.losses.objectives import Candidates, Objective, build_objective, draw_negatives
 from twinspire.train.models.prepared_inputs import PreparedHistories
 
 ITEMS = 15

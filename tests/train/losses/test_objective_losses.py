@@ -19,8 +19,7 @@ from tests.train.losses.test_objective import (
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.data.batches import batches
 from twinspire.train.data.training_data import TrainingData
-from twinspire.train.losses.kinds import build_objective, mixed_log_q
-from twinspire.train.losses.objective import Objective
+from twinspire.train.losses.objectives import Objective, build_objective, mixed_log_q
 
 
 @pytest.mark.parametrize("uniform", [0, 5])

@@ -16,10 +16,10 @@ import torch
 
 from tests.helpers.people import data_of_people, histories_of, ids_of
 from twinspire.train.config.losses import Correction, InBatchSoftmax, SampledSoftmax
-from twinspire.train.data.batches import Batch, HistoryBatches
+from twinspire.train.data.batches import Batch
+from twinspire.train.data.history_batches import HistoryBatches
 from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.losses.kinds import build_objective, mixed_log_q
-from twinspire.train.losses.objective import Candidates, Objective
+from twinspire.train.losses.objectives import Candidates, Objective, build_objective, mixed_log_q
 from twinspire.train.models.defaults import SAMPLED
 from twinspire.train.models.prepared_inputs import PreparedHistories
 

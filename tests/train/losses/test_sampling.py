@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from twinspire.train.losses.kinds import mixed_log_q
+from twinspire.train.losses.objectives import mixed_log_q
 
 SHARE = np.array([0.4, 0.25, 0.15, 0.1, 0.06, 0.04, 0.0])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from twinspire.train.losses.kinds import full_softmax, in_batch_softmax, sampled_softmax
+from twinspire.train.losses.objectives import full_softmax, in_batch_softmax, sampled_softmax
 
 SCORES = [[0.9, 0.1, -0.3, 0.5], [0.2, 0.4, 0.8, 0.1], [-0.5, 0.3, 0.6, 0.7]]
 POSITIVE = [0, 2, 1]  # column of each query's own item; column 3 is a hard negative

@@ -7,7 +7,7 @@ import torch
 from twinspire.protos.features import Schema, TextFeature
 from twinspire.train.config.towers import BagTower
 from twinspire.train.models import encoders
-from twinspire.train.models.alignment import AlignmentTask, align
+from twinspire.train.models.architectures.transformer import AlignmentTask, align
 from twinspire.train.models.encoders import HashedTextEncoder
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of

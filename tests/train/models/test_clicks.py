@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.helpers.click_logs import CLICKS_TOML, write_clicks
 from tests.helpers.stdlib import completed, experiment_at
-from twinspire.train.evaluation.label_means import item_shares
+from twinspire.train.evaluation.label_baselines import item_shares
 from twinspire.train.models.architectures.clicks import (
     ITEM_SMOOTHING,
     USER_FACTOR,
@@ -21,7 +21,7 @@ from twinspire.train.models.architectures.clicks import (
     ItemCoordinates,
     QueryCoordinates,
 )
-from twinspire.train.models.heads import CosineHead
+from twinspire.train.models.towers import CosineHead
 from twinspire.train.training.trained_model import build_model
 from twinspire.train.training.trainer import Trainer
 

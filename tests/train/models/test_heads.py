@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from twinspire.train.models.heads import CosineHead, ItemDotHead, LogisticHead, QueryDotHead
+from twinspire.train.models.towers import CosineHead, ItemDotHead, LogisticHead, QueryDotHead
 
 RADII = pytest.mark.parametrize("radius", [0.05, 1.0, 37.0])
 

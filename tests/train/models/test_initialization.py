@@ -22,7 +22,6 @@ from twinspire.train.config.towers import BagTower
 from twinspire.train.evaluation.exact_search import encode
 from twinspire.train.models.encoders import HashedTextEncoder, NumberEncoder
 from twinspire.train.models.initialization import (
-    build_schema,
     fit_number_encoders,
     initialize_tfidf,
     inverse_document_frequency,
@@ -30,6 +29,7 @@ from twinspire.train.models.initialization import (
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.models.towers import Tower
+from twinspire.train.training.trained_model import build_schema
 
 TEXT = TextFeature("text", "text")
 SCHEMA = Schema({"text": TEXT}, {"text": TEXT})

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from twinspire.train.models.architectures.comirec import InterestsEncoder
-from twinspire.train.models.heads import (
+from twinspire.train.models.sequence_encoders import item_table
+from twinspire.train.models.towers import (
     InterestsHead,
     QueryDotHead,
     largest_products,
     paired_products,
+    products,
     route,
 )
-from twinspire.train.models.placement import products
-from twinspire.train.models.sequence_encoders import item_table
 
 K, D = 3, 4
 

@@ -19,10 +19,9 @@ from twinspire.protos.features import (
 )
 from twinspire.train.config.history_towers import ComirecTower, SequenceTower
 from twinspire.train.config.towers import BagTower, DssmTower, TowerConfig
-from twinspire.train.models.heads import ItemDotHead, QueryDotHead, largest_products
 from twinspire.train.models.sequence_encoders import PoolingEncoder
 from twinspire.train.models.tower_factory import architecture_of
-from twinspire.train.models.towers import Tower
+from twinspire.train.models.towers import ItemDotHead, QueryDotHead, Tower, largest_products
 
 TEXT = TextFeature("text", "t", max_length=40)
 HISTORY = HistoryFeature("history", max_length=5)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from tests.train.models.test_ages import towers, trainer
 from twinspire.protos.cli import Terminated
+from twinspire.train.data.history_batches import DrawnBatches
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.tracking import tracked_run
 from twinspire.train.training.trainer import Interrupted
@@ -74,10 +75,13 @@ def test_steps_are_numbered_on_where_epochs_have_different_numbers_of_them(
     trained = trainer(towers())
     drawn = trained.history_batches
     assert drawn is not None
-    all_batches = list(drawn.draw((0, 0)))
-    assert len(all_batches) > 1
-    monkeypatch.setattr(drawn, "draw", lambda seed: all_batches * 2 if seed[1] == 0 else all_batches[1:])
+    every = drawn.draw((0, 0))
+    count = len(every)
+    assert count > 1
+    windows, make = drawn._drawn(0, (0, 0))
+    twice, fewer = ([*windows, *windows], make), (windows[1:], make)
+    monkeypatch.setattr(drawn, "draw", lambda seed: DrawnBatches([lambda: twice if seed[1] == 0 else fewer]))
     with tracked_run("books", "fit", "a") as run_id, RunCallbacks(tmp_path, console).watching() as callbacks:
         trained.fit(callbacks)
     steps = mlflow.MlflowClient().get_metric_history(run_id, "train/step_loss")
-    assert [point.step for point in steps] == list(range(1, 3 * len(all_batches)))
+    assert [point.step for point in steps] == list(range(1, 3 * count))

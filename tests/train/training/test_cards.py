@@ -21,7 +21,7 @@ from tests.train.training.test_emulated_device import (
 from tests.train.training.test_ranks import CASES, of_people
 from tests.train.training.test_trainer import Watcher
 from twinspire.train.training.checkpoint import load_run
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
+from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess
 from twinspire.train.training.trainer import Interrupted
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")

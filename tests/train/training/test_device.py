@@ -27,12 +27,7 @@ from twinspire.train.config.training import Device
 from twinspire.train.models.encoders import TextBags
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.paths import ROOT
-from twinspire.train.training.device import (
-    SINGLE_PROCESS,
-    TrainingProcess,
-    choose_device,
-    start_process,
-)
+from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess, choose_device, start_process
 from twinspire.train.training.run import _fingerprint, fit
 
 ELSEWHERE = TrainingProcess(torch.device("meta"))  # a device that stores no values
@@ -129,8 +124,7 @@ def test_no_other_module_of_training_chooses_device_threads_or_rank() -> None:
         for path in (ROOT / "train").rglob("*.py")
         if chooses.search(path.read_text())
     }
-    of_ranks = {f"train/training/{name}.py" for name in ("ranks", "split_tables")}
-    assert found == {"train/training/device.py", *of_ranks}
+    assert found == {f"train/training/{name}.py" for name in ("process", "split_tables")}
 
 
 def cards(monkeypatch: pytest.MonkeyPatch, count: int, metal: bool = False) -> None:

@@ -32,12 +32,12 @@ from twinspire.train.data.training_data import Pairs
 from twinspire.train.models import initialization
 from twinspire.train.models.architectures import transformer
 from twinspire.train.models.encoders import HashedTextEncoder
-from twinspire.train.models.pretrained import vectors
+from twinspire.train.models.pretrained import encoder
 from twinspire.train.models.sequence_encoders import IdEncoder, PoolingEncoder
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training import run as training
 from twinspire.train.training.checkpoint import load_run
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess, memory_advice
+from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess, memory_advice
 from twinspire.train.training.run_metrics import metrics_of
 from twinspire.train.training.trained_model import load_model
 from twinspire.train.training.trainer import Interrupted, Trainer
@@ -376,9 +376,9 @@ def test_a_pretrained_encoder_computes_there(
     keys: dict[str, Any], stdlib: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pretrained.write_experiment(tmp_path, stdlib, "mini-experiment", **keys)
-    monkeypatch.setattr(vectors, "FOLDER", tmp_path / "vectors")
+    monkeypatch.setattr(encoder, "FOLDER", tmp_path / "vectors")
 
-    for module in (transformer, vectors):  # transformers itself uses the device that stands for a card here
+    for module in (transformer, encoder):  # transformers itself uses the device that stands for a card here
         monkeypatch.setattr(module, "load_encoder", outside(module.load_encoder))
 
     def made(process: TrainingProcess) -> Trainer:

@@ -19,12 +19,11 @@ from twinspire.protos.bundle import Score
 from twinspire.train.config import read_experiment
 from twinspire.train.config.baselines import BaselinesConfig
 from twinspire.train.data.training_data import Pairs
-from twinspire.train.evaluation.calibration import Calibration
-from twinspire.train.models.heads import LogisticHead
+from twinspire.train.models.towers import LogisticHead
 from twinspire.train.paths import CONFIGS
 from twinspire.train.training import labelled_pairs
 from twinspire.train.training import run as training
-from twinspire.train.training.labelled_pairs import LabelledPairs
+from twinspire.train.training.labelled_pairs import Calibration, LabelledPairs
 from twinspire.train.training.trained_model import load_model
 
 

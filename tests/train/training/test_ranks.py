@@ -24,13 +24,12 @@ from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data.training_data import Pairs, TrainingData
 from twinspire.train.evaluation import exact_search
 from twinspire.train.evaluation.exact_search import BLOCK
-from twinspire.train.losses.objective import mine_hard_negatives
+from twinspire.train.losses.hard_negatives import mine_hard_negatives
 from twinspire.train.models import encoders
 from twinspire.train.models.encoders import ROWS_FROM, HashedTextEncoder
 from twinspire.train.models.tower_factory import architecture_of
 from twinspire.train.training.checkpoint import load_run, start_alike
-from twinspire.train.training.device import SINGLE_PROCESS, TrainingProcess
-from twinspire.train.training.ranks import Rank, joined
+from twinspire.train.training.process import SINGLE_PROCESS, Rank, TrainingProcess, joined
 from twinspire.train.training.trainer import Interrupted, Trainer
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(LONGEST + 60)]
@@ -239,7 +238,7 @@ class VectorsOfTheBest(Watcher):
     def on_best(self, trainer: Trainer) -> None:
         super().on_best(trainer)
         many = np.resize(np.arange(len(trainer.queries)), 3 * BLOCK + 5)
-        self.vectors = trainer._vectors(0, many)
+        self.vectors = trainer.query_vectors(many)
 
 
 def check_averages(process: Rank, rows_from: str) -> None:
@@ -273,7 +272,11 @@ def check_shares(process: Rank) -> None:
     one, two = of_people(IN_BATCH), of_people(IN_BATCH, process=process)
     many = np.resize(np.arange(len(one.queries)), 3 * BLOCK + 5)  # two blocks for each rank
     for side, rows in ((0, many), (1, np.array([3, 1, 2]))):
-        assert torch.equal(two._vectors(side, rows), one._vectors(side, rows))
+        ours, theirs = (
+            each.process.encode_all(each.towers[side], (each.queries, each.items)[side], rows)
+            for each in (two, one)
+        )
+        assert torch.equal(ours, theirs)
     assert process.sum(np.array([process.rank, 1])).tolist() == [1, 2]
 
 
@@ -343,9 +346,9 @@ def test_two_ranks_start_train_and_stop_as_one_process_does(check: Callable[[Ran
 
 
 def test_shares_of_mining_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("twinspire.train.losses.objective._BLOCK", 4)
+    monkeypatch.setattr("twinspire.train.losses.hard_negatives._BLOCK", 4)
     trainer = of_texts(replace(IN_BATCH, hard_negatives=2, mine_from=5))
-    queries, items = trainer._all_vectors()
+    queries, items = trainer.query_vectors(), trainer.item_vectors()
     objective = trainer.objective
 
     def mined(rank: int, count: int) -> Any:
@@ -418,6 +421,6 @@ def test_an_error_of_a_rank_says_what_to_do(
 ) -> None:
     for name, value in {**COMPLETE, "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("twinspire.train.training.ranks._join_group", lambda *_: None)
+    monkeypatch.setattr("twinspire.train.training.process._join_group", lambda *_: None)
     with pytest.raises(Unavailable, match=said), joined(TrainingConfig(threads=1), "again"):
         raise error

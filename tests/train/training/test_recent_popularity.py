@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.helpers.people import both_sides, data_of_people, schema_of_people
+from tests.train.evaluation.test_history_baselines import fitter
 from tests.train.evaluation.test_history_baselines import timed as with_times
 from twinspire.protos.features import Schema, TimeFeature
 from twinspire.train.config.history_towers import SequenceTower
@@ -21,12 +22,8 @@ from twinspire.train.data.recency import DAY
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.recent_popularity import EventsByPeriod
 from twinspire.train.models.tower_factory import architecture_of
+from twinspire.train.training.additions import HALF_LIVES, add_as_chosen, add_recent_popularity
 from twinspire.train.training.checkpoint import load_towers, save_towers
-from twinspire.train.training.recent_popularity import (
-    HALF_LIVES,
-    add_as_chosen,
-    add_recent_popularity,
-)
 from twinspire.train.training.trainer import Trainer
 
 ITEMS, PEOPLE, EVENTS = 30, 200, 6
@@ -97,7 +94,7 @@ def test_where_recency_carries_the_ranking_the_share_itself_is_taken_and_may_out
     trainer, by_change = untrained(hits), untrained(hits)
     found = add_recent_popularity(trainer, "ndcg_at_10")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twinspire.train.training.recent_popularity.FORMS", ("change",))
+        patch.setattr("twinspire.train.training.additions.FORMS", ("change",))
         add_recent_popularity(by_change, "ndcg_at_10")
     assert found is not None
     assert found.parameters()["form"] == "share"
@@ -159,7 +156,7 @@ def test_other_towers_get_what_was_chosen(fashions: TrainingData) -> None:
     first, second = untrained(fashions), untrained(fashions)
     found = add_recent_popularity(first, "ndcg_at_10")
     assert found is not None
-    add_as_chosen(second, replace(found, weight=0.7 * found.weight))
+    add_as_chosen(second, fitter(fashions), [replace(found, weight=0.7 * found.weight)])
     plain = scores(untrained(fashions))
     torch.testing.assert_close(scores(second) - plain, 0.7 * (scores(first) - plain), atol=1e-3, rtol=1e-3)
 

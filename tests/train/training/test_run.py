@@ -48,7 +48,7 @@ from twinspire.train.paths import ROOT
 from twinspire.train.training import run as training
 from twinspire.train.training import trained_model
 from twinspire.train.training.checkpoint import RUN_STATE
-from twinspire.train.training.device import start_process
+from twinspire.train.training.process import start_process
 from twinspire.train.training.run import choices_of, fit
 from twinspire.train.training.tracking import (
     CHOICES,

@@ -14,7 +14,6 @@ from twinspire.train.config import Experiment
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.evaluation.baselines import (
     ease,
-    ease_recency,
     ease_recent,
     itemknn,
     query_popularity,
@@ -50,7 +49,7 @@ BASELINES = (
     itemknn.BASELINE,
     slist.BASELINE,
     ease.BASELINE,
-    ease_recency.BASELINE,
+    ease.RECENCY,
     ease_recent.BASELINE,
 )
 LABELS = {

@@ -5,21 +5,29 @@ would need the eigenvectors, whose computation takes as long as a dozen of the i
 
 Of a larger catalogue the items with most events are read, and all others have the score 0. Items with equal
 scores are in the order of popularity.
+
+With recency weights a history weighs an event less with each later step, by a factor, and by age. EASE gives
+an item no weight for itself; where users take items again, it then gets one, the same for all items. It and
+the factor are chosen on validation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from twinspire.train.evaluation.ranking import (
+    DECAYS,
     TUNED_ITEMS,
     Baseline,
     BaselineFitter,
     FittedBaseline,
     Scorer,
     has_histories,
+    item_baseline,
+    own_range,
     rank_by,
     summed,
+    usual_own,
 )
 from twinspire.train.models import collaborative
 from twinspire.train.models.collaborative import ItemWeights, ease_of_gram, gram_matrix, interaction_matrix
@@ -74,3 +82,37 @@ def _fit(fitter: BaselineFitter) -> FittedBaseline:
 
 
 BASELINE = Baseline("ease", "EASE", has_histories, _fit, "histories")
+
+
+@dataclass(frozen=True)
+class RecencySettings:
+    """What is chosen on validation.
+
+    Args:
+        decay: factor on an event for each later step of the history.
+        own: weight of an item for itself; 0 where users take no item again.
+    """
+
+    decay: float = 0.9
+    own: float = 0.0
+
+
+def recency_weights(fitter: BaselineFitter) -> tuple[ItemWeights, RecencySettings]:
+    """The weights over the items with most events, and what was chosen for them."""
+    settings = fitter.choose("EASE, recency weights", RecencySettings, _choose_recency)
+    return replace(weights(fitter), own=settings.own), settings
+
+
+def _choose_recency(fitter: BaselineFitter) -> RecencySettings:
+    tuning, found = fitter.tuning(), weights(fitter)
+
+    def scorer(settings: RecencySettings) -> Scorer:
+        return summed(tuning.data, replace(found, own=settings.own), settings.decay)
+
+    ranges = [*own_range(tuning.data), ("decay", DECAYS)]
+    return tuning.search(RecencySettings(own=usual_own(tuning.data)), ranges, scorer)
+
+
+RECENCY = item_baseline(
+    "ease_recency", "EASE, recency weights", recency_weights, lambda each, chosen: named(each) | vars(chosen)
+)

@@ -23,15 +23,13 @@ from twinspire.protos.features import CategoryFeature, FeatureSpec, TextFeature
 from twinspire.protos.lexical import ANALYZERS, runs_of
 from twinspire.train.config import Experiment
 from twinspire.train.data.recency import WHOLE, WINDOWS, RecentShares
-from twinspire.train.data.training_data import TrainingData
-from twinspire.train.evaluation.baselines import ease, ease_recency
+from twinspire.train.data.training_data import Floats, Rows, TrainingData
+from twinspire.train.evaluation.baselines import ease
 from twinspire.train.evaluation.ranking import (
     DECAYS,
     Baseline,
     BaselineFitter,
     FittedBaseline,
-    Floats,
-    Rows,
     Scorer,
     has_times,
     rank_by,
@@ -150,7 +148,7 @@ class ContentScores:
     """The scores by some settings."""
 
     def __init__(self, fitter: BaselineFitter) -> None:
-        self._data, self._ease = fitter.data, ease_recency.weights(fitter)[0]
+        self._data, self._ease = fitter.data, ease.recency_weights(fitter)[0]
         self._shares = RecentShares(fitter.data)
         self.has_contents = _has_contents(fitter.experiment, fitter.data)
         if self.has_contents:
@@ -175,7 +173,7 @@ class ContentScores:
 
 def _fit(fitter: BaselineFitter) -> FittedBaseline:
     settings = fitter.choose("EASE, content, recency", RecentSettings, _choose)
-    before = ease_recency.weights(fitter)[1]
+    before = ease.recency_weights(fitter)[1]
     named = ease.named(fitter) | vars(settings) | {"own": before.own, "days": settings.days or "all"}
     return FittedBaseline(rank_by(fitter.data, ContentScores(fitter).scorer(settings)), named)
 
@@ -184,7 +182,7 @@ def _choose(fitter: BaselineFitter) -> RecentSettings:
     # Over all items: those of a tuning with fewer have no contents.
     tuning, scores = fitter.tuning(), ContentScores(fitter)
     ranges = [("days", WINDOWS), ("power", POWERS), ("decay", DECAYS)]
-    start = RecentSettings(ease_recency.weights(fitter)[1].decay)
+    start = RecentSettings(ease.recency_weights(fitter)[1].decay)
     if not scores.has_contents:
         return tuning.search(replace(start, content=0.0), ranges, scores.scorer)
     return tuning.search(start, [("content", CONTENTS), *ranges], scores.scorer)

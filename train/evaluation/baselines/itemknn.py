@@ -1,17 +1,17 @@
 """Item-kNN: cosines to the most similar items, summed over the history (Sarwar et al. 2001).
 
-An event weighs less with each later step of the history, by a factor, and by age (`age_decay.py`).
+An event weighs less with each later step of the history, by a factor, and by age (`ranking.py`).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from twinspire.train.evaluation.age_decay import item_baseline
 from twinspire.train.evaluation.ranking import (
     DECAYS,
     BaselineFitter,
     Scorer,
+    item_baseline,
     own_range,
     summed,
     usual_own,

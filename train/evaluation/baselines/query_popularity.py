@@ -23,12 +23,12 @@ import scipy.sparse
 
 from twinspire.protos.lexical import WeightingName
 from twinspire.train.config import Experiment
-from twinspire.train.data.training_data import TrainingData
+from twinspire.train.data.training_data import Rows, TrainingData
 from twinspire.train.evaluation.intervals import clusters_of, within_standard_error
 from twinspire.train.evaluation.lexical_choice import TUNED_ON, fitted, has_texts
 from twinspire.train.evaluation.lexical_model import best_of_rows
 from twinspire.train.evaluation.query_groups import repeated_share
-from twinspire.train.evaluation.ranking import Baseline, BaselineFitter, FittedBaseline, Rows
+from twinspire.train.evaluation.ranking import Baseline, BaselineFitter, FittedBaseline
 from twinspire.train.metrics import CUTOFFS, per_query
 
 FALLBACKS: tuple[WeightingName, ...] = ("bm25", "tfidf")

@@ -1,12 +1,11 @@
 """The items with most training pairs in the last days before a query; chosen on validation."""
 
 from twinspire.train.data.recency import WHOLE, WINDOWS, Floats, RecentShares
-from twinspire.train.data.training_data import TrainingData
+from twinspire.train.data.training_data import Rows, TrainingData
 from twinspire.train.evaluation.ranking import (
     Baseline,
     BaselineFitter,
     FittedBaseline,
-    Rows,
     Scorer,
     has_times,
     rank_by,

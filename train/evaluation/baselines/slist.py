@@ -6,7 +6,7 @@ exp(-distance / tau) in steps from the border (SLIT). A step is a session where 
 an event. The weights are (A + lambda I)^-1 C with A = alpha X'X + (1 - alpha) S'S and C = alpha X'X +
 (1 - alpha) S'T. The paper's weights of whole sessions by their date are left out: a history here spans all
 dates of a user. A query's history is weighted by a factor for each later step, and by age
-(`age_decay.py`).
+(`ranking.py`).
 
 alpha, tau, lambda and the factor are chosen on validation, one after the other, until none changes.
 
@@ -22,15 +22,13 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from twinspire.train.data.training_data import Pairs, TrainingData
-from twinspire.train.evaluation.age_decay import item_baseline
+from twinspire.train.data.training_data import Floats, Pairs, Rows, TrainingData
 from twinspire.train.evaluation.ranking import (
     DECAYS,
     TUNED_ITEMS,
     BaselineFitter,
-    Floats,
-    Rows,
     Scorer,
+    item_baseline,
 )
 from twinspire.train.models.collaborative import (
     ItemWeights,
@@ -103,7 +101,7 @@ def transitions(data: TrainingData, tau: float) -> tuple[scipy.sparse.csr_matrix
     Args:
         tau: an item d steps from the nearest step of its side weighs exp(-d / tau).
     """
-    pairs = data.parts["train"].positive()
+    pairs = data.some_pairs
     histories = data.histories
     assert histories is not None
     # The events of one step have the same history, whose end tells the steps of a user apart.

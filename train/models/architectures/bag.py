@@ -5,18 +5,18 @@ from torch import nn
 
 from twinspire.protos.features import Schema, Side
 from twinspire.train.config.towers import BagTower
+from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.encoders import HashedTextEncoder
-from twinspire.train.models.heads import CosineHead
 from twinspire.train.models.initialization import initialize_tfidf
 from twinspire.train.models.tower_factory import (
     Architecture,
-    InitializationData,
+    Prepared,
     Towers,
     feature_encoders,
     shared_item_table,
     text_and_id_factories,
 )
-from twinspire.train.models.towers import Residual, Tower
+from twinspire.train.models.towers import CosineHead, Residual, Tower
 
 
 class BagArchitecture(Architecture[BagTower]):
@@ -44,9 +44,11 @@ class BagArchitecture(Architecture[BagTower]):
         deep = Residual(config.dimension, hidden) if hidden else nn.Identity()
         return Tower(feature_encoders(schema, side, config.dimension, factories), deep, CosineHead())
 
-    def initialize(self, towers: Towers, given: InitializationData) -> None:
+    def initialize(
+        self, towers: Towers, schema: Schema, data: TrainingData, prepared: Prepared, seed: int
+    ) -> None:
         """Start as projected TF-IDF."""
-        initialize_tfidf(towers, given.prepared[1], self.config.latent, given.seed)
+        initialize_tfidf(towers, prepared[1], self.config.latent, seed)
 
 
 ARCHITECTURE = BagArchitecture

@@ -23,19 +23,19 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.train.config.towers import ClicksTower
+from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.encoders import HashedTextEncoder, touched
-from twinspire.train.models.heads import Head, ItemDotHead, LogisticHead
 from twinspire.train.models.placement import to_device_of
 from twinspire.train.models.sequence_encoders import IdEncoder
 from twinspire.train.models.tower_factory import (
     Architecture,
     EncoderFactories,
-    InitializationData,
+    Prepared,
     Towers,
     feature_encoder,
     shared_item_table,
 )
-from twinspire.train.models.towers import Bias, Inputs, Residual, Tower
+from twinspire.train.models.towers import Bias, Head, Inputs, ItemDotHead, LogisticHead, Residual, Tower
 
 USUAL_SHRINKAGE = 3.0  # start value, in items
 SCALE = 0.01  # of embeddings at the start
@@ -177,15 +177,16 @@ class ClicksArchitecture(Architecture[ClicksTower]):
             config.crosses,
         )
 
-    def initialize(self, towers: Towers, given: InitializationData) -> None:
+    def initialize(
+        self, towers: Towers, schema: Schema, data: TrainingData, prepared: Prepared, seed: int
+    ) -> None:
         """Start as user and item means of the training labels.
 
         These are biases that the towers have: the log-odds of an item's shrunk share of positives, less those
         of all pairs, is the bias of its id. With histories of both kinds, an event's label less the share of
-        its item is the bias of the item there (the formula is that of `train/evaluation/label_means.py`).
+        its item is the bias of the item there (the formula is that of `train/evaluation/label_baselines.py`).
         """
-        data, schema, (query, item) = given.data, given.schema, towers
-        pairs = data.parts["train"]
+        (query, item), pairs = towers, data.parts["train"]
         if pairs.label is None or not isinstance(query.head, LogisticHead):
             return
         rate = pairs.is_positive.mean().clip(0.001, 0.999)
@@ -196,7 +197,7 @@ class ClicksArchitecture(Architecture[ClicksTower]):
         for name, encoder in item.encoders.items():
             if isinstance(encoder, IdEncoder):
                 biases[encoder.table] = scipy.special.logit(shares) - scipy.special.logit(rate)
-                rows = given.prepared[1].arrays[name][:, 0].astype(np.int64)
+                rows = prepared[1].arrays[name][:, 0].astype(np.int64)
         feedback = query.feedback if isinstance(query, ClickTower) else None
         with torch.no_grad():
             query.head.bias.fill_(float(scipy.special.logit(rate)))

@@ -12,7 +12,6 @@ from twinspire.protos.features import HistoryFeature, IdFeature, Schema
 from twinspire.train.config.history_towers import ComirecTower
 from twinspire.train.models.cold_start import fit_content_fallback
 from twinspire.train.models.encoders import touched
-from twinspire.train.models.heads import InterestsHead
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.sequence_encoders import History, IdEncoder, Windows, dropout
 from twinspire.train.models.tower_factory import (
@@ -26,7 +25,7 @@ from twinspire.train.models.tower_factory import (
     shared_item_table,
     text_factory,
 )
-from twinspire.train.models.towers import Bias, Residual, Tower
+from twinspire.train.models.towers import Bias, InterestsHead, Residual, Tower
 
 
 class InterestsEncoder(nn.Module):
@@ -85,7 +84,9 @@ class ComirecArchitecture(Architecture[ComirecTower]):
         factories: EncoderFactories = {
             **text_factory(self.hashing(), config.buckets, width),
             IdFeature: partial(IdEncoder, ids),
-            HistoryFeature: partial(self._interests, schema, ids),
+            HistoryFeature: lambda: InterestsEncoder(
+                ids, config.interests, config.hidden, config.input_dropout, longest_window(schema)
+            ),
         }
         query = feature_encoders(schema, "query", width, factories)
         item = feature_encoders(schema, "item", width, factories)
@@ -98,13 +99,9 @@ class ComirecArchitecture(Architecture[ComirecTower]):
                 item,
                 deep,
                 item_head,
-                fallback=(named, content_fallback(schema, config.dimension, config.buckets, self.hashing())),
+                fallback=(named, content_fallback(schema, width, config.buckets, self.hashing())),
             ),
         )
-
-    def _interests(self, schema: Schema, ids: nn.Parameter) -> InterestsEncoder:
-        config, positions = self.config, longest_window(schema)
-        return InterestsEncoder(ids, config.interests, config.hidden, config.input_dropout, positions)
 
     @property
     def shares_windows(self) -> bool:

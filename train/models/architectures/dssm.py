@@ -6,7 +6,6 @@ from torch import nn
 from twinspire.protos.features import Schema, Side
 from twinspire.train.config.towers import DssmTower
 from twinspire.train.models.encoders import HashedTextEncoder
-from twinspire.train.models.heads import CosineHead
 from twinspire.train.models.tower_factory import (
     Architecture,
     Towers,
@@ -15,7 +14,7 @@ from twinspire.train.models.tower_factory import (
     tanh_layers,
     text_and_id_factories,
 )
-from twinspire.train.models.towers import Bias, Tower
+from twinspire.train.models.towers import Bias, CosineHead, Tower
 
 
 class DssmArchitecture(Architecture[DssmTower]):

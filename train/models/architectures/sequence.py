@@ -11,6 +11,7 @@ from torch import nn
 from twinspire.protos.features import HistoryFeature, IdFeature, Schema, TimeFeature
 from twinspire.protos.inputs.events import TIMES
 from twinspire.train.config.history_towers import SequenceTower
+from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.cold_start import fit_content_fallback
 from twinspire.train.models.initialization import initialize_ease
 from twinspire.train.models.prepared_inputs import PreparedInputs
@@ -24,7 +25,7 @@ from twinspire.train.models.sequence_encoders import (
 from twinspire.train.models.tower_factory import (
     Architecture,
     EncoderFactories,
-    InitializationData,
+    Prepared,
     Towers,
     content_fallback,
     feature_encoder,
@@ -142,10 +143,12 @@ class SequenceArchitecture(Architecture[SequenceTower]):
         """Attention encodes all positions of a window at little more cost than the last."""
         return self.config.history == "attention"
 
-    def initialize(self, towers: Towers, given: InitializationData) -> None:
+    def initialize(
+        self, towers: Towers, schema: Schema, data: TrainingData, prepared: Prepared, seed: int
+    ) -> None:
         """Start as EASE."""
         if self.config.latent:
-            initialize_ease(towers, given.data, given.schema, self.config.regularisation)
+            initialize_ease(towers, data, schema, self.config.regularisation)
 
     def fit_unseen(self, towers: Towers, items: PreparedInputs, counts: npt.NDArray[np.int64]) -> bool:
         """Regress the learned vectors on the items' content.

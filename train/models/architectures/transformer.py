@@ -1,41 +1,53 @@
-"""`[tower] kind = "transformer"`: a pretrained text encoder on a side, or as the teacher of a hashed one."""
+"""`[tower] kind = "transformer"`: a pretrained text encoder on a side, or as the teacher of a hashed one.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property, partial
+A hashed tower first learns to give texts the vectors that the encoder gives them (`align`): the first half of
+distillation; the training of the pairs, which contrasts them, is the second. Reimers and Gurevych 2020
+("Making monolingual sentence embeddings multilingual using knowledge distillation") train students likewise,
+on the squared distance; between unit vectors that is 2 - 2 cos.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from twinspire.protos.errors import ConfigError
 from twinspire.protos.features import BESIDE, BOTH, CODE_POINTS, SIDES, Schema, Side, TextFeature
 from twinspire.train.config.pretrained_tower import TransformerTower
-from twinspire.train.data.training_data import TrainingData
-from twinspire.train.models.alignment import AlignmentTask, align
+from twinspire.train.data.training_data import Rows, TrainingData
 from twinspire.train.models.encoders import HashedTextEncoder
-from twinspire.train.models.heads import CosineHead
 from twinspire.train.models.initialization import inverse_document_frequency
-from twinspire.train.models.placement import Place, as_given, to_device_of_module
+from twinspire.train.models.optimiser import adam
+from twinspire.train.models.placement import to_device_of, to_device_of_module
 from twinspire.train.models.prepared_inputs import PreparedInputs
-from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, empty_encoder, load_encoder
+from twinspire.train.models.pretrained.encoder import (
+    EncodedTexts,
+    PretrainedTextEncoder,
+    empty_encoder,
+    load_encoder,
+)
 from twinspire.train.models.pretrained.folder import PretrainedFolder
-from twinspire.train.models.pretrained.vectors import EncodedTexts
 from twinspire.train.models.tower_factory import (
     Architecture,
-    InitializationData,
     Prepared,
-    Report,
     Towers,
     feature_encoders,
     shared_item_table,
-    silent,
     text_and_id_factories,
 )
-from twinspire.train.models.towers import Residual, Tower
+from twinspire.train.models.towers import CosineHead, Residual, Tower
+
+LEARNING_RATE = 2e-3  # peak
+WEIGHTS_FACTOR = 10.0  # weights of n-grams are of size 1 to 3, entries of matrices far smaller
+BATCHES = (32, 512)  # texts in a step, smallest and largest
+WARM_UP = 0.1  # of all steps
+EPOCH_STEPS = 64  # steps that an epoch has, nearly, as far as the sizes of a batch allow
 
 
 class TransformerArchitecture(Architecture[TransformerTower]):
@@ -46,10 +58,6 @@ class TransformerArchitecture(Architecture[TransformerTower]):
     """
 
     ranks_untrained = True  # as the encoder, or as what has learned its vectors
-
-    def __init__(self, config: TransformerTower) -> None:
-        super().__init__(config)
-        self._encoded: EncodedTexts | None = None
 
     @cached_property
     def folder(self) -> PretrainedFolder:
@@ -106,18 +114,11 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         encoders |= {f"{name}{BESIDE}": hashed() for name in beside}
         return Tower(encoders, deep, CosineHead())
 
-    def prepare(
-        self,
-        schema: Schema,
-        side: Side,
-        values: Mapping[str, Sequence[Any]],
-        report: Report = silent,
-        place: Place[Any] = as_given,
-    ) -> PreparedInputs:
+    def prepare(self, schema: Schema, side: Side, values: Mapping[str, Sequence[Any]]) -> PreparedInputs:
         """The inputs of all records; texts for the encoder are encoded here, once for all epochs."""
         encoded: dict[str, npt.NDArray[np.float32]] = {}
         if side in self.config.sides:
-            encoded = self._teacher_vectors(_texts(schema, side), values, report, place)
+            encoded = self._teacher_vectors(_texts(schema, side), values)
         return PreparedInputs(schema, side, values, self.hashing(), encoded)
 
     def files(self) -> tuple[str, ...]:
@@ -135,7 +136,9 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         use = f"frozen, on the {sides}{beside}" if sides else "as the teacher of both sides"
         return f"{self.folder.describe()}; {use}"
 
-    def initialize(self, towers: Towers, given: InitializationData) -> None:
+    def initialize(
+        self, towers: Towers, schema: Schema, data: TrainingData, prepared: Prepared, seed: int
+    ) -> None:
         """Align the hashed sides with the encoder's vectors of the training queries and of the items.
 
         A hashed query tower beside a pretrained item tower learns those of the items, too, read as queries:
@@ -144,19 +147,17 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         """
         if not self.config.is_hashed:
             return
-        schema, data, prepared = given.schema, given.data, given.prepared
         tasks = []
         catalogue = self._catalogue(schema, data, prepared)
         for side, tower, inputs in zip(SIDES, towers, prepared, strict=True):
             _weigh_by_rarity(tower, catalogue)
             if side in self.config.sides or not self.config.align_epochs:
                 continue
-            place = partial(to_device_of_module, module=tower)
             rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
             values = data.queries if side == "query" else data.items
             features = _texts(schema, side)
             taken = {name: [values[name][row] for row in rows] for name in features}
-            total = np.sum([*self._teacher_vectors(features, taken, given.report, place).values()], axis=0)
+            total = np.sum([*self._teacher_vectors(features, taken).values()], axis=0)
             tasks.append(AlignmentTask(tower, inputs, rows, _unit(total)))
             if side == "query" and "item" in self.config.sides:
                 tasks += [
@@ -164,7 +165,7 @@ class TransformerArchitecture(Architecture[TransformerTower]):
                     for name in _texts(schema, "item")
                 ]
         if tasks:
-            align(tasks, self.config.align_epochs, given.seed, given.report)
+            align(tasks, self.config.align_epochs, seed, self.report)
 
     def _catalogue(self, schema: Schema, data: TrainingData, prepared: Prepared) -> PreparedInputs:
         """The hashed texts of the items, whatever the item tower reads."""
@@ -176,21 +177,92 @@ class TransformerArchitecture(Architecture[TransformerTower]):
         }
         return PreparedInputs(Schema(schema.query, {**features}), "item", data.items, self.hashing())
 
+    @cached_property
+    def _encoded(self) -> EncodedTexts:
+        precision = self.config.encoding
+        return EncodedTexts(self.folder, report=self.report, precision=precision, place=self.place)
+
     def _teacher_vectors(
-        self,
-        features: Mapping[str, TextFeature],
-        values: Mapping[str, Sequence[str]],
-        report: Report,
-        place: Place[Any],
+        self, features: Mapping[str, TextFeature], values: Mapping[str, Sequence[str]]
     ) -> dict[str, npt.NDArray[np.float32]]:
         """Feature name -> vectors (N, H) of its texts."""
-        self._encoded = self._encoded or EncodedTexts(
-            self.folder, report=report, precision=self.config.encoding, place=place
-        )
         return {name: self._encoded.vectors(values[name], spec) for name, spec in features.items()}
 
 
 ARCHITECTURE = TransformerArchitecture
+
+
+@dataclass(frozen=True)
+class AlignmentTask:
+    """Texts for one tower, and the teacher's vectors of them.
+
+    Args:
+        tower: that learns; its vectors have unit length.
+        inputs: of all records that the texts are of.
+        rows: int64 (T,), distinct records to learn from.
+        targets: float32 (T, D), of unit length, or zero for a text that the teacher cannot read.
+    """
+
+    tower: Tower
+    inputs: PreparedInputs
+    rows: Rows
+    targets: npt.NDArray[np.float32]
+
+
+def align(
+    tasks: Sequence[AlignmentTask], epochs: int, seed: int, report: Callable[[str], None] = lambda line: None
+) -> list[float]:
+    """Train towers towards their teacher's vectors, in batches of one task each, in random order.
+
+    Args:
+        tasks: of towers that may share parameters, or be the same.
+        epochs: over all texts.
+
+    Returns:
+        The mean loss of each epoch, 1 - cos.
+    """
+    random = np.random.default_rng(seed)
+    towers = [task.tower for task in tasks]
+    optimiser = adam(towers, LEARNING_RATE, weights_factor=WEIGHTS_FACTOR)
+    size = int(np.clip(sum(len(task.rows) for task in tasks) // EPOCH_STEPS, *BATCHES))
+    steps = epochs * sum(-(-len(task.rows) // size) for task in tasks)
+    steps = max(2, steps)
+    rise = WARM_UP if WARM_UP * steps != 1 else 2 * WARM_UP  # torch divides by the steps after the first
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, [group["lr"] for group in optimiser.param_groups], steps, pct_start=rise
+    )
+    was_training = {module: module.training for tower in towers for module in tower.modules()}
+    for tower in towers:
+        tower.train()
+    means: list[float] = []
+    for epoch in range(epochs):
+        losses: list[float] = []
+        for task, places in _batches(tasks, size, random):
+            inputs = to_device_of_module(task.inputs.batch(task.rows[places]), task.tower)
+            vectors: Tensor = task.tower(inputs)
+            targets = to_device_of(task.targets[places], vectors)
+            loss = (1 - (vectors * targets).sum(dim=1)).mean()  # of 1 - cos
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+        means.append(float(np.mean(losses)))
+        report(f"alignment, epoch {epoch + 1} of {epochs}: mean cosine to the teacher {1 - means[-1]:.3f}")
+    for module, training in was_training.items():
+        module.training = training
+    return means
+
+
+def _batches(
+    tasks: Sequence[AlignmentTask], size: int, random: np.random.Generator
+) -> list[tuple[AlignmentTask, Rows]]:
+    """Batches of all tasks in random order: places in `rows` and `targets` of each."""
+    found: list[tuple[AlignmentTask, Rows]] = []
+    for task in tasks:
+        order = random.permutation(len(task.rows))
+        found += [(task, order[at : at + size]) for at in range(0, len(order), size)]
+    return [found[n] for n in random.permutation(len(found))]
 
 
 def _task_of_items(

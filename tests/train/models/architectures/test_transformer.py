@@ -16,7 +16,7 @@ from twinspire.protos.features import SIDES
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.architectures import transformer
 from twinspire.train.models.encoders import HashedTextEncoder
-from twinspire.train.models.pretrained import vectors
+from twinspire.train.models.pretrained import encoder
 from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
 from twinspire.train.models.pretrained.folder import PretrainedFolder
 from twinspire.train.models.towers import Residual, Tower
@@ -37,7 +37,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, stdlib: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(vectors, "FOLDER", tmp_path / "pretrained")
+    monkeypatch.setattr(encoder, "FOLDER", tmp_path / "pretrained")
     return tmp_path / "pretrained"
 
 
@@ -102,7 +102,7 @@ def test_hashed_sides_start_near_the_teacher(source: Path, tmp_path: Path) -> No
         source, tmp_path / "own", query='"hashed"', item='"hashed"', buckets="4096", align_epochs="40"
     )
     model, data, prepared = started(path)
-    teacher = vectors.EncodedTexts(PretrainedFolder.read(source / "mini"), tmp_path / "pretrained")
+    teacher = encoder.EncodedTexts(PretrainedFolder.read(source / "mini"), tmp_path / "pretrained")
     for side, tower, corpus in zip(("query", "item"), model.towers, prepared, strict=True):
         rows = np.unique(data.parts["train"].query) if side == "query" else np.arange(data.item_count)
         values, spec = (data.queries, "query") if side == "query" else (data.items, "item")

@@ -7,10 +7,9 @@ import torch
 
 from tests.helpers.pretrained import TEXTS, WIDTH, needs_tokenizers, needs_transformers
 from twinspire.protos.features import TextFeature
-from twinspire.train.models.pretrained import vectors
-from twinspire.train.models.pretrained.encoder import PretrainedTextEncoder, load_encoder
+from twinspire.train.models.pretrained import encoder
+from twinspire.train.models.pretrained.encoder import EncodedTexts, PretrainedTextEncoder, load_encoder
 from twinspire.train.models.pretrained.folder import PretrainedFolder
-from twinspire.train.models.pretrained.vectors import EncodedTexts
 
 pytestmark = [needs_tokenizers(), needs_transformers()]
 SPEC = TextFeature("text", "text", 24, input="tokens")
@@ -25,7 +24,7 @@ def encoded_now(folder: PretrainedFolder, text: str) -> np.ndarray:
 def test_vectors_are_those_of_the_encoder(
     tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "BATCH_TOKENS", 40)  # several batches
+    monkeypatch.setattr(encoder, "BATCH_TOKENS", 40)  # several batches
     texts = [*TEXTS, "", TEXTS[0]]
     found = EncodedTexts(tiny, tmp_path).vectors(texts, SPEC)
     assert found.dtype == np.float32
@@ -39,7 +38,7 @@ def test_a_text_is_encoded_once(
     tiny: PretrainedFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = EncodedTexts(tiny, tmp_path).vectors(TEXTS, SPEC)
-    monkeypatch.setattr(vectors, "load_encoder", lambda folder: pytest.fail("encoded again"))
+    monkeypatch.setattr(encoder, "load_encoder", lambda folder: pytest.fail("encoded again"))
     again = EncodedTexts(tiny, tmp_path)
     np.testing.assert_array_equal(again.vectors(TEXTS[::-1], SPEC), first[::-1])
     cut = dataclasses.replace(SPEC, max_length=20)  # the same tokens of a text that is not cut
@@ -63,7 +62,7 @@ def test_what_an_interruption_has_left_is_kept(
         loaded.append(folder)
         return load_encoder(folder)
 
-    monkeypatch.setattr(vectors, "load_encoder", load)
+    monkeypatch.setattr(encoder, "load_encoder", load)
     np.testing.assert_allclose(EncodedTexts(tiny, tmp_path).vectors(TEXTS, SPEC), expected, atol=1e-6)
     assert encoded.path.stat().st_size == len(TEXTS) * record
     assert len(loaded) == 1
