@@ -74,6 +74,14 @@ def pieces(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         yield values[at : at + PIECE]
 
 
+def gather(values: npt.NDArray[Any], places: npt.NDArray[np.integer]) -> npt.NDArray[Any]:
+    """The values at some places."""
+    writer = ArrayWriter(values.dtype)
+    for piece in pieces(places):
+        writer.append(values[piece])
+    return writer.finish()
+
+
 def bincount(numbers: npt.NDArray[np.integer], size: int) -> Rows:
     """int64 (size,): how often each number occurs; as `np.bincount`, with memory for a piece."""
     found = np.zeros(size, np.int64)

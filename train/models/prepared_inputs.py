@@ -28,7 +28,7 @@ from twinspire.protos.features import (
 from twinspire.protos.inputs.events import TIMES, UNKNOWN_TIME
 from twinspire.protos.inputs.texts import code_point_rows, folded
 from twinspire.train.data.batches import Spans
-from twinspire.train.data.long_arrays import ArrayWriter, pieces
+from twinspire.train.data.long_arrays import ArrayWriter, gather, pieces
 from twinspire.train.data.ranges import compact, concatenate_ranges, range_starts
 from twinspire.train.data.training_data import Histories
 from twinspire.train.models.encoders import TextBags
@@ -103,8 +103,8 @@ class PreparedHistories:
         self.run_times = times
         self.begin, self.end = histories.read_from, histories.end
         if len(self.run) < len(histories.run):
-            kept = compact(np.concatenate([[0], np.cumsum(rows[histories.run] != 0)]))
-            self.begin, self.end = kept[self.begin], kept[self.end]
+            kept = _places(rows, histories.run)
+            self.begin, self.end = gather(kept, self.begin), gather(kept, self.end)
         self.max_length = max_length
 
     def lengths(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -155,6 +155,21 @@ class PreparedHistories:
 def _width(spans: Spans) -> int:
     """Columns of the windows: the items of the longest, and the empty history before it."""
     return int((spans.end - spans.begin).max(initial=0)) + 1
+
+
+def _places(rows: npt.NDArray[np.int32], run: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """(E + 1,): the number of known items among the first items of a run, from none of them to all E.
+
+    Args:
+        rows: of each item in the vocabulary, 0 where it is not known.
+    """
+    places = ArrayWriter(compact(np.array([len(run)])).dtype)
+    places.append(np.zeros(1, np.int64))
+    count = 0
+    for piece in pieces(run):
+        places.append(count + np.cumsum(rows[piece] != 0))
+        count += int(np.count_nonzero(rows[piece]))
+    return places.finish()
 
 
 class PreparedInputs:

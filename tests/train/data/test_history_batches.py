@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.people import histories_of, ids_of, random_people
-from twinspire.train.data import history_batches
+from twinspire.train.data import history_batches, long_arrays
 from twinspire.train.data.batches import Batch
 from twinspire.train.data.history_batches import HistoryBatches
 from twinspire.train.data.training_data import Histories, Pairs
@@ -111,6 +111,18 @@ def test_a_position_sees_the_end_of_its_own_history(
             assert own == (past[-1] if past else 0)
             assert 1 <= len(seen) <= max_length if past else not seen
             assert seen == past[len(past) - len(seen) :]
+
+
+@given(PEOPLE, st.integers(1, 9))
+def test_histories_that_are_read_in_pieces_are_those_that_are_read_at_once(
+    people: list[list[int]], piece: int
+) -> None:
+    histories = histories_of(people, ITEMS)
+    rows = np.arange(len(histories))
+    whole = PreparedHistories(histories, KNOWN, 5).rows(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_arrays, "PIECE", piece)
+        assert PreparedHistories(histories, KNOWN, 5).rows(rows).tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from twinspire.train import paths
 from twinspire.train.data import long_arrays
-from twinspire.train.data.long_arrays import ArrayWriter, bincount, is_ascending, pieces
+from twinspire.train.data.long_arrays import ArrayWriter, bincount, gather, is_ascending, pieces
 
 NUMBERS = st.lists(st.integers(0, 5), max_size=12)
 
@@ -42,6 +42,7 @@ def test_what_is_found_in_pieces_is_that_of_the_whole(numbers: list[int], piece:
         patch.setattr(long_arrays, "PIECE", piece)
         values = np.array(numbers, np.int32)
         assert np.concatenate([values[:0], *pieces(values)]).tolist() == numbers
+        assert gather(np.arange(6) * 2, values).tolist() == [2 * n for n in numbers]
         assert bincount(values, 6).tolist() == [numbers.count(n) for n in range(6)]
         assert is_ascending(values) == (numbers == sorted(numbers))
         assert is_ascending(values, strictly=True) == (numbers == sorted(set(numbers)))
