@@ -49,10 +49,10 @@ class SequenceTower(TextHashing):
         latent_scale: factor on EASE's scores at the start, which turns them into logits.
         decay: start value; the log weight of an item in a sum falls by this with each later item.
         recent_popularity: coordinates of how popular an item was before the query's time, added after
-            training as those of `linear` (`train/training/additions.py`); 0 for none. The query
+            training as those of `linear` (`train/training/blending.py`); 0 for none. The query
             needs a feature of kind `time`.
         linear: coordinates of EASE, SLIST or item-kNN that are added after training, with a weight against
-            all other coordinates that is chosen on validation (`train/training/additions.py`); 0 for none.
+            all other coordinates that is chosen on validation (`train/training/blending.py`); 0 for none.
         newcomers_alpha: items that are not in the training data get a vector by a regression of the learned
             vectors on the items' content, after training. In it an item's weight is its interactions to this
             power; higher values give new items a higher popularity.

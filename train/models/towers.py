@@ -147,7 +147,7 @@ class ContentFallback(nn.Module):
 class Mixture(nn.Module):
     """Adds coordinates of another model to those of a trained tower; both have a weight.
 
-    The other model is a linear one, or recent popularity. `train/training/additions.py` sets it after
+    The other model is a linear one, or recent popularity. `train/training/blending.py` sets it after
     training: before, it weighs 0. A step of training leaves these coordinates out.
 
     Args:

@@ -47,7 +47,7 @@ from twinspire.train.models.defaults import Chosen, from_data
 from twinspire.train.models.prepared_inputs import PreparedInputs
 from twinspire.train.models.tower_factory import Report, architecture_of, silent
 from twinspire.train.paths import CACHE
-from twinspire.train.training.additions import add_as_chosen, add_recent_popularity, mix
+from twinspire.train.training.blending import add_as_chosen, add_recent_popularity, mix
 from twinspire.train.training.callbacks import RunCallbacks
 from twinspire.train.training.checkpoint import (
     BEST_TOWERS,
@@ -420,7 +420,7 @@ class _Validated:
 def _choose_on_validation(
     experiment: Experiment, trainer: Trainer, labelled: LabelledPairs, console: Console
 ) -> tuple[_Validated, dict[str, FittedBaseline]]:
-    """Calibrate predicted probabilities, add other models to the towers (`additions.py`), and
+    """Calibrate predicted probabilities, add other models to the towers (`blending.py`), and
     fit the baselines.
 
     Validation chooses for all of them.

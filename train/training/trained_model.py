@@ -57,7 +57,7 @@ from twinspire.train.models.tower_factory import (
     silent,
 )
 from twinspire.train.models.towers import PARTS, Tower
-from twinspire.train.training.additions import drop_useless_coordinates
+from twinspire.train.training.blending import drop_useless_coordinates
 from twinspire.train.training.checkpoint import BEST_TOWERS, load_towers
 from twinspire.train.training.process import SINGLE_PROCESS, TrainingProcess
 from twinspire.train.training.trainer import Trainer

@@ -23,8 +23,8 @@ from twinspire.train.evaluation.intervals import clusters_of
 from twinspire.train.evaluation.ranking import BaselineFitter, rank_by, summed
 from twinspire.train.metrics import mean, per_query
 from twinspire.train.models.tower_factory import architecture_of
-from twinspire.train.training import additions, part_weights
-from twinspire.train.training.additions import drop_useless_coordinates, mix
+from twinspire.train.training import blending, part_weights
+from twinspire.train.training.blending import drop_useless_coordinates, mix
 from twinspire.train.training.checkpoint import load_towers, save_towers
 from twinspire.train.training.part_weights import WeightCurves
 from twinspire.train.training.trainer import Trainer
@@ -62,8 +62,8 @@ def test_the_queries_of_one_user_count_as_one(data: TrainingData, fitter: Baseli
     pairs = len(validation)
     shared = replace(validation, user=np.arange(pairs) % 7)
     of_few = replace(data, parts={**data.parts, "validation": shared})
-    found = WeightCurves(_placed(untrained(of_few), fitter), additions.LINEAR, "ndcg_at_10")
-    of_each = WeightCurves(_placed(untrained(data), fitter), additions.LINEAR, "ndcg_at_10")
+    found = WeightCurves(_placed(untrained(of_few), fitter), blending.LINEAR, "ndcg_at_10")
+    of_each = WeightCurves(_placed(untrained(data), fitter), blending.LINEAR, "ndcg_at_10")
     assert {len(each) for each in found.values.values()} == {7}
     rows = np.unique(validation.query, return_index=True)[1]
     for weight, values in found.values.items():
@@ -75,14 +75,14 @@ def test_the_queries_of_one_user_count_as_one(data: TrainingData, fitter: Baseli
 def test_a_linear_model_that_lowers_the_selected_metric_is_left_out(
     data: TrainingData, fitter: BaselineFitter
 ) -> None:
-    found = WeightCurves(_placed(untrained(data), fitter), additions.LINEAR, "ndcg_at_10")
+    found = WeightCurves(_placed(untrained(data), fitter), blending.LINEAR, "ndcg_at_10")
     assert found.chosen > 0
     found.shown = {weight: found.shown[0.0] - (weight > 0) for weight in found.shown}
     assert found.chosen == 0.0
 
 
 def _placed(trainer: Trainer, fitter: BaselineFitter) -> Trainer:
-    additions._place_linear(additions._linear_models(fitter)[0], trainer)
+    blending._place_linear(blending._linear_models(fitter)[0], trainer)
     return trainer
 
 
@@ -141,7 +141,7 @@ def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_
     for module in (ease, slist):
         monkeypatch.setattr(module, "LARGEST", 15)
     fitter = BaselineFitter(experiment_with(training=TrainingConfig(selection="ndcg_at_10")), data)
-    models = additions._linear_models(fitter)
+    models = blending._linear_models(fitter)
     assert [(each.label, len(each.weights.rows)) for each in models] == [
         ("EASE", 15),
         ("SLIST", 15),
@@ -155,13 +155,13 @@ def test_where_ease_leaves_items_out_item_knn_is_tried_and_the_coordinates_have_
     repeated = replace(models[-1], weights=replace(models[-1].weights, own=0.5))
     for model in (*models, repeated):
         trainer = untrained(data)
-        additions._place_linear(model, trainer)
-        WeightCurves(trainer, additions.LINEAR, "ndcg_at_10").apply(math.inf, 1.0)
+        blending._place_linear(model, trainer)
+        WeightCurves(trainer, blending.LINEAR, "ndcg_at_10").apply(math.inf, 1.0)
         items = trainer.item_vectors()  # first, because it sets the radius
         found = (trainer.query_vectors(queries) @ items.T).numpy()
         np.testing.assert_allclose(found, model.weights.scores(data, queries, model.decay), atol=1e-3)
     for model in models:
-        assert [each.label for each in additions._linear_models(fitter, model.label)] == [model.label]
+        assert [each.label for each in blending._linear_models(fitter, model.label)] == [model.label]
 
 
 def test_where_the_towers_tell_no_items_apart_the_linear_model_ranks(
@@ -190,7 +190,7 @@ def test_where_no_linear_model_applies_the_towers_have_no_coordinates_for_it(
     assert drop_useless_coordinates(trainer.towers, fitter.experiment, data) == ""
     before = ranked(trainer)
     never = [replace(each, applies=lambda *_: False) for each in (ease.RECENCY, slist.BASELINE)]
-    monkeypatch.setattr(additions, "_BASELINES", never)
+    monkeypatch.setattr(blending, "_BASELINES", never)
     warning = drop_useless_coordinates(trainer.towers, fitter.experiment, data)
     assert "tower.linear" in warning
     assert "needs histories" in warning

@@ -22,7 +22,7 @@ from twinspire.train.data.recency import DAY
 from twinspire.train.data.training_data import TrainingData
 from twinspire.train.models.recent_popularity import EventsByPeriod
 from twinspire.train.models.tower_factory import architecture_of
-from twinspire.train.training.additions import HALF_LIVES, add_as_chosen, add_recent_popularity
+from twinspire.train.training.blending import HALF_LIVES, add_as_chosen, add_recent_popularity
 from twinspire.train.training.checkpoint import load_towers, save_towers
 from twinspire.train.training.trainer import Trainer
 
@@ -94,7 +94,7 @@ def test_where_recency_carries_the_ranking_the_share_itself_is_taken_and_may_out
     trainer, by_change = untrained(hits), untrained(hits)
     found = add_recent_popularity(trainer, "ndcg_at_10")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("twinspire.train.training.additions.FORMS", ("change",))
+        patch.setattr("twinspire.train.training.blending.FORMS", ("change",))
         add_recent_popularity(by_change, "ndcg_at_10")
     assert found is not None
     assert found.parameters()["form"] == "share"
