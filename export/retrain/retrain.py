@@ -105,7 +105,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     """Print what was new, the figures of the towers, the decision, and why."""
 
     def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, style=style, soft_wrap=True)
 
     for line in result["data"]:
         say(line)
