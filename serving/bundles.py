@@ -14,7 +14,7 @@ from twinspire.protos.cli import CommandParser
 from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
 from twinspire.serving.rollout.bundle_cache import BUNDLES, BundleCache
 from twinspire.serving.rollout.bundle_validation import validate_bundle
-from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.registry import RegistryProcess
 
 log = logging.getLogger(__name__)
 

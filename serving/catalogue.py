@@ -6,7 +6,7 @@
     python -m twinspire.serving.catalogue compact --keep 3f2a9c0d... --keep 77b1...
 
 A snapshot is one state of the store. The first line of its file is {"store", "sequence", "mark",
-"after"}, and the others are changes as `serving.live.store.changes.Change` has them, lowest sequence first.
+"after"}, and the others are changes as `serving.live.store.records.Change` has them, lowest sequence first.
 
 A backup copies a store in SQLite while it is written to. A restore, with the services stopped, puts a copy in
 the place of the store and gives it a new id, so that everything is encoded anew; the store before stays as
@@ -38,7 +38,7 @@ from twinspire.serving.live.config import LIVE, default_url
 from twinspire.serving.live.encoded_items import LOCK
 from twinspire.serving.live.encoding.bundle_encoders import prune
 from twinspire.serving.live.store import database
-from twinspire.serving.live.store.changes import Position
+from twinspire.serving.live.store.records import Position
 from twinspire.serving.live.store.store import Store
 
 NO_STORE = "catalogue: there is no store at this URL; a service with --catalogue makes one"

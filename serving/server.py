@@ -11,6 +11,7 @@ from twinspire.serving import environment  # noqa: F401  # before gRPC is import
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -24,32 +25,28 @@ from twinspire.serving.api import catalogue_service, events_service
 from twinspire.serving.api.catalogue_service import CatalogueServicer
 from twinspire.serving.api.events_service import EventsServicer
 from twinspire.serving.api.retrieval_service import SERVICE, RetrievalServicer
+from twinspire.serving.config import ServiceConfig
 from twinspire.serving.engine.batching import Batcher
 from twinspire.serving.engine.call import Call, Method, UnaryCall
 from twinspire.serving.engine.event_loop import EventLoop
 from twinspire.serving.engine.front import Front
-from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.engine.stream_call import OpenCalls, StreamCall, WatchCall
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.grpc.connection_monitor import ConnectionMonitor
 from twinspire.serving.grpc.core import GrpcFront, server_options
 from twinspire.serving.heap import HeapTrimmer
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process.frames import StoreClient
 from twinspire.serving.observability import layout
-from twinspire.serving.observability.observer import Observer
 from twinspire.serving.observability.tracing import Tracing
-from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.observability.worker_metrics import Observer, SharedMetrics
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from twinspire.serving.security.access import Access
-from twinspire.serving.security.auth import Guard, caller
+from twinspire.serving.security.auth import Access, Guard, caller
 from twinspire.serving.security.tls import credentials
-from twinspire.serving.served_log.config import ServedLogConfig
 from twinspire.serving.served_log.sampling import AnswerSampler
 from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.shared_state import CATALOGUE, SharedState
-from twinspire.serving.wire.converters import RequestLimits
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 REFLECTION = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
@@ -65,7 +62,7 @@ class RetrievalServer:
 
     Args:
         bundle: the bundle that answers; if it is a `Retriever`, its catalogue is packed here.
-        port: to listen on; 0 lets the system choose, and `port` is then the chosen one.
+        config: of the service; defaults if not given. Where its port is 0, the system chooses one.
         access: TLS, tokens and rate limit; without it every client may call.
         metrics: shared by all workers; if not given, this server has metrics of its own.
         slot: of this worker in `metrics`.
@@ -75,11 +72,7 @@ class RetrievalServer:
         catalogue: connection to the catalogue's process, already started, if the service takes writes.
         shared_state: has the entry `CATALOGUE` of that process.
         events: connection to the process that stores events, already started, if the service has events.
-        events_url: of their store.
-        shown_hours: for which the process keeps items shown to users; 0 if it does not.
-        served_log: which answers the service keeps in a log, if it has one.
-        log_queues: to the process of that log.
-        interleave_share: as of `RetrievalServicer`.
+        log_queues: to the process of the served log, if there is one.
         front: accepts the calls; one for gRPC by default.
 
     Raises:
@@ -89,10 +82,7 @@ class RetrievalServer:
     def __init__(
         self,
         bundle: LoadedBundle | Retriever,
-        limits: RequestLimits | None = None,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        bounds: WorkerLimits | None = None,
+        config: ServiceConfig | None = None,
         access: Access | None = None,
         metrics: SharedMetrics | None = None,
         slot: int = 0,
@@ -103,43 +93,39 @@ class RetrievalServer:
         catalogue: StoreClient | None = None,
         shared_state: SharedState | None = None,
         events: StoreClient | None = None,
-        events_url: str = "",
-        shown_hours: int = 0,
-        served_log: ServedLogConfig | None = None,
         log_queues: SharedQueues | None = None,
-        interleave_share: float = 0.0,
         front: Front | None = None,
     ) -> None:
-        limits, bounds, access = limits or RequestLimits(), bounds or WorkerLimits(), access or Access()
+        self._config = config = config or ServiceConfig(Path())
+        limits, bounds, access = config.limits, config.bounds, access or Access()
         bundle = bundle if isinstance(bundle, LoadedBundle) else LoadedBundle.of(bundle)
         metrics = metrics or SharedMetrics(workers=1)
         self._access = access
         self._metrics = worker_metrics = metrics.worker(slot)
 
-        state = partial(self._state, status, metrics, bounds, served_log, interleave_share)
         users = shown = None
-        if events is not None:
+        if events is not None and config.events is not None:
             from twinspire.serving.events.user_histories import UserHistories  # which needs SQLAlchemy
 
-            users = UserHistories(events_url, limits.max_values, limits.max_exclude, self._call_soon)
-        if events is not None and shown_hours:
-            dropped = partial(worker_metrics.add, layout.SHOWN_DROPPED)
-            shown = ShownItems(events, shown_hours * 3600, self._call_soon, dropped)
+            users = UserHistories(config.events.url, limits.max_values, limits.max_exclude, self._call_soon)
+            if hours := config.events.bounds.events_shown_hours:
+                dropped = partial(worker_metrics.add, layout.SHOWN_DROPPED)
+                shown = ShownItems(events, hours * 3600, self._call_soon, dropped)
         self._users = users
         self._log: AnswerSampler | None = None
-        if served_log is not None and log_queues is not None:
-            self._log = AnswerSampler(served_log, log_queues, slot, self._call_soon)
+        if config.served_log is not None and log_queues is not None:
+            self._log = AnswerSampler(config.served_log, log_queues, slot, self._call_soon)
         self._servicer = RetrievalServicer(
             TrafficSplit(bundle),
             limits,
             access.rate,
-            state,
+            partial(self._state, status, metrics),
             mirror,
             None if shared_state is None else lambda: int(shared_state.read(CATALOGUE)["sequence"]),
             None if users is None else users.resolve,
             self._log,
             shown,
-            interleave_share,
+            0.0 if config.follow is None else config.follow.interleave_share,
         )
         self._metrics.shows([bundle.version])
         self._shown_sequence = 0
@@ -172,9 +158,9 @@ class RetrievalServer:
             front,
             self._advance if bundle.live is not None else None,
         )
-        self.host = host
+        self.host = config.host
         secured = None if access.tls is None else credentials(access.tls)
-        self.port = front.listen(join(host, port), secured)
+        self.port = front.listen(join(config.host, config.port), secured)
         self._monitor = ConnectionMonitor(
             self.port,
             bounds,
@@ -186,19 +172,13 @@ class RetrievalServer:
         )
         self._trimmer = HeapTrimmer()
 
-    def _state(
-        self,
-        status: Callable[[], dict[str, Any]],
-        metrics: SharedMetrics,
-        bounds: WorkerLimits,
-        served_log: ServedLogConfig | None,
-        interleave_share: float,
-    ) -> dict[str, Any]:
+    def _state(self, status: Callable[[], dict[str, Any]], metrics: SharedMetrics) -> dict[str, Any]:
         """The fields of `ServiceState`; arguments as of the server."""
         found, shown = metrics.snapshot(), status()
         mixed = found.pop("interleaved")
-        if interleave_share:
-            found["interleaving"] = {"share": interleave_share, **mixed}
+        follow, served_log, bounds = self._config.follow, self._config.served_log, self._config.bounds
+        if follow is not None and follow.interleave_share:
+            found["interleaving"] = {"share": follow.interleave_share, **mixed}
         if shown.get("catalogue") is not None:
             shown["catalogue"].worker_sequence = self._servicer.split.sequence
         if served_log is not None and shown.get("served_log") is not None:

@@ -30,7 +30,7 @@ from twinspire.serving.events.config import EventsConfig
 from twinspire.serving.live.config import PATIENCE_SECONDS, CatalogueConfig
 from twinspire.serving.live.live_items import NO_WRITES, LivePlace
 from twinspire.serving.live.process.frames import Channel as StoreChannel
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process.frames import StoreClient
 from twinspire.serving.observability.exporter import serve_metrics
 from twinspire.serving.observability.tracing import Tracing, prepare
 from twinspire.serving.observability.worker_metrics import SharedMetrics
@@ -42,7 +42,7 @@ from twinspire.serving.rollout.hot_swap import HotSwapper, load_split
 from twinspire.serving.rollout.interleaving import check_share
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.rollout.target import Target, bundle_at
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.security.tls import ServerTls, check_exposure
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.served_log.config import ServedLogConfig, reserve
@@ -151,8 +151,8 @@ class _Service:
         bounds = config.bounds
         # At the limit of descriptors the C core could accept no connection, and would log each attempt.
         connections = fitting(bounds.connections, OTHER_FILES, "--connections")
-        self._config = replace(config, bounds=replace(bounds, connections=connections))
-        self._access, self._port = access, port
+        self._config = replace(config, port=port, bounds=replace(bounds, connections=connections))
+        self._access = access
         # A bundle that never changes is loaded once, and the workers share its memory. If bundles can be
         # swapped, each worker loads its own, because a later bundle could not be shared either, except for
         # its catalogue.
@@ -261,10 +261,7 @@ class _Service:
                 each.start()
             server = RetrievalServer(
                 split.champion,
-                config.limits,
-                config.host,
-                self._port,
-                config.bounds,
+                config,
                 self._access,
                 self.shared,
                 slot,
@@ -275,11 +272,7 @@ class _Service:
                 catalogue=catalogue,
                 shared_state=self.shared_state,
                 events=events,
-                events_url=config.events.url if config.events else "",
-                shown_hours=config.events.bounds.events_shown_hours if config.events else 0,
-                served_log=config.served_log,
                 log_queues=self._log_queues,
-                interleave_share=follow.interleave_share if follow else 0.0,
             )
             # A canary is loaded like any later change: if it cannot be loaded, the champion answers.
             serial = 0 if target["canary"] else target["serial"]

@@ -40,7 +40,7 @@ PAGES = (
     "export/served_traffic/README.md",
     "export/refresh/README.md",
     "export/retrain/README.md",
-    *(f"serving/{room}/README.md" for room in ("events", "filters", "gateway", "index", "live")),
+    *(f"serving/{room}/README.md" for room in ("events", "filters", "gateway", "live", "segments")),
     *(f"serving/{room}/README.md" for room in ("observability", "retrieval", "rollout")),
 )
 TUTORIAL = "train/docs/tutorial.md"

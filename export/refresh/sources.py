@@ -27,7 +27,7 @@ from twinspire.train.paths import CACHE
 
 
 class ItemChange(NamedTuple):
-    """The latest state of an item in the store, as `serving.live.store.changes.Change` has it."""
+    """The latest state of an item in the store, as `serving.live.store.records.Change` has it."""
 
     sequence: int
     item_id: str

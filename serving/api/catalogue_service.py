@@ -12,9 +12,8 @@ from twinspire.protos.errors import InvalidInput, Overloaded
 from twinspire.serving.api.retrieval_service import RetrievalServicer
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.stream_call import OpenCalls, WatchCall
-from twinspire.serving.live.process.frames import Frame, FrameKind
-from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.store.writes import (
+from twinspire.serving.live.process.frames import Frame, FrameKind, StoreClient
+from twinspire.serving.live.store.records import (
     CatalogueBounds,
     WriteParser,
     WriteRequest,

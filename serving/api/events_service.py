@@ -8,9 +8,8 @@ from twinspire.protos import events_pb2 as wire
 from twinspire.protos.errors import InvalidInput
 from twinspire.protos.inputs.events import LARGEST_TIME
 from twinspire.serving.engine.call import Call, Deferred
-from twinspire.serving.live.process.frames import FrameKind
-from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.store.writes import check_request_id
+from twinspire.serving.live.process.frames import FrameKind, StoreClient
+from twinspire.serving.live.store.records import check_request_id
 from twinspire.serving.wire.converters import LONGEST_USER, check_bytes
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Events"]

@@ -9,7 +9,6 @@ from typing import Any
 
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import InvalidInput, TwinspireError
-from twinspire.serving.api.answer_bytes import ENVELOPE_BYTES, AnswerBytes
 from twinspire.serving.engine.batching import BATCH_COST, Job
 from twinspire.serving.engine.call import Call, Deferred
 from twinspire.serving.engine.remote_calls import RemoteCalls
@@ -17,7 +16,7 @@ from twinspire.serving.engine.sequence_waits import AHEAD, SequenceWaits
 from twinspire.serving.events.shown_items import ShownItems
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.rate_limit import RateLimit, tokens
-from twinspire.serving.retrieval.answer import FusionMode, Timing
+from twinspire.serving.retrieval.answer import Timing
 from twinspire.serving.retrieval.event_reading import ResolvedQuery, ResolveUsers
 from twinspire.serving.retrieval.query import (
     NO_SEARCH,
@@ -27,18 +26,20 @@ from twinspire.serving.retrieval.query import (
     SearchOptions,
     SearchResult,
 )
+from twinspire.serving.retrieval.response_bytes import ENVELOPE_BYTES, ENVELOPE_BYTES_EACH, ResponseWriter
 from twinspire.serving.rollout.interleaving import Interleaver, MakeJob, attempt, failed, no_answer
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.security.auth import caller
 from twinspire.serving.served_log.sampling import AnswerOf, AnswerSampler, MakeAnswer
 from twinspire.serving.shadow.mirror import TrafficMirror
 from twinspire.serving.wire import converters
-from twinspire.serving.wire.converters import RequestLimits
-from twinspire.serving.wire.filter_converters import compile_filter
+from twinspire.serving.wire.converters import ASK_LESS, RequestLimits
+from twinspire.serving.wire.filter_converters import compile_filter, search_options
 
 SERVICE = wire.DESCRIPTOR.services_by_name["Retrieval"]
 SearchMessage = wire.SearchRequest | wire.SearchBatchRequest
 KEY = "x-request-key"  # metadata: the same bundle answers all requests with the same key
+SCORED_BYTES = 20  # most bytes of an item's score besides its id
 
 
 class RetrievalServicer:
@@ -79,7 +80,7 @@ class RetrievalServicer:
         self.waits = SequenceWaits()
         self._limits = limits
         self._rate = rate
-        self._sizes = AnswerBytes(limits.max_answer_bytes, explores=log is not None and log.explores)
+        self._explores = log is not None and log.explores
         self._state = state
         self._store_sequence = store_sequence or (lambda: self.split.sequence)
         self._mirror = mirror
@@ -136,7 +137,7 @@ class RetrievalServicer:
         count = self._limits.check_batch(len(request.queries))
         spec = self._spec(call, request.queries, _names(count))
         bundle = spec.bundle
-        size = self._sizes.check_vectors(bundle.manifest.width("query"), count)
+        size = self._vector_bytes(bundle.manifest.width("query"), count, "queries")
 
         def answer(job: Job) -> wire.EncodeResponse:
             return converters.vectors_to_wire(job.vectors, bundle.version, job.timing)
@@ -151,7 +152,7 @@ class RetrievalServicer:
         names = [f"{name}.query" for name in _names(count)]
         spec = self._spec(call, [each.query for each in given], names)
         bundle = spec.bundle
-        size = self._sizes.check_scores(given)
+        size = self._limits.check_answer(_score_bytes(given), "use several calls", "queries")
         if not admitted:
             self.admit(call, count, items)
         if request.min_sequence > bundle.sequence:
@@ -203,7 +204,7 @@ class RetrievalServicer:
         bundle = self._choose(call, request.items[0])
         if bundle.item_tower is None:
             raise InvalidInput("items", "this service does not offer the item tower (--item-tower)")
-        call.reserve(self._sizes.check_vectors(bundle.manifest.width("item"), count, "items"))
+        call.reserve(self._vector_bytes(bundle.manifest.width("item"), count, "items"))
         self.admit(call, count)
         call.check("encode")
         started = time.perf_counter_ns()
@@ -246,10 +247,7 @@ class RetrievalServicer:
             job: makes the champion's with `rival`.
         """
         try:
-            options = self._options(challenger, request)
-            if request.HasField("filter"):
-                compiled = compile_filter(request.filter, challenger.retriever.filters, self._limits, Work())
-                options = options._replace(filter=compiled)
+            options = search_options(request, challenger.retriever, self._limits)
         except TwinspireError as error:
             return job(rival=failed(challenger, error))
 
@@ -302,15 +300,20 @@ class RetrievalServicer:
             challenger: of an interleaved search. Such an answer is not explored, and no shadow gets it.
         """
         bundle, messages, count = spec.bundle, spec.messages, len(spec.queries)
-        options = self._options(bundle, request)
-        self._sizes.check_estimate(bundle, count, options.k)
+        if request.exclude:
+            self._limits.check_exclude(request.exclude)
+        options = search_options(request, bundle.retriever, self._limits, with_filter=False)
+        size = bundle.responses.expected(count, options.k, self._explores)
+        if count > 1:  # the answer to one query may fit, whatever is expected
+            self._limits.check_answer(size, ASK_LESS, about="about ")
         if not admitted:
             self.admit(spec.call, count, _items(spec.queries, options), bundle.retriever.interests)
         if request.min_sequence > (bundle.sequence if challenger is None else self.split.sequence):
             return self._wait(request, spec, again)
         options = self._filtered(request, spec, options)
-        make = self._sizes.checked(bundle, count, options.k, answer)
-        size = self._sizes.expected(bundle, count, options.k)
+        make = answer
+        if bundle.responses.most(count, options.k, self._explores) > self._limits.max_answer_bytes:
+            make = self._checked(answer, bundle.responses)
         self._check_shown(request.exclude_shown, spec)
         sampled = None if self._log is None else self._log.sample(count, explores=challenger is None)
         is_explored = sampled is not None and bool(sampled.explored)
@@ -327,6 +330,22 @@ class RetrievalServicer:
         if challenger is None:
             return self._job(spec, make, size)
         return self._with_rival(spec, challenger, request, partial(self._job, spec, make, size))
+
+    def _checked(self, answer: MakeAnswer, responses: ResponseWriter) -> MakeAnswer:
+        """`answer` with a check of its size, at first of its hits, before the bytes take memory."""
+
+        def check(job: Job) -> bytes:
+            self._limits.check_answer(sum(map(responses.size, job.found)), ASK_LESS)
+            message = answer(job)
+            self._limits.check_answer(len(message), ASK_LESS)
+            return message
+
+        return check
+
+    def _vector_bytes(self, dimension: int, count: int, name: str) -> int:
+        """The bytes of an answer of `count` vectors of float32, unless they are too many."""
+        size = count * (ENVELOPE_BYTES_EACH + 4 * dimension)
+        return self._limits.check_answer(size, f"use fewer {name}", name)
 
     def _check_shown(self, seconds: int, spec: "_JobSpec") -> None:
         """Refuse to exclude items shown if the service does not keep them, or keeps them for less long.
@@ -457,15 +476,6 @@ class RetrievalServicer:
                 self._rate.charge(caller(spec.call), more)
         return options
 
-    def _options(self, bundle: LoadedBundle, request: SearchMessage) -> SearchOptions:
-        k, exclude = self._limits.k(request.k), request.exclude
-        if exclude:
-            self._limits.check_exclude(exclude)
-        fusion = converters.fusion_from_wire(request.fusion) if request.fusion else FusionMode.DEFAULT
-        exclude_history = converters.if_given(request, "exclude_history")
-        min_score = converters.if_given(request, "min_score")
-        return bundle.retriever.search_options(k, exclude, exclude_history, None, fusion, min_score)
-
     def _query(self, message: wire.Query, name: str) -> Query:
         query = converters.query_from_wire(message, name)
         self._limits.check_query(query, name)
@@ -492,6 +502,13 @@ class _JobSpec:
     options: SearchOptions = NO_SEARCH
     scored_items: int = 0
     exclude_shown: int = 0
+
+
+def _score_bytes(asked: Sequence[wire.QueryItems]) -> int:
+    """The bytes of an answer with the scores of these items, at most."""
+    ids = [item_id for each in asked for item_id in each.item_ids]
+    size = ENVELOPE_BYTES + len(asked) * ENVELOPE_BYTES_EACH + SCORED_BYTES * len(ids)
+    return size + sum(len(item_id.encode()) for item_id in ids)
 
 
 def _names(count: int) -> list[str]:

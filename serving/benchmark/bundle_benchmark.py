@@ -44,13 +44,13 @@ from twinspire.serving.benchmark.filter_measurement import buckets, measure_qual
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.compiled import CompiledFilter, PassingRows
 from twinspire.serving.filters.expression import AllOf
-from twinspire.serving.index.vector_index import VectorIndex
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.retrieval.query import Query, SearchOptions, example_query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.built import BuiltFilter, BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.vector_index import exact_index
 
 SEED = 0  # of the filters
 ALL = AllOf(())  # the rows that pass are given
@@ -103,7 +103,7 @@ def local_segment(retriever: Retriever, folder: Path) -> BuiltSegment:
     if not (manifest := retriever.manifest).is_remote:
         return retriever.built
     columns = FilterColumns.load(folder, manifest)
-    return BuiltSegment(manifest, VectorIndex(folder, manifest), Catalogue(folder, manifest), columns)
+    return BuiltSegment(manifest, exact_index(folder, manifest), Catalogue(folder, manifest), columns)
 
 
 def recall(retriever: Retriever, items: BuiltSegment, k: int) -> list[float]:
@@ -250,10 +250,10 @@ def _candidate_scores(
             raise InvalidInput(f"query.{lacking[0]}", "the text is missing from the served log")
         query = example_query(values)
     encoded = retriever.encode([query], ["query"])
-    rows = [retriever.searcher.find(each) for each in candidates]
+    rows = [retriever.items.find(each) for each in candidates]
     known = BitMap([row for row in rows if row is not None])
     built = retriever.built
-    passing = CompiledFilter(ALL, [BuiltFilter(built, PassingRows(known, built.count))])
+    passing = CompiledFilter(ALL, BuiltFilter(built, PassingRows(known, built.count)))
     (result,) = retriever.find(encoded, [SearchOptions(max(1, len(known)), filter=passing)])
     scores = dict(zip(result.rows, result.scores, strict=True))
     return [None if row is None else scores.get(row) for row in rows]

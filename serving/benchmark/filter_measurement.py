@@ -23,12 +23,12 @@ from twinspire.protos.nearest.search import largest_products, search_each
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache, PassingRows
 from twinspire.serving.filters.expression import Equals, Filter, In, Range
 from twinspire.serving.filters.kinds import COMPARISONS
-from twinspire.serving.index.remote import RemoteItem
-from twinspire.serving.index.vector_index import Neighbours, VectorIndex, Vectors
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.query import EncodedQueries, Query, SearchResult
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.built import BuiltSegment
+from twinspire.serving.segments.remote import RemoteItem
+from twinspire.serving.segments.vector_index import Neighbours, VectorIndex, Vectors
 
 SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
 RANDOM, ANTI_CORRELATED = "random", "anti_correlated"
@@ -45,7 +45,7 @@ class FilterWorkload:
     """Makes filters on the fields of a bundle; seeded."""
 
     def __init__(self, segment: BuiltSegment, seed: int = 0) -> None:
-        self._filters = FilterCache([segment], KEPT_BYTES)
+        self._filters = FilterCache(segment, KEPT_BYTES)
         self._columns = columns = segment.columns
         self._random = random.Random(seed)
         self._strings: dict[str, list[tuple[str, int]]] = {}  # field -> its values, with the items of each
@@ -220,7 +220,7 @@ def recall(products: Vectors, best: Vectors) -> float:
 
 def rows_of(compiled: CompiledFilter) -> PassingRows:
     """The rows of the bundle's segment that pass."""
-    passing: PassingRows = compiled.parts[0].rows
+    passing: PassingRows = compiled.passing.rows
     return passing
 
 

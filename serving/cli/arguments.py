@@ -15,7 +15,7 @@ from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.events.config import EventBounds, EventsConfig
 from twinspire.serving.events.config import default_url as default_events_url
 from twinspire.serving.live.config import LIVE, CatalogueConfig, default_url
-from twinspire.serving.live.store.writes import CatalogueBounds
+from twinspire.serving.live.store.records import CatalogueBounds
 from twinspire.serving.rollout.bundle_cache import BUNDLES
 from twinspire.serving.rollout.follower import FollowConfig
 from twinspire.serving.security.tls import TlsFiles

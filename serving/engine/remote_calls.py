@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from twinspire.protos.errors import Overloaded
 from twinspire.serving.engine.call import Call, Deferred
-from twinspire.serving.index.remote import SECONDS, within
+from twinspire.serving.segments.remote import SECONDS, within
 
 Found = TypeVar("Found")
 

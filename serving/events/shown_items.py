@@ -13,8 +13,7 @@ from threading import Timer
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.errors import TwinspireError
 from twinspire.serving.engine.batching import Job
-from twinspire.serving.live.process.frames import Frame, FrameKind
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process.frames import Frame, FrameKind, StoreClient
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ class ShownItems:
 
         def make(job: Job) -> bytes:
             response = answer(job)
-            item_id = job.retriever.searcher.item_id
+            item_id = job.retriever.items.item_id
             for message, found in zip(messages, job.found, strict=True):
                 if message.HasField("user"):
                     mixed = found.interleaved

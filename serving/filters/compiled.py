@@ -1,9 +1,8 @@
-"""Filters that have been evaluated on all segments, and a cache of them for later requests."""
+"""Filters that have been evaluated on the items of a bundle, and a cache of them for later requests."""
 
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -24,10 +23,13 @@ KEY_BYTES = 32  # of a digest, which no client can make equal for different filt
 
 
 class Filterable(Protocol):
-    """What the cache needs of a segment (`serving/segments/`)."""
+    """What the cache needs of a segment, or of several (`serving/segments/`)."""
 
     def filter(self, expression: Filter, work: Work) -> Any:
-        """The rows that pass a filter, also after changes; `nbytes` is their memory at most."""
+        """The rows that pass a filter, also after changes.
+
+        They have `nbytes`, their memory at most, and `mask`: whether each row passes and is visible.
+        """
 
 
 class PassingRows:
@@ -65,33 +67,27 @@ class CompiledFilter:
 
     Args:
         expression: the filter.
-        parts: the rows of each segment that pass.
+        passing: those rows, as their segment has them.
 
     Attributes:
         nbytes: of memory at most.
     """
 
-    def __init__(self, expression: Filter, parts: Sequence[Any]) -> None:
-        self.expression, self.parts = expression, parts
-        self.nbytes = sum(part.nbytes for part in parts)
-
-    @property
-    def mask(self) -> npt.NDArray[np.bool_]:
-        """Whether each row of all segments passes and is visible."""
-        masks = [part.mask for part in self.parts]
-        return masks[0] if len(masks) == 1 else np.concatenate(masks)
+    def __init__(self, expression: Filter, passing: Any) -> None:
+        self.expression, self.passing = expression, passing
+        self.nbytes: int = passing.nbytes
 
 
 class FilterCache:
-    """Evaluates filters on segments, and keeps some; safe to call from several threads.
+    """Evaluates filters, and keeps some; safe to call from several threads.
 
     Args:
-        segments: that hold the items.
+        items: that pass or not.
         max_bytes: of the filters that are kept; the least recently used are dropped.
     """
 
-    def __init__(self, segments: Sequence[Filterable], max_bytes: int = MAX_BYTES) -> None:
-        self.segments = segments
+    def __init__(self, items: Filterable, max_bytes: int = MAX_BYTES) -> None:
+        self._items = items
         self._max_bytes = max_bytes
         self._kept: OrderedDict[bytes, CompiledFilter] = OrderedDict()
         self._bytes = 0
@@ -114,7 +110,7 @@ class FilterCache:
         found = self.kept(content)
         if found is None:
             work = Work() if work is None else work
-            found = CompiledFilter(expression, [each.filter(expression, work) for each in self.segments])
+            found = CompiledFilter(expression, self._items.filter(expression, work))
             self._keep(content, found)
         return found
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import TwinspireError
 from twinspire.protos.files.draft_file import create_draft
-from twinspire.serving.live.store.changes import START, Position
+from twinspire.serving.live.store.records import START, Position
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
 
 log = logging.getLogger(__name__)

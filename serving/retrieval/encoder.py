@@ -35,7 +35,6 @@ from twinspire.protos.features import (
 from twinspire.protos.files.onnx_file import check_self_contained
 from twinspire.protos.inputs.events import item_ids
 from twinspire.protos.names import near
-from twinspire.serving.index.vector_index import NOT_FINITE
 from twinspire.serving.retrieval.answer import Basis
 from twinspire.serving.retrieval.query import (
     PLAIN,
@@ -49,6 +48,7 @@ from twinspire.serving.retrieval.query import (
     refuse_nan,
     text_is_required,
 )
+from twinspire.serving.segments.vector_index import NOT_FINITE
 
 MAX_PADDING = 192  # padded places in one call; at D = 128 and 512, 96 to 256 are within an eighth as fast
 MAX_QUERIES = 64  # in one call; above it memory grows and speed does not

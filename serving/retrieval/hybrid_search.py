@@ -12,7 +12,6 @@ from twinspire.protos.errors import InvalidInput
 from twinspire.protos.features import TextFeature
 from twinspire.protos.hybrid.fusion import BM25_ALONE, NO_HITS, Fusion, FusionQuery, with_words
 from twinspire.protos.inputs.texts import cut_as_read
-from twinspire.serving.index.vector_index import Vectors
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.query import (
     PLAIN,
@@ -22,7 +21,9 @@ from twinspire.serving.retrieval.query import (
     SearchOptions,
     SearchResult,
 )
+from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.searcher import Searcher
+from twinspire.serving.segments.vector_index import Vectors
 
 Search = Callable[[EncodedQueries, Sequence[SearchOptions]], list[SearchResult]]
 NO_ROWS: frozenset[int] = frozenset()
@@ -36,8 +37,8 @@ class HybridSearch:
         has_words: whether the lexical index holds any; else only whole queries.
     """
 
-    def __init__(self, manifest: Manifest, fusion: Fusion, searcher: Searcher) -> None:
-        self._searcher, self.index = searcher, fusion.index
+    def __init__(self, manifest: Manifest, fusion: Fusion, items: BuiltSegment | Searcher) -> None:
+        self._items, self.index = items, fusion.index
         self._least, self._has_priors = fusion.hybrid.dense_candidates, fusion.hybrid.prior_weight > 0
         self.has_words = fusion.index.has_words
         features = manifest.schema.query.items()
@@ -93,11 +94,12 @@ class HybridSearch:
         context, k = dense.context, options.k
         excluded = NO_ROWS
         if options.exclude or context is not PLAIN:
-            excluded = self._searcher.current(context.excluded(options))
+            excluded = self._items.current(context.excluded(options))
         is_lexical = options.fusion is FusionMode.LEXICAL
         query = FusionQuery(terms, vector, dense.rows, dense.scores)
         weight = BM25_ALONE if is_lexical else None
-        best = self._searcher.rank(query, k + len(excluded), options.filter, weight)
+        passing = None if options.filter is None else options.filter.passing
+        best = self._items.rank(query, k + len(excluded), passing, weight)
         if is_lexical:
             best = with_words(best)
         if excluded:

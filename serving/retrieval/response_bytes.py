@@ -43,6 +43,9 @@ FUSIONS: dict[FusionMode, bytes] = {
 UNFILTERED = Plan.UNFILTERED
 UNFUSED = FusionMode.DEFAULT
 REMOTE_BYTES = 1 << 18  # at most, of an item of another server: id and display fields of 64 KiB each
+ENVELOPE_BYTES = 1024  # most bytes of an answer to one query besides its hits
+ENVELOPE_BYTES_EACH = 32  # most bytes of a query's part of a batch's answer besides its hits
+PROPENSITY_BYTES = 8  # of a hit of an explored answer
 
 
 class ResponseWriter:
@@ -74,6 +77,23 @@ class ResponseWriter:
             return REMOTE_BYTES
         largest, growing = self.packed.largest, self._growing
         return largest if growing is None else max(largest, growing.largest + self.packed.score_bytes)
+
+    def expected(self, queries: int, k: int, explores: bool = False) -> int:
+        """Bytes of an answer with items of average size.
+
+        Args:
+            queries: in the request.
+            k: items for each query.
+            explores: whether the answer may be explored, and have a propensity for each hit.
+        """
+        return queries * self._part(k, self.average, explores)
+
+    def most(self, queries: int, k: int, explores: bool = False) -> int:
+        """As `expected`, with the largest items."""
+        return ENVELOPE_BYTES + queries * self._part(k, self.largest, explores)
+
+    def _part(self, k: int, hit: int, explores: bool) -> int:
+        return ENVELOPE_BYTES_EACH + min(k, len(self)) * (hit + explores * PROPENSITY_BYTES)
 
     def size(self, found: SearchResult) -> int:
         """Bytes of the hits of one query in an answer."""

@@ -23,8 +23,6 @@ from twinspire.protos.nearest.search import each_vector, largest_products, merge
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.remote import RemoteCollection
-from twinspire.serving.index.vector_index import Rows, Vectors, shown_scores
 from twinspire.serving.retrieval.answer import Answer, Basis, FusionMode, Hit, Timing
 from twinspire.serving.retrieval.encoder import Encoder, QueryEncoder, require_finite
 from twinspire.serving.retrieval.event_reading import EventReading
@@ -47,8 +45,9 @@ from twinspire.serving.retrieval.query import (
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.growing import GrowingSegment
-from twinspire.serving.segments.remote import RemoteSegment
+from twinspire.serving.segments.remote import RemoteCollection, RemoteSegment
 from twinspire.serving.segments.searcher import Searcher
+from twinspire.serving.segments.vector_index import Rows, Vectors, shown_scores
 
 UNFILTERED = Plan.UNFILTERED
 NO_EVENTS = "the events of users are not known here; a service knows them that was started with --events"
@@ -68,7 +67,7 @@ class Retriever:
 
     Attributes:
         built: the segment of the bundle.
-        searcher: of all segments and their items.
+        items: what is searched: the segment of the bundle, together with the live items if there are any.
         filters: evaluates filters on them.
         hybrid: the lexical search; None if the bundle has no lexical index.
         interests: K, the number of vectors of a query, each of which is searched.
@@ -85,18 +84,18 @@ class Retriever:
         self.manifest = manifest = built.manifest
         self.measures = measures
         self.built, self._growing = built, growing
-        self.searcher = Searcher(built, growing)
-        self.filters = FilterCache(self.searcher.segments)
-        self.hybrid = None if built.fusion is None else HybridSearch(manifest, built.fusion, self.searcher)
-        unknown = Basis.POPULAR if self.searcher.knows_popular else Basis.NONE
-        self._query_encoder = QueryEncoder(encoder, manifest, self.searcher.rows, unknown)
+        self.items: BuiltSegment | Searcher = built if growing is None else Searcher(growing)
+        self.filters = FilterCache(self.items)
+        self.hybrid = None if built.fusion is None else HybridSearch(manifest, built.fusion, self.items)
+        unknown = Basis.POPULAR if self.items.knows_popular else Basis.NONE
+        self._query_encoder = QueryEncoder(encoder, manifest, self.items.rows, unknown)
         self.events = EventReading.of(manifest.dataset, self._query_encoder.form, encoder.inputs)
         self._excludes_history = manifest.excludes_history
         self._default_beyond_k = SearchOptions(0, exclude_history=self._excludes_history)[1:]
         self.interests, self._width = manifest.interests, manifest.width("query")
         own_fusion = FusionMode.DENSE if self.hybrid is None else FusionMode.HYBRID
         self._own_fusions = (FusionMode.DEFAULT, own_fusion)
-        # The index may hold items without the coordinate that pads them to unit length (`HnswIndex`).
+        # The index may hold items without the coordinate that pads them to unit length (`VectorIndex`).
         self._searches_items_exactly = manifest.score.has_padding_dim
 
     @classmethod
@@ -210,7 +209,7 @@ class Retriever:
             if query.item_id is not None:
                 check_item_query(query, name)
         wanted = [query.item_id for query in queries if query.item_id is not None]
-        rows = dict(zip(wanted, self.searcher.find_all(wanted), strict=True)) if wanted else {}
+        rows = dict(zip(wanted, self.items.find_all(wanted), strict=True)) if wanted else {}
         prepared = []
         for query, name, ids in zip(queries, names, excluded, strict=False):
             if query.item_id is None or query.user is not None:
@@ -273,7 +272,7 @@ class Retriever:
             if each.own_row is None:
                 vectors[n], one = next(encoded)
             else:
-                vectors[n] = np.tile(self.searcher.vectors([each.own_row])[0], self.interests)
+                vectors[n] = np.tile(self.items.vectors([each.own_row])[0], self.interests)
                 one = QueryContext(each.own_row)
             contexts.append(one)
         contexts = self._with_exclusions(prepared, contexts)
@@ -285,7 +284,7 @@ class Retriever:
         """The contexts of queries, with the rows of the items that each excludes."""
         for n, each in enumerate(prepared):
             if each.excluded:
-                contexts[n] = replace(contexts[n], excluded_rows=frozenset(self.searcher.rows(each.excluded)))
+                contexts[n] = replace(contexts[n], excluded_rows=frozenset(self.items.rows(each.excluded)))
         return contexts
 
     def search_encoded(self, encoded: EncodedQueries, options: SearchOptions) -> list[Answer]:
@@ -335,7 +334,7 @@ class Retriever:
             raise InvalidInput("min_score", f"expected a finite number, got {min_score}")
         fusion = FusionMode(fusion)
         check_fusion(self.hybrid, fusion)
-        rows = frozenset(self.searcher.rows(exclude)) if exclude else frozenset()
+        rows = frozenset(self.items.rows(exclude)) if exclude else frozenset()
         return SearchOptions(k, rows, exclude_history, compiled, fusion, min_score)
 
     def is_default(self, options: SearchOptions) -> bool:
@@ -351,7 +350,7 @@ class Retriever:
         if options.filter is None:
             return (self.interests - 1) * (options.k + len(options.exclude))
         repeated = (self.interests - 1) * len(options.exclude)
-        return repeated + self.interests * self.built.expected_cost(options.k, options.filter.parts[0])
+        return repeated + self.interests * self.items.expected_cost(options.k, options.filter.passing)
 
     def extra_cost(self, options: SearchOptions) -> int:
         """The part of `expected_cost` that is due to the filter."""
@@ -402,7 +401,7 @@ class Retriever:
         first = options[0] if options else NO_SEARCH
         plain = first.k and not first.exclude and first.filter is None and encoded.contexts[0] is PLAIN
         if plain and encoded.contexts.count(PLAIN) == options.count(first) == len(options):
-            rows, products = self.searcher.search(encoded.vectors, first.k)
+            rows, products = self.items.search(encoded.vectors, first.k)
             scores = shown_scores(products, self.manifest.score)
             best = zip(rows.tolist(), scores.tolist(), strict=True)
             return [SearchResult(*each, PLAIN) for each in best]
@@ -431,7 +430,7 @@ class Retriever:
             rows = np.array([*result.rows, *(row for other in others for row in other.rows)], np.int64)
             if others and len(rows):
                 # Computed again: a graph may find an item only for a vector that is not the nearest.
-                rows, products = merge(rows, self.searcher.vectors, vector, each.k)
+                rows, products = merge(rows, self.items.vectors, vector, each.k)
                 result = result._replace(rows=rows.tolist(), scores=products.tolist())
             results.append(result)
         return results
@@ -455,16 +454,16 @@ class Retriever:
         if basis in (Basis.POPULAR, Basis.NONE):
             vector = self._query_encoder.blank_vector[0]
         require_finite(vector)
-        rows = self.searcher.find_all(item_ids)
+        rows = self.items.find_all(item_ids)
         known = [row for row in rows if row is not None]
-        products = largest_products(self.searcher.vectors(known), vector) if known else vector[:0]
+        products = largest_products(self.items.vectors(known), vector) if known else vector[:0]
         shown = iter(shown_scores(products, self.manifest.score).tolist())
         return [None if row is None else next(shown) for row in rows]
 
     def _find_each(self, encoded: EncodedQueries, options: Sequence[SearchOptions]) -> list[SearchResult]:
         """As `find`, of any queries of one vector each, which may differ in options and context."""
         pairs = zip(encoded.contexts, options, strict=True)
-        excluded = [self.searcher.current(context.excluded(each)) for context, each in pairs]
+        excluded = [self.items.current(context.excluded(each)) for context, each in pairs]
         found: list[SearchResult | None] = [None] * len(options)
         # (items to search for, whether approximately, filter) -> queries
         groups: dict[tuple[int, bool, CompiledFilter | None], list[int]] = {}
@@ -495,10 +494,10 @@ class Retriever:
     ) -> Iterable[tuple[Rows, Vectors, Vectors, Plan]]:
         """Rows, products, shown scores and plan for each query; of items that pass, if there is a filter."""
         if passing is None:
-            search = self.searcher.search if approximate else self.searcher.exact
+            search = self.items.search if approximate else self.items.exact
             (rows, products), plans = search(vectors, width), [UNFILTERED] * len(vectors)
         else:
-            (rows, products), plans = self.searcher.search_passing(vectors, width, passing, approximate)
+            (rows, products), plans = self.items.search_passing(vectors, width, passing.passing, approximate)
         return zip(rows, products, shown_scores(products, self.manifest.score), plans, strict=True)
 
     def _find_popular(
@@ -506,14 +505,14 @@ class Retriever:
     ) -> SearchResult:
         """The most popular items, of those that pass if there is a filter."""
         if options.filter is None:
-            return SearchResult(*self.searcher.popular(options.k, excluded), context)
-        mask = options.filter.mask
+            return SearchResult(*self.items.popular(options.k, excluded), context)
+        mask = options.filter.passing.mask
         if not mask.any():
             return SearchResult([], [], context, Plan.EMPTY)
-        return SearchResult(*self.searcher.popular(options.k, excluded, mask), context, Plan.POPULAR)
+        return SearchResult(*self.items.popular(options.k, excluded, mask), context, Plan.POPULAR)
 
     def _hits(self, found: SearchResult) -> tuple[Hit, ...]:
-        items = self.built if self._growing is None else self.searcher
+        items = self.items
         hits = zip(found.rows, found.scores, *found.parts, strict=True)
         return tuple(
             [Hit(items.item_id(row), score, items.fields(row), *parts) for row, score, *parts in hits]

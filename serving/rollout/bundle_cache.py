@@ -34,8 +34,7 @@ from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import BundleDamaged, BundleError, TwinspireError, Unavailable
 from twinspire.protos.files import atomic_directory
 from twinspire.protos.files.draft_file import sync
-from twinspire.serving.rollout.registry import Registered
-from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.registry import Registered, RegistryProcess
 from twinspire.serving.rollout.target import BundleRef, bundle_at
 
 log = logging.getLogger(__name__)

@@ -74,7 +74,7 @@ class Interleaver:
             return None
         bundles, found = (champion, challenger), (job.found[0], job.rival.found[0])
         ids = [
-            [*map(bundle.retriever.searcher.item_id, each.rows)]
+            [*map(bundle.retriever.items.item_id, each.rows)]
             for bundle, each in zip(bundles, found, strict=True)
         ]
         picks = team_draft(ids[CHAMPION], ids[CHALLENGER], job.options.k)

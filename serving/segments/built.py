@@ -4,8 +4,9 @@ The bundle's graph is not changed, because an HNSW graph whose items are replace
 paths to some of them. It is asked for more items than wanted, until enough remain that are not deleted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,18 @@ from twinspire.serving.filters.columns import FilterColumns, Work
 from twinspire.serving.filters.compiled import PassingRows
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors, open_index
 from twinspire.serving.segments.catalogue import Catalogue
-from twinspire.serving.segments.neighbours import (
+from twinspire.serving.segments.neighbours import Mask, expected_cost, remaining, remaining_of_all
+from twinspire.serving.segments.vector_index import (
     FoundPassing,
-    Mask,
-    expected_cost,
-    remaining,
-    remaining_of_all,
-    search_passing,
+    Neighbours,
+    Rows,
+    VectorIndex,
+    Vectors,
+    open_index,
 )
+
+RANKING_STEP = 4096  # items of the ranking that are compared with a filter at once
 
 
 class BuiltSegment:
@@ -86,6 +89,8 @@ class BuiltSegment:
             vectors: of the query tower, float32 (B, D).
             k: items wanted.
         """
+        if not self.deleted_count:
+            return self.index.search(vectors, k)
         return remaining_of_all(self.index.search, self.deleted, self.deleted_count, vectors, k)
 
     def exact(self, vectors: Vectors, k: int) -> Neighbours:
@@ -117,10 +122,12 @@ class BuiltSegment:
             approximate: whether the search may be.
         """
         approximate = approximate and self.has_graph
+        if not passing.deleted_count:
+            return self.index.search_passing(vectors, k, passing.rows, approximate)
         plans = [Plan.EMPTY] * len(vectors)
 
         def search(queries: Rows, ask: int) -> Neighbours:
-            found, some = search_passing(self.index, vectors[queries], ask, passing.rows, approximate)
+            found, some = self.index.search_passing(vectors[queries], ask, passing.rows, approximate)
             for query, plan in zip(queries.tolist(), some, strict=True):
                 plans[query] = plan
             return found
@@ -167,6 +174,46 @@ class BuiltSegment:
     def find_all(self, item_ids: Sequence[str]) -> list[int | None]:
         """As `find`, of each id."""
         return [*map(self.find, item_ids)]
+
+    def rows(self, item_ids: Iterable[str]) -> set[int]:
+        """The rows of items, deleted or not; unknown ids are skipped."""
+        return self.catalogue.rows(item_ids)
+
+    def current(self, rows: frozenset[int]) -> frozenset[int]:
+        """The rows that hold the items of `rows` now: the same, because no other segment replaces them."""
+        return rows
+
+    @property
+    def knows_popular(self) -> bool:
+        """As `Catalogue.knows_popular`."""
+        return self.catalogue.knows_popular
+
+    def ranked(self, mask: Mask | None = None) -> Iterator[int]:
+        """Its rows, the most popular first and deleted ones included; among equals, the lower one first.
+
+        Args:
+            mask: whether each row passes a filter; visible ones that do not are left out. None for all.
+        """
+        if mask is None:
+            yield from self.catalogue.ranking
+            return
+        ranking = np.asarray(self.catalogue.ranking)
+        for start in range(0, len(ranking), RANKING_STEP):
+            block = ranking[start : start + RANKING_STEP]
+            yield from block[mask[block] | self.deleted[block]].tolist()
+
+    def popular(
+        self, k: int, excluded: Collection[int], mask: Mask | None = None
+    ) -> tuple[list[int], list[float]]:
+        """The `k` most popular items: their rows and popularities; while nothing is deleted.
+
+        Args:
+            k: items wanted.
+            excluded: rows to leave out.
+            mask: as of `ranked`.
+        """
+        best = [*islice((row for row in self.ranked(mask) if row not in excluded), k)]
+        return best, [self.catalogue.shares[row] for row in best]
 
     def holds(self, item_id: str) -> bool:
         """Whether there is a row of an item, deleted or not."""

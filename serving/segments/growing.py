@@ -25,12 +25,12 @@ from twinspire.protos.nearest.search import BLOCK, exact_search, top_k
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.filters.expression import Filter
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.vector_index import Neighbours, Rows, Vectors
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.growing_columns import GrowingColumns, GrowingPostings
 from twinspire.serving.segments.growing_graph import GrowingGraph
-from twinspire.serving.segments.neighbours import FoundPassing, Mask, merged, none_of, picked
+from twinspire.serving.segments.neighbours import Mask, merged, picked
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind, hit_of
+from twinspire.serving.segments.vector_index import FoundPassing, Neighbours, Rows, Vectors, none_of
 
 FIRST_CAPACITY = 256  # rows
 COPIED_SHARE = 4  # the vectors of at most 1/4 of the rows are copied; of more, all are compared

@@ -17,11 +17,11 @@ import numpy as np
 
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import BundleDamaged
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import read_hnswlib
 from twinspire.protos.nearest.search import exact_search
-from twinspire.serving.index.hnsw_index import HnswIndex
-from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
 from twinspire.serving.segments.neighbours import Mask, merged, remaining_of_all
+from twinspire.serving.segments.vector_index import Neighbours, Rows, VectorIndex, Vectors
 
 COPIES = 16  # equal vectors that a graph holds
 # Vectors in one cell are equal; a cell is 2**-10 to 2**-11 of the largest coordinate, wide against rounding.
@@ -109,7 +109,7 @@ def open_graph(path: Path, manifest: Manifest, vectors: Vectors) -> GrowingGraph
         ef = max(NARROWEST, ef // 2)
     searched = vectors[held] if len(others) else vectors[: len(held)]
     try:
-        index = HnswIndex.of(searched, links, ef, manifest.score.has_padding_dim)
+        index = VectorIndex(CodedVectors(searched, manifest.score.has_padding_dim, links), ef)
     except ValueError as error:
         raise BundleDamaged(f"{path}: {error}") from None
     return GrowingGraph(index, held, others, vectors[others])

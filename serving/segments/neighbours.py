@@ -1,9 +1,4 @@
-"""Hits of several searches as one, and searches of an index of which some rows are deleted, or pass a filter.
-
-`search_passing` counts the items that pass before anything is searched. Where they are few, all of them are
-compared with the query, which is exact. Where they are many, the index searches, and keeps only those that
-pass. If it reaches too few of them, all that pass are compared. So an answer never lacks an item that exists.
-"""
+"""Hits of several searches as one, and searches of an index of which some rows are deleted."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -12,9 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twinspire.protos.nearest.search import compared_like, graph_width
-from twinspire.serving.filters.compiled import PassingRows
-from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
+from twinspire.serving.segments.vector_index import Neighbours, Rows, Vectors, none_of
 
 SPARE = 8  # items to search for beyond those that are expected to be deleted
 WIDER = 4  # factor of the number of items in a repeated search
@@ -23,12 +16,6 @@ STEP_ITEMS = 128  # that are compared with a query of D = 512 in 1 step (defined
 Mask = npt.NDArray[np.bool_]
 Array = TypeVar("Array", Rows, Vectors)
 Search = Callable[[Rows, int], Neighbours]  # places of queries, and k
-FoundPassing = tuple[Neighbours, list[Plan]]  # and the plan that found those of each query
-
-
-def none_of(queries: int) -> Neighbours:
-    """No hit for each of some queries."""
-    return Neighbours(np.empty((queries, 0), np.int64), np.empty((queries, 0), np.float32))
 
 
 def merged(first: Neighbours, second: Neighbours, k: int) -> Neighbours:
@@ -87,8 +74,6 @@ def remaining_of_all(
     search: Callable[[Vectors, int], Neighbours], deleted: Mask, deleted_count: int, vectors: Vectors, k: int
 ) -> Neighbours:
     """As `remaining`, of all items of an index, for vectors (B, D)."""
-    if deleted_count == 0:
-        return search(vectors, k)
     return remaining(
         lambda queries, ask: search(vectors if len(queries) == len(vectors) else vectors[queries], ask),
         np.arange(len(vectors)),
@@ -118,35 +103,3 @@ def expected_cost(k: int, count: int, passing: int, ef_search: int | None) -> in
     k = min(k, passing)
     width = None if ef_search is None else graph_width(k, ef_search, count, passing)
     return (passing if width is None else compared_like(width, count, passing)) // STEP_ITEMS if k else 0
-
-
-def search_passing(
-    index: VectorIndex, vectors: Vectors, k: int, passing: PassingRows, approximate: bool = True
-) -> FoundPassing:
-    """The `min(k, R)` best of the R items that pass a filter, for each query.
-
-    The result of a query does not depend on the other queries of the batch, except for rounding.
-
-    Args:
-        index: of N items.
-        vectors: of the queries, float32 (B, D).
-        k: items wanted, at least 1.
-        passing: the filter.
-        approximate: whether the index may be searched; otherwise all items that pass are compared.
-    """
-    k = min(k, passing.count)
-    if k == 0:
-        return none_of(len(vectors)), [Plan.EMPTY] * len(vectors)
-    found = None
-    if approximate:
-        all_pass = passing.count == index.count
-        found = index.search(vectors, k) if all_pass else index.search_filtered(vectors, k, passing)
-    if found is None:
-        return index.exact(vectors, k, passing.rows), [Plan.EXACT] * len(vectors)
-    plans = [Plan.GRAPH] * len(vectors)
-    short = np.flatnonzero(found.rows[:, -1] < 0)
-    if len(short):
-        found.rows[short], found.scores[short] = index.exact(vectors[short], k, passing.rows)
-        for n in short.tolist():
-            plans[n] = Plan.GRAPH_THEN_EXACT
-    return found, plans

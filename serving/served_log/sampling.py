@@ -221,7 +221,7 @@ class AnswerSampler:
                 measures = retriever.measures(values, job.vectors[place])
         candidates, draw = None, found.draw
         if draw is not None:
-            item_id = retriever.searcher.item_id
+            item_id = retriever.items.item_id
             candidates = [*map(item_id, draw.rows)], draw.scores, draw.temperature
         mixed = found.interleaved
         teams = None if mixed is None else (mixed.challenger, mixed.teams)

@@ -26,7 +26,7 @@ from twinspire.serving.shared_state import SHADOW, SHADOW_TARGET, TARGET, Shared
 from twinspire.serving.supervisor import WorkerHandle, run_when_idle
 from twinspire.serving.wire import converters
 from twinspire.serving.wire.converters import RequestLimits
-from twinspire.serving.wire.filter_converters import compile_filter
+from twinspire.serving.wire.filter_converters import search_options
 
 log = logging.getLogger(__name__)
 
@@ -166,17 +166,10 @@ class Shadow:
     def _answer(self, retriever: Retriever, request: wire.SearchRequest) -> wire.SearchResponse:
         """Answer as the service does."""
         prepared = retriever.prepare(converters.query_from_wire(request.query, "query"))
-        k = self._limits.k(request.k)
-        compiled = None
-        if request.HasField("filter"):
-            compiled = compile_filter(request.filter, retriever.filters, self._limits)
-        fusion = converters.fusion_from_wire(request.fusion)
-        exclude_history = converters.if_given(request, "exclude_history")
-        min_score = converters.if_given(request, "min_score")
-        options = retriever.search_options(k, request.exclude, exclude_history, compiled, fusion, min_score)
+        options = search_options(request, retriever, self._limits)
         encoded = retriever.encode_prepared([prepared])
         (found,) = retriever.find(encoded, [options])
-        ids = map(retriever.searcher.item_id, found.rows)
+        ids = map(retriever.items.item_id, found.rows)
         hits = [wire.Hit(id=each, score=score) for each, score in zip(ids, found.scores, strict=True)]
         basis, fusion = BASES[found.context.basis], converters.fusion_to_wire(found.fusion)
         return wire.SearchResponse(hits=hits, basis=basis, fusion=fusion)

@@ -81,6 +81,23 @@ class RequestLimits:
                 f" = {queries * k}; {ASK_LESS}",
             )
 
+    def check_answer(self, size: int, advice: str, name: str = "k", about: str = "") -> int:
+        """Refuse a request whose answer has too many bytes; returns them.
+
+        Args:
+            size: of the answer in bytes.
+            advice: how to ask for less.
+            name: of the field that asks for too much.
+            about: stands before the size in the error.
+
+        Raises:
+            InvalidInput: the size is above `max_answer_bytes`.
+        """
+        if size > self.max_answer_bytes:
+            most = f"expected an answer of at most {self.max_answer_bytes} bytes"
+            raise InvalidInput(name, f"{most}, got {about}{size}; {advice}")
+        return size
+
     def check_exclude(self, exclude: Sequence[str]) -> None:
         """Refuse too many excluded items, or an id that is too long.
 

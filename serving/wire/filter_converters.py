@@ -1,4 +1,4 @@
-"""Filters on the wire: their bounds, and their conversion in both directions."""
+"""Filters on the wire: their bounds, their conversion in both directions, and the options of a search."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,14 @@ from twinspire.serving.filters.expression import (
 )
 from twinspire.serving.filters.kinds import Time, Value
 from twinspire.serving.filters.text import parse_filter
-from twinspire.serving.wire.converters import RequestLimits
+from twinspire.serving.retrieval.answer import FusionMode
+from twinspire.serving.wire.converters import RequestLimits, fusion_from_wire, if_given
 
 if TYPE_CHECKING:  # clients have no library of bitmaps
     from twinspire.serving.filters.columns import Work
     from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
+    from twinspire.serving.retrieval.query import SearchOptions
+    from twinspire.serving.retrieval.retriever import Retriever
 
 NANOSECONDS = 1_000_000_000  # in a second
 
@@ -46,6 +49,29 @@ def compile_filter(
     content = message.SerializeToString(deterministic=True)
     kept = filters.kept(content)
     return filters.compile(filter_from_wire(message, limits), content, work) if kept is None else kept
+
+
+def search_options(
+    request: wire.SearchRequest | wire.SearchBatchRequest,
+    retriever: "Retriever",
+    limits: RequestLimits,
+    with_filter: bool = True,
+) -> "SearchOptions":
+    """What a bundle searches for, by a request.
+
+    Args:
+        limits: bounds of the request; those of `exclude` are not checked.
+        with_filter: whether to compile the request's filter, too.
+
+    Raises:
+        InvalidInput: a value is beyond a bound, or does not fit the bundle.
+    """
+    k, compiled = limits.k(request.k), None
+    fusion = fusion_from_wire(request.fusion) if request.fusion else FusionMode.DEFAULT
+    if with_filter and request.HasField("filter"):
+        compiled = compile_filter(request.filter, retriever.filters, limits)
+    exclude_history, min_score = if_given(request, "exclude_history"), if_given(request, "min_score")
+    return retriever.search_options(k, request.exclude, exclude_history, compiled, fusion, min_score)
 
 
 def filter_from_wire(message: wire.Filter, limits: RequestLimits) -> Filter:

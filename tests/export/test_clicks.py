@@ -25,8 +25,8 @@ from twinspire.export.release.gate import Comparison
 from twinspire.export.release.gates import quality as quality_gate
 from twinspire.protos import bundle
 from twinspire.serving.client import Query
+from twinspire.serving.live.store.records import ItemWrite, WriteRequest
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.serving.retrieval.query import example_query
 from twinspire.train.config import read_experiment
 from twinspire.train.data.training_data import Pairs, TrainingData, data_of_kept_towers, training_data_of

@@ -74,7 +74,7 @@ def test_quality_is_that_of_the_answers(made: Made) -> None:
 def test_the_score_is_the_largest_product(made: Made) -> None:
     retriever = Retriever.load(made.folder)
     (answer,) = retriever.search([Query(history=HISTORY)], 20)
-    rows = [retriever.searcher.rows([hit.id]).pop() for hit in answer.hits]
+    rows = [retriever.items.rows([hit.id]).pop() for hit in answer.hits]
     vectors = retriever.encode([Query(history=HISTORY)]).vectors.repeat(len(rows), axis=0)
     expected = paired_products(vectors, retriever.item_vectors[rows])
     assert [hit.score for hit in answer.hits] == pytest.approx(expected.tolist(), abs=1e-5)

@@ -23,8 +23,8 @@ from twinspire.export.release import registry
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.serving import catalogue
+from twinspire.serving.live.store.records import ItemWrite, WriteRequest
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.train.config import Experiment, read_experiment
 from twinspire.train.data.dataset import Dataset
 from twinspire.train.training.tracking import experiment_id

@@ -29,8 +29,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]  # `train.paths` would read the environment before it is set
 SLOW = (
     "mlflow mlflow.artifacts mlflow.genai mlflow.store.tracking.sqlalchemy_store torch torch.export"
+    " torch._dynamo torch._functorch.aot_autograd torch.onnx._internal.exporter._core"
     " sklearn.feature_extraction.text sklearn.linear_model scipy.sparse scipy.stats matplotlib.figure"
-    " onnx onnxscript onnxruntime polars rich.console rich.progress"
+    " onnx onnxscript onnxruntime polars rich.console rich.progress tests.helpers.warmed"
 ).split()
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(SLOW)

@@ -17,7 +17,6 @@ from twinspire.serving.benchmark.filter_measurement import Bucket, FilteredQuery
 from twinspire.serving.filters.compiled import CompiledFilter, FilterCache
 from twinspire.serving.retrieval.query import EncodedQueries
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.segments.neighbours import search_passing
 
 SELECTIVE = 0.01  # from this selectivity down, and at HALF, a filtered search takes at most twice as long
 HALF = 0.5
@@ -39,7 +38,7 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
         not kept; `search_p50_us` of the search alone, by plan; `p50_ratio` of the first two;
         `timed_queries`, the different queries that were timed.
     """
-    index, segments, some = retriever.built.index, retriever.searcher.segments, bucket.queries
+    index, items, some = retriever.built.index, retriever.items, bucket.queries
 
     def find(encoded: EncodedQueries, compiled: CompiledFilter | None) -> object:
         return retriever.find(
@@ -57,12 +56,12 @@ def measure_times(retriever: Retriever, bucket: Bucket, k: int) -> dict[str, Any
     whole: Calls = {
         "unfiltered": lambda each: answered(each, None),
         "filtered": lambda each: answered(each, each.compiled),
-        "first_use": lambda each: answered(each, FilterCache(segments).compile(each.compiled.expression)),
+        "first_use": lambda each: answered(each, FilterCache(items).compile(each.compiled.expression)),
     }
     vectors = {id(each): each_vector(each.encoded.vectors, dimension) for each in some}
     parts: Calls = {
         "unfiltered": lambda each: index.search(vectors[id(each)], k),
-        "planner": lambda each: search_passing(index, vectors[id(each)], k, rows_of(each.compiled)),
+        "planner": lambda each: index.search_passing(vectors[id(each)], k, rows_of(each.compiled)),
         "exact": lambda each: index.exact(vectors[id(each)], k, rows_of(each.compiled).rows),
     }
 

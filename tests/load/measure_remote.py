@@ -46,7 +46,7 @@ from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.protos.vector_databases.database import uri_variable
 from twinspire.serving.benchmark.filter_measurement import recall
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.index.vector_index import VectorIndex
+from twinspire.serving.segments.vector_index import exact_index
 
 NAME, K = "shop-made", 10
 QUERIES, NOUNS = 200, 500  # different queries; they ask for nouns that the smallest catalogue has
@@ -78,7 +78,7 @@ class Items:
     def __init__(self, folder: Path) -> None:
         self.folder, manifest = folder, bundle.read(folder)
         self.version, self.count = manifest.bundle_version, manifest.count
-        self.index = VectorIndex(folder, manifest)
+        self.index = exact_index(folder, manifest)
         ids = parse_json((folder / bundle.ITEMS).read_bytes())["ids"]
         self._rows = {item_id: row for row, item_id in enumerate(ids)}
 

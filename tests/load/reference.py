@@ -25,9 +25,9 @@ from twinspire.protos.bundle import Manifest
 from twinspire.protos.features import TextFeature
 from twinspire.protos.files.onnx_file import check_self_contained
 from twinspire.protos.nearest.search import search_each
-from twinspire.serving.index.vector_index import Neighbours, Vectors, open_index, shown_scores
 from twinspire.serving.retrieval.query import QueryForm
 from twinspire.serving.segments.catalogue import Catalogue
+from twinspire.serving.segments.vector_index import Neighbours, Vectors, open_index, shown_scores
 from twinspire.serving.wire.converters import query_from_wire
 
 THREADS = 16

@@ -16,8 +16,8 @@ from twinspire.protos.errors import ConfigError, MissingStage, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
 from twinspire.serving.catalogue import backup, compact, restore, snapshot
 from twinspire.serving.live.encoded_items import LOCK, EncodedItemsWriter, EncodedOrigin, folder_of
+from twinspire.serving.live.store.records import ItemWrite, WriteRequest
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 
 ROOT = Path(__file__).parents[2]
 

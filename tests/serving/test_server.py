@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.helpers.answers import differences
 from tests.helpers.serving.guarded import code_of
-from tests.helpers.serving.loopback import client_on
+from tests.helpers.serving.loopback import client_on, configured
 from tests.helpers.tiny import item_ids, item_names
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
@@ -54,7 +54,7 @@ def test_a_batch_answers_in_order(client: RetrievalClient) -> None:
 
 def test_streams_are_bounded_and_come_back(retriever: Retriever, caplog: pytest.LogCaptureFixture) -> None:
     with (
-        RetrievalServer(retriever, bounds=WorkerLimits(streams=1)) as server,
+        RetrievalServer(retriever, configured(bounds=WorkerLimits(streams=1))) as server,
         RetrievalClient(server.address) as client,
     ):
         queries: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -112,8 +112,7 @@ def test_features_of_every_kind_reach_the_tower(full_client: RetrievalClient) ->
 
 
 def test_an_answer_may_be_larger_than_grpcs_own_bound(retriever: Retriever) -> None:
-    limits = RequestLimits(max_hits=256 * 300, max_answer_bytes=8 << 20)
-    with RetrievalServer(retriever, limits) as server, RetrievalClient(server.address) as client:
+    with client_on(retriever, RequestLimits(max_hits=256 * 300, max_answer_bytes=8 << 20)) as client:
         answers = client.search_batch(["bake"] * 256, k=300, timeout=30)
     assert sum(len(answer.hits) for answer in answers) == 256 * 300
 
@@ -141,7 +140,7 @@ def test_reflection_lists_the_services_and_describes_them(channel: grpc.Channel)
 
 def test_a_busy_port_is_an_error(retriever: Retriever, server: RetrievalServer) -> None:
     with pytest.raises(Unavailable, match=f"127.0.0.1:{server.port}: cannot listen"):
-        RetrievalServer(retriever, port=server.port)
+        RetrievalServer(retriever, configured(port=server.port))
 
 
 class FailingMirror(TrafficMirror):

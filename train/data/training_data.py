@@ -312,24 +312,24 @@ class TrainingData:
     def training_values(self) -> dict[Side, dict[str, list[Any]]]:
         """Side -> feature name -> raw values of the records in training pairs, without histories."""
         train = self.parts["train"]
-        rows: dict[Side, Rows] = {"query": np.unique(train.query), "item": np.unique(train.item)}
-        sides: dict[Side, Mapping[str, Sequence[Any]]] = {"query": self.queries, "item": self.items}
-        return {
-            side: {
-                name: [values[n] for n in rows[side]]
-                for name, values in sides[side].items()
-                if not isinstance(values, Histories)
-            }
-            for side in sides
-        }
+        items = np.flatnonzero(bincount(train.item, self.item_count))
+        found: dict[Side, dict[str, list[Any]]] = {"query": {}, "item": _at(items, self.items)}
+        features = {name: each for name, each in self.queries.items() if not isinstance(each, Histories)}
+        if features:
+            found["query"] = _at(np.unique(train.query), features)
+        return found
 
     def sample(self, side: Side, part: str, count: int, seed: int) -> dict[str, list[Any]]:
         """Feature name -> raw values of up to `count` random records of one part's pairs."""
         pairs = self.parts[part]
         rows = np.unique(pairs.query if side == "query" else pairs.item)
         drawn = np.random.default_rng(seed).permutation(rows)[:count]
-        values = self.queries if side == "query" else self.items
-        return {name: [column[row] for row in drawn] for name, column in values.items()}
+        return _at(drawn, self.queries if side == "query" else self.items)
+
+
+def _at(rows: Rows, columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The values of each column in some rows."""
+    return {name: [values[row] for row in rows] for name, values in columns.items()}
 
 
 def training_data_of(

@@ -16,11 +16,10 @@ import hnswlib
 import numpy as np
 
 from twinspire.protos.bundle import Manifest
-from twinspire.serving.index.hnsw_index import SPACE
-from twinspire.serving.index.vector_index import Vectors
 from twinspire.serving.live.encoded_items import EncodedItemsReader, EncodedOrigin, graph_path
 from twinspire.serving.segments.growing_graph import CopyCounter
 from twinspire.serving.segments.packed_items import EncodedKind
+from twinspire.serving.segments.vector_index import SPACE, Vectors
 
 log = logging.getLogger(__name__)
 

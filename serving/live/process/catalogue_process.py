@@ -35,12 +35,10 @@ from twinspire.serving.live.process.frames import (
     Requests,
     take_group,
 )
-from twinspire.serving.live.store.changes import Change, Position
 from twinspire.serving.live.store.database import CATALOGUE as STORE
 from twinspire.serving.live.store.database import detail, operator_errors
-from twinspire.serving.live.store.history import StoreRolledBack
-from twinspire.serving.live.store.store import RETRY_SECONDS, Store
-from twinspire.serving.live.store.writes import WriteRequest, check_answer_size
+from twinspire.serving.live.store.records import Change, Position, WriteRequest, check_answer_size
+from twinspire.serving.live.store.store import RETRY_SECONDS, Store, StoreRolledBack
 from twinspire.serving.shared_state import CATALOGUE, SharedState
 from twinspire.serving.supervisor import Heartbeat, WorkerHandle
 from twinspire.serving.wire.converters import value_to_wire

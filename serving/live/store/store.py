@@ -8,7 +8,12 @@ A row holds the latest state of an item, and a delete stays as a row without con
 that is compact at all times. Each write gets the next number of the store's sequence, and so does each
 remembered request that has written nothing. A transaction locks the row with the sequence first, so numbers
 are given in the order of the commits, whatever the number of hosts; a reader that sees a number sees all
-lower ones. Each commit also leaves a mark (`history.py`).
+lower ones.
+
+Each commit draws a random mark and keeps it with the last sequence that it has written. A copy of a store has
+the marks of the commits before it was made, and other ones of later commits. So a store that has a position
+(sequence and mark) has all of the history up to there, and one that was restored from a copy is recognised,
+even if it was written to until its sequence was the same again.
 
 A commit is durable: SQLite keeps a write-ahead log and flushes it in each commit (synchronous=FULL), and
 PostgreSQL commits synchronously whatever its default is. No clock decides which write is newer, so clocks may
@@ -18,6 +23,7 @@ be set back.
 import json
 import logging
 import math
+import secrets
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,26 +37,15 @@ from sqlalchemy.engine import Connection
 
 from twinspire.protos.catalogue_pb2 import WriteResponse
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
-from twinspire.serving.live.store.changes import START, Change, FeedPage, Position
 from twinspire.serving.live.store.database import CATALOGUE, Database
-from twinspire.serving.live.store.history import (
-    HISTORY,
-    ITEMS,
-    KEEP_MARKS,
-    META,
-    REQUESTS,
-    SCHEMA_VERSION,
-    TABLES,
-    advance,
-    locked_meta,
-    read_position,
-    require_same_history,
-    was_at,
-)
-from twinspire.serving.live.store.writes import (
+from twinspire.serving.live.store.records import (
+    START,
     CatalogueBounds,
+    Change,
     Decisions,
+    FeedPage,
     ItemVersion,
+    Position,
     WriteRequest,
     answer_to_json,
     repeated_answer,
@@ -64,12 +59,62 @@ MAX_WRITES = 10_000_000  # later writes of items, after which it is forgotten, h
 PRUNE_EVERY = 1000  # commits
 REFRESH = "make refresh builds a bundle that holds them"
 RETRY_SECONDS = 1.0
+KEEP_MARKS = 1_000_000  # newest changes whose marks are kept; older positions cannot be checked
+SCHEMA_VERSION = 1
+
+TABLES = sa.MetaData()
+META = sa.Table(
+    "twinspire_meta",
+    TABLES,
+    sa.Column("one", sa.Integer, primary_key=True),  # 1: there is one row
+    sa.Column("schema_version", sa.Integer, nullable=False),
+    sa.Column("store_id", sa.String(36), nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False),
+    sa.Column("bounds", sa.Text, nullable=False),
+    sa.Column("mark", sa.BigInteger, nullable=False, server_default="0"),  # of the sequence
+)
+HISTORY = sa.Table(
+    "twinspire_history",
+    TABLES,
+    sa.Column(
+        "sequence",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("mark", sa.BigInteger, nullable=False),
+)
+ITEMS = sa.Table(
+    "twinspire_items",
+    TABLES,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("sequence", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("deleted", sa.Boolean, nullable=False),
+    sa.Column("features", sa.Text, nullable=False),
+    sa.Column("fields", sa.Text, nullable=False),
+    sa.Column("written_at", sa.Float(53), nullable=False),
+)
+REQUESTS = sa.Table(
+    "twinspire_requests",
+    TABLES,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("sequence", sa.BigInteger, nullable=False, index=True),
+    sa.Column("written_at", sa.Float(53), nullable=False),
+)
 
 # Made once: making a statement takes longer than running it.
 _META = sa.select(META)
+_LOCK = _META.with_for_update()
+_ADVANCE, _MARK = sa.update(META), sa.insert(HISTORY)
 _CHANGED = sa.select(ITEMS).where(ITEMS.c.sequence > sa.bindparam("after")).order_by(ITEMS.c.sequence)
 _PAGE = _CHANGED.limit(sa.bindparam("limit"))
 _CONTENT = ("sequence", "deleted", "features", "fields", "written_at")
+
+
+class StoreRolledBack(Unavailable):
+    """The database holds another store or history than before; what was written may be lost."""
 
 
 class Store:
@@ -165,7 +210,7 @@ class Store:
             Unavailable: the store cannot be written now.
         """
         with self._database.writing() as connection:
-            meta = locked_meta(connection)
+            meta = connection.execute(_LOCK).one()
             if meta.store_id == self.store_id:
                 self.store_id = str(uuid.uuid4())
                 connection.execute(sa.update(META).values(store_id=self.store_id))
@@ -264,7 +309,7 @@ class Store:
         """
         now = time.time()
         with self._database.writing() as connection:
-            meta = locked_meta(connection)
+            meta = connection.execute(_LOCK).one()
             written = require_same_history(connection, meta, self.store_id, known)
             self.bounds = CatalogueBounds(**json.loads(meta.bounds))
             (counted_at, overlay), self._counted = self._counted, ((-1, None), 0)
@@ -274,7 +319,9 @@ class Store:
             outcomes, new = self._outcomes(requests, decisions, _known_requests(connection, requests))
             self._save(connection, decisions, new, now)
             if decisions.sequence != meta.sequence:
-                written = advance(connection, decisions.sequence)
+                written = Position(decisions.sequence, 1 + secrets.randbits(62))
+                connection.execute(_ADVANCE, written._asdict())
+                connection.execute(_MARK, written._asdict())
             self._commits += 1
             if self._commits % PRUNE_EVERY == 1:
                 _prune(connection, now)
@@ -351,13 +398,58 @@ class Store:
                 "bounds": json.dumps(asdict(CatalogueBounds())),
             }
             connection.execute(sa.insert(META), [first])
-        meta = locked_meta(connection)
+        meta = connection.execute(_LOCK).one()
         self._database.check_version(meta.schema_version, SCHEMA_VERSION)
         self.store_id = meta.store_id
         held = CatalogueBounds(**json.loads(meta.bounds))
         self.bounds = replace(held, **bounds)
         if self.bounds != held:
             connection.execute(sa.update(META).values(bounds=json.dumps(asdict(self.bounds))))
+
+
+def read_position(connection: Connection) -> Position:
+    """Where the history of the store ends."""
+    return Position(*connection.execute(sa.select(META.c.sequence, META.c.mark)).one())
+
+
+def was_at(connection: Connection, position: Position) -> bool | None:
+    """Whether the store has been at a position; None if the mark of that position is no longer kept.
+
+    Args:
+        position: with a mark of 0, which is unknown, only its sequence is checked.
+    """
+    if position.sequence > read_position(connection).sequence:
+        return False
+    mark = sa.select(HISTORY.c.mark).where(HISTORY.c.sequence == position.sequence)
+    if position == START or connection.execute(mark).scalar() == position.mark:
+        return True
+    first = connection.execute(sa.select(sa.func.min(HISTORY.c.sequence))).scalar()
+    return False if position.mark and first is not None and position.sequence >= first else None
+
+
+def require_same_history(connection: Connection, meta: Any, store_id: str, known: Position) -> Position:
+    """Refuse another store or history than before: what was encoded of both would be mixed.
+
+    Args:
+        meta: the row of `META`.
+        store_id: of the store that was used before.
+        known: a position that it has had.
+
+    Returns:
+        Where the history of the store ends.
+
+    Raises:
+        StoreRolledBack: it is another store, or has never been there.
+    """
+    if meta.store_id != store_id:
+        raise StoreRolledBack("the catalogue's URL leads to another store than before; restart the service")
+    position = Position(meta.sequence, meta.mark)
+    if position != known and not was_at(connection, known):
+        raise StoreRolledBack(
+            f"the catalogue's store has another history than before up to sequence {known.sequence}; if it "
+            "was restored from a copy, or another server has taken over, restart the service"
+        )
+    return position
 
 
 def _overlay(connection: Connection, base: int | None) -> int:

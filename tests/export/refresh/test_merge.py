@@ -31,8 +31,8 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.protos.toml_config import parse
+from twinspire.serving.live.store.records import ItemWrite, WriteRequest
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.train.config import read_experiment
 from twinspire.train.config.data import FilterConfig
 from twinspire.train.data.filters import with_filter_columns

@@ -23,8 +23,8 @@ from twinspire.export.release.paired_metrics import Evaluated, refreshed_without
 from twinspire.export.release.promote import compare_versions
 from twinspire.protos import bundle
 from twinspire.protos.errors import DataError
+from twinspire.serving.live.store.records import ItemWrite, WriteRequest
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.train.data.training_data import TrainingData, training_data_of
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:mlflow"), pytest.mark.exhaustive]

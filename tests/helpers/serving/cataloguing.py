@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from twinspire.serving.client import Item, RetrievalClient
-from twinspire.serving.live.store.changes import Change
+from twinspire.serving.live.store.records import Change
 from twinspire.serving.live.store.store import Store
 
 ROOT = Path(__file__).parents[3]

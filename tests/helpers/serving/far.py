@@ -14,10 +14,15 @@ from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import Unavailable
 from twinspire.protos.vector_databases.items import Vectors
 from twinspire.serving.filters.expression import Filter
-from twinspire.serving.index.remote import RemoteCollection, RemoteHit, RemoteItem, seconds_left
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.segments.built import BuiltSegment
-from twinspire.serving.segments.remote import RemoteSegment
+from twinspire.serving.segments.remote import (
+    RemoteCollection,
+    RemoteHit,
+    RemoteItem,
+    RemoteSegment,
+    seconds_left,
+)
 
 
 class FarCollection:
@@ -64,7 +69,7 @@ class FarCollection:
 
     def get(self, item_ids: Sequence[str]) -> dict[str, RemoteItem]:
         self._wait()
-        rows = zip(item_ids, map(self._near.searcher.find, item_ids), strict=True)
+        rows = zip(item_ids, map(self._near.items.find, item_ids), strict=True)
         return {item_id: self._item(row) for item_id, row in rows if row is not None}
 
     def count(self, expression: str) -> int:
@@ -77,7 +82,7 @@ class FarCollection:
     def _rows(self, expression: str) -> Any:
         if not expression:
             return np.arange(self._near.manifest.count)
-        return self._near.filters.compile(self._filters[expression]).parts[0].rows.rows
+        return self._near.filters.compile(self._filters[expression]).passing.rows.rows
 
     def _item(self, row: int) -> RemoteItem:
         built = self._near.built

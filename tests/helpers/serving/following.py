@@ -13,8 +13,7 @@ from twinspire.protos import bundle
 from twinspire.protos.errors import BundleDamaged, MissingStage, Unavailable
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, Follower
-from twinspire.serving.rollout.registry import Registered
-from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.registry import Registered, RegistryProcess
 from twinspire.serving.rollout.target import Clock, Workers, bundle_at
 from twinspire.serving.shared_state import SharedState
 

@@ -11,10 +11,9 @@ import pytest
 from tests.helpers.serving.token_files import Metadata
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.serving.engine.call import Call
-from twinspire.serving.observability.observer import NAMES, Observer
+from twinspire.serving.observability.worker_metrics import NAMES, Observer
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
-from twinspire.serving.security.auth import caller
+from twinspire.serving.security.auth import Access, caller
 from twinspire.serving.server import RetrievalServer
 
 SERVICE = "retrieval.v1.Retrieval"

@@ -9,9 +9,9 @@ import numpy as np
 from tests.helpers.tampered import reseal
 from twinspire.protos import bundle
 from twinspire.serving.live.encoded_items import origin_of
-from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.encoding.bundle_encoders import ChangeEncoder
 from twinspire.serving.live.live_items import LiveItems, LivePlace
-from twinspire.serving.live.store.changes import Change, FeedPage, Position
+from twinspire.serving.live.store.records import Change, FeedPage, Position
 from twinspire.serving.live.store.store import Store
 from twinspire.serving.retrieval.encoder import item_encoder
 from twinspire.serving.retrieval.query import Query, Value, Vectors

@@ -9,10 +9,18 @@ import grpc
 
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.serving.client import RetrievalClient
+from twinspire.serving.config import ServiceConfig
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
+
+NO_FOLDER = Path("nowhere")  # of a server whose bundle is in memory
+
+
+def configured(**chosen: Any) -> ServiceConfig:
+    """The configuration of a server whose bundle is in memory."""
+    return ServiceConfig(NO_FOLDER, **chosen)
 
 
 @contextmanager
@@ -32,9 +40,10 @@ def client_on(
     retries: bool = True,
     **options: Any,
 ) -> Iterator[RetrievalClient]:
-    """A client of a server with these options of `RetrievalServer`; both end with the block."""
+    """A client of a server with these limits and options of `RetrievalServer`; both end with the block."""
+    config = configured(limits=limits or RequestLimits())
     with (
-        RetrievalServer(served, limits, **options) as server,
+        RetrievalServer(served, config, **options) as server,
         RetrievalClient(server.address, retries=retries) as client,
     ):
         yield client

@@ -20,8 +20,7 @@ from twinspire.serving.grpc.core import GrpcFront
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.layout import width
 from twinspire.serving.observability.metrics import SIZES
-from twinspire.serving.observability.observer import Observer
-from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.observability.worker_metrics import Observer, SharedMetrics
 from twinspire.serving.retrieval.event_reading import ResolveUsers
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit

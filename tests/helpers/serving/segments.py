@@ -6,7 +6,6 @@ from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.segments.built import BuiltSegment
-from twinspire.serving.segments.searcher import Searcher
 
 
 class OtherItems:
@@ -30,7 +29,3 @@ def segment_of(catalogue: Any, columns: FilterColumns | None = None) -> BuiltSeg
     """A built segment of a catalogue, or of what takes its place in a test."""
     manifest = tiny_manifest(max(1, len(catalogue)), TinyTower())
     return BuiltSegment(manifest, cast(Any, None), catalogue, columns)
-
-
-def items_of(catalogue: Any) -> Searcher:
-    return Searcher(segment_of(catalogue))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.serving.loopback import configured
 from twinspire.protos import bundle
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.observability.worker_metrics import SharedMetrics
@@ -33,7 +34,7 @@ class Swapping:
         self.server = RetrievalServer(
             first,
             metrics=self.metrics,
-            bounds=WorkerLimits(queue=10_000),
+            config=configured(bounds=WorkerLimits(queue=10_000)),
             status=self.status.state,
         )
         self.serial = 0

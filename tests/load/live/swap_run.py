@@ -24,11 +24,11 @@ from twinspire.protos import bundle
 from twinspire.protos.nearest.scores import SCORE_TOLERANCE
 from twinspire.protos.nearest.search import largest_products
 from twinspire.serving.client import RetrievalClient
-from twinspire.serving.index.vector_index import shown_scores
 from twinspire.serving.retrieval.answer import FusionMode
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.vector_index import shown_scores
 
 K = 10
 QUERIES = 1024
@@ -114,7 +114,7 @@ class _Scores:
         retriever = Retriever.load(folder)
         self._score = retriever.manifest.score
         self._queries = np.concatenate([retriever.encode([query]).vectors for query in queries])
-        self._index, self._find = retriever.built.index, retriever.searcher.find
+        self._index, self._find = retriever.built.index, retriever.items.find
         self._deleted = deleted
         maker, tower = ItemMaker(retriever.manifest), Encoder(folder, retriever.manifest, 1, "item")
         items = [maker.item(*each).features for each in texts.items()]

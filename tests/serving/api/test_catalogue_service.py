@@ -13,8 +13,7 @@ from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.errors import InvalidInput, Unavailable
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.client.items import ItemState
-from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, StoreClient
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.shared_state import CATALOGUE, SharedState

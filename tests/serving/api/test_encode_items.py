@@ -21,7 +21,7 @@ from twinspire.serving.client import Query, RetrievalClient
 from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.encoder import Encoder
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.wire.converters import RequestLimits
 
 LIMITS = RequestLimits(max_batch=8, max_values=5, max_text_length=100)

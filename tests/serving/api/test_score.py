@@ -17,7 +17,7 @@ from twinspire.serving.client import Query, RetrievalClient
 from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.answer import Basis, FusionMode
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.wire.converters import RequestLimits
 
 TEXTS = (item_names(300)[7], item_names(300)[40])

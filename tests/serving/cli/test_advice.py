@@ -12,7 +12,7 @@ from tests.helpers.serving.certificates import Authority
 from tests.serving.cli.test_commands import Capture, failure, misuse
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.security.tls import ServerTls, TlsFiles
 from twinspire.serving.security.tokens import TokenFile, new_token
 from twinspire.serving.server import RetrievalServer

@@ -21,7 +21,7 @@ from tests.helpers.serving.cataloguing import ROOT, CatalogueService, catalogue_
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import DataError, InvalidInput
 from twinspire.serving.__main__ import main as service_main
-from twinspire.serving.cli import item_commands
+from twinspire.serving.cli import client_commands
 from twinspire.serving.client import Item, RetrievalClient
 from twinspire.serving.client.__main__ import main as client_main
 from twinspire.serving.client.item_upload import ItemFileColumns, Upload, upload
@@ -256,7 +256,7 @@ def test_a_batch_is_sent_again_for_as_long_as_the_timeout_says(
         seconds.append(given[-1])
         return upload(*given)
 
-    monkeypatch.setattr(item_commands, "upload", noted)
+    monkeypatch.setattr(client_commands, "upload", noted)
     for flags in ([], ["--timeout", "20"], ["--timeout", "90"]):
         assert run(service, "upsert", str(table), *flags).returncode == 0
     assert seconds == [60.0, 20.0, 90.0]

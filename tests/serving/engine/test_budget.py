@@ -15,7 +15,7 @@ from grpc import StatusCode
 
 from tests.helpers.serving.following import reseal
 from tests.helpers.serving.guarded import code_of
-from tests.helpers.serving.loopback import stub_of
+from tests.helpers.serving.loopback import configured, stub_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
@@ -23,9 +23,7 @@ from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos import bundle, retrieval_pb2_grpc
 from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos.features import TextFeature
-from twinspire.serving.api.answer_bytes import ENVELOPE_BYTES, ENVELOPE_BYTES_EACH, AnswerBytes
 from twinspire.serving.engine import batching
-from twinspire.serving.engine.batching import Job
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.observability import layout
 from twinspire.serving.observability.layout import width
@@ -35,7 +33,7 @@ from twinspire.serving.rate_limit import RateLimit, tokens
 from twinspire.serving.retrieval.response_bytes import ResponseWriter
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.segments.packed_items import PackedItems
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.wire.converters import RequestLimits
@@ -124,7 +122,7 @@ def test_an_answer_is_checked_exactly_where_no_estimate_can_tell(verbose: Retrie
     with RetrievalServer(verbose) as server, lone_stub(server) as stub:
         sizes = [stub.Search(each, timeout=10).ByteSize() for each in requests]
     limits = RequestLimits(max_answer_bytes=20_000)
-    with RetrievalServer(verbose, limits) as server, lone_stub(server) as stub:
+    with RetrievalServer(verbose, configured(limits=limits)) as server, lone_stub(server) as stub:
         ends = [code_of(stub.Search, each) for each in requests]
     refused = f"k: expected an answer of at most {limits.max_answer_bytes} bytes, got "
     for size, (code, text) in zip(sizes, ends, strict=True):
@@ -135,21 +133,14 @@ def test_an_answer_is_checked_exactly_where_no_estimate_can_tell(verbose: Retrie
 
 
 def test_exploring_adds_a_propensity_to_each_hit(verbose: Retriever) -> None:
-    bundle, k = LoadedBundle.of(verbose), 200
-    most = ENVELOPE_BYTES + ENVELOPE_BYTES_EACH + k * bundle.responses.largest
-
-    def answer(job: Job) -> bytes:
-        raise AssertionError
-
-    plain, exploring = AnswerBytes(most), AnswerBytes(most, explores=True)
-    assert plain.checked(bundle, 1, k, answer) is answer
-    assert exploring.checked(bundle, 1, k, answer) is not answer, "its size is checked"
-    assert exploring.expected(bundle, 3, k) - plain.expected(bundle, 3, k) == 3 * k * 8
+    responses, k = LoadedBundle.of(verbose).responses, 200
+    for size in (responses.expected, responses.most):
+        assert size(3, k, explores=True) - size(3, k) == 3 * k * 8
 
 
 def test_vectors_are_bounded_too(retriever: Retriever) -> None:
     limits = RequestLimits(max_answer_bytes=5000)
-    with RetrievalServer(retriever, limits) as server, stub_of(server.address) as stub:
+    with RetrievalServer(retriever, configured(limits=limits)) as server, stub_of(server.address) as stub:
         many = wire.EncodeRequest(queries=[{"text": "a"}] * 200)
         code, text = code_of(stub.Encode, many)
         assert (code, text[:50]) == (
@@ -284,7 +275,7 @@ SHARES = (0.5, 0.3, 0.7, 0.4, 0.6, 0.2, 0.8, 0.1, 0.9) * 4  # of its time, to hi
 @pytest.fixture
 def patient(slow: Retriever) -> Iterator[RetrievalServer]:
     """A server on the slow bundle with much room for waiting queries."""
-    with RetrievalServer(slow, bounds=WorkerLimits(queue=10_000)) as server:
+    with RetrievalServer(slow, configured(bounds=WorkerLimits(queue=10_000))) as server:
         yield server
 
 

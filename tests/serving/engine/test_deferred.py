@@ -21,8 +21,7 @@ from twinspire.serving.engine.event_loop import EventLoop
 from twinspire.serving.engine.limits import WorkerLimits
 from twinspire.serving.engine.stream_call import StreamCall
 from twinspire.serving.grpc.core import GrpcFront
-from twinspire.serving.observability.observer import Observer
-from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.observability.worker_metrics import Observer, SharedMetrics
 from twinspire.serving.retrieval.query import Query, SearchOptions
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.security.auth import caller

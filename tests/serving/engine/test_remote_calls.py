@@ -22,10 +22,10 @@ from twinspire.protos.vector_databases.items import Vectors
 from twinspire.serving.engine import remote_calls
 from twinspire.serving.engine.call import UnaryCall
 from twinspire.serving.filters.expression import where
-from twinspire.serving.index.remote import SECONDS
 from twinspire.serving.retrieval.event_reading import ResolvedQuery
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
+from twinspire.serving.segments.remote import SECONDS
 
 NAMES = item_names(300)
 MANY = NAMES[:250]  # queries of one call, more than a batch

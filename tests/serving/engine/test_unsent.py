@@ -12,7 +12,7 @@ from grpc import StatusCode
 
 from tests.helpers.serving import http2 as frames
 from tests.helpers.serving.guarded import code_of
-from tests.helpers.serving.loopback import stub_of
+from tests.helpers.serving.loopback import configured, stub_of
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import soon
 from tests.helpers.tiny import tiny_bundle
@@ -87,7 +87,7 @@ def bounded(retriever: Retriever, connection: int, total: int) -> Iterator[Retri
         connection_unsent_bytes=connection * LARGE_BYTES + LARGE_BYTES // 2,
         unsent_bytes=total * LARGE_BYTES + LARGE_BYTES // 2,
     )
-    with RetrievalServer(retriever, bounds=bounds) as server:
+    with RetrievalServer(retriever, configured(bounds=bounds)) as server:
         yield server
 
 

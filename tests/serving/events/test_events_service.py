@@ -24,7 +24,7 @@ from twinspire.protos.errors import DataError, InvalidInput, MissingStage, Twins
 from twinspire.protos.events_pb2 import Event as WireEvent
 from twinspire.protos.events_pb2 import RecordRequest
 from twinspire.protos.events_pb2_grpc import EventsStub
-from twinspire.serving.cli.event_commands import record_file
+from twinspire.serving.cli.client_commands import record_file
 from twinspire.serving.client import Event, Query, RetrievalClient
 from twinspire.serving.client.events import Recorded, record_request
 from twinspire.serving.events import __main__ as events_command

@@ -24,8 +24,7 @@ from twinspire.serving.events.process import EventsProcess, initial_events_entry
 from twinspire.serving.events.shown_items import MOST_WAITING, ShownItems
 from twinspire.serving.events.store import EventStore
 from twinspire.serving.events.user_histories import SHOWN, EventTable, UserHistories
-from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, PendingRequest
-from twinspire.serving.live.process.store_client import Answered
+from twinspire.serving.live.process.frames import Answered, Channel, Frame, FrameKind, PendingRequest
 from twinspire.serving.shared_state import EVENTS, SharedState
 from twinspire.serving.supervisor import Heartbeat
 

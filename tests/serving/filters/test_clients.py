@@ -20,7 +20,7 @@ from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.answer import Answer
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 
 NODE = (where.price < 20) | (where.section == "section 1")
 Search = Callable[[str, Filter | str | None], list[Answer]]

@@ -142,20 +142,21 @@ def test_an_empty_part_is_refused(node: Filter) -> None:
 
 
 def test_a_boolean_is_not_a_number() -> None:
-    filters = FilterCache([SEGMENT])
+    filters = FilterCache(SEGMENT)
     filters.compile(Equals("sale", True))
     with pytest.raises(InvalidInput, match="expected a boolean, got a number"):
         filters.compile(Equals("sale", 1.0))
 
 
 def test_a_filter_is_evaluated_once_while_it_is_kept() -> None:
-    filters = FilterCache([SEGMENT])
+    filters = FilterCache(SEGMENT)
     assert filters.compile(where.price < 3) is filters.compile(where.price < 3)
-    assert filters.compile(where.price < 3).mask.nonzero()[0].tolist() == [*COLUMNS.evaluate(where.price < 3)]
+    rows = filters.compile(where.price < 3).passing.mask.nonzero()[0].tolist()
+    assert rows == [*COLUMNS.evaluate(where.price < 3)]
 
 
 def test_the_filters_that_were_not_used_for_longest_are_dropped() -> None:
-    filters = FilterCache([SEGMENT], max_bytes=10_000)
+    filters = FilterCache(SEGMENT, max_bytes=10_000)
     nodes = [In("section", (f"section {n}",)) for n in range(30)]
     first = filters.compile(nodes[0])
     for node in nodes[1:]:
@@ -168,7 +169,7 @@ def test_the_filters_that_were_not_used_for_longest_are_dropped() -> None:
 
 def test_long_filters_take_no_more_memory_than_they_are_counted() -> None:
     """The rows of these filters are few; the memory is that of their strings."""
-    filters = FilterCache([SEGMENT], max_bytes=1 << 20)
+    filters = FilterCache(SEGMENT, max_bytes=1 << 20)
     tracemalloc.start()
     for n in range(25):
         filters.compile(In("section", tuple(f"{n} {place}" for place in range(1500))))
@@ -181,8 +182,8 @@ def test_a_filter_in_process_that_is_too_deep_is_refused() -> None:
     node: Filter = where.price < 3
     for _ in range(63):
         node = Not(node)
-    filters = FilterCache([SEGMENT])
-    assert [*filters.compile(node).parts[0].rows.passing] == [*COLUMNS.evaluate(~(where.price < 3))]
+    filters = FilterCache(SEGMENT)
+    assert [*filters.compile(node).passing.rows.passing] == [*COLUMNS.evaluate(~(where.price < 3))]
     for _ in range(5000):  # Python's own recursion ends before
         node = Not(node)
     with pytest.raises(InvalidInput, match="filter: expected at most 64 filters inside each other"):

@@ -9,7 +9,7 @@ from tests.helpers.serving.gateways import RunningGateway
 from tests.helpers.serving.gateways import gateway as run_gateway
 from tests.helpers.serving.token_files import Tokens
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.server import RetrievalServer
 

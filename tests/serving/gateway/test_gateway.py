@@ -25,7 +25,7 @@ from twinspire.serving.client.security import Security
 from twinspire.serving.gateway.failures import HTTP_STATUS
 from twinspire.serving.gateway.options import GatewayBounds, GatewayOptions
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.security.tls import ServerTls, TlsFiles
 from twinspire.serving.server import RetrievalServer
 

@@ -11,7 +11,7 @@ from tests.helpers.serving.random_messages import DESCRIPTORS, random_message
 from twinspire.protos import catalogue_pb2, events_pb2, retrieval_pb2
 from twinspire.serving.gateway.app import OPERATIONS
 from twinspire.serving.gateway.messages import parse, to_json
-from twinspire.serving.gateway.schemas import comments
+from twinspire.serving.gateway.openapi import comments
 
 SERVICES = (
     retrieval_pb2.DESCRIPTOR.services_by_name["Retrieval"],

@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.helpers.serving import http2 as frames
+from tests.helpers.serving.loopback import configured
 from tests.helpers.serving.raw import Raw
 from tests.helpers.serving.reacting import GOOD, soon
 from twinspire.protos import retrieval_pb2_grpc as rpcs
@@ -64,7 +65,7 @@ def serve(retriever: Retriever) -> Iterator[Serve]:
 
         def start(**bounds: int) -> Served:
             metrics = SharedMetrics(1)
-            server = RetrievalServer(retriever, bounds=WorkerLimits(**bounds), metrics=metrics)
+            server = RetrievalServer(retriever, configured(bounds=WorkerLimits(**bounds)), metrics=metrics)
             return Served(stack.enter_context(server), metrics)
 
         yield start

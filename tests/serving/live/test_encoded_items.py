@@ -21,7 +21,7 @@ from twinspire.serving.live.encoded_items import (
     position_of,
 )
 from twinspire.serving.live.encoding.bundle_encoders import prune
-from twinspire.serving.live.store.changes import START, Position
+from twinspire.serving.live.store.records import START, Position
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedItemsDamaged, EncodedKind
 
 ORIGIN = EncodedOrigin("a" * 64, "store", 2)

@@ -30,15 +30,14 @@ from twinspire.protos.errors import (
 from twinspire.serving.client import RetrievalClient
 from twinspire.serving.live import live_items as live_bundle
 from twinspire.serving.live.live_items import LiveItems, LivePlace
-from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
-from twinspire.serving.live.process.store_client import StoreClient
-from twinspire.serving.live.store.changes import Position
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, StoreClient
+from twinspire.serving.live.store.records import Position
 from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
 from twinspire.serving.rollout.hot_swap import HotSwapper
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.segments.packed_items import EncodedItem, EncodedKind
 from twinspire.serving.server import RetrievalServer
 from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
@@ -238,7 +237,7 @@ def test_a_request_that_was_read_before_a_write_excludes_the_new_version(host: H
     host.write("item-007", {"text": ZOO})
     live.catch_up()
     found = retriever.find(retriever.encode_prepared(prepared), options)
-    ids = [[retriever.searcher.item_id(row) for row in each.rows] for each in found]
+    ids = [[retriever.items.item_id(row) for row in each.rows] for each in found]
     assert ids[0][0] == "item-007"
     assert "new" not in ids[0]
     assert not {"new", "item-007"} & set(ids[1])

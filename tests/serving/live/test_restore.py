@@ -14,8 +14,8 @@ import pytest
 
 from tests.helpers.serving.cataloguing import FAR, ROOT, CatalogueService, catalogue_service, item
 from twinspire.serving.client.items import Origin
+from twinspire.serving.live.store.records import ItemWrite, WriteRequest
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.quiet]
 

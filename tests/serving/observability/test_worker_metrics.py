@@ -11,8 +11,7 @@ from twinspire.protos.errors import Overloaded
 from twinspire.serving.observability import layout, metrics
 from twinspire.serving.observability.layout import width
 from twinspire.serving.observability.metrics import METRICS, SECONDS, SIZES, Kind, MetricSource
-from twinspire.serving.observability.observer import Observer
-from twinspire.serving.observability.worker_metrics import SharedMetrics
+from twinspire.serving.observability.worker_metrics import Observer, SharedMetrics
 from twinspire.serving.service_status import catalogue_readings
 from twinspire.serving.wire.status import Code
 

@@ -120,7 +120,7 @@ def test_a_lexical_answer_holds_only_items_with_a_word_of_the_query(hybrid: Retr
 def test_filters_and_exclusions_hold_for_the_lexical_side(hybrid: Retriever) -> None:
     passing = where.section == "section 1"
     text = words_of(5, 13, 90, 17)
-    mask = hybrid.filters.compile(passing).mask
+    mask = hybrid.filters.compile(passing).passing.mask
     expected = [each for each in by_hand(hybrid, text) if mask[int(each[0][-3:])]]
     (answer,) = hybrid.search([Query(text)], k=4, filter=passing)
     assert same(parts(answer), expected[:4])
@@ -153,7 +153,7 @@ def test_clients_get_what_the_retriever_finds(
         for answer, own in zip(found, expected, strict=True):
             assert same(parts(answer), parts(own))
             assert answer.fusion is own.fusion
-            fields = {hit.id: dict(hybrid.searcher.fields(int(hit.id[-3:]))) for hit in answer.hits}
+            fields = {hit.id: dict(hybrid.items.fields(int(hit.id[-3:]))) for hit in answer.hits}
             assert {hit.id: dict(hit.fields) for hit in answer.hits} == fields
 
 

@@ -22,7 +22,7 @@ from twinspire.serving.rate_limit import RateLimit
 from twinspire.serving.retrieval.answer import Answer, Basis
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 
 K = 3
 IDS = item_ids(300)
@@ -148,7 +148,7 @@ def test_a_service_answers_with_live_items(folder: Path, tmp_path: Path, expecte
         sequence = host.write("item-050")
         assert client.search(QUERIES[0], min_sequence=sequence).sequence == sequence
         served = host.bundle.retriever
-        own = served.searcher.vectors([served.searcher.rows(["new"]).pop()])[0]
+        own = served.items.vectors([served.items.rows(["new"]).pop()])[0]
         for query, vector, scores in zip(QUERIES, vectors, expected, strict=True):
             now = {**scores, "new": max(float(own @ each) for each in vector.reshape(K, DIMENSION))}
             del now["item-050"]

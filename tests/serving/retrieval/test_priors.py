@@ -106,7 +106,7 @@ def test_an_index_without_words_leaves_other_queries_to_the_vectors(found: Retri
     index = LexicalIndex(postings_of_texts([""] * ITEMS, alone, PRIORS), alone)
     bare = Retriever.load(folder)
     bare.built.fusion = Fusion(index, bare.item_vectors)
-    bare.hybrid = HybridSearch(bare.manifest, bare.built.fusion, bare.searcher)
+    bare.hybrid = HybridSearch(bare.manifest, bare.built.fusion, bare.items)
     assert one(bare, NAMES[5]).fusion is FusionMode.DENSE
     dense = [(hit.id, hit.score) for hit in one(found, NAMES[5], fusion=FusionMode.DENSE).hits]
     assert [(hit.id, hit.score) for hit in one(bare, NAMES[5]).hits] == dense

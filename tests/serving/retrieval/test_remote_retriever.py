@@ -60,7 +60,7 @@ def test_answers_scores_and_measurements_are_those_of_exact_search(
         expected = near.search(asked, 10, exclude=item_ids(COUNT)[:3], filter=each)
         assert differences(expected, found) == []
         for hit in found[0].hits:
-            assert hit.fields == near.searcher.fields(near.searcher.rows([hit.id]).pop())
+            assert hit.fields == near.items.fields(near.items.rows([hit.id]).pop())
     vector = near.encode(asked[:1]).vectors[0]
     wanted = ["item-007", "nothing", 'it"em', "nul\x00"]
     assert far.scores(vector, wanted)[1:] == [None, None, None]

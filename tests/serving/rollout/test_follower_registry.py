@@ -19,8 +19,7 @@ from twinspire.protos.errors import MissingStage, Unavailable
 from twinspire.serving import bundles
 from twinspire.serving.rollout.bundle_cache import BundleCache
 from twinspire.serving.rollout.follower import FollowConfig, validator
-from twinspire.serving.rollout.registry import Registered, cleaned
-from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.registry import Registered, RegistryProcess, cleaned
 from twinspire.serving.rollout.target import bundle_at
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.exhaustive]
@@ -139,7 +138,7 @@ def test_errors_are_short_and_hold_no_secrets() -> None:
 
 def test_a_process_goes_with_the_one_that_asked(library: Library) -> None:
     code = (
-        "import sys, time; from twinspire.serving.rollout.registry_process import RegistryProcess\n"
+        "import sys, time; from twinspire.serving.rollout.registry import RegistryProcess\n"
         "registry = RegistryProcess(); registry.resolve(sys.argv[1])\n"
         "print(registry._process.pid, flush=True); time.sleep(60)"
     )

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from tests.helpers.serving.live import MemoryFeed
+from tests.helpers.serving.loopback import configured
 from tests.helpers.tiny import filter_values, item_names, tiny_bundle, watched_bundle
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import ConfigError
@@ -24,6 +25,7 @@ from twinspire.serving.observability import layout
 from twinspire.serving.observability.worker_metrics import SharedMetrics
 from twinspire.serving.retrieval.query import InterleavedHits
 from twinspire.serving.rollout import interleaving
+from twinspire.serving.rollout.follower import FollowConfig
 from twinspire.serving.rollout.interleaving import team_draft
 from twinspire.serving.rollout.loaded_bundle import LoadedBundle, TrafficSplit
 from twinspire.serving.server import RetrievalServer
@@ -38,7 +40,8 @@ class Scene:
     def __init__(self, champion: LoadedBundle, challenger: LoadedBundle, share: float = 1.0) -> None:
         self.metrics = SharedMetrics(workers=1)
         self.bundles = champion, challenger
-        self.server = RetrievalServer(champion, metrics=self.metrics, interleave_share=share)
+        follow = FollowConfig("models:/tiny@champion", interleave_share=share)
+        self.server = RetrievalServer(champion, configured(follow=follow), metrics=self.metrics)
         self.logged: list[InterleavedHits | None] = []
         swapped = threading.Event()
         self.server.start()

@@ -6,8 +6,7 @@ import pytest
 
 from twinspire.protos import entry_points
 from twinspire.protos.errors import MissingStage, TwinspireError, Unavailable
-from twinspire.serving.rollout.registry import Registered
-from twinspire.serving.rollout.registry_process import RegistryProcess
+from twinspire.serving.rollout.registry import Registered, RegistryProcess
 
 MODEL = "models:/tiny@champion"
 ANSWERS = """

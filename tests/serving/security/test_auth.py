@@ -17,7 +17,7 @@ from twinspire.protos import retrieval_pb2 as wire
 from twinspire.protos import retrieval_pb2_grpc
 from twinspire.serving.address import client_of_peer
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.security.tokens import METHODS, Role, TokenFile
 
 ENCODE = wire.EncodeRequest(queries=[wire.Query(text="ba")])

@@ -18,7 +18,7 @@ from twinspire.protos import retrieval_pb2_grpc
 from twinspire.protos.errors import ConfigError
 from twinspire.serving.config import ServiceConfig
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.security.tls import ServerTls, TlsFiles, check_exposure
 from twinspire.serving.security.tokens import TokenFile, new_token
 from twinspire.serving.service import _access

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.serving.guarded import SERVICE
 from tests.helpers.serving.token_files import Tokens
 from twinspire.protos.errors import ConfigError, InvalidInput
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.security.tokens import TokenFile, new_token
 from twinspire.serving.shared_state import ACCESS, SharedState
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.serving.catalogues import NAMES, catalogues, texts
-from tests.helpers.serving.segments import items_of
+from tests.helpers.serving.segments import segment_of
 from tests.helpers.tiny import tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos.bundle import ITEMS
@@ -33,14 +33,17 @@ def catalogue(folder: Path, **changed: Any) -> Catalogue:
 
 
 def test_the_most_popular_come_first_and_among_equals_the_lower_row(tmp_path: Path) -> None:
-    found = items_of(catalogue(tmp_path))
+    found = segment_of(catalogue(tmp_path))
     assert found.popular(4, ()) == ([2, 0, 3, 1], [0.5, 0.25, 0.25, 0.0])
     assert found.popular(2, {2, 3}) == ([0, 1], [0.25, 0.0])
     assert found.popular(9, {0, 1, 2, 3}) == ([], [])
 
 
 def test_without_popularity_the_order_is_that_of_the_rows(tmp_path: Path) -> None:
-    assert items_of(catalogue(tmp_path, popularity=[0.0] * 4)).popular(3, {1}) == ([0, 2, 3], [0.0, 0.0, 0.0])
+    assert segment_of(catalogue(tmp_path, popularity=[0.0] * 4)).popular(3, {1}) == (
+        [0, 2, 3],
+        [0.0, 0.0, 0.0],
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_it_says_the_same(catalogue: Catalogue, others: list[str], data: st.Data
         assert list(made.fields(row).items()) == list(catalogue.fields(row).items())
     assert made.rows([*ids, *others]) == catalogue.rows([*ids, *others]) == {*range(count)}
     excluded = data.draw(st.sets(st.integers(0, count - 1)))
-    assert items_of(made).popular(3, excluded) == items_of(catalogue).popular(3, excluded)
+    assert segment_of(made).popular(3, excluded) == segment_of(catalogue).popular(3, excluded)
 
 
 def test_ids_of_one_checksum_are_told_apart() -> None:

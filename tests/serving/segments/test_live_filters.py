@@ -129,7 +129,7 @@ def test_filters_of_one_batch_differ_and_survive_changes(shop: Shop) -> None:
     shop.delete("item-000")
     shop.world.sync()
     found = retriever.find(retriever.encode_prepared(prepared), options)
-    ids = [{retriever.searcher.item_id(row) for row in each.rows} for each in found]
+    ids = [{retriever.items.item_id(row) for row in each.rows} for each in found]
     assert ids[0] == shop.passing(where.price < 10)
     assert ids[1] == shop.passing(where.price > 60) == {"new"}
     assert len(ids[2]) == 3

@@ -114,7 +114,7 @@ def test_answers_hold_the_parts_of_live_items(wide: Path, tmp_path: Path) -> Non
     )
     new = next(hit for hit in response.hits if hit.id == "new")
     assert dict(new.fields) == {"name": "a name"}
-    assert retriever.searcher.fields(retriever.searcher.rows(["new"]).pop()) == {"name": "a name"}
+    assert retriever.items.fields(retriever.items.rows(["new"]).pop()) == {"name": "a name"}
 
 
 def test_the_postings_of_many_live_items_are_bounded(tmp_path: Path) -> None:

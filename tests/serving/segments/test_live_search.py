@@ -127,7 +127,7 @@ class LiveMachine(RuleBasedStateMachine):
 
     @invariant()
     def rows_lead_back_to_ids(self) -> None:
-        items = self.world.live.retriever.searcher
+        items = self.world.live.retriever.items
         for item_id, row in self.world.live.segment.rows.items():
             if row is not None:
                 assert items.item_id(row) == item_id

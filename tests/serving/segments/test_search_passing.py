@@ -11,8 +11,8 @@ from pyroaring import BitMap
 from twinspire.protos.nearest.search import EXACT_SHARE, graph_width, top_k
 from twinspire.serving.filters.compiled import PassingRows
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.vector_index import Neighbours, Rows, VectorIndex, Vectors
-from twinspire.serving.segments.neighbours import STEP_ITEMS, expected_cost, search_passing
+from twinspire.serving.segments.neighbours import STEP_ITEMS, expected_cost
+from twinspire.serving.segments.vector_index import Neighbours, Rows, VectorIndex, Vectors
 
 RNG = np.random.default_rng(0)
 ITEMS = RNG.standard_normal((100_000, 8)).astype(np.float32)
@@ -73,14 +73,14 @@ def compiled(rows: np.ndarray, items: int = len(ITEMS)) -> PassingRows:
 
 def check(index: FlatIndex, passing: PassingRows, k: int) -> set[Plan]:
     """Compare with exact search, and with each query alone; the plans that were taken."""
-    found, plans = search_passing(index, QUERIES, k, passing)
+    found, plans = index.search_passing(QUERIES, k, passing)
     for query, rows, scores, plan in zip(QUERIES, *found, plans, strict=True):
         best = np.sort(index.items[passing.rows] @ query)[::-1][:k]
         np.testing.assert_allclose(scores, best, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(index.items[rows] @ query, scores, rtol=1e-5, atol=1e-5)
         assert len({*rows.tolist()}) == len(rows) == min(k, passing.count)
         assert all(row in passing.passing for row in rows.tolist())
-        alone, own_plan = search_passing(FlatIndex(index.items, index.reach), query[None], k, passing)
+        alone, own_plan = FlatIndex(index.items, index.reach).search_passing(query[None], k, passing)
         assert own_plan == [plan]
         np.testing.assert_allclose(alone.scores[0], scores, rtol=1e-5, atol=1e-5)
     return {*plans}

@@ -21,13 +21,12 @@ from twinspire.protos.hybrid.fusion import FusionQuery
 from twinspire.serving.filters.columns import Work
 from twinspire.serving.filters.expression import where
 from twinspire.serving.filters.plan import Plan
-from twinspire.serving.index.vector_index import Neighbours, Vectors
 from twinspire.serving.segments.built import BuiltSegment
 from twinspire.serving.segments.catalogue import Catalogue
 from twinspire.serving.segments.growing import GrowingSegment
-from twinspire.serving.segments.neighbours import FoundPassing, none_of
 from twinspire.serving.segments.packed_items import EncodedItem, packed_hit
 from twinspire.serving.segments.searcher import Segment
+from twinspire.serving.segments.vector_index import FoundPassing, Neighbours, Vectors, none_of
 
 ITEMS = 200
 DELETED = [*range(0, ITEMS, 7)]

@@ -147,7 +147,7 @@ def test_what_is_being_used_may_be_removed(plain: Path, place: Path) -> None:
     assert list(place.parent.iterdir()) == []
     # Equal bits: the same batch in the same process.
     assert served.retriever.search([Query(text="bavuti")], 10)[0].hits == before
-    assert served.retriever.searcher.find("item-042") == 42
+    assert served.retriever.items.find("item-042") == 42
 
 
 def test_several_may_write_the_same(plain: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers.serving.loopback import configured
 from tests.helpers.tiny import tiny_bundle
 from tests.serving.retrieval.test_interest_search import interests_bundle
 from tests.serving.served_log.test_columns import assert_read
@@ -63,7 +64,11 @@ def logging(
             assert queues.dropped == 0
             return found
 
-        server = RetrievalServer(Retriever.load(folder), limits, served_log=config, log_queues=queues)
+        server = RetrievalServer(
+            Retriever.load(folder),
+            configured(limits=limits or RequestLimits(), served_log=config),
+            log_queues=queues,
+        )
         with server, RetrievalClient(server.address) as client:
             yield client, rows
 
@@ -157,7 +162,7 @@ def test_no_explored_answer_goes_to_a_shadow(plain: Path) -> None:
         state.write("shadow target", {"bundle_version": "x"})
         server = RetrievalServer(
             Retriever.load(plain),
-            served_log=config,
+            configured(served_log=config),
             log_queues=queues,
             mirror=TrafficMirror(shadow, state, 0, 1.0, 1000),
         )
@@ -191,7 +196,7 @@ def test_an_answer_that_cannot_be_logged_is_counted_and_the_others_are_sent(
     monkeypatch.setattr(AnswerSampler, "_row", failing)
     with closing(SharedQueues(2)) as queues:
         config = ServedLogConfig(Path(), served_log_share=1.0)
-        server = RetrievalServer(Retriever.load(plain), served_log=config, log_queues=queues, slot=0)
+        server = RetrievalServer(Retriever.load(plain), configured(served_log=config), log_queues=queues)
         with server, RetrievalClient(server.address) as client:
             answers = client.search_batch(["bavuti"] * 5, k=1)
             assert queues.wait(5.0)

@@ -18,7 +18,7 @@ from tests.helpers.serving.token_files import Tokens
 from tests.helpers.tiny import FILTERS, tiny_bundle, watched_bundle
 from twinspire.protos import bundle
 from twinspire.serving.retrieval.retriever import Retriever
-from twinspire.serving.security.access import Access
+from twinspire.serving.security.auth import Access
 from twinspire.serving.security.tokens import TokenFile
 from twinspire.serving.server import RetrievalServer
 

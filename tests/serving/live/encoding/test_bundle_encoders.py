@@ -22,11 +22,10 @@ from twinspire.serving.live.encoded_items import (
     origin_of,
 )
 from twinspire.serving.live.encoding import bundle_encoders as module
-from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders
-from twinspire.serving.live.encoding.change_encoder import ChangeEncoder
+from twinspire.serving.live.encoding.bundle_encoders import BundleEncoders, ChangeEncoder
 from twinspire.serving.live.process.catalogue_process import initial_catalogue_entry
+from twinspire.serving.live.store.records import ItemWrite, WriteRequest
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.serving.shared_state import NEXT, TARGET, SharedState
 
 

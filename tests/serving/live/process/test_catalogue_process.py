@@ -18,13 +18,12 @@ from twinspire.protos import bundle
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.errors import ConfigError, Overloaded, TwinspireError, Unavailable
 from twinspire.serving.live.config import CatalogueConfig
-from twinspire.serving.live.encoding import change_encoder as encoders
+from twinspire.serving.live.encoding import bundle_encoders as encoders
 from twinspire.serving.live.process import catalogue_process as processes
 from twinspire.serving.live.process.catalogue_process import CatalogueProcess, initial_catalogue_entry
-from twinspire.serving.live.process.frames import Channel, Frame, FrameKind
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, StoreClient
+from twinspire.serving.live.store.records import ItemWrite, WriteRequest
 from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import ItemWrite, WriteRequest
 from twinspire.serving.shared_state import CATALOGUE, NEXT, TARGET, SharedState
 from twinspire.serving.supervisor import Heartbeat, WorkerHandle
 

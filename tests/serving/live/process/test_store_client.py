@@ -16,9 +16,8 @@ from tests.helpers.forking import fork
 from tests.helpers.serving.catalogue_end import Answering
 from tests.helpers.waiting import wait_until
 from twinspire.protos.errors import InvalidInput, Overloaded, TwinspireError, Unavailable
-from twinspire.serving.live.process import store_client as channels
-from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, Peer
-from twinspire.serving.live.process.store_client import StoreClient
+from twinspire.serving.live.process import frames as channels
+from twinspire.serving.live.process.frames import Channel, Frame, FrameKind, Peer, StoreClient
 
 
 def echo(frame: Frame) -> Frame:

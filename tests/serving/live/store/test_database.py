@@ -17,8 +17,7 @@ from tests.serving.live.store.test_store import one, upsert
 from twinspire.protos.errors import ConfigError, Unavailable
 from twinspire.serving.live.store import database
 from twinspire.serving.live.store.database import CATALOGUE, detail, is_missing, operator_errors
-from twinspire.serving.live.store.history import META
-from twinspire.serving.live.store.store import Store
+from twinspire.serving.live.store.store import META, Store
 
 
 def test_a_file_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:

@@ -15,15 +15,15 @@ from tests.helpers.postgres import without_postgres
 from twinspire.protos import catalogue_pb2 as wire
 from twinspire.protos.errors import InvalidInput, Overloaded, Unavailable
 from twinspire.serving.live.store import store as stores
-from twinspire.serving.live.store.changes import START, Position
-from twinspire.serving.live.store.history import StoreRolledBack, require_same_history
-from twinspire.serving.live.store.store import Store
-from twinspire.serving.live.store.writes import (
+from twinspire.serving.live.store.records import (
+    START,
     ItemWrite,
+    Position,
     WriteRequest,
     answer_to_json,
     repeated_answer,
 )
+from twinspire.serving.live.store.store import Store, StoreRolledBack, require_same_history
 
 
 @pytest.fixture

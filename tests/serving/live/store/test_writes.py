@@ -25,7 +25,7 @@ from twinspire.protos.features import (
     Schema,
     TextFeature,
 )
-from twinspire.serving.live.store.writes import CatalogueBounds, WriteParser
+from twinspire.serving.live.store.records import CatalogueBounds, WriteParser
 
 FEATURES: dict[str, FeatureSpec] = {
     "title": TextFeature("text", "title"),

@@ -19,7 +19,7 @@ from twinspire.protos.vector_databases.items import CollectionItems
 from twinspire.serving.filters.columns import FilterColumns
 from twinspire.serving.filters.expression import Filter, where
 from twinspire.serving.filters.kinds import Time
-from twinspire.serving.index.remote import RemoteCollection
+from twinspire.serving.segments.remote import RemoteCollection
 
 KINDS: dict[str, Any] = {
     'brand" or 1 == 1': "string", "tags": "strings", "price": "number", "sale": "boolean", "day": "time"

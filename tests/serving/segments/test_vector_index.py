@@ -12,10 +12,10 @@ from tests.helpers.tiny import build_index, build_links, tiny_manifest
 from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos.bundle import HNSWLIB, LINKS, VECTORS, IndexParameters, Manifest, Score
 from twinspire.protos.errors import BundleDamaged, BundleTooNew
+from twinspire.protos.nearest.coded_vectors import CodedVectors
 from twinspire.protos.nearest.links import NO_LINK, Links
-from twinspire.serving.index import vector_index
-from twinspire.serving.index.hnsw_index import HnswIndex
-from twinspire.serving.index.vector_index import VectorIndex, open_index, shown_scores
+from twinspire.serving.segments import vector_index
+from twinspire.serving.segments.vector_index import VectorIndex, open_index, shown_scores
 
 COUNT, DIMENSION = 6000, 16
 Vectors = npt.NDArray[np.float32]
@@ -111,17 +111,13 @@ def test_a_graph_of_another_size_is_refused(tmp_path: Path) -> None:
         open_index(tmp_path, manifest(schema_version=3))
 
 
-class Remote(VectorIndex):
-    """Stands for an index of another kind."""
-
-
 def test_the_manifest_names_the_kind_of_index(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert type(open_index(folder, manifest())) is HnswIndex
-    assert type(open_index(folder, manifest(index=replace(PARAMETERS, exact=True)))) is VectorIndex
+    assert open_index(folder, manifest()).ef_search == PARAMETERS.ef_search
+    assert open_index(folder, manifest(index=replace(PARAMETERS, exact=True))).ef_search is None
     remote = manifest(index=replace(PARAMETERS, kind="remote"))
     with pytest.raises(BundleTooNew, match="index of kind 'remote', expected one of exact, hnsw"):
         open_index(folder, remote)
-    monkeypatch.setitem(vector_index.KINDS, "remote", (__name__, "Remote"))
+    monkeypatch.setitem(vector_index.KINDS, "remote", vector_index.exact_index)
     assert open_index(folder, remote).count == COUNT
 
 
@@ -132,7 +128,7 @@ def test_a_query_that_the_graph_fails_is_searched_exactly_and_others_as_alone() 
     links = build_links(vectors)
     links[:5] = NO_LINK
     links[:5, :5] = np.arange(5)  # item 0 is one of those that a search begins with
-    index = HnswIndex.of(vectors, links, 20, has_padding_dim=False)
+    index = VectorIndex(CodedVectors(vectors, False, links), 20)
     queries = np.concatenate([vectors[:1], QUERIES[:20]])
     together = index.search(queries, 10)
     np.testing.assert_array_equal(together.rows[0], index.exact(vectors[:1], 10).rows[0])

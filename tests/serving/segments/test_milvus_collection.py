@@ -15,7 +15,7 @@ from tests.helpers.tiny_towers import TinyTower
 from twinspire.protos.bundle import IndexParameters
 from twinspire.protos.errors import InvalidInput, Unavailable
 from twinspire.protos.vector_databases.database import uri_variable
-from twinspire.serving.index.remote import RemoteCollection, seconds_left, within
+from twinspire.serving.segments.remote import RemoteCollection, seconds_left, within
 
 pytestmark = needs_lite()  # that is, the package pymilvus
 URI = uri_variable("milvus")
@@ -59,7 +59,7 @@ def collection_of(monkeypatch: pytest.MonkeyPatch, connect: Callable[[float], An
 
     monkeypatch.setenv(URI, "http://127.0.0.1:1")
     monkeypatch.setattr("twinspire.protos.vector_databases.milvus.MilvusClient", client)
-    monkeypatch.setattr("twinspire.serving.index.remote.check_collection", check)
+    monkeypatch.setattr("twinspire.serving.segments.remote.check_collection", check)
     index = IndexParameters("ip", 8, 64, 64, kind="milvus", options={"type": "HNSW"})
     return RemoteCollection(tiny_manifest(3, TinyTower(), bundle_version="0" * 64, index=index))
 

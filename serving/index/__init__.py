@@ -1,1 +1,0 @@
-"""Vector indexes: exact search, HNSW graphs, and collections of vector databases."""
