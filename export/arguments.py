@@ -5,7 +5,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-REASON_LENGTH = 1000  # characters of a reason
+from twinspire.protos.mlflow_keys import REASON_LENGTH
 
 
 def add_options(name: str, command: ArgumentParser) -> None:

@@ -28,14 +28,14 @@ def show_bundle(result: dict[str, Any], console: Console) -> None:
     console.print(f"bundle {result['bundle_version'][:12]}{again}: {result['bundle']}", soft_wrap=True)
     show_quality(result["quality"], console)
     show_warnings(result["quality"].get(WARNINGS, ()), console)
-    console.print(_hybrid_line(result["hybrid"]), highlight=False, soft_wrap=True)
-    console.print(_scores_line(result["scores"]), highlight=False, soft_wrap=True)
+    console.print(_hybrid_line(result["hybrid"]), soft_wrap=True)
+    console.print(_scores_line(result["scores"]), soft_wrap=True)
     worst = max(side["max_abs_diff"] for side in result["parity"].values())
     line = f"index: {_index_text(result['ann'])}; parity: max_abs_diff {worst:.1e}"
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)
     for side in SIDES:
         line = _tower_line(side, result["precision"][side], result["latency"])
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _index_text(ann: Mapping[str, Any]) -> str:
@@ -101,16 +101,14 @@ def show_quality(metrics: dict[str, Any], console: Console) -> None:
     names = {"": "served", **_measured(metrics), **baseline_columns(metrics)}
     show_labels(metrics, console, is_first=True)
     console.print(metric_table(f"test, {int(metrics['queries']):,} queries", metrics, names))
-    console.print(
-        "by exact search; the report of the index says how much of it a search finds", highlight=False
-    )
+    console.print("by exact search; the report of the index says how much of it a search finds")
     show_query_groups(metrics, names, metrics.get("drawn", ""), console)
     show_cold_start(metrics, console)
     show_labels(metrics, console, is_first=False)
-    console.print(metrics["verdict"], highlight=False, soft_wrap=True)
+    console.print(metrics["verdict"], soft_wrap=True)
     show_judged(metrics, {"": "served", **_measured(metrics, JUDGED)}, console)
     if "judged_verdict" in metrics:
-        console.print(f"judged: {metrics['judged_verdict']}", highlight=False, soft_wrap=True)
+        console.print(f"judged: {metrics['judged_verdict']}", soft_wrap=True)
 
 
 def _measured(metrics: Mapping[str, Any], before: str = "") -> dict[str, str]:
@@ -141,46 +139,44 @@ def show_bench(result: dict[str, Any], console: Console) -> None:
             )
     console.print(table)
     machine = result["machine"]
-    console.print(f"on {machine['processor']}, {machine['cores']} cores", highlight=False)
+    console.print(f"on {machine['processor']}, {machine['cores']} cores")
     for name, text in BENCH_LINES.items():
         value, (low, high) = figures[name], result["intervals"][name]
         digits = 2 if name.endswith("_s") else 0
         line = f"{text}: {value:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
-        console.print(line, highlight=False)
+        console.print(line)
     calls = {"query tower": result["towers"]["query"]["1"]["served"]["iterations"]}
     remark = p99_remark(calls | {"retriever": result["retriever"]["queries"]})
-    console.print(f"{remark + '; ' if remark else ''}run {result['run_id']}", highlight=False)
+    console.print(f"{remark + '; ' if remark else ''}run {result['run_id']}")
 
 
 def show_registered(result: dict[str, Any], console: Console) -> None:
     """Print a registered version and its alias."""
     again = ", registered before" if result["reused"] else ""
-    console.print(f"{result['model']} is {result['alias']}{again}", highlight=False)
+    console.print(f"{result['model']} is {result['alias']}{again}")
 
 
 def show_record(result: dict[str, Any], console: Console) -> None:
     """Print a record, which the key `move` holds: the gates, the champion, and the champion before."""
     record = result["move"]
     if record is None:
-        console.print(f"{result['model']} is champion already", highlight=False)
+        console.print(f"{result['model']} is champion already")
         return
     if record["gates"]:
         console.print(_gates_table(record["gates"]))
     show_warnings(_warnings_of(record), console)
     before = f"; before: version {record['before']}" if record["before"] else ""
     forced = ", forced" if record["action"] == "force" else ""
-    console.print(f"{result['model']} is champion{forced}{before}", highlight=False)
+    console.print(f"{result['model']} is champion{forced}{before}")
 
 
 def show_pruned(result: dict[str, Any], console: Console) -> None:
     """Print which collections were dropped, and which are kept for the aliases."""
     word = "would be dropped" if result["dry_run"] else "dropped"
     for each in result["dropped"]:
-        console.print(f"{word}: {each}", highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"{result['name']}: {len(result['dropped'])} collections {word}, {len(result['kept'])} kept",
-        highlight=False,
-    )
+        console.print(f"{word}: {each}", soft_wrap=True)
+    dropped, kept = len(result["dropped"]), len(result["kept"])
+    console.print(f"{result['name']}: {dropped} collections {word}, {kept} kept")
 
 
 def show_history(result: dict[str, Any], console: Console) -> None:
@@ -200,14 +196,14 @@ def show_history(result: dict[str, Any], console: Console) -> None:
             )
         console.print(table)
     else:
-        console.print(f"{result['name']}: the champion was never moved", highlight=False)
-    console.print(f"champion: {result['champion'] or 'none'}", highlight=False)
+        console.print(f"{result['name']}: the champion was never moved")
+    console.print(f"champion: {result['champion'] or 'none'}")
     compared = [each for each in result["records"] if each["gates"] and each["after"] == result["champion"]]
     show_warnings(_warnings_of(compared[-1]) if compared else (), console)
     for text in result["beside"]:
-        console.print(f"moved without a record {text}", style="yellow", highlight=False, markup=False)
+        console.print(f"moved without a record {text}", style="yellow")
     for text in result["problems"]:
-        console.print(f"broken: {text}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"broken: {text}", style="red", soft_wrap=True)
 
 
 def _outcome(record: dict[str, Any]) -> str:

@@ -211,7 +211,7 @@ def document_command(
 def show_warnings(warnings: Iterable[str], console: Console) -> None:
     """Print each warning as a line of its own, as it is."""
     for text in warnings:
-        console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {text}", style="yellow", soft_wrap=True)
 
 
 def printable(text: str) -> str:

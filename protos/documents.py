@@ -30,7 +30,12 @@ def parse_json(text: str | bytes, takes_nan: bool = True) -> Any:
         value = json.loads(text, parse_constant=None if takes_nan else _refuse_constant)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
-    _check_depth(value, text)
+    if isinstance(text, str):
+        brackets = text.count("[") + text.count("{")
+    else:
+        brackets = text.count(b"[") + text.count(b"{")
+    if brackets > MAX_LEVELS:  # fewer cannot exceed the limit
+        _check_levels(value)
     return value
 
 
@@ -51,17 +56,6 @@ def parse_toml(content: bytes) -> dict[str, Any]:
         raise ValueError(TOO_DEEP) from None
     _check_levels(table)  # a key such as `a.b.c` nests without brackets
     return table
-
-
-def _check_depth(value: Any, text: str | bytes) -> None:
-    """Check the levels of a JSON value; skipped if its text has too few brackets to exceed the limit."""
-    brackets = text.count("[") + text.count("{") if isinstance(text, str) else _brackets(text)
-    if brackets > MAX_LEVELS:
-        _check_levels(value)
-
-
-def _brackets(content: bytes) -> int:
-    return content.count(b"[") + content.count(b"{")
 
 
 def _check_levels(value: Any) -> None:

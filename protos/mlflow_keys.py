@@ -1,4 +1,4 @@
-"""Tags in MLflow that one stage writes and another reads, and addresses of pages of its UI."""
+"""Tags in MLflow that one stage writes and another reads, their lengths, and addresses of pages of its UI."""
 
 import os
 from urllib.parse import urlsplit
@@ -10,6 +10,7 @@ INDEX_KIND = "index_kind"  # tag of a model version: the kind of its index, one 
 
 PRETRAINED_MODEL = "pretrained_model"  # tag of a run: the encoder of its towers, its licence and its use
 STAGE = "twinspire.stage"  # tag of a run: the stage that made it, such as training
+REASON_LENGTH = 1000  # characters of the reason for a release, which its record and the registry hold
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # error codes of what MLflow does not have
 
 

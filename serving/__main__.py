@@ -94,7 +94,7 @@ def run_demo(parsed: Namespace) -> Result:
     from twinspire.serving.cli import demo  # which imports the server
 
     folder = arguments.folder(parsed)
-    output = Console(stderr=True) if parsed.json else tables.console()
+    output = Console(stderr=True, highlight=False, markup=False) if parsed.json else tables.console()
     document = demo.run(folder, output)
 
     def show(console: Console) -> None:

@@ -37,7 +37,7 @@ PAGES = (
         for room in ("data", "data/sources", "docs", "evaluation", "losses", "models", "training")
     ),
     *(f"{stage}/RESULTS.md" for stage in ("train", "export", "serving")),
-    "export/judging/README.md",
+    "export/served_traffic/README.md",
     "export/refresh/README.md",
     "export/retrain/README.md",
     *(f"serving/{room}/README.md" for room in ("events", "filters", "gateway", "live", "segments")),

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,5 +40,6 @@ def add_experiment_command(
 
 def execute(parser: ArgumentParser) -> int:
     """Run the command that the process was started with, and return its exit code."""
+    console = partial(Console, highlight=False, markup=False)
     with answering():
-        return cli.execute(parser, console=Console, folder=CACHE, usage_errors=(ConfigError,))
+        return cli.execute(parser, console=console, folder=CACHE, usage_errors=(ConfigError,))

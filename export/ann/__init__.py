@@ -3,7 +3,7 @@
 index_kind.py  kinds of indexes by name; kinds/ has one module for each
 graph.py       vectors -> HNSW graph; duplicates.py handles vectors that many items share
 search.py      exact and approximate search, what the service returns, and recall
-ef_search.py   the search width for a recall target
+ef_search.py   the ef_search for a recall target
 """
 
 from twinspire.export.ann.ef_search import EF_LADDER, MARGIN, EfChoice, choose_ef, reaches_target

@@ -1,6 +1,6 @@
-"""The search width of a graph: the smallest that reaches a recall target.
+"""The `ef_search` of a graph: the smallest that reaches a recall target.
 
-A width reaches the target if its recall@k against exact search, less two standard errors and a margin, does
+An ef reaches the target if its recall@k against exact search, less two standard errors and a margin, does
 so on validation queries. The reported recall is measured on test queries.
 """
 
@@ -30,12 +30,12 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class EfChoice:
-    """A search width and the measurements it was chosen by.
+    """An ef and the measurements it was chosen by.
 
     Args:
-        ef_search: the width.
+        ef_search: the chosen ef: the items that a search holds as its candidates.
         reached: whether it reaches the target.
-        curve: for each measured width `ef`, `recall`, `standard_error`, `queries`, `us_per_query`.
+        curve: for each measured `ef` its `recall`, `standard_error`, `queries`, `us_per_query`.
     """
 
     ef_search: int
@@ -44,12 +44,12 @@ class EfChoice:
 
     @property
     def point(self) -> Point:
-        """The point of the curve at the chosen width."""
+        """The point of the curve at the chosen ef."""
         return next(point for point in self.curve if point["ef"] == self.ef_search)
 
 
 def choose_ef(graph: CodedVectors, queries: Vectors, config: IndexConfig) -> EfChoice:
-    """The smallest width that reaches the target on these queries, or the largest if none does.
+    """The smallest ef that reaches the target on these queries, or the largest if none does.
 
     The curve has one point beyond the choice, to show the alternative, and ends at the size of the graph.
 
@@ -82,13 +82,13 @@ def choose_ef(graph: CodedVectors, queries: Vectors, config: IndexConfig) -> EfC
 
 
 def reaches_target(point: Mapping[str, float], target: float) -> bool:
-    """Whether a width will reach the target on queries that it was not chosen on."""
+    """Whether an ef will reach the target on queries that it was not chosen on."""
     wanted = target + MARGIN if target + MARGIN <= 1 else target
     return point["recall"] - 2 * point["standard_error"] >= wanted
 
 
 def ef_ladder(k: int, count: int) -> tuple[int, ...]:
-    """Widths to measure: none below 2 k, because the service never searches narrower (`graph_width`).
+    """The efs to measure: none below 2 k, because the service never searches with less (`graph_width`).
 
     Args:
         k: items wanted.

@@ -34,7 +34,7 @@ def exact(queries: Vectors, vectors: Vectors, k: int, seen: Sequence[Rows] | Non
 
 
 def approximate(graph: CodedVectors, queries: Vectors, k: int, ef: int) -> Rows:
-    """The rows that a search of width `ef` in the graph finds, as the service searches it: (Q, min(k, N)).
+    """The rows that a search with `ef` in the graph finds, as the service searches it: (Q, min(k, N)).
 
     Raises:
         GateRefused: the graph is so disconnected that a query reaches fewer items.

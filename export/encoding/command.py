@@ -42,5 +42,4 @@ def show_encoded(result: dict[str, Any], console: Console) -> None:
     )
     console.print(
         f"{result['items_per_s']:,.0f} items/s{resumed}; peak memory {result['peak_rss_mib']:,.0f} MiB",
-        highlight=False,
     )

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from twinspire.protos.bundle import Manifest
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import FeatureSpec, IdFeature, TextFeature
 from twinspire.train.data.columns import Columns, column_names, features_of
@@ -25,6 +26,18 @@ Values = Mapping[str, Sequence[Any]]
 def rows_of(values: Values, rows: Iterable[int]) -> dict[str, list[Any]]:
     """Some records: feature name -> raw values."""
     return {name: [column[row] for row in rows] for name, column in values.items()}
+
+
+def example_queries(manifest: Manifest) -> dict[str, list[Any]]:
+    """Feature name -> raw values of the examples; blank where an example lacks the feature.
+
+    A bundle without examples has a single query, which is blank.
+    """
+    examples = manifest.examples or ({},)
+    return {
+        name: [each.get(name, "" if isinstance(spec, TextFeature) else None) for each in examples]
+        for name, spec in manifest.schema.query.items()
+    }
 
 
 class Records(Protocol):

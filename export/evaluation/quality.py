@@ -7,6 +7,7 @@ nearest items that the served graph finds is measured on its own (`ann_recall_at
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -132,10 +133,6 @@ def evaluate(
         rankings; and the inner products of the test pairs, (P,), None if these do not have both labels.
     """
     experiment, data = fitter.experiment, fitter.data
-
-    def served(rows: Rows) -> Rows:
-        return _served(data, model, rows)
-
     queries, _ = data.parts["test"].by_query()
     answers, products = rankings(fitter, model, queries, tried), inner_products(data, model)
     rest = dict(answers)
@@ -143,7 +140,7 @@ def evaluate(
     others = {name: known(rows) for name, rows in rest.items()}
     metrics: dict[str, Any] = {} if products is None else _of_label_baselines(before)
     metrics |= evaluate_ranking(data, "test", known(own), others)
-    metrics |= evaluate_cold_items(data, served)
+    metrics |= evaluate_cold_items(data, partial(_served, data, model))
     if products is not None:
         means = {"itemmean": item_means(data)} if experiment.baselines.measures("itemmean") else {}
         metrics |= evaluate_labels(data, "test", lambda _: products, score, means)
@@ -259,12 +256,7 @@ def verdict(metrics: Mapping[str, Any], metric: str) -> str:
 def lead_over_best(metrics: Mapping[str, Any], metric: str) -> Interval | None:
     """By how much the model is better than the best baseline; None without a baseline or its interval."""
     best = _best_baseline(metrics, metric)
-    return _lead(metrics, best, metric) if best else None
-
-
-def _lead(metrics: Mapping[str, Any], baseline: str, metric: str) -> Interval | None:
-    """By how much the model is better than a baseline; None if the interval is not known."""
-    name = f"{baseline}_{metric}_gain" if metric in OF_LABELS else f"{baseline}_{DIFFERENCE}{metric}"
+    name = f"{best}_{metric}_gain" if metric in OF_LABELS else f"{best}_{DIFFERENCE}{metric}"
     found = [metrics.get(f"{name}{end}") for end in ("", "_low", "_high")]
     return None if None in found else Interval(*(float(each) for each in found if each is not None))
 

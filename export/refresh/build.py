@@ -1,7 +1,7 @@
 """Vectors, index, reports and manifest of a refreshed bundle.
 
 The towers, and what was measured of them, are the champion's. The index is built anew over all items, by
-`[index]` of the experiment; the width of its searches is tuned again.
+`[index]` of the experiment; its `ef_search` is tuned again.
 """
 
 import shutil
@@ -15,9 +15,9 @@ import numpy as np
 from twinspire.export import ann
 from twinspire.export.bundle_files import write_bundle, write_reports
 from twinspire.export.encoding.encoding import encode_all
+from twinspire.export.encoding.records import example_queries
 from twinspire.export.evaluation.drift_reference import refreshed
 from twinspire.export.evaluation.quality import encode_queries
-from twinspire.export.example_queries import example_queries
 from twinspire.export.hybrid.postings import interleaved, rows_of, weights_of_rows, weights_of_texts
 from twinspire.export.onnx.runtimes import Encode, onnx_encoder
 from twinspire.export.refresh.merge import FRESH, Champion, Merged

@@ -28,9 +28,9 @@ from twinspire.export.refresh.build import RefreshBuild, find_built
 from twinspire.export.refresh.merge import FRESH, Champion, Merged, merge
 from twinspire.export.refresh.quality import evaluation
 from twinspire.export.refresh.work import WORK, RefreshFolder
-from twinspire.export.release import audit_log, gates, registry
+from twinspire.export.release import audit_log, registry
 from twinspire.export.release.model_card import REFRESHED_FROM
-from twinspire.export.release.promote import Compare, promote
+from twinspire.export.release.promote import Compare, compare_versions, promote
 from twinspire.export.release.registry import CHALLENGER, CHAMPION, AliasState, by_version
 from twinspire.export.terminal import show_record
 from twinspire.protos import bundle
@@ -61,7 +61,7 @@ def refresh(
     data: Callable[[], Dataset],
     catalogue: str = "",
     items: Path | None = None,
-    compare: Compare = gates.compare,
+    compare: Compare = compare_versions,
 ) -> dict[str, Any]:
     """Make a new bundle of the champion and the catalogue as it stands, and promote it if all gates hold.
 
@@ -96,17 +96,14 @@ def show_refreshed(result: dict[str, Any], console: Console) -> None:
     """Print what has changed, the gates and the champion."""
     for item_id, why in result["failed_items"].items():
         text = f"left out: {item_id!r}: {why}"
-        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(text, style="yellow", soft_wrap=True)
     if not result["refreshed"]:
-        console.print(
-            f"{result['model']} has the catalogue as it stands: nothing to refresh", highlight=False
-        )
+        console.print(f"{result['model']} has the catalogue as it stands: nothing to refresh")
         return
     at = f", of sequence {result['catalogue']['sequence']:,}" if result["catalogue"] else ""
     console.print(
         f"{result['items']:,} items{at}: {result['encoded']:,} encoded, {result['kept']:,} kept; "
         f"{result['new']:,} new, {result['updated']:,} with other fields, {result['deleted']:,} deleted",
-        highlight=False,
     )
     console.print(f"bundle {result['bundle_version'][:12]}: {result['bundle']}", soft_wrap=True)
     show_record(result, console)

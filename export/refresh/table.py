@@ -50,7 +50,6 @@ def show(result: dict[str, Any], console: Console) -> None:
     """Print the number of items, and the state of the store that is in them."""
     console.print(
         f"{result['items']:,} items, of sequence {result['catalogue']['sequence']:,}: {result['output']}",
-        highlight=False,
         soft_wrap=True,
     )
 

@@ -31,12 +31,11 @@ from typing import Any, Literal
 import mlflow
 from mlflow.entities import Run, ViewType
 
-from twinspire.export.arguments import REASON_LENGTH
 from twinspire.export.release.registry import CHAMPION, AliasState, expect_collection, retire_challenger
 from twinspire.protos.documents import parse_json
 from twinspire.protos.errors import InvalidInput, TwinspireError, Unavailable
 from twinspire.protos.files.file_lock import exclusive_lock
-from twinspire.protos.mlflow_keys import STAGE
+from twinspire.protos.mlflow_keys import REASON_LENGTH, STAGE
 from twinspire.protos.toml_config import parse
 from twinspire.train.fingerprint import fingerprint
 from twinspire.train.paths import CACHE

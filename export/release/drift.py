@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from twinspire.export.evaluation.drift_reference import popularity_ranks
-from twinspire.export.judging.drift import Feature, compare
-from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release.registry import AliasState, fetch
+from twinspire.export.served_traffic.drift import Feature, compare
+from twinspire.export.served_traffic.served_answers import ServedFiles
 from twinspire.protos import bundle
 from twinspire.protos.cli import FAILED
 from twinspire.protos.documents import parse_json
@@ -109,7 +109,7 @@ def show(document: Mapping[str, Any], console: Console) -> None:
         shown.add_row(*row)
     console.print(shown)
     for text in (_counted(document), document["verdict"]):
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
 
 def page(document: Mapping[str, Any], features: Sequence[Feature]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
-from twinspire.export.judging.served_answers import ServedFiles
+from twinspire.export.served_traffic.served_answers import ServedFiles
 from twinspire.protos.bundle import Manifest
 from twinspire.protos.figures import WARNINGS
 from twinspire.protos.system.machine import machine

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from twinspire.export.benchmark.isolated_process import PATIENCE, ask_of_bundle
-from twinspire.export.judging import off_policy
-from twinspire.export.judging.preference import preference_of
-from twinspire.export.judging.served_answers import Record, ServedFiles
 from twinspire.export.release.registry import CHALLENGER, CHAMPION, AliasState, fetch
+from twinspire.export.served_traffic import off_policy
+from twinspire.export.served_traffic.preference import preference_of
+from twinspire.export.served_traffic.served_answers import Record, ServedFiles
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.train.config import Experiment
@@ -111,23 +111,23 @@ def _scores(records: Sequence[Record], folder: Path) -> tuple[list[list[float | 
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print both judgements."""
-    console.print(f"{result['model']} beside {result['champion']}", highlight=False)
+    console.print(f"{result['model']} beside {result['champion']}")
     judged = result["off_policy"]
     if "estimates" in judged:
         sizes = f"{judged['records']:,} explored answers to {judged['users']:,} users"
         left_out = f", {judged['left_out']:,} left out" if judged["left_out"] else ""
         later = f", {judged['later']:,} later than the last event" if judged["later"] else ""
-        console.print(sizes + left_out + later, highlight=False)
+        console.print(sizes + left_out + later)
         table = Table("clicks an answer", "value", "less the champion's", "effective sample", box=None)
         table.add_row(CHAMPION, _ends(judged["champion"]))
         for name, each in judged["estimates"].items():
             shown = [_ends(each[figure]) for figure in ("value", "difference")]
             table.add_row(name, *shown, f"{each['effective_sample']:,.0f}")
         console.print(table)
-    console.print(f"off-policy: {judged['verdict']}", highlight=False, soft_wrap=True)
+    console.print(f"off-policy: {judged['verdict']}", soft_wrap=True)
     preferred = result["interleaving"]
     text = preferred["text"] if preferred else "the served log has no interleaved answer of the two"
-    console.print(f"interleaving: {text}", highlight=False, soft_wrap=True)
+    console.print(f"interleaving: {text}", soft_wrap=True)
 
 
 def _ends(figure: Sequence[float] | None) -> str:

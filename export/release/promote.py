@@ -9,7 +9,7 @@ the comparison was of other versions.
 import math
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -19,11 +19,11 @@ from typing import Any
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
-from twinspire.export.judging.served_answers import ServedFiles
-from twinspire.export.release import audit_log, gates
+from twinspire.export.release import audit_log
 from twinspire.export.release.audit_log import Action, ReleaseRecord
 from twinspire.export.release.decision_report import PAGE, write_report
-from twinspire.export.release.gate import ComparedVersion, Decision, GateResult
+from twinspire.export.release.gate import ComparedVersion, Comparison, Decision, Gate, GateResult
+from twinspire.export.release.gates import GATES
 from twinspire.export.release.registry import (
     CHALLENGER,
     CHAMPION,
@@ -33,6 +33,7 @@ from twinspire.export.release.registry import (
     fetch,
     retire_challenger,
 )
+from twinspire.export.served_traffic.served_answers import ServedFiles
 from twinspire.protos.cli import UsageError
 from twinspire.protos.errors import GateRefused, InvalidInput, MissingStage, TwinspireError, Unavailable
 from twinspire.train.config import Experiment
@@ -48,10 +49,46 @@ Compare = Callable[
 REPORT = "release"  # folder of the report among a run's artefacts
 
 
+def compare_versions(
+    challenger: ComparedVersion,
+    champion: ComparedVersion | None,
+    experiment: Experiment,
+    data: Callable[[], TrainingData],
+    gates: Mapping[str, Gate] = GATES,
+    answers: ServedFiles | None = None,
+) -> Decision:
+    """Measure both bundles, and judge the challenger by every gate.
+
+    Args:
+        champion: None if no version is served yet; gates that compare with it then hold.
+        experiment: its `[gates]` hold the bounds.
+        data: gives the challenger's data; called only if a bundle must be evaluated again.
+        answers: served log and events, where they are given.
+
+    Raises:
+        Unavailable: MLflow does not answer.
+    """
+    request: dict[str, Any] = {}
+    for gate in gates.values():
+        request |= gate.request(experiment)
+    results: list[GateResult] = []
+    measured: dict[str, Any] = {"not_measured": []}
+    with tempfile.TemporaryDirectory(prefix="twinspire-gates-") as scratch:
+        comparison = Comparison(challenger, champion, experiment, data, Path(scratch), request, answers)
+        for gate in gates.values():
+            judged = gate.judge(comparison)
+            if judged is None:
+                measured["not_measured"].append(gate.name)
+                continue
+            results.append(judged[0])
+            measured.setdefault(gate.key, {}).update(judged[1])
+    return Decision(challenger, champion, tuple(results), measured | comparison.conditions)
+
+
 def command(experiment: Experiment, arguments: Namespace) -> dict[str, Any]:
     """The command `promote`: make the challenger the champion, if all gates hold."""
     read = partial(prepare, experiment, arguments.config.parent, console=PROGRESS)
-    compare: Compare = partial(gates.compare, answers=served_files(arguments))
+    compare: Compare = partial(compare_versions, answers=served_files(arguments))
     return promote(experiment, read, arguments.force, arguments.reason, compare)
 
 
@@ -72,7 +109,7 @@ def promote(
     read: Callable[[], Dataset],
     force: bool = False,
     reason: str = "",
-    compare: Compare = gates.compare,
+    compare: Compare = compare_versions,
     expected: str = "",
 ) -> dict[str, Any]:
     """Make the challenger the champion if all gates hold.
@@ -206,7 +243,7 @@ def _conclude(
 
 def summary(result: GateResult) -> dict[str, object]:
     """A result for the record, with title, figure and bound for people."""
-    gate = gates.GATES[result.name]
+    gate = GATES[result.name]
     shown = {
         "title": gate.title,
         "shown_figure": gate.shown_figure(result.figure),

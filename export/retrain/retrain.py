@@ -18,6 +18,7 @@ import dataclasses
 from argparse import Namespace
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,7 @@ def retrain(experiment: Experiment, base: Path, catalogue: str = "") -> dict[str
 
 def show(result: dict[str, Any], console: Console) -> None:
     """Print what was new, the figures of the towers, the decision, and why."""
-
-    def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
+    say = partial(console.print, soft_wrap=True)
     for line in result["data"]:
         say(line)
     for each in result["candidates"]:
@@ -124,9 +122,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     elif not result["refused"]:
         show_record(result, console)
     if result["refused"]:
-        say(result["refused"], "yellow")
-        stays = f"{result['model']} stays {result['alias']}" if result["model"] else "there is no champion"
-        say(stays)
+        say(result["refused"], style="yellow")
+        say(f"{result['model']} stays {result['alias']}" if result["model"] else "there is no champion")
 
 
 @dataclass

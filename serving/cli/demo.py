@@ -72,11 +72,11 @@ def run(folder: Path, console: Console) -> dict[str, Any]:
     answered = []
     with RetrievalServer(bundle) as server, RetrievalClient(server.address) as client:
         info = client.info()
-        console.print(f"serving {info.item_count:,} items at {server.address}\n", highlight=False)
+        console.print(f"serving {info.item_count:,} items at {server.address}\n")
         for example in manifest.examples[:shown]:
             answer = client.search(example_query(example), hits)
             for line in _lines(example, manifest, catalogue):
-                console.print(printable(line), style="bold", markup=False, highlight=False)
+                console.print(printable(line), style="bold")
             tables.show_answer(console, answer)
             console.print()
             answered.append({"query": example, **answer_document(answer)})

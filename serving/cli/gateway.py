@@ -46,7 +46,7 @@ def _show(console: Any, document: dict[str, Any]) -> None:
         f"{document['url']}/ answers for {document['address']}",
         f"{document['url']}/docs lists the requests",
     ):
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
 
 
 def _options(parsed: Namespace) -> GatewayOptions:

@@ -54,19 +54,18 @@ def show_answer(console: Console, answer: Answer) -> None:
         table.add_row(str(rank), score, *shares, *cells)
     console.print(table)
     if answer.weak and answer.basis.is_searched:  # the other bases have remarks of their own
-        console.print("nothing matches well", style="yellow", highlight=False)
+        console.print("nothing matches well", style="yellow")
     if answer.basis in REMARKS:
-        console.print(REMARKS[answer.basis], style="yellow", highlight=False)
+        console.print(REMARKS[answer.basis], style="yellow")
     if skipped := answer.unknown_history:
         items = "1 item" if skipped == 1 else f"{skipped} items"
         text = f"{items} of the history skipped: unknown to the query tower"
-        console.print(text, style="yellow", highlight=False)
+        console.print(text, style="yellow")
     timing = answer.timing
     console.print(
         f"bundle {printable(answer.bundle_version[:12])}, queue {timing.queue_us} us, "
         f"encode {timing.encode_us} us, search {timing.search_us} us",
         style="dim",
-        highlight=False,
     )
 
 
@@ -103,8 +102,8 @@ def show_pairs(console: Console, rows: Mapping[str, Any]) -> None:
 
 def console() -> Console:
     """Standard output, with a fixed width if it is a file or a pipe."""
-    output = Console()
-    return output if output.is_terminal else Console(width=WIDTH)
+    output = Console(highlight=False, markup=False)
+    return output if output.is_terminal else Console(width=WIDTH, highlight=False, markup=False)
 
 
 @contextmanager

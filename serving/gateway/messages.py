@@ -149,7 +149,8 @@ class _BodyReader:
         if descriptor.full_name.startswith(WELL_KNOWN):
             return
         if not isinstance(given, dict):
-            raise invalid(f"{_shown(path) or 'body'}: expected a JSON object, got {_kind(given)}")
+            got = JSON_TYPES.get(type(given), type(given).__name__)
+            raise invalid(f"{_shown(path) or 'body'}: expected a JSON object, got {got}")
         if depth > MAX_DEPTH:
             raise invalid(f"{_shown(path)[:100]}…: nested too deeply")
         fields = _fields(descriptor)
@@ -248,10 +249,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
-
-
-def _kind(given: Any) -> str:
-    return JSON_TYPES.get(type(given), type(given).__name__)
 
 
 @cache

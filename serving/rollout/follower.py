@@ -17,7 +17,7 @@ that was taken back meanwhile is not deployed.
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -391,7 +391,10 @@ class Follower:
         if not has_moved and not self._champion.unanswered:
             moved = [tracker.poll() for tracker in self._others.values()]
             has_moved = any(moved)
-        self._cache.prune([each.bundle_version for each in self._in_use()])
+        target = self._workers.target
+        shadow = BundleRef.of(self._shared_state.read(SHADOW_TARGET)) if self._config.shadow else None
+        in_use = filter(None, (target.champion, target.canary, shadow))
+        self._cache.prune([each.bundle_version for each in in_use])
         delay = 0.0 if has_moved else self._config.poll
         for tracker in (self._champion, *self._others.values()):
             tracker.state["next_check"] = self._clock.time() + delay
@@ -439,11 +442,6 @@ class Follower:
             self._workers.change(served, self._workers.target.canary, 0.0)
         except Exception as error:  # of any kind: the follower goes on
             log.error("%s: no way back to what was served before: %s", self._config.model, error)
-
-    def _in_use(self) -> Iterator[BundleRef]:
-        target = self._workers.target
-        shadow = BundleRef.of(self._shared_state.read(SHADOW_TARGET)) if self._config.shadow else None
-        yield from (each for each in (target.champion, target.canary, shadow) if each)
 
     def _publish(self) -> None:
         others = {name: tracker.state for name, tracker in self._others.items()}

@@ -152,7 +152,9 @@ BUNDLE: dict[str, Any] = {
 
 def moved(gates: list[Any], colour: bool = False, warnings: tuple[str, ...] = ()) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=120, force_terminal=colour, color_system="standard" if colour else None)
+    console = Console(
+        file=out, width=120, force_terminal=colour, color_system="standard" if colour else None, markup=False
+    )
     move = {"gates": gates, "before": "", "action": "promote", "warnings": warnings}
     terminal.show_record({"model": "models:/shop/1", "move": move}, console)
     return out.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.export.judging.logs import BEGUN
+from tests.export.served_traffic.logs import BEGUN
 from tests.helpers.stdlib import QUICK, Sections, write_sections
 from twinspire.serving.retrieval.query import Query
 from twinspire.serving.retrieval.retriever import Retriever

@@ -66,7 +66,7 @@ def table_parts(path: Path) -> list[Path]:
     such as `_type=a`.
 
     Raises:
-        DataError: a folder has no Parquet file, or has a folder twice because of links.
+        DataError: a folder has no Parquet file, or has a folder or a file twice because of links.
         OSError: a folder cannot be read.
     """
     if path.suffix.lower() in (*SUFFIXES, ".jsonl") or not path.is_dir():
@@ -80,7 +80,11 @@ def table_parts(path: Path) -> list[Path]:
         parts += [Path(folder, each) for each in filter(_is_part, files) if each.lower().endswith(".parquet")]
     if not parts:
         raise DataError(f"{path}: expected a folder with files that end in .parquet, found none")
-    return sorted(parts)
+    parts.sort()
+    for each in parts:
+        if (first := seen.setdefault(os.path.realpath(each), str(each))) != str(each):
+            raise DataError(f"{each}: expected each file once, got a link to, or from, {first}")
+    return parts
 
 
 def _is_part(name: str) -> bool:

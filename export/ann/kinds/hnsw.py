@@ -1,6 +1,6 @@
-"""The HNSW index of a catalogue: the graph with the configured M and ef_construction, and its search width.
+"""The HNSW index of a catalogue: the graph with the configured M and ef_construction, and its ef_search.
 
-Small catalogues are searched exactly, and so are those where no width of the graph reaches the target.
+Small catalogues are searched exactly, and so are those where no ef of the graph reaches the target.
 """
 
 import time
@@ -24,7 +24,7 @@ EXACT_SIZE = 1 << 21
 
 
 def tune(vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score) -> TunedIndex:
-    """Build the index, and choose the smallest search width that reaches the configured recall.
+    """Build the index, and choose the smallest ef_search that reaches the configured recall.
 
     Arguments are those of `IndexKind.tune`. Times in the report are microseconds of processor time that one
     query takes. A graph in which a search reaches fewer than k items is built once more, denser.
@@ -59,7 +59,7 @@ def tune(vectors: Vectors, queries: Vectors, config: IndexConfig, score: Score) 
         "bytes_per_item": graph.links.nbytes / len(vectors),
         "curve": list(tuned.curve),
     }
-    text = f"M {m} and ef_construction {ef_construction}; {_width(tuned, config)}"
+    text = f"M {m} and ef_construction {ef_construction}; {_ef_text(tuned, config)}"
     if why := _why_exact(tuned, len(vectors), config):
         measured = {"build_s": seconds, "curve": list(tuned.curve)}
         return _exact(vectors, config, why, measured, f"{text}; ")
@@ -106,8 +106,8 @@ def _is_small(vectors: Vectors, config: IndexConfig) -> bool:
     return vectors.size <= EXACT_SIZE
 
 
-def _width(tuned: EfChoice, config: IndexConfig) -> str:
-    """The search width, in words."""
+def _ef_text(tuned: EfChoice, config: IndexConfig) -> str:
+    """The ef_search, in words."""
     point = tuned.point
     result = "reaches" if tuned.reached else "is the largest tried and does not surely reach"
     measured = f"recall@{config.k} {point['recall']:.4f} at {point['us_per_query']:,.0f} us a query"

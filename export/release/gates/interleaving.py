@@ -2,15 +2,15 @@
 
     python -m twinspire.export promote --config C --served-log FOLDER --events FILE
 
-The figure is the e-value of `export/judging/preference.py`, which grows with the clicks that favour the
-challenger; the bound is 1 / `interleaving_error`. It may be looked at as often as one likes. Without a served
-log, a champion, or an answer in which both were interleaved, the gate holds and says so.
+The figure is the e-value of `export/served_traffic/preference.py`, which grows with the clicks that favour
+the challenger; the bound is 1 / `interleaving_error`. It may be looked at as often as one likes. Without a
+served log, a champion, or an answer in which both were interleaved, the gate holds and says so.
 """
 
 from dataclasses import asdict
 
-from twinspire.export.judging.preference import preference_of
 from twinspire.export.release.gate import Comparison, Gate, GateResult, Judgement
+from twinspire.export.served_traffic.preference import preference_of
 
 NAME = "interleaving"
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
-from twinspire.export.example_queries import example_queries
+from twinspire.export.encoding.records import example_queries
 from twinspire.export.onnx import export as graph
 from twinspire.export.onnx import parity
 from twinspire.export.onnx.runtimes import Encode, torch_encoder

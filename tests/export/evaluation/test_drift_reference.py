@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from twinspire.export.evaluation.drift_reference import learn, refreshed
 from twinspire.export.evaluation.quality import ServedModel
-from twinspire.export.judging.drift import compare
+from twinspire.export.served_traffic.drift import compare
 from twinspire.protos.bundle import Score
 from twinspire.protos.drift import DriftReference, query_measures
 from twinspire.protos.features import FeatureSpec, HistoryFeature, Schema, TextFeature

@@ -18,8 +18,9 @@ from twinspire.export.refresh.refresh import refresh
 from twinspire.export.release import promote as release
 from twinspire.export.release import registry
 from twinspire.export.release.gate import ComparedVersion, Comparison
-from twinspire.export.release.gates import GATES, compare
+from twinspire.export.release.gates import GATES
 from twinspire.export.release.paired_metrics import Evaluated, refreshed_without_metrics, stored
+from twinspire.export.release.promote import compare_versions
 from twinspire.protos import bundle
 from twinspire.protos.errors import DataError
 from twinspire.serving.live.store.records import ItemWrite, WriteRequest
@@ -69,7 +70,7 @@ def test_queries_that_ask_for_a_deleted_item_are_left_out_and_all_gates_hold(
         tmp_path,
         ItemWrite(lost, True),
         ItemWrite("shop.lamp", features=new, fields='{"name": "lamp"}'),
-        compare=compare,
+        compare=compare_versions,
     )
     assert done["bundle"]
     assert (done["encoded"], done["deleted"]) == (1, 1)

@@ -12,7 +12,6 @@ import pytest
 
 from tests.helpers import altered, releases
 from tests.helpers.stdlib import Made
-from twinspire.export.arguments import REASON_LENGTH
 from twinspire.export.evaluation import per_query
 from twinspire.export.release import audit_log
 from twinspire.export.release import promote as release
@@ -25,10 +24,11 @@ from twinspire.export.release.audit_log import (
     ReleaseRecord,
     parse_record,
 )
-from twinspire.export.release.gates import GATES, compare
+from twinspire.export.release.gates import GATES
 from twinspire.export.release.gates.quality_history import CHAMPIONS, NAME, differences
+from twinspire.export.release.promote import compare_versions
 from twinspire.protos.errors import InvalidInput
-from twinspire.protos.mlflow_keys import STAGE
+from twinspire.protos.mlflow_keys import REASON_LENGTH, STAGE
 from twinspire.train.evaluation.intervals import Clusters
 from twinspire.train.training.tracking import experiment_id
 
@@ -255,7 +255,9 @@ def test_losses_that_each_keep_the_margin_are_refused_together(
     for n in range(2, 7):
         champion = altered.side(str(n - 1), folder)
         folder = worse(folder, tmp_path, 1)
-        decision = compare(altered.side(str(n), folder), champion, experiment, releases.no_data, gates)
+        decision = compare_versions(
+            altered.side(str(n), folder), champion, experiment, releases.no_data, gates
+        )
         assert {each.name for each in decision.refused} == ({NAME} if n == 6 else set())
         results.append(next(each for each in decision.results if each.name == NAME))
         summary = tuple(release.summary(each) for each in decision.results)

@@ -15,7 +15,7 @@ from tests.helpers.stdlib import DSSM, QUICK, Made, experiment_at, tracking_copy
 from twinspire.export.bundle_builder import build_bundle
 from twinspire.export.release.decision_report import write_report
 from twinspire.export.release.gate import Decision
-from twinspire.export.release.gates import compare
+from twinspire.export.release.promote import compare_versions
 from twinspire.protos import bundle
 from twinspire.train.markdown import plain
 from twinspire.train.training.run import fit
@@ -88,7 +88,7 @@ def decide(made_once: Made, tracked: Path, request: pytest.FixtureRequest) -> De
         sides = altered.side("2", folder), altered.side("1", champion)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", f"{tracked}{os.pathsep}{ROOT / '.import'}")
-            return compare(*sides, made_once.experiment, no_data)
+            return compare_versions(*sides, made_once.experiment, no_data)
 
     return found
 

@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.export.judging.logs import interleaved
+from tests.export.served_traffic.logs import interleaved
 from tests.helpers import altered
 from tests.helpers.releases import no_data
 from tests.helpers.stdlib import Made, tracking_at
 from twinspire.export.__main__ import parser
 from twinspire.export.benchmark.isolated_process import ProcessFailure, ask
-from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import promote
 from twinspire.export.release.decision_report import write_report
 from twinspire.export.release.gate import (
@@ -27,7 +26,6 @@ from twinspire.export.release.gate import (
 from twinspire.export.release.gates import (
     GATES,
     _discovered,
-    compare,
     interleaving,
     latency,
     parity,
@@ -35,6 +33,8 @@ from twinspire.export.release.gates import (
     recall,
     size_and_load,
 )
+from twinspire.export.release.promote import compare_versions
+from twinspire.export.served_traffic.served_answers import ServedFiles
 from twinspire.protos import bundle, entry_points
 from twinspire.protos.cli import UsageError
 from twinspire.train.config import Experiment
@@ -58,7 +58,7 @@ def test_a_bundle_of_histories_is_measured_too(films_made: Made, tmp_path: Path)
     """Without a champion everything is measured, and nothing is relative."""
     experiment = dataclasses.replace(films_made.experiment, gates=GatesConfig(iterations=200))
     with tracking_at(films_made.uri):
-        decision = compare(altered.side("1", films_made.folder), None, experiment, no_data)
+        decision = compare_versions(altered.side("1", films_made.folder), None, experiment, no_data)
     assert decision.accepted, decision.verdict()
     assert [result.name for result in decision.results] == [*GATES]
     for side in ("query", "item"):
@@ -94,7 +94,7 @@ def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: P
         at_least=True,
     )
     side = altered.side("2", made.folder)
-    decision = compare(side, None, made.experiment, no_data, {gate.name: gate})
+    decision = compare_versions(side, None, made.experiment, no_data, {gate.name: gate})
     assert decision.verdict() == f"refused by item_count: {side.manifest.count} items"
     write_report(decision, tmp_path, {gate.name: gate})
     page = (tmp_path / "decision.md").read_text()
@@ -106,7 +106,7 @@ def test_one_more_gate_takes_nothing_but_its_declaration(made: Made, tmp_path: P
 def test_a_champion_that_does_not_load_is_said_to_be_at_fault(made: Made, tmp_path: Path) -> None:
     champion = altered.altered(made.folder, tmp_path, altered.mislead)
     sides = altered.side("2", made.folder), altered.side("1", champion)
-    decision = compare(*sides, made.experiment, no_data)
+    decision = compare_versions(*sides, made.experiment, no_data)
     (refused,) = decision.refused
     assert refused.name == "load_time"
     assert refused.text.startswith("the champion failed while loading: BundleDamaged: links.npy: ")

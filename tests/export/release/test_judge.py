@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.export.judging.logs import write_events, write_log
+from tests.export.served_traffic.logs import write_events, write_log
 from tests.helpers.releases import NAME, register, small_experiment
 from tests.helpers.tiny import item_ids, item_names, tiny_bundle, watched_bundle
 from tests.helpers.tiny_towers import HISTORY, TEXT
 from twinspire.export.__main__ import parser
-from twinspire.export.judging.off_policy import verdict
-from twinspire.export.judging.served_answers import ServedFiles
 from twinspire.export.release import judge as judging
 from twinspire.export.release import registry
+from twinspire.export.served_traffic.off_policy import verdict
+from twinspire.export.served_traffic.served_answers import ServedFiles
 from twinspire.protos import bundle
 from twinspire.protos.errors import MissingStage
 from twinspire.protos.features import FeatureSpec

@@ -14,6 +14,6 @@ def shown(show: Callable[[Console, Any], None], report: Mapping[str, Any]) -> st
         show: of a command.
         report: that the command wrote as JSON.
     """
-    console = Console(file=io.StringIO(), width=200)
+    console = Console(file=io.StringIO(), width=200, highlight=False, markup=False)
     show(console, report)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

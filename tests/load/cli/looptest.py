@@ -2,9 +2,9 @@
 
 Five parts, each of which can run alone: rounds of visits and retraining, and challengers that are worse by
 design (`measure_loop.py`); a better challenger that is found by interleaving (`loop/interleaving.py`); the
-intervals of off-policy estimates against known values (`tests/export/judging/simulations.py`); events, and
-kills meanwhile (`measure_events.py`); and what the served log costs (`measure_log.py`). All but the first and
-the third take a bundle that is trained on what the first model of the rounds learns.
+intervals of off-policy estimates against known values (`tests/export/served_traffic/simulations.py`); events,
+and kills meanwhile (`measure_events.py`); and what the served log costs (`measure_log.py`). All but the first
+and the third take a bundle that is trained on what the first model of the rounds learns.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.export.judging.simulations import coverage
+from tests.export.served_traffic.simulations import coverage
 from tests.load import measure_events, measure_log, measure_loop
 from tests.load.loop import interleaving
 from tests.load.measure_loop import EVENTS, Loop

@@ -93,7 +93,7 @@ def test_the_summary_ends_with_the_warnings_of_the_training_run(
     monkeypatch.setattr(demo, "run", lambda *_: {"manifest": manifest})
     monkeypatch.setattr(demo, "summary", lambda _: {"data": "films"})
     _, show = run_demo(Namespace(bundle=plain, model=None, json=False))
-    console = Console(file=io.StringIO(), width=20)
+    console = Console(file=io.StringIO(), width=20, markup=False)
     show(console)
     assert console.file.getvalue().splitlines()[2:] == [  # type: ignore[attr-defined]
         "warning: the [untrained] towers were kept",

@@ -143,6 +143,11 @@ def test_a_folder_is_read_with_links_upper_case_endings_and_columns_that_begin_w
     for read in (lambda: read_table(folder, ["n"]), lambda: identity_of([folder])):
         with pytest.raises(DataError, match=r"events/itself: expected each folder once, got .*events$"):
             read()
+    (folder / "itself").unlink()
+    (folder / "again.parquet").symlink_to(folder / "b.Parquet")
+    for read in (lambda: read_table(folder, ["n"]), lambda: identity_of([folder])):
+        with pytest.raises(DataError, match=r"b\.Parquet: expected each file once, got .*again\.parquet$"):
+            read()
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])

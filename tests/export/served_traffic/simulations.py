@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.export.judging.off_policy import Explored, estimate
+from twinspire.export.served_traffic.off_policy import Explored, estimate
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]

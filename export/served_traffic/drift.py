@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from twinspire.export.judging.served_answers import Record, user_numbers
+from twinspire.export.served_traffic.served_answers import Record, user_numbers
 from twinspire.protos.drift import ANSWERS, FIRST, UNKNOWN_ITEMS, DriftReference, Floats, measures
 from twinspire.protos.features import Schema
 

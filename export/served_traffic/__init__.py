@@ -1,4 +1,4 @@
-"""Judges a challenger by what a service has shown and what users did with it.
+"""What a service has shown and users did with it: judges a challenger by it, and finds drift.
 
 served_answers.py -> served log and events, joined by request
 off_policy.py     -> the challenger's value from explored answers

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.export.judging.logs import interleaved, write_events, write_log
-from tests.export.judging.simulations import Seekers, World, coverage
-from twinspire.export.judging import served_answers
-from twinspire.export.judging.off_policy import Explored, estimate, next_item, verdict
-from twinspire.export.judging.preference import decided, interval, log_e_value, preference_of
-from twinspire.export.judging.served_answers import Click, ServedFiles
+from tests.export.served_traffic.logs import interleaved, write_events, write_log
+from tests.export.served_traffic.simulations import Seekers, World, coverage
+from twinspire.export.served_traffic import served_answers
+from twinspire.export.served_traffic.off_policy import Explored, estimate, next_item, verdict
+from twinspire.export.served_traffic.preference import decided, interval, log_e_value, preference_of
+from twinspire.export.served_traffic.served_answers import Click, ServedFiles
 from twinspire.protos.errors import InvalidInput, MissingStage
 
 ERROR = 0.05

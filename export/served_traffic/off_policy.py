@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from twinspire.export.judging.served_answers import Click, Record, user_numbers
+from twinspire.export.served_traffic.served_answers import Click, Record, user_numbers
 from twinspire.protos.errors import InvalidInput
 from twinspire.train.evaluation.intervals import Clusters
 

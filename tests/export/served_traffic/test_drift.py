@@ -14,16 +14,16 @@ import pytest
 from rich.console import Console
 from scipy.stats import chi2_contingency
 
-from tests.export.judging.logs import BEGUN, write_log
+from tests.export.served_traffic.logs import BEGUN, write_log
 from tests.helpers.drifting import ITEMS, Shopper, items, window, write_shop
 from tests.helpers.releases import register, small_experiment
 from tests.helpers.stdlib import Made, make_of, shared_made, tracking_copy
 from twinspire.export.__main__ import parser
 from twinspire.export.bundles import BUNDLES
 from twinspire.export.evaluation.drift_reference import popularity_ranks, refreshed
-from twinspire.export.judging.drift import LEAST, compare
 from twinspire.export.release import drift as drift_command
 from twinspire.export.release import registry
+from twinspire.export.served_traffic.drift import LEAST, compare
 from twinspire.protos import bundle
 from twinspire.protos.cli import execute
 from twinspire.protos.drift import DriftReference

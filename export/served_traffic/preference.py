@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc, betaln, xlog1py, xlogy
 
-from twinspire.export.judging.served_answers import ServedFiles
+from twinspire.export.served_traffic.served_answers import ServedFiles
 
 PRIOR = 20.0  # a; little is lost for shares between .52 and .65
 LOG_LARGEST = 700.0  # of an e-value that fits a float

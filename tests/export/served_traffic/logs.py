@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.helpers.served import EVENTS, SCHEMA
-from twinspire.export.judging.served_answers import ServedFiles
+from twinspire.export.served_traffic.served_answers import ServedFiles
 from twinspire.protos.files.served_log import COLUMNS, HOUR_FORMAT, SUFFIX
 
 BEGUN = datetime(2026, 12, 1, 20, tzinfo=UTC)
