@@ -201,7 +201,7 @@ def test_a_server_that_hangs_or_dies_is_told_and_found_again(
             wait_until(lambda: asked.good > 50)
             server.stop()
             before = asked.refused
-            wait_until(lambda: asked.refused > before + 5)
+            wait_until(lambda: asked.refused > before + 3)
             started = time.monotonic()
             for name in NAMES[:20]:
                 assert client.info().item_count == ITEMS

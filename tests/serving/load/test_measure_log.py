@@ -15,7 +15,7 @@ def test_the_measurement_of_the_log_runs(
     plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        sys, "argv", ["measure_log", str(plain), "--rounds", "2", "--seconds", "0.5", "--services", "2"]
+        sys, "argv", ["measure_log", str(plain), "--rounds", "2", "--seconds", "0.2", "--services", "2"]
     )
     measure_log.main()
     found = json.loads(capsys.readouterr().out)
