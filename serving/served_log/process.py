@@ -27,7 +27,7 @@ from twinspire.serving.served_log.log_folder import DAY_LENGTH, HOUR_NANOSECONDS
 from twinspire.serving.served_log.sampling import decoded
 from twinspire.serving.served_log.shared_queue import SharedQueues
 from twinspire.serving.shared_state import SERVED_LOG, SharedState
-from twinspire.serving.supervisor import WorkerHandle, run_when_idle
+from twinspire.serving.supervisor import NICE, WorkerHandle, run_when_idle
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,11 @@ class LogWriter:
     def run(self, handle: WorkerHandle) -> None:
         """Work until the service stops and the workers have ended."""
         stopped = handle.stop_event()
-        threading.Thread(target=self._hurry_when_late, args=(stopped,), daemon=True).start()
-        run_when_idle()  # without the two threads, which notice the stop on a busy machine, too
+        if _may_leave_idle():
+            threading.Thread(target=self._hurry_when_late, args=(stopped,), daemon=True).start()
+            run_when_idle()  # without the two threads, which notice the stop on a busy machine, too
+        else:
+            os.nice(NICE)
         pa.set_cpu_count(1)
         handle.ready()
         while not stopped.is_set():
@@ -94,8 +97,6 @@ class LogWriter:
 
     def _hurry_when_late(self, stopped: threading.Event) -> None:
         """Let this process compete for the processor while a flush is late, and when the service stops."""
-        if not hasattr(os, "SCHED_IDLE"):  # not Linux
-            return
         spared = {each.native_id for each in threading.enumerate()} - {threading.main_thread().native_id}
         is_late = False
         while not stopped.wait(LATE_SECONDS):
@@ -204,7 +205,20 @@ class LogWriter:
 
 def _run_as(policy: int, spared: Container[int | None]) -> None:
     """Let the threads of this process, without some, compete for the processor by a policy of the kernel."""
-    with suppress(OSError):  # not allowed
-        for thread in psutil.Process().threads():
-            if thread.id not in spared:
+    for thread in psutil.Process().threads():
+        if thread.id not in spared:
+            with suppress(OSError):  # it has ended
                 os.sched_setscheduler(thread.id, policy, os.sched_param(0))
+
+
+def _may_leave_idle() -> bool:
+    """Whether the kernel lets a thread of this process return from `SCHED_IDLE`; tried on a new one."""
+
+    def attempt() -> bool:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        return True
+
+    with suppress(AttributeError, OSError), ThreadPoolExecutor(1) as thread:  # not Linux, or not allowed
+        return thread.submit(attempt).result()
+    return False

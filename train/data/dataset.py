@@ -134,7 +134,7 @@ class Dataset:
         for at in range(0, len(self), RANGE):
             pairs = pl.concat([left, self._read(rows.slice(at, RANGE))])
             begin = pairs["begin"]
-            cut = pairs.height if at + RANGE >= len(self) else int(begin.search_sorted(begin[-1]))
+            cut = pairs.height if at + RANGE >= len(self) else int(begin.search_sorted(begin[-1], "left"))
             left = pairs.slice(cut)
             if cut:
                 yield pairs.head(cut)
@@ -283,6 +283,13 @@ def dense_ranks(table: pl.DataFrame) -> pl.Series:
     return numbers.select(key.rank("dense").cast(pl.Int64) - 1).to_series()
 
 
+def distinct_rows(table: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+    """For each row the number of its distinct row, and the distinct rows, sorted column by column."""
+    numbers = dense_ranks(table)
+    first = pl.DataFrame({"row": numbers}).with_row_index().group_by("row").agg(pl.col("index").first())
+    return numbers, table[first.sort("row")["index"]]
+
+
 def load(folder: Path) -> Dataset:
     """The data set in `folder`; it can be read also when the folder has been replaced or removed since.
 
@@ -311,7 +318,8 @@ def _damaged(folder: Path, error: Exception) -> DataError:
 
 def _rows(path: Path) -> npt.NDArray[np.int32]:
     """The only column of a file."""
-    table = pl.scan_parquet(path)
+    with path.open("rb") as file:
+        table = pl.scan_parquet(file)  # holds the open file
     writer = ArrayWriter(np.int32)
     for at in range(0, table.select(pl.len()).collect().item(), RANGE):
         writer.append(table.slice(at, RANGE).collect().to_series().to_numpy())

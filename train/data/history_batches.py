@@ -86,10 +86,12 @@ def _cuts_between_users(query: Rows, histories: HistoryRanges) -> list[int]:
     if not is_ascending(query):
         return [0, len(query)]
     cuts = [0]
-    for at in range(BLOCK, len(query), BLOCK):
-        if at > cuts[-1]:
-            cuts.append(_next_user(query, histories.begin, at))
-    return cuts if cuts[-1] == len(query) else [*cuts, len(query)]
+    # The last block takes a small rest: a batch needs two pairs.
+    while len(query) - cuts[-1] - BLOCK >= max(2, BLOCK // 2):
+        cuts.append(_next_user(query, histories.begin, cuts[-1] + BLOCK))
+    if len(cuts) > 1 and len(query) - cuts[-1] < max(2, BLOCK // 2):
+        cuts.pop()
+    return [*cuts, len(query)]
 
 
 def _next_user(query: Rows, begin: Rows, pair: int) -> int:

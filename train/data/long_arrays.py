@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from twinspire.protos.errors import DataError
 from twinspire.train import paths
 
 LARGE = 64 << 20  # bytes; a larger array is in a file
@@ -39,16 +40,20 @@ class ArrayWriter:
         """Add some numbers at the end.
 
         Raises:
-            OSError: the disk is full.
+            DataError: there is no room for the file.
         """
         self._pieces.append(values.astype(self._dtype))
         self._size += len(values)
         if self._size * self._dtype.itemsize <= LARGE:
             return
-        if self._file is None:
-            self._file = _file_without_name()
-        for piece in self._pieces:
-            self._file.write(piece.data)
+        try:
+            if self._file is None:
+                self._file = _file_without_name()
+            for piece in self._pieces:
+                self._file.write(piece.data)
+            self._file.flush()
+        except OSError as error:
+            raise DataError(f"{paths.CACHE}: a long array cannot be kept there: {error.strerror}") from None
         self._pieces.clear()
 
     def finish(self) -> npt.NDArray[Any]:
@@ -56,7 +61,6 @@ class ArrayWriter:
         if self._file is None:
             return np.concatenate([np.empty(0, self._dtype), *self._pieces])
         with self._file as file:
-            file.flush()
             return np.memmap(file, self._dtype, "c").view(np.ndarray)
 
 

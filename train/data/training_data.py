@@ -16,8 +16,9 @@ from twinspire.protos.files.tokenizer import TOKENIZER, open_cut
 from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.protos.inputs.texts import cut_as_read
 from twinspire.train.config import Experiment
-from twinspire.train.data.dataset import Dataset, dense_ranks
-from twinspire.train.data.long_arrays import PIECE, ArrayWriter, bincount, is_ascending, pieces
+from twinspire.train.data import long_arrays
+from twinspire.train.data.dataset import Dataset, distinct_rows
+from twinspire.train.data.long_arrays import ArrayWriter, bincount, is_ascending, pieces
 from twinspire.train.data.ranges import gather_ranges
 from twinspire.train.data.source import SPANS
 from twinspire.train.data.splits import known_events
@@ -30,6 +31,7 @@ MOST = np.iinfo(np.int32).max  # pairs that arrays of int32 number
 # Events, about, of users that are drawn with a seed where there are more:
 MOST_READ = 20_000_000  # training events that baselines are fitted to
 MOST_TESTED = 200_000  # of each other part
+READ_SEED, TESTED_SEED = 1, 0  # different, so that baselines are not fitted to the tested users above all
 _FLOATS = {"weight": np.float32, "label": np.float32, "time": np.float64}  # columns of pairs
 
 
@@ -85,12 +87,15 @@ class Pairs:
         """Whether some pairs are positive and some are not."""
         return bool(self.is_positive.any() and not self.is_positive.all())
 
-    def of_some_users(self, most: int) -> "Pairs":
-        """The pairs of users that are drawn with a seed, `most` pairs or so; all pairs that are no events."""
+    def of_some_users(self, most: int, seed: int) -> "Pairs":
+        """At most `most` pairs, all of each drawn user, or those of one; all pairs that are no events."""
         if self.user is None or len(self) <= most:
             return self
-        users = max(int(each.max()) for each in pieces(self.user)) + 1
-        is_drawn = np.random.default_rng(0).random(users) < most / len(self)
+        counts = bincount(self.user, max(int(each.max()) for each in pieces(self.user)) + 1)
+        users = np.random.default_rng(seed).permutation(np.flatnonzero(counts))
+        drawn = users[: max(1, np.searchsorted(np.cumsum(counts[users]), most, "right"))]
+        is_drawn = np.zeros(len(counts), bool)
+        is_drawn[drawn] = True
         return self.where(np.concatenate([is_drawn[each] for each in pieces(self.user)]))
 
     def where(self, kept: npt.NDArray[np.bool_]) -> "Pairs":
@@ -189,8 +194,8 @@ class Positives:
             width = int(item.max(initial=0)) + 1
             query, item = np.divmod(np.unique(query.astype(np.int64) * width + item), width)
         starts = ArrayWriter(query.dtype)
-        for row in range(0, queries + 1, PIECE):
-            rows = np.arange(row, min(row + PIECE, queries + 1), dtype=query.dtype)
+        for row in range(0, queries + 1, long_arrays.PIECE):
+            rows = np.arange(row, min(row + long_arrays.PIECE, queries + 1), dtype=query.dtype)
             starts.append(np.searchsorted(query, rows))
         return cls(item, starts.finish())
 
@@ -239,6 +244,8 @@ class TrainingData:
             (`word_numbers`); None if queries have no text, or have histories.
         chosen_with: the items' values to choose hyperparameters of baselines with; None if these are `items`.
         by_ranking: share of the test pairs that are clicks on what a ranking alone had chosen to show.
+        whole_validation: the validation part without the draw of `MOST_TESTED`, to learn from; None if
+            `parts` has all of it.
     """
 
     queries: Mapping[str, Sequence[Any]]
@@ -257,6 +264,7 @@ class TrainingData:
     unit: str = "groups"
     query_words: Rows | None = None
     by_ranking: float = 0.0
+    whole_validation: Pairs | None = None
 
     @property
     def serves_other_texts(self) -> bool:
@@ -286,7 +294,7 @@ class TrainingData:
 
     def with_validation(self) -> "TrainingData":
         """The data with the validation pairs among those of training; they stay in their own part, too."""
-        train, validation = self.parts["train"], self.parts["validation"]
+        train, validation = self.parts["train"], self.whole_validation or self.parts["validation"]
         both = {
             each.name: _joined(getattr(train, each.name), getattr(validation, each.name))
             for each in fields(Pairs)
@@ -301,7 +309,7 @@ class TrainingData:
     @cached_property
     def some_pairs(self) -> Pairs:
         """Positive training pairs to fit what needs them in memory: all, or those of `MOST_READ` or so."""
-        return self.parts["train"].of_some_users(MOST_READ).positive()
+        return self.parts["train"].of_some_users(MOST_READ, READ_SEED).positive()
 
     def seen(self, queries: Rows) -> list[Rows]:
         """For each query the item rows that are excluded from its results."""
@@ -351,7 +359,7 @@ def training_data_of(
     earliest, asked, query_count = ArrayWriter(np.float64), list[pl.DataFrame](), 0
     for pairs in dataset.ranges(*columns, "item_row", "weight", "part", "group", "^label$", "^time$"):
         every = pl.concat([pairs.select(columns), *others], how="vertical_relaxed")
-        numbers, distinct = _distinct(every)
+        numbers, distinct = distinct_rows(every)
         for name, writer in of_spans.items():
             writer.append(distinct[name].to_numpy())
         asked.append(distinct.select([*dict.fromkeys(read)]))
@@ -364,9 +372,9 @@ def training_data_of(
     distinct = pl.concat(asked)
     answers = _answers(dataset, numbers, query_count)
     has_negatives = any(each.has_negatives for each in writers.values())
-    parts = {"train": writers["train"].finish(has_negatives, None)}
-    for part in PARTS[1:]:
-        parts[part] = writers[part].finish(has_negatives, answers).of_some_users(MOST_TESTED)
+    whole = {part: each.finish(has_negatives, answers) for part, each in writers.items()}
+    parts = {part: each.of_some_users(MOST_TESTED, TESTED_SEED) for part, each in whole.items()}
+    parts["train"] = replace(whole["train"], answers=None)
     moments = None if parts["train"].time is None else earliest.finish()
     ids = dataset.items["item_id"].to_list()
     found_spans = {name: writer.finish() for name, writer in of_spans.items()}
@@ -404,6 +412,7 @@ def training_data_of(
         unit=dataset.report["unit"],
         query_words=None if texts is None else word_numbers(texts),
         by_ranking=dataset.report.get("by_ranking", 0.0),
+        whole_validation=whole["validation"],
     )
 
 
@@ -415,13 +424,6 @@ def data_of_kept_towers(dataset: Dataset, experiment: Experiment) -> TrainingDat
     """
     data = training_data_of(dataset, experiment.query, experiment.item)
     return data.with_validation() if experiment.training.refit else data
-
-
-def _distinct(table: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
-    """For each row the number of its distinct row, and the distinct rows, sorted column by column."""
-    numbers = dense_ranks(table)
-    first = pl.DataFrame({"row": numbers}).with_row_index().group_by("row").agg(pl.col("index").first())
-    return numbers, table[first.sort("row")["index"]]
 
 
 class _PairsWriter:

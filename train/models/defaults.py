@@ -39,7 +39,7 @@ from twinspire.train.config.history_towers import HistoryTower
 from twinspire.train.config.losses import FullSoftmax, InBatchSoftmax, LossConfig, learns_from_negatives
 from twinspire.train.config.pretrained_tower import MOST_BUCKETS, TransformerTower
 from twinspire.train.config.towers import BagTower
-from twinspire.train.data.training_data import MOST_READ, Rows, TrainingData
+from twinspire.train.data.training_data import MOST_READ, READ_SEED, Rows, TrainingData
 from twinspire.train.models.prepared_inputs import hash_texts
 from twinspire.train.models.pretrained.folder import PretrainedFolder
 from twinspire.train.models.text_hashing import WordHashing
@@ -180,7 +180,7 @@ def _max_length(experiment: Experiment, data: TrainingData, side: Side, name: st
 
 def _history_length(data: TrainingData) -> tuple[int, str]:
     """The 99th percentile over users of their longest training history, rounded up and bounded; and why."""
-    train = np.unique(data.parts["train"].of_some_users(MOST_READ).query)
+    train = np.unique(data.parts["train"].of_some_users(MOST_READ, READ_SEED).query)
     histories = data.histories
     if histories is None or not len(train):
         return USUAL_HISTORY, "as usual"

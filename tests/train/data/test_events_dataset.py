@@ -188,11 +188,14 @@ def test_of_many_users_some_are_tested_and_read_by_baselines(
     some = training_data_of(dataset, EXPERIMENT.query, EXPERIMENT.item)
     for part, most in (("test", 10), ("validation", 10), ("train", 200)):
         pairs, whole = some.some_pairs if part == "train" else some.parts[part], every.parts[part]
-        assert most / 2 < len(pairs) < most * 1.5 < len(whole)
+        assert most / 2 < len(pairs) <= most < len(whole)
         assert pairs.user is not None and whole.user is not None
         of_users = np.isin(whole.user, pairs.user)  # all pairs of each user that is drawn
         np.testing.assert_array_equal(whole.where(of_users).query, pairs.query)
     assert len(some.parts["train"]) == len(every.parts["train"])
+    refitted = some.with_validation().parts["train"]  # learns from all of validation
+    assert len(refitted) == len(every.parts["train"]) + len(every.parts["validation"])
+    assert len(every.parts["test"].of_some_users(1, 0)) >= 1
     assert interaction_matrix(some).shape[0] < users
 
 

@@ -62,8 +62,8 @@ def test_every_pair_occurs_once_in_an_epoch(
         np.testing.assert_array_equal(np.unique(batch.query), np.arange(len(batch.queries)))
 
 
-@given(PEOPLE, st.integers(2, 9), st.integers(1, 20), st.booleans(), st.integers(0, 5))
-def test_blocks_of_users_hold_each_pair_once_but_for_a_last_one(
+@given(PEOPLE, st.integers(2, 9), st.integers(2, 20), st.booleans(), st.integers(0, 5))
+def test_each_pair_is_in_one_batch_and_each_batch_in_one_block(
     people: list[list[int]], size: int, block: int, shared: bool, seed: int
 ) -> None:
     histories = histories_of(people, ITEMS)
@@ -75,6 +75,7 @@ def test_blocks_of_users_hold_each_pair_once_but_for_a_last_one(
         found = [*drawn]
     assert len(drawn) == len(found)
     assert sorted(np.concatenate([batch.pairs for batch in found])) == list(range(len(pairs)))
+    assert all(len(batch.pairs) >= 2 for batch in found)
     begins = [set(histories.begin[batch.queries].tolist()) for batch in found]
     cuts = {histories.begin[cut] for cut in made._cuts[1:-1]}
     for cut in cuts:  # a batch is of one block
