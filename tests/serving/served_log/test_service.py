@@ -159,11 +159,10 @@ def test_answers_are_logged_though_the_processor_is_busy(serve: Serve, full: Pat
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user is needed")
 def test_a_user_without_the_right_may_not_leave_the_idle_policy() -> None:
-    code = "import os; os.setuid(65534); from twinspire.serving.served_log.process import _may_leave_idle"
+    code = "import os; from twinspire.serving.served_log.process import _may_leave_idle; os.setuid(65534)"
     shown = f"{code}; print(_may_leave_idle(), os.sched_getscheduler(0))"
-    found = subprocess.run(
-        [sys.executable, "-c", shown], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", shown]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", str(os.SCHED_OTHER)]
 
 
