@@ -96,10 +96,10 @@ def write_tables(folder: Path) -> Path:
         length=pl.when(pl.int_range(pl.len()) % 7 > 0).then(pl.col("text").str.len_chars()),
     )
     words = pl.col("query").str.split(" ")
-    pairs = tables.pairs.select(
+    pairs = tables.pairs.collect().select(
         "query",
         "group",
-        item_id=items["item_id"].gather(tables.pairs["item_row"]),
+        item_id=items["item_id"].gather(tables.pairs.collect()["item_row"]),
         level=pl.when(pl.int_range(pl.len()) % 5 > 0).then(
             pl.when(words.list.len() > 8).then(pl.lit("long")).otherwise(pl.lit("short"))
         ),

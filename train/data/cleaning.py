@@ -47,13 +47,24 @@ def condition(text: str) -> pl.Expr:
         raise ValueError(f"expected {example}, got {text!r}: {error}") from None
 
 
+def reads_other_events(text: str) -> bool:
+    """Whether a filter is about more than its own event, as `price > AVG(price)` is."""
+    expression = condition(text)
+    parts, is_total = [expression], False
+    while parts and not is_total:
+        part = parts.pop()
+        is_total = part.meta.is_scalar() and not part.meta.is_literal()
+        parts += part.meta.pop()
+    return is_total or '"Over"' in expression.meta.serialize(format="json")
+
+
 def clean(
     columns: Columns, casts: Mapping[str, Cast], derive: Mapping[str, Derived], filters: Sequence[str]
 ) -> tuple[Columns, dict[str, int]]:
     """The events that pass every filter, and the number of dropped events by reason.
 
     Raises:
-        DataError: a value cannot be cast or tested, or no event passes.
+        DataError: a value cannot be cast or tested.
     """
     columns = cast_columns(columns, casts)
     columns = columns.with_columns(*_derived(columns, derive))
@@ -64,8 +75,6 @@ def clean(
         if count:
             dropped[f"not {text}"] = count
         columns = kept
-        if columns.frame.is_empty():
-            raise DataError(f"{columns.path}: no event passes the filters; dropped: {dropped}")
     return columns, dropped
 
 

@@ -5,8 +5,8 @@ and the found value.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from twinspire.protos.features import (
 )
 from twinspire.protos.filter_kinds import LIST_SEPARATOR
 from twinspire.train.data.layouts import Layout
-from twinspire.train.data.table_files import read_table
+from twinspire.train.data.table_files import read_long_slices, read_table
 
 UNITS = (("seconds", 1.0), ("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 UNIT_BOUNDS = (1e11, 1e14, 1e17)  # from these on the next unit: 1e11 seconds are the year 5138
+TEXT = -1  # in place of a unit
 LATEST = 4_133_980_800.0  # seconds: the end of the year 2100
+ROWS_AT_ONCE = 1_000_000
 SHOWN = 5  # ids or rows in an error text
 
 _STRING_TYPES = (pl.String, pl.Categorical, pl.Enum, pl.Null)
@@ -44,16 +46,21 @@ class Columns:
         frame: all rows of the file, or some of them.
         rows: numbers of these rows in the file, from 0; None if `frame` has all rows in order.
         casts: key of `[data]` with the casts of this file, for error texts; empty if there is none.
+        time_units: of columns of times, which slices of one file share: the column and how often it was
+            replaced -> its unit in `UNITS` or `TEXT`, and the number of the row, from 1, that tells it.
+        replaced: the names of replaced columns, in order.
     """
 
     path: Path
     frame: pl.DataFrame
     rows: pl.Series | None = None
     casts: str = ""
+    time_units: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
 
     def keep(self, kept: pl.Series) -> "Columns":
         """The rows where `kept` is true; errors still name rows by their number in the file."""
-        return Columns(self.path, self.frame.filter(kept), self.row_numbers.filter(kept), self.casts)
+        return replace(self, frame=self.frame.filter(kept), rows=self.row_numbers.filter(kept))
 
     def without_blank(self, *groups: Sequence[str]) -> "Columns":
         """The rows that have a value in each of some groups of columns; a text of spaces is none."""
@@ -71,7 +78,8 @@ class Columns:
 
     def with_columns(self, *columns: pl.Series) -> "Columns":
         """The same rows with columns added or replaced."""
-        return Columns(self.path, self.frame.with_columns(*columns), self.rows, self.casts)
+        replaced = (*self.replaced, *(each.name for each in columns if each.name in self.frame.columns))
+        return replace(self, frame=self.frame.with_columns(*columns), replaced=replaced)
 
     def strings(self, column: str, expected: str = "a string") -> pl.Series:
         """Strings, unchanged; integers and booleans as strings; null where absent.
@@ -141,18 +149,25 @@ class Columns:
         """
         expected = "a number or an ISO date"
         values = self.frame[column]
+        key = (column, self.replaced.count(column))
         if values.dtype in (pl.Date, pl.Datetime):
             times = values.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
-        elif values.dtype == pl.String and not _begins_with_a_number(values):
+        elif values.dtype == pl.String and self._is_text(key, values):
             times = pl.Series(column, [_seconds(value) for value in values], dtype=pl.Float64)
         else:
             numbers = self.numbers(column, expected)
             self.refuse(column, numbers.is_null(), expected)
-            return self._seconds(column, numbers)
+            return self._seconds(key, numbers)
         self.refuse(column, times.is_null(), expected)
         return times
 
-    def _seconds(self, column: str, numbers: pl.Series) -> pl.Series:
+    def _is_text(self, key: tuple[str, int], times: pl.Series) -> bool:
+        """Whether the first time of a column, which is one of strings, is no number."""
+        if key not in self.time_units and len(times) and not _begins_with_a_number(times):
+            self.time_units[key] = (TEXT, self.row_numbers[0] + 1)
+        return key in self.time_units and self.time_units[key][0] == TEXT
+
+    def _seconds(self, key: tuple[str, int], numbers: pl.Series) -> pl.Series:
         """Numbers of one unit as seconds."""
         sizes = numbers.abs()
         units = pl.zeros(len(sizes), dtype=pl.Int64, eager=True)
@@ -160,13 +175,12 @@ class Columns:
             units = units + (sizes >= bound).cast(pl.Int64)
         if units.is_empty():
             return numbers
-        first = int(units[0])
+        first, row = self.time_units.setdefault(key, (int(units[0]), self.row_numbers[0] + 1))
         name, scale = UNITS[first]
         bad = (units != first) | (numbers / scale > LATEST)
         if first:  # smaller numbers may be an order that is no time, and may begin below 0
             bad = bad | (numbers < 0)
-        row = self.row_numbers[0] + 1
-        self.refuse(column, bad, f"a time of the years 1970 to 2100, in {name} since 1970 as in row {row}")
+        self.refuse(key[0], bad, f"a time of the years 1970 to 2100, in {name} since 1970 as in row {row}")
         return numbers / scale
 
     def refuse(self, column: str, bad: pl.Series, expected: str, advice: str = "") -> None:
@@ -241,6 +255,22 @@ def read_columns(
         DataError: the file is missing or damaged, or lacks a column.
     """
     return Columns(path, read_table(path, list(dict.fromkeys(names)), layout, file), casts=casts)
+
+
+def read_column_slices(
+    path: Path, names: Iterable[str], layout: Layout | None = None, file: str = "", casts: str = ""
+) -> Iterator[Columns]:
+    """The same, `ROWS_AT_ONCE` rows at a time; at least one slice.
+
+    Raises:
+        DataError: the file is missing, damaged or empty, or lacks a column.
+    """
+    units: dict[tuple[str, int], tuple[int, int]] = {}
+    first = 0
+    for frame in read_long_slices(path, list(dict.fromkeys(names)), ROWS_AT_ONCE, layout, file):
+        rows = pl.int_range(first, first + frame.height, eager=True)
+        yield Columns(path, frame, rows, casts, units)
+        first += frame.height
 
 
 def features_of(

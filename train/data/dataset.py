@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,11 @@ from twinspire.train import paths
 from twinspire.train.config import Experiment
 from twinspire.train.config.data import JudgedConfig
 from twinspire.train.config.losses import learns_from_negatives
-from twinspire.train.data import splits
 from twinspire.train.data.columns import column_names
 from twinspire.train.data.filters import filter_kinds, with_filter_columns
 from twinspire.train.data.judged import judged_files, read_judged
 from twinspire.train.data.long_arrays import ArrayWriter
+from twinspire.train.data.partitions import Partitions
 from twinspire.train.data.source import (
     BY_RANKING,
     BY_TIME,
@@ -58,6 +59,11 @@ from twinspire.train.data.source import (
     sample_groups,
     source_config,
 )
+from twinspire.train.data.splits.assign import assign_parts
+from twinspire.train.data.splits.events import known_events
+from twinspire.train.data.splits.known_queries import REPEATED_QUERIES, leave_out_known_queries, words_of
+from twinspire.train.data.splits.parts import COLD, PARTS, SHOWN, part_sizes, unusual_shares
+from twinspire.train.data.splits.split_hash import split_hash
 from twinspire.train.data.table_files import identity_of
 from twinspire.train.fingerprint import code_fingerprint
 
@@ -92,7 +98,7 @@ class Dataset:
         judged: a row for each judgement of a relevant item: `query_id`, `item_row`, `score`, and the columns
             of the query's features; None if there are no judged queries.
         answers: `item_row` and the columns of the query's features, of the queries that a split by `group`
-            holds out (`splits.leave_out_known_queries`); None of other data.
+            holds out (`leave_out_known_queries`); None of other data.
     """
 
     folder: Path
@@ -157,7 +163,7 @@ class Dataset:
     def in_history(self, column: str) -> pl.Series:
         """A column of the events that `history` holds, in its order."""
         events = self.columns("part", "label", column)
-        return splits.known_events(events, str(self.report["split"]["by"])).filter(POSITIVE)[column]
+        return known_events(events, str(self.report["split"]["by"])).filter(POSITIVE)[column]
 
     def for_mlflow(self) -> Any:
         """The `PolarsDataset` for `mlflow.log_input`; its digest begins the data set's fingerprint."""
@@ -243,31 +249,44 @@ def prepare(
             "run the command again"
         )
     _check_columns(experiment, tables)
-    pairs = splits.assign_parts(tables.pairs, experiment.split)
+    pairs = assign_parts(tables.pairs, experiment.split, tables.users)
     tables, pairs, by_ranking = _without_marks(tables, pairs)
-    show_warnings(splits.unusual_shares(pairs, experiment.split), console)
+    show_warnings(unusual_shares(pairs, experiment.split), console)
     tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
     tables, pairs = _with_training_values(tables, pairs)
     filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
     tables = dataclasses.replace(tables, items=filtered)
-    events = {}
-    if tables.history is not None:
-        known = splits.known_events(pairs.select("part", "label", "item_row"), experiment.split.by)
-        events[HISTORY] = known.filter(POSITIVE).select("item_row")
-        events[NEGATIVES] = known.filter(~POSITIVE).select("item_row")
     report = _report(experiment, tables, pairs, fingerprint) | by_ranking
     if config is not None and judged is not None:
         report |= _report_of_judged(config, judged, pairs, _query_texts(experiment))
         report["dropped"] |= {f"judged: {reason}": count for reason, count in left_out.items()}
-    group = pl.col("group").to_physical().rank("dense").cast(pl.UInt32) - 1  # no keys of users
-    spans = [pl.col(*SPANS).cast(pl.UInt32)] if events else []
-    numbered = pairs.with_columns(group, *spans)
-    frames = {ITEMS: tables.items, PAIRS: numbered, **events}
-    frames |= {} if judged is None else {JUDGED: judged}
+    frames = {ITEMS: tables.items.lazy(), **_written_pairs(pairs, experiment.split.by, tables.users)}
+    frames |= {} if judged is None else {JUDGED: judged.lazy()}
     if answers is not None:
-        frames[ANSWERS], report["answers"] = answers, answers.height
+        frames[ANSWERS], report["answers"] = answers.lazy(), answers.height
     _write(folder, frames, report, refresh)
     return load(folder)
+
+
+def _written_pairs(pairs: Partitions, by: str, users: pl.Series | None) -> dict[str, pl.LazyFrame]:
+    """The tables of pairs, with numbers in place of keys of groups, and of events those of their items."""
+    if users is None:
+        number = pl.col("group").rank("dense").cast(pl.UInt32) - 1
+        return {PAIRS: pairs.map(lambda each: each.with_columns(number)).lazy()}
+    before = 0  # users of the partitions before
+
+    def numbered(part: pl.DataFrame) -> pl.DataFrame:
+        nonlocal before
+        result = part.with_columns(pl.col("group").rle_id() + before, pl.col(*SPANS).cast(pl.UInt32))
+        before += part["group"].n_unique()
+        return result
+
+    known = known_events(pairs.lazy().select("part", "label", "item_row"), by)
+    return {
+        PAIRS: pairs.map(numbered).lazy(),
+        HISTORY: known.filter(POSITIVE).select("item_row"),
+        NEGATIVES: known.filter(~POSITIVE).select("item_row"),
+    }
 
 
 def dense_ranks(table: pl.DataFrame) -> pl.Series:
@@ -373,20 +392,23 @@ def _fingerprint(experiment: Experiment, judged: JudgedConfig | None, identity: 
 
 
 def _without_known_queries(
-    experiment: Experiment, tables: Tables, pairs: pl.DataFrame, console: Console
-) -> tuple[Tables, pl.DataFrame, pl.DataFrame | None]:
+    experiment: Experiment, tables: Tables, pairs: Partitions, console: Console
+) -> tuple[Tables, Partitions, pl.DataFrame | None]:
     """The tables with counts of what `leave_out_known_queries` leaves out, the other pairs, and answers."""
+    if tables.users is not None:
+        return tables, pairs, None
     texts, columns = _query_texts(experiment), column_names(experiment.query)
-    kept, answers, left_out = splits.leave_out_known_queries(pairs, experiment.split, texts, columns)
-    of_training = left_out.get("train", 0) / (pairs["part"] == "train").sum()
+    kept, answers, left_out = leave_out_known_queries(pairs.collect(), experiment.split, texts, columns)
+    of_training = left_out.get("train", 0) / part_sizes(pairs.select("part"))["train"][0]
     if of_training > WARN_LEFT_OUT_ABOVE:
         repeated = (
             f"{of_training:.0%} of the training pairs are left out, because their query is also one of test "
-            f"or validation; {splits.REPEATED_QUERIES}"
+            f"or validation; {REPEATED_QUERIES}"
         )
         show_warnings([repeated], console)
     dropped = {f"{part} pair with the query of a pair held out": count for part, count in left_out.items()}
-    return dataclasses.replace(tables, dropped={**tables.dropped, **dropped}), kept, answers
+    tables = dataclasses.replace(tables, dropped={**tables.dropped, **dropped})
+    return tables, Partitions.of(kept), answers
 
 
 def _query_texts(experiment: Experiment) -> list[str]:
@@ -394,25 +416,28 @@ def _query_texts(experiment: Experiment) -> list[str]:
     return [spec.column for spec in experiment.query.values() if isinstance(spec, TextFeature)]
 
 
-def _without_marks(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame, dict[str, float]]:
+def _without_marks(tables: Tables, pairs: Partitions) -> tuple[Tables, Partitions, dict[str, float]]:
     """The tables with a count of the part `SHOWN`, the pairs without `BY_RANKING`, and its share of test."""
     if BY_RANKING not in pairs.columns:
         return tables, pairs, {}
-    shown = pairs.filter(pl.col("part") == splits.SHOWN).height
+    marks = pl.concat(pairs.select("part", BY_RANKING))
+    shown = int((marks["part"] == SHOWN).sum())
     counted = {"validation or test pair, clicked where a ranking alone had chosen it": shown} if shown else {}
-    share = float(pairs.filter(pl.col("part") == "test")[BY_RANKING].mean())  # type: ignore[arg-type]
+    share = float(marks.filter(pl.col("part") == "test")[BY_RANKING].mean())  # type: ignore[arg-type]
     tables = dataclasses.replace(tables, dropped={**tables.dropped, **counted})
-    return tables, pairs.drop(BY_RANKING), {"by_ranking": share}
+    return tables, pairs.map(lambda each: each.drop(BY_RANKING)), {"by_ranking": share}
 
 
-def _with_training_values(tables: Tables, pairs: pl.DataFrame) -> tuple[Tables, pl.DataFrame]:
+def _with_training_values(tables: Tables, pairs: Partitions) -> tuple[Tables, Partitions]:
     """The tables with items whose values come from training pairs alone, where events give them any."""
     if tables.items_from_events is None:
         return tables, pairs
-    found, changed = tables.items_from_events(pairs.filter(pl.col("part") == "train")[LOG_ROW])
+    rows = [each.filter(pl.col("part") == "train")[LOG_ROW] for each in pairs.select("part", LOG_ROW)]
+    found, changed = tables.items_from_events(pl.concat(rows))
     items = tables.items.select("item_id").join(found, on="item_id", how="left", maintain_order="left")
     changed = {**tables.changed, **changed}
-    return dataclasses.replace(tables, items=items, changed=changed), pairs.drop(LOG_ROW)
+    tables = dataclasses.replace(tables, items=items, changed=changed)
+    return tables, pairs.map(lambda each: each.drop(LOG_ROW))
 
 
 def _check_columns(experiment: Experiment, tables: Tables) -> None:
@@ -421,14 +446,16 @@ def _check_columns(experiment: Experiment, tables: Tables) -> None:
     for side, table in (("query", tables.pairs), ("item", tables.items)):
         present = [name for name in table.columns if side == "item" or name not in tables.reserved]
         for name, spec in getattr(experiment, side).items():
-            if isinstance(spec, HistoryFeature) and tables.history is None:
+            if isinstance(spec, HistoryFeature) and tables.users is None:
                 raise DataError(f"{kind}: {side}.{name} is a history, but these data have no users")
             if isinstance(spec, TimeFeature) and "time" not in tables.pairs.columns:
                 raise DataError(
                     f"{kind}: {side}.{name} is the time of a query, but these data have no times; name the "
                     "column of times under [data], or leave the feature out"
                 )
-            if spec.kind == "negative_history" and not tables.pairs.filter(~POSITIVE).height:
+            if spec.kind == "negative_history" and not any(
+                each["label"].le(0).any() for each in tables.pairs.select("label")
+            ):
                 raise DataError(
                     f"{kind}: {side}.{name} is a negative history, but these data have no negative events; "
                     "a label tells which events are negative"
@@ -441,30 +468,31 @@ def _check_columns(experiment: Experiment, tables: Tables) -> None:
                     )
 
 
-def _report(experiment: Experiment, tables: Tables, pairs: pl.DataFrame, fingerprint: str) -> dict[str, Any]:
+def _report(experiment: Experiment, tables: Tables, pairs: Partitions, fingerprint: str) -> dict[str, Any]:
     texts = [spec for spec in experiment.item.values() if isinstance(spec, TextFeature)]
-    queries = column_names(experiment.query) if tables.history is None else ["group", "position"]
+    queries = column_names(experiment.query) if tables.users is None else ["group", "position"]
+    sizes = part_sizes(pairs.select("part"))
     report = {
         "name": experiment.name,
         "kind": experiment.data.kind,
         "items": tables.items.height,
         "pairs": pairs.height,
-        "groups": pairs["group"].n_unique(),
-        "unit": tables.unit if tables.history is None else "users",
-        "parts": {part: int((pairs["part"] == part).sum()) for part in splits.PARTS},
+        "groups": sum(each["group"].n_unique() for each in pairs.select("group")),
+        "unit": tables.unit if tables.users is None else "users",
+        "parts": {part: sizes[part][0] for part in PARTS},
         "display": list(tables.display),
         "dropped": dict(sorted(tables.dropped.items())),
         "changed": dict(sorted({**tables.changed, **_count_empty_texts(tables.items, texts)}.items())),
         "evaluated_text": [spec.column for spec in texts],
         "served_text": [spec.as_served().column for spec in texts],
         "split": dataclasses.asdict(experiment.split),
-        "split_hash": splits.split_hash(pairs, tables.items["item_id"], set(queries)),
+        "split_hash": split_hash(pairs, tables.items["item_id"], set(queries), tables.users),
         "fingerprint": fingerprint,
         "origin": dict(tables.origin),
     }
     if experiment.filter.fields:
         report["filters"] = filter_kinds(tables.items)
-    if tables.history is None:
+    if tables.users is None:
         return report
     return report | _report_of_users(tables, pairs)
 
@@ -478,38 +506,45 @@ def _count_empty_texts(items: pl.DataFrame, texts: Sequence[TextFeature]) -> dic
     }
 
 
-def _report_of_users(tables: Tables, pairs: pl.DataFrame) -> dict[str, Any]:
+def _report_of_users(tables: Tables, pairs: Partitions) -> dict[str, Any]:
     """The part of the report that only events have."""
-    cold, report = pairs.filter(pl.col("part") == splits.COLD), dict[str, Any](repeats=tables.repeats)
+    report = dict[str, Any](repeats=tables.repeats)
     if tables.share_of_repeats is not None:
         report["share_of_repeats"] = tables.share_of_repeats
     if tables.order == BY_TIME:
-        times = tables.pairs["time"]
-        report["times"] = [float(times.min()), float(times.max())]  # type: ignore[arg-type]
+        times = [each["time"].to_numpy() for each in tables.pairs.select("time") if each.height]
+        report["times"] = [float(min(map(np.min, times))), float(max(map(np.max, times)))]
+    users_by_part, without_history = Counter[str](), Counter[str]()
+    cold, cold_records = set[int](), 0
+    for each in pairs.select("group", "item_row", "part", "begin", "end"):
+        has_none = (pl.col("begin") == pl.col("end")).sum()
+        counted = each.group_by("part").agg(pl.col("group").n_unique(), has_none.alias("without"))
+        for part, count, without in counted.iter_rows():
+            users_by_part[part] += count
+            without_history[part] += without
+        rows = each.filter(pl.col("part") == COLD)["item_row"]
+        cold.update(rows.unique())
+        cold_records += len(rows)
     return report | {
-        "users": pairs["group"].n_unique(),
-        "users_by_part": {
-            part: pairs["group"].filter(pairs["part"] == part).n_unique() for part in splits.PARTS
-        },
+        "users": sum(each["group"].n_unique() for each in pairs.select("group")),
+        "users_by_part": {part: users_by_part[part] for part in PARTS},
         "order": tables.order,
-        "cold_items": cold["item_row"].n_unique(),
-        "cold_records": cold.height,
-        "without_history": {
-            part: int(((pairs["part"] == part) & (pairs["begin"] == pairs["end"])).sum())
-            for part in splits.PARTS
-        },
+        "cold_items": len(cold),
+        "cold_records": cold_records,
+        "without_history": {part: without_history[part] for part in PARTS},
     }
 
 
 def _report_of_judged(
-    config: JudgedConfig, judged: pl.DataFrame, pairs: pl.DataFrame, texts: Sequence[str]
+    config: JudgedConfig, judged: pl.DataFrame, pairs: Partitions, texts: Sequence[str]
 ) -> dict[str, Any]:
     """The part of the report that only experiments with judged queries have."""
-    trained = pairs.filter(pl.col("part") == "train")
     asked = judged.unique("query_id")
     words = np.zeros(0, np.int64)  # of queries without a text
     if texts:
-        words = splits.words_of(pl.concat([asked.select(texts), trained.select(texts)]), texts)
+        trained = [each.filter(pl.col("part") == "train") for each in pairs.select("part", *texts)]
+        queries = pl.concat([asked.select(texts), *(each.select(texts).unique() for each in trained)])
+        words = words_of(queries, texts)
     known = np.isin(words[: asked.height], words[asked.height :]) & (words[: asked.height] >= 0)
     scores = judged["score"].value_counts().sort("score").iter_rows()
     return {
@@ -522,7 +557,7 @@ def _report_of_judged(
     }
 
 
-def _write(folder: Path, frames: Mapping[str, pl.DataFrame], report: dict[str, Any], refresh: bool) -> None:
+def _write(folder: Path, frames: Mapping[str, pl.LazyFrame], report: dict[str, Any], refresh: bool) -> None:
     """Write all files to a draft and rename it to `folder`.
 
     Without `refresh`, a folder that another process wrote is kept.
@@ -540,7 +575,7 @@ def _write(folder: Path, frames: Mapping[str, pl.DataFrame], report: dict[str, A
         sync(folder.parent)
 
 
-def _fill(draft: Path, frames: Mapping[str, pl.DataFrame], report: dict[str, Any]) -> None:
+def _fill(draft: Path, frames: Mapping[str, pl.LazyFrame], report: dict[str, Any]) -> None:
     """Write all files of a data set.
 
     Raises:
@@ -548,7 +583,7 @@ def _fill(draft: Path, frames: Mapping[str, pl.DataFrame], report: dict[str, Any
     """
     try:
         for name, frame in frames.items():
-            frame.write_parquet(draft / name)
+            frame.sink_parquet(draft / name)
         (draft / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         for path in (*draft.iterdir(), draft):
             sync(path)

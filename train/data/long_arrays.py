@@ -9,10 +9,9 @@ A large array is a mapped file in the cache, without a name. The system takes it
 it, and the disk's space is free again once the array is gone.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -46,30 +45,34 @@ class ArrayWriter:
         self._size += len(values)
         if self._size * self._dtype.itemsize <= LARGE:
             return
-        try:
-            if self._file is None:
-                self._file = _file_without_name()
+        with told_as_data_error():
+            self._file = self._file or temporary_file()
             for piece in self._pieces:
                 self._file.write(piece.data)
             self._file.flush()
-        except OSError as error:
-            raise DataError(f"{paths.CACHE}: a long array cannot be kept there: {error.strerror}") from None
         self._pieces.clear()
 
     def finish(self) -> npt.NDArray[Any]:
-        """The array. It can be changed; a file is not."""
+        """The array, which can be changed."""
         if self._file is None:
             return np.concatenate([np.empty(0, self._dtype), *self._pieces])
         with self._file as file:
-            return np.memmap(file, self._dtype, "c").view(np.ndarray)
+            return np.memmap(file, self._dtype, "r+").view(np.ndarray)
 
 
-def _file_without_name() -> BinaryIO:
-    """A new file in the cache, whose space is free once it is closed and no array maps it."""
+def temporary_file() -> BinaryIO:
+    """A new file in the cache without a name, whose space is free once nothing has it open or mapped."""
     paths.CACHE.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=paths.CACHE)
-    Path(name).unlink()
-    return os.fdopen(descriptor, "w+b")
+    return tempfile.TemporaryFile(dir=paths.CACHE)
+
+
+@contextmanager
+def told_as_data_error() -> Iterator[None]:
+    """Raise a `DataError` where a temporary file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{paths.CACHE}: data cannot be kept there for now: {error.strerror}") from None
 
 
 def pieces(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:

@@ -2,23 +2,19 @@
 
 Each module of `train/data/sources/` is one source, see `train/data/sources/README.md`.
 
-Sources of events call three functions, in this order. `sort_events` sorts them by user, then by time; events
-at the same time are in the order of the file. `filter_events` drops duplicates and users with few events.
-`add_positions` computes the position of each event in its user's history. Beside those of the query's
-features, `pairs` has these columns:
+Sources of events call two functions, in this order. `sort_events` sorts them by user, then by time; events at
+the same time are in the order of the file. `filter_events` drops duplicates and users with few events. A
+partition of their pairs holds whole users. Beside those of the query's features, `pairs` has these columns:
 
 | column         | content                                                                          |
 |----------------|----------------------------------------------------------------------------------|
-| `group`        | the user's id; never null; an enum, whose categories are sorted and may have     |
-|                | others than the users                                                            |
+| `group`        | UInt32; the user's row in `users`                                                |
 | `item_row`     | row of the items                                                                 |
 | `label`        | Float32; above 0 for a positive event; only positive events enter the history,   |
 |                | the others the negative history                                                  |
 | `weight`       | Float32; weight in the loss                                                      |
 | `time`         | Float64; only if the source has times                                            |
 | `session`      | String; only if the source has sessions                                          |
-| `position`     | Int64; number of earlier events in the user's history                            |
-| `user_start`   | Int64; index of the user's first item in the history of all users                |
 
 Pairs that are no events may have a `label`, too.
 """
@@ -26,9 +22,8 @@ Pairs that are no events may have a `label`, too.
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +38,7 @@ from twinspire.train.data.cleaning import cast_columns
 from twinspire.train.data.columns import Columns, column_names, items_of, read_columns
 from twinspire.train.data.filters import filter_columns
 from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.partitions import Partitions, PartitionWriter
 from twinspire.train.data.table_files import find_data_file, identity_of
 
 RESERVED = ("item_row", "weight", "group", "time", "part")
@@ -61,7 +57,7 @@ BY_FILE = "file order, for want of a time column"
 POSITIVE = pl.col("label") > 0
 BY_RANKING = "__by_ranking"
 """Column of pairs of a service, bool: whether the click is on an item that a ranking alone chose to show."""
-FILTERED_AT_ONCE = 1_000_000  # events, about: whole users are filtered together
+EVENTS_AT_ONCE = 1_000_000  # in a partition, about; more where one user has more
 EARLY = 1990  # times before this year have probably been read in a wrong unit
 
 
@@ -72,12 +68,13 @@ class Tables:
     Args:
         items: `item_id` first (unique strings), then columns of features, display fields and filter fields.
         pairs: query columns, `item_row` (row of `items`), `weight`, `group`, maybe `time` and `label`; of a
-            service maybe `BY_RANKING`. Pairs that are events of users have the columns listed above.
+            service maybe `BY_RANKING`. Pairs that are events of users have the columns listed above. Other
+            pairs are one partition.
         display: columns of `items` that an answer shows beside an id.
         dropped: reason -> number of rows that were left out or merged.
         changed: reason -> number of rows whose values were changed.
         origin: where the rows come from, and their licence; part of the data set's report.
-        history: of events, UInt32 rows of items: the items of each user in order, one user after another.
+        users: of events, the ids of users, sorted; there may be some without an event. None of other pairs.
         order: of events, what defines their order.
         repeats: of events, `keep` if a user's history may hold an item several times, `first` if not.
         unit: what a group of pairs is, in the plural; of events it is a user.
@@ -89,12 +86,12 @@ class Tables:
     """
 
     items: pl.DataFrame
-    pairs: pl.DataFrame
+    pairs: Partitions
     display: tuple[str, ...]
     dropped: Mapping[str, int]
     changed: Mapping[str, int] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
-    history: pl.Series | None = None
+    users: pl.Series | None = None
     order: str = ""
     repeats: str = "first"
     share_of_repeats: float | None = None
@@ -104,7 +101,7 @@ class Tables:
     @property
     def reserved(self) -> tuple[str, ...]:
         """Columns of `pairs` that no query feature reads."""
-        if self.history is not None:
+        if self.users is not None:
             return RESERVED_OF_EVENTS
         return (*RESERVED, "label") if "label" in self.pairs.columns else RESERVED
 
@@ -208,24 +205,32 @@ def source_config(data: DataConfig) -> SourceConfig:
     return data
 
 
-def sort_events(events: pl.DataFrame) -> pl.DataFrame:
-    """Events by user, then by time; at the same time in the order of the file. `group` becomes an enum."""
-    users = pl.Enum(events["group"].unique().sort())
-    timed = ["time"] if "time" in events.columns else []
-    return events.cast({"group": users}).sort("group", *timed, maintain_order=True)
+def sort_events(slices: Iterable[pl.DataFrame]) -> tuple[Partitions, pl.Series]:
+    """Events by user, then by time, at the same time in the order of the file; and the sorted ids of users.
 
-
-def _slices_of_users(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Sorted events, `FILTERED_AT_ONCE` at a time; no user is in two slices."""
-    starts = (events["group"] != events["group"].shift()).fill_null(True).arg_true().to_numpy()
-    cuts = starts[np.unique(starts // FILTERED_AT_ONCE, return_index=True)[1]].tolist() or [0]
-    for begin, end in pairwise([*cuts, events.height]):
-        yield events.slice(begin, end - begin)
+    Args:
+        slices: at least one, with the columns listed above, but `group` is the id of the user.
+    """
+    writer, counts = PartitionWriter(), pl.DataFrame(schema={"group": pl.String, "count": pl.Int64})
+    for each in slices:
+        counted = each.group_by("group").agg(pl.len().cast(pl.Int64).alias("count"))
+        counts = pl.concat([counts, counted]).group_by("group").agg(pl.col("count").sum())
+        writer.append(each)
+    unsorted, counts = writer.finish(), counts.sort("group")
+    number = (pl.col("count").cum_sum() - pl.col("count")) // EVENTS_AT_ONCE
+    numbers = counts.select("group", __partition=number.rle_id()).with_row_index("__user")
+    writer = PartitionWriter()
+    for each in unsorted:
+        joined = each.join(numbers, on="group", how="left", maintain_order="left")
+        writer.distribute(joined.with_columns(group=pl.col("__user")).drop("__user"), "__partition")
+    timed = ["time"] if "time" in unsorted.columns else []
+    sorted_ = writer.finish().map(lambda events: events.sort("group", *timed, maintain_order=True))
+    return sorted_, counts["group"]
 
 
 def filter_events(
-    events: pl.DataFrame, repeats: str = "keep", min_user_events: int = 1
-) -> tuple[pl.DataFrame, dict[str, int]]:
+    events: Partitions, repeats: str = "keep", min_user_events: int = 1
+) -> tuple[Partitions, dict[str, int]]:
     """Events without duplicates and users with few events, and the number of dropped events by reason.
 
     Args:
@@ -233,16 +238,18 @@ def filter_events(
         repeats: `first` keeps no event with an item after the user's first positive one; `keep` keeps all.
         min_user_events: users with fewer events are dropped.
     """
-    kept, dropped = [], Counter[str]()
-    for each in _slices_of_users(events):
-        found, counts = _filter(each, repeats, min_user_events)
-        kept.append(found)
+    dropped = Counter[str]()
+
+    def kept(part: pl.DataFrame) -> pl.DataFrame:
+        found, counts = _filter(part, repeats, min_user_events)
         dropped.update(counts)
-    return pl.concat(kept), {reason: count for reason, count in dropped.items() if count}
+        return found
+
+    return events.map(kept), {reason: count for reason, count in dropped.items() if count}
 
 
 def _filter(events: pl.DataFrame, repeats: str, min_user_events: int) -> tuple[pl.DataFrame, dict[str, int]]:
-    """`filter_events` of a slice; also counts of 0."""
+    """`filter_events` of a partition; also counts of 0."""
     dropped: dict[str, int] = {}
     if "time" in events.columns:
         count, key = events.height, ["group", "item_row", "time"]
@@ -260,15 +267,15 @@ def _filter(events: pl.DataFrame, repeats: str, min_user_events: int) -> tuple[p
     return events, dropped
 
 
-def share_of_repeats(events: pl.DataFrame) -> float:
+def share_of_repeats(events: Partitions) -> float:
     """Share of the positive events whose user had an earlier one with the same item; 0 without any.
 
     Args:
         events: as `sort_events` returns them. Of events with the same user, item and time only one counts.
     """
     count = repeated = 0
-    for each in _slices_of_users(events):
-        positives = each.filter(POSITIVE).select("group", "item_row", "^time$")
+    for each in events.select("label", "group", "item_row", "^time$"):
+        positives = each.filter(POSITIVE).drop("label")
         if "time" in positives.columns:
             positives = positives.unique()
         count += positives.height
@@ -276,19 +283,9 @@ def share_of_repeats(events: pl.DataFrame) -> float:
     return repeated / max(1, count)
 
 
-def add_positions(events: pl.DataFrame, in_history: pl.Expr = POSITIVE) -> tuple[pl.DataFrame, pl.Series]:
-    """Events with `position` and `user_start`, and the history of all users: UInt32 item rows.
-
-    Args:
-        events: as `filter_events` returns them.
-        in_history: whether an event enters the history.
-    """
-    marked = events.with_columns(in_history.cast(pl.Int64).alias("__in_history"))
-    before = pl.col("__in_history").cum_sum() - pl.col("__in_history")
-    placed = marked.with_columns(before.over("group").alias("position"), before.alias("__before"))
-    placed = placed.with_columns(pl.col("__before").first().over("group").alias("user_start"))
-    history = placed.filter(pl.col("__in_history") == 1)["item_row"].rename("history")
-    return placed.drop("__in_history", "__before"), history
+def has_positive(pairs: Partitions) -> bool:
+    """Whether an event is positive."""
+    return any(each["label"].gt(0).any() for each in pairs.select("label"))
 
 
 def sample_groups(tables: Tables, max_items: int, seed: int) -> Tables:
@@ -299,42 +296,41 @@ def sample_groups(tables: Tables, max_items: int, seed: int) -> Tables:
     """
     if max_items == 0 or tables.items.height <= max_items:
         return tables
-    rows_of = dict(tables.pairs.group_by("group").agg(pl.col("item_row").unique()).iter_rows())
-    groups = sorted(rows_of)
-    kept: set[int] = set()
-    drawn: list[str] = []
-    for position in np.random.default_rng(seed).permutation(len(groups)):
-        if len(kept) >= max_items:
-            break
-        drawn.append(groups[position])
-        kept.update(rows_of[drawn[-1]])
-    pairs = tables.pairs.filter(pl.col("group").is_in(drawn))
-    items, pairs = keep_items(tables.items, pairs, pl.Series("item_row", sorted(kept), dtype=pl.UInt32))
+    groups = pl.concat(each.unique() for each in tables.pairs.select("group")).sort("group")
+    drawn = np.random.default_rng(seed).permutation(groups.height)
+    places = groups[drawn].with_row_index("__place")  # of each group among those that are drawn
+    firsts = pl.DataFrame(schema={"item_row": pl.UInt32, "__place": pl.UInt32})
+    for each in tables.pairs.select("group", "item_row"):
+        found = each.unique().join(places, on="group").select("item_row", "__place")
+        firsts = pl.concat([firsts, found]).group_by("item_row").agg(pl.col("__place").min())
+    firsts = firsts.sort("__place")
+    last = firsts["__place"][max_items - 1] if firsts.height >= max_items else groups.height
+    kept = firsts.filter(pl.col("__place") <= last)["item_row"].sort()
+    sample = places.filter(pl.col("__place") <= last)["group"].implode()
+    pairs = tables.pairs.map(lambda each: each.filter(pl.col("group").is_in(sample)))
     dropped = Counter(tables.dropped)
     dropped["item outside the sample of max_items"] += tables.items.height - len(kept)
     dropped["pair outside the sample of max_items"] += tables.pairs.height - pairs.height
-    history = None
-    if tables.history is not None:
-        pairs, history = add_positions(pairs)
-    return replace(tables, items=items, pairs=pairs, history=history, dropped=dict(dropped))
+    items, pairs = keep_items(tables.items, pairs, kept)
+    return replace(tables, items=items, pairs=pairs, dropped=dict(dropped))
 
 
-def keep_items(
-    items: pl.DataFrame, pairs: pl.DataFrame, rows: pl.Series
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def keep_items(items: pl.DataFrame, pairs: Partitions, rows: pl.Series) -> tuple[pl.DataFrame, Partitions]:
     """Some rows of the items, and the pairs with `item_row` pointing to the new rows.
 
     Args:
         rows: sorted; holds every `item_row` of the pairs.
     """
     new_rows = pl.DataFrame({"item_row": rows}).with_row_index("__row")
-    moved = pairs.join(new_rows, on="item_row", how="left", maintain_order="left")
-    return items[rows], moved.with_columns(item_row=pl.col("__row")).drop("__row")
+
+    def moved(part: pl.DataFrame) -> pl.DataFrame:
+        joined = part.join(new_rows, on="item_row", how="left", maintain_order="left")
+        return joined.with_columns(item_row=pl.col("__row")).drop("__row")
+
+    return items[rows], pairs.map(moved)
 
 
-def one_query_each(
-    rows: Iterable[Sequence[str]], columns: Sequence[str]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def one_query_each(rows: Iterable[Sequence[str]], columns: Sequence[str]) -> tuple[pl.DataFrame, Partitions]:
     """Items and pairs from rows of strings, each an item with one query.
 
     Args:
@@ -347,7 +343,7 @@ def one_query_each(
         pl.lit(1.0, pl.Float32).alias("weight"),
         "group",
     )
-    return table.drop("query", "group"), pairs
+    return table.drop("query", "group"), Partitions.of(pairs)
 
 
 def collapse_spaces(text: str) -> str:

@@ -1,6 +1,6 @@
 """The keys of `[data]` that the kinds `files` and `events` share: how their tables are read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,7 +8,7 @@ import polars as pl
 
 from twinspire.protos.errors import DataError
 from twinspire.train.data.cleaning import Cast
-from twinspire.train.data.columns import Columns, read_columns
+from twinspire.train.data.columns import Columns, read_column_slices, read_columns
 from twinspire.train.data.layouts import Layout
 from twinspire.train.data.source import SourceConfig, SourceContext
 from twinspire.train.data.table_files import find_data_file
@@ -68,9 +68,20 @@ class TableData(SourceConfig):
         Raises:
             DataError: as `read_columns`.
         """
-        read = read_columns(
-            find_data_file(context.base, file), names, self.layouts.get(file), file, casts="casts"
-        )
+        path, layout = find_data_file(context.base, file), self.layouts.get(file)
+        return self._without_blank(read_columns(path, names, layout, file, casts="casts"), required)
+
+    def read_row_slices(
+        self, context: SourceContext, file: str, names: Iterable[str], required: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Columns, dict[str, int]]]:
+        """The same, some rows of a large table at a time; at least one slice."""
+        path, layout = find_data_file(context.base, file), self.layouts.get(file)
+        for slice_ in read_column_slices(path, names, layout, file, casts="casts"):
+            yield self._without_blank(slice_, required)
+
+    def _without_blank(
+        self, read: Columns, required: Iterable[Sequence[str]]
+    ) -> tuple[Columns, dict[str, int]]:
         kept = read.without_blank(*required) if self.blank_rows == "drop" else read
         return kept, _left_out("blank row", read, kept)
 
@@ -80,7 +91,7 @@ class TableData(SourceConfig):
         """The rows whose item is in the items table, and the number of others; all with `refuse`."""
         if self.unknown_items == "refuse":
             return rows, {}
-        kept = rows.keep(rows.required(column, "an item id").is_in(item_ids.to_list()))
+        kept = rows.keep(rows.required(column, "an item id").is_in(item_ids.implode()))
         return kept, _left_out(reason, rows, kept)
 
     def check_layouts(self, *files: str) -> None:

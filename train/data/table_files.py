@@ -128,9 +128,33 @@ def read_table(
     Raises:
         DataError: the file is missing, damaged or empty, has an unknown suffix, or lacks a column.
     """
-    slices = list(read_slices(path, columns, SLICE, layout=layout, name=name))
-    if not slices:
+    return _concatenated(path, [*read_long_slices(path, columns, SLICE, layout, name)])
+
+
+def read_long_slices(
+    path: Path, columns: Sequence[str], size: int, layout: Layout | None = None, name: str = ""
+) -> Iterator[pl.DataFrame]:
+    """Slices of `size` rows, about, that may be larger than `SLICE`; at least one.
+
+    Arguments and errors are those of `read_table`.
+    """
+    slices: list[pl.DataFrame] = []
+    is_empty = True
+    is_text = format_of(path, layout, name) is not None or path.suffix.lower() == ".jsonl"
+    step = min(size, SLICE) if is_text else size
+    for each in read_slices(path, columns, step, layout=layout, name=name):
+        is_empty = False
+        slices.append(each)
+        if sum(part.height for part in slices) + step > size:
+            yield _concatenated(path, slices)
+            slices = []
+    if slices:
+        yield _concatenated(path, slices)
+    if is_empty:
         raise DataError(f"{path}: expected at least one row, got an empty table")
+
+
+def _concatenated(path: Path, slices: Sequence[pl.DataFrame]) -> pl.DataFrame:
     try:
         return pl.concat(slices, how="vertical_relaxed")  # relaxed: a slice may hold only integers, or nulls
     except pl.exceptions.PolarsError as error:

@@ -21,7 +21,7 @@ from twinspire.train.data.dataset import Dataset, distinct_rows
 from twinspire.train.data.long_arrays import ArrayWriter, bincount, is_ascending, pieces
 from twinspire.train.data.ranges import gather_ranges
 from twinspire.train.data.source import SPANS
-from twinspire.train.data.splits import known_events
+from twinspire.train.data.splits.events import known_events
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from twinspire.train.config import Experiment
-from twinspire.train.data.splits import LEAST_OTHERS
+from twinspire.train.data.splits.assign import LEAST_OTHERS
 from twinspire.train.data.training_data import TrainingData, texts_of
 from twinspire.train.evaluation.baselines import LABELS, left_out
 from twinspire.train.evaluation.intervals import Clusters, Interval

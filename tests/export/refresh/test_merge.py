@@ -176,7 +176,7 @@ def test_training_reads_the_table_and_drops_the_pairs_of_deleted_items(tmp_path:
     assert [*found] == ["3", "2", "new"]
     assert (found["2"]["title"], found["2"]["tags"], found["2"]["price"]) == ("deux", ["c"], 2.5)
     assert str(found["2"]["shelf"]) == "9"
-    assert tables.pairs["query"].to_list() == ["second", "ninth"]
+    assert tables.pairs.collect()["query"].to_list() == ["second", "ninth"]
     assert tables.dropped == {"pair of an unknown item": 1}
 
 

@@ -97,11 +97,12 @@ def make_viewers(folder: Path, cache: Path, seed: int) -> Viewers:
     """
     data = MovielensData("movielens", positive_from=4.0)
     tables = MovielensSource(data, wheel(cache / "movielens", Console(stderr=True))).read()
-    ids = tables.items["item_id"]
-    good = tables.pairs.filter(pl.col("label") > 0)
-    good = good.select("group", "time", item_id=ids.gather(good["item_row"])).sort(
-        "time", maintain_order=True
-    )
+    ids, users_of = tables.items["item_id"], tables.users
+    assert users_of is not None
+    good = tables.pairs.collect().filter(pl.col("label") > 0)
+    good = good.select(
+        users_of.gather(good["group"]).alias("user"), "time", item_id=ids.gather(good["item_row"])
+    ).sort("time", maintain_order=True)
     rated: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for user, moment, item in good.iter_rows():
         rated[user].append((item, moment))

@@ -92,7 +92,7 @@ def test_events_of_items_that_the_table_lacks_are_refused_or_dropped_and_counted
         events(tmp_path)
     tables = events(tmp_path, unknown_items="drop")
     assert tables.items["item_id"].to_list() == ["2", "1"]
-    assert tables.pairs["item_row"].to_list() == [1, 0]
+    assert tables.pairs.collect()["item_row"].to_list() == [1, 0]
     assert tables.dropped == {"event of an unknown item": 1}
 
 

@@ -23,11 +23,12 @@ from twinspire.train.config.towers import BagTower
 from twinspire.train.config.training import TrainingConfig
 from twinspire.train.data import dataset
 from twinspire.train.data.dataset import Dataset, dense_ranks, prepare
+from twinspire.train.data.partitions import Partitions
 from twinspire.train.data.source import Tables, collapse_spaces, contains_query, sample_groups, without_query
 from twinspire.train.data.sources import files, pydocs
 from twinspire.train.data.sources.files import FilesData
 from twinspire.train.data.sources.pydocs import PydocsData
-from twinspire.train.data.splits import PART
+from twinspire.train.data.splits.parts import PART
 from twinspire.train.data.training_data import training_data_of
 
 QUERY = TextFeature(kind="text", column="query")
@@ -243,7 +244,7 @@ def test_a_column_that_no_table_has_is_named(
 ) -> None:
     items = pl.DataFrame({"item_id": ["a"], "text": ["b"]})
     pairs = pl.DataFrame({"query": ["q"], "item_row": [0], "weight": [1.0], "group": ["g"]})
-    monkeypatch.setattr(pydocs, "read", lambda *_: Tables(items, pairs, (), {}))
+    monkeypatch.setattr(pydocs, "read", lambda *_: Tables(items, Partitions.of(pairs), (), {}))
     lacking = replace(EXPERIMENT, data=PydocsData("pydocs"))
     with pytest.raises(DataError, match=r"pydocs: item\.text reads column 'title', .* it has item_id, text"):
         made(lacking)
@@ -253,7 +254,7 @@ def test_a_sample_is_seeded() -> None:
     items = pl.DataFrame({"item_id": [str(n) for n in range(200)]})
     rows = pl.int_range(200, dtype=pl.UInt32, eager=True)
     pairs = pl.DataFrame({"item_row": rows, "group": (rows // 4).cast(pl.String)})
-    tables = Tables(items, pairs, (), {})
+    tables = Tables(items, Partitions.of(pairs), (), {})
     first, again, other = (sample_groups(tables, 50, seed).items for seed in (1, 1, 2))
     assert first.equals(again)
     assert not first.equals(other)

@@ -14,12 +14,13 @@ from twinspire.train.data import source
 from twinspire.train.data.source import (
     BY_RANKING,
     POSITIVE,
-    add_positions,
     filter_events,
     share_of_repeats,
     sort_events,
 )
-from twinspire.train.data.splits import PARTS, SHOWN, assign_parts, known_events
+from twinspire.train.data.splits.assign import assign_parts
+from twinspire.train.data.splits.events import known_events
+from twinspire.train.data.splits.parts import PARTS, SHOWN
 
 Event = tuple[str, int, float, str, bool]  # user, item, time, session, positive
 
@@ -33,10 +34,10 @@ SPLITS: dict[str, dict[str, Any]] = {
 SEEN_BY = {"train": {"train"}, "validation": {"train"}, "test": {"train", "validation"}}
 
 
-def laid_out(events: list[Event]) -> pl.DataFrame:
-    """Events in order."""
+def table_of(events: list[Event]) -> pl.DataFrame:
+    """Events as a source gives them to `sort_events`."""
     columns: list[Any] = [list(each) for each in zip(*events, strict=True)]
-    table = pl.DataFrame(
+    return pl.DataFrame(
         {
             "item_row": pl.Series(columns[1], dtype=pl.UInt32),
             "weight": pl.Series([1.0] * len(events), dtype=pl.Float32),
@@ -46,9 +47,13 @@ def laid_out(events: list[Event]) -> pl.DataFrame:
             "session": pl.Series(columns[3], dtype=pl.String),
         }
     )
-    settled, dropped = filter_events(sort_events(table))
-    assert not dropped
-    return add_positions(settled)[0]
+
+
+def divide(events: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    """Events in order, with their parts; `group` is the id of the user."""
+    pairs, users = sort_events([events])
+    divided = assign_parts(pairs, config, users).collect()
+    return divided.with_columns(group=users.gather(divided["group"]))
 
 
 def runs_of(pairs: pl.DataFrame, by: str) -> tuple[list[int], list[int]]:
@@ -77,7 +82,7 @@ def drawn(seed: int, users: int = 12) -> list[Event]:
 def with_negatives(events: list[Event], **split: Any) -> dict[int, tuple[str, list[int], list[int]]]:
     """Item -> the part of its event, the items of its history, and those of its negative history."""
     config = SplitConfig(**split)
-    pairs = assign_parts(laid_out(events), config)
+    pairs = divide(table_of(events), config)
     history, negatives = runs_of(pairs, config.by)
     spans = pairs.select("item_row", "part", "begin", "end", "negative_begin", "negative_end").rows()
     return {item: (part, history[b:e], negatives[n:m]) for item, part, b, e, n, m in spans}
@@ -117,7 +122,7 @@ ORDERED["event"] = {**SPLITS["time"], "history": "event"}
 def test_both_histories_of_a_record_end_at_one_moment(seed: int, by: str, cold: float) -> None:
     """Together they are the first of the user's known events, of which the newest can be taken."""
     config = SplitConfig(**ORDERED[by], cold_items=cold, seed=seed)
-    pairs = assign_parts(laid_out(drawn(seed)), config)
+    pairs = divide(table_of(drawn(seed)), config)
     history, negatives = runs_of(pairs, config.by)
     known = known_events(pairs, config.by)
     of_user = {user: known.filter(group=user)["item_row"].to_list() for user in pairs["group"].unique()}
@@ -160,9 +165,9 @@ def test_the_last_event_is_test_and_the_one_before_it_validation() -> None:
 def test_what_a_ranking_chose_to_show_stays_in_histories_and_is_not_tested(by: str) -> None:
     events = [(f"u{n % 400}", n, float(n), "s", True) for n in range(2400)]
     config = SplitConfig(**SPLITS[by])
-    table = laid_out(events)
-    plain = assign_parts(table, config)
-    marked = assign_parts(table.with_columns((pl.col("item_row") % 3 == 0).alias(BY_RANKING)), config)
+    table = table_of(events)
+    plain = divide(table, config)
+    marked = divide(table.with_columns((pl.col("item_row") % 3 == 0).alias(BY_RANKING)), config)
     spans = ["item_row", "begin", "end", "negative_begin", "negative_end"]
     assert marked.select(spans).equals(plain.select(spans))
     assert runs_of(marked, config.by) == runs_of(plain, config.by)
@@ -278,9 +283,9 @@ def test_cold_items_are_only_in_their_own_part() -> None:
     ],
 )
 def test_a_split_needs_its_columns(split: dict[str, Any], message: str) -> None:
-    events = laid_out(drawn(0)).drop("time", "session")
+    events = table_of(drawn(0)).drop("time", "session")
     with pytest.raises(DataError, match=message):
-        assign_parts(events, SplitConfig(**split))
+        divide(events, SplitConfig(**split))
 
 
 @pytest.mark.parametrize("repeats", ["first", "keep"])
@@ -292,19 +297,24 @@ def test_events_are_filtered_alike_however_few_users_are_filtered_at_a_time(
     events = pl.DataFrame(
         {
             "group": [f"u{n}" for n in draw.integers(60, size=400)],
-            "item_row": draw.integers(4, size=400),
+            "item_row": draw.integers(4, size=400).astype(np.uint32),
             "label": draw.integers(2, size=400).astype(np.float32),
             **({"time": draw.integers(3, size=400).astype(float)} if timed else {}),
         }
     )
-    share = share_of_repeats(sort_events(events))
-    known, counted = filter_events(sort_events(events), repeats, min_user_events=4)
+
+    def filtered(table: pl.DataFrame) -> tuple[float, pl.DataFrame, dict[str, int]]:
+        pairs, _ = sort_events([table])
+        kept, dropped = filter_events(pairs, repeats, min_user_events=4)
+        return share_of_repeats(pairs), kept.collect(), dropped
+
+    share, known, counted = filtered(events)
     assert 0 < known.height < events.height and counted
     for at_once in (1, 7, 50):
-        monkeypatch.setattr(source, "FILTERED_AT_ONCE", at_once)
-        found, dropped = filter_events(sort_events(events), repeats, min_user_events=4)
+        monkeypatch.setattr(source, "EVENTS_AT_ONCE", at_once)
+        found_share, found, dropped = filtered(events)
         assert found.equals(known)
         assert dropped == counted
-        assert share_of_repeats(sort_events(events)) == share
-    nothing, dropped = filter_events(sort_events(events.clear()), repeats)
+        assert found_share == share
+    _, nothing, dropped = filtered(events.clear())
     assert nothing.is_empty() and not dropped

@@ -27,13 +27,15 @@ from twinspire.train.config.data import SplitConfig
 from twinspire.train.config.history_towers import SequenceTower
 from twinspire.train.config.losses import InBatchSoftmax
 from twinspire.train.config.towers import BagTower, ClicksTower
+from twinspire.train.data import columns, long_arrays, partitions, source, table_files, training_data
 from twinspire.train.data import dataset as dataset_module
-from twinspire.train.data import long_arrays, training_data
 from twinspire.train.data.cleaning import Derived
 from twinspire.train.data.contents import contents
 from twinspire.train.data.dataset import Dataset, prepare
+from twinspire.train.data.partitions import Partitions, PartitionWriter
 from twinspire.train.data.sources.events import EventsData
 from twinspire.train.data.sources.files import FilesData
+from twinspire.train.data.splits import split_hash
 from twinspire.train.data.training_data import Positives, training_data_of
 from twinspire.train.models.collaborative import interaction_matrix
 
@@ -133,6 +135,61 @@ def test_a_log_in_partitions_is_the_data_set_of_the_same_log_in_one_file(
         assert (divided.folder / name).read_bytes() == (whole.folder / name).read_bytes()
     divided_by_part = replace(DATA, events="log", filters=("part <> '3'",))
     assert made(replace(EXPERIMENT, data=divided_by_part)).report["dropped"] == {"not part <> '3'": 100}
+
+
+LOGS: dict[str, dict[str, Any]] = {
+    "items": {},
+    "labels": {"label": "stars", "positive_from": 2, "repeats": "first", "weight": "stars"},
+    "no items": {"items": "", "min_user_events": 15, "filters": ("stars > 0", "at > 86400")},
+    "item columns": {"items": "", "item_columns": {"title": "most_common"}},
+    "no times": {"time": "", "derive": {}, "session": ""},
+    "mean": {"filters": ("stars > AVG(stars)",)},
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("log", LOGS)
+def test_a_log_larger_than_memory_gives_the_same_data_set(
+    base: Path, monkeypatch: pytest.MonkeyPatch, split: str, log: str
+) -> None:
+    """Slices, partitions and files of a few events, beside one of each."""
+    if log == "no times" and split in ("time", "last_session"):
+        return
+    draw = np.random.default_rng(1)
+    events = draw.integers([0, 0, 4, 0], [60, 50, 600, 6], (1500, 4))
+    lines = [
+        f"u{u},i{i},{at * 43200},s{n // 20},{stars},t{n % 7}\n" for n, (u, i, at, stars) in enumerate(events)
+    ]
+    (base / "log.csv").write_text("user_id,item_id,at,visit,stars,title\n" + "".join(lines))
+    data = replace(DATA, casts={"stars": "number", "at": "number"}, **LOGS[log])
+    item = EXPERIMENT.item if data.items or data.item_columns else {"id": IdFeature("id")}
+    query = EXPERIMENT.query if data.time else {"history": HistoryFeature("history")}
+    experiment = replace(EXPERIMENT, data=data, query=query, item=item, split=SPLITS[split])
+
+    def build(cache: str, most: int = 0) -> Dataset:
+        sampled = replace(experiment, data=replace(experiment.data, max_items=most))
+        return prepare(sampled, base, base / cache, console=Console(file=io.StringIO()))
+
+    whole, sample = build("whole"), build("whole", most=40)
+    parts: list[int] = []
+    monkeypatch.setattr(columns, "ROWS_AT_ONCE", 70)
+    monkeypatch.setattr(table_files, "SLICE", 50)
+    monkeypatch.setattr(source, "EVENTS_AT_ONCE", 60)
+    monkeypatch.setattr(partitions, "LARGE", 2000)
+    monkeypatch.setattr(split_hash, "HASHED_AT_ONCE", 40)
+    finish = PartitionWriter.finish
+    monkeypatch.setattr(PartitionWriter, "finish", lambda self: _counted(finish(self), parts))
+    for expected, found in ((whole, build("pieces")), (sample, build("pieces", most=40))):
+        assert found.report == expected.report
+        assert found.items.equals(expected.items)
+        for path in expected.folder.glob("*.parquet"):
+            assert pl.read_parquet(found.folder / path.name).equals(pl.read_parquet(path)), path.name
+    assert max(parts) > 5
+
+
+def _counted(table: Partitions, counts: list[int]) -> Partitions:
+    counts.append(len(table))
+    return table
 
 
 def test_the_files_have_no_keys_of_users(made: Callable[..., Dataset], base: Path) -> None:

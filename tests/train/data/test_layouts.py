@@ -49,7 +49,7 @@ def test_movielens_1m_is_read_with_names_from_the_toml(tmp_path: Path) -> None:
     )
     assert tables.items["title"].to_list() == ['Misérables, "Les" (1995)', "Up"]
     assert tables.items["class"].to_list() == [["Drama", "War"], ["Comedy"]]
-    assert tables.pairs.select("item_row", "label").rows() == [(0, 1.0), (1, 0.0)]
+    assert tables.pairs.collect().select("item_row", "label").rows() == [(0, 1.0), (1, 0.0)]
 
 
 QUOTED = 'a;b\n"x;y";"say ""hi"""\n'

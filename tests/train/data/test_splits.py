@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -14,17 +15,27 @@ from hypothesis import strategies as st
 from twinspire.protos.errors import DataError
 from twinspire.protos.inputs.query_words import word_numbers
 from twinspire.train.config.data import SplitConfig
-from twinspire.train.data import splits
+from twinspire.train.data.partitions import Partitions
 from twinspire.train.data.source import BY_RANKING
-from twinspire.train.data.splits import (
-    LEAST_OTHERS,
-    PARTS,
-    SHOWN,
-    assign_parts,
-    leave_out_known_queries,
-    split_hash,
-    unusual_shares,
-)
+from twinspire.train.data.splits import assign
+from twinspire.train.data.splits import split_hash as hashing
+from twinspire.train.data.splits.assign import LEAST_OTHERS
+from twinspire.train.data.splits.known_queries import leave_out_known_queries
+from twinspire.train.data.splits.parts import PART, PARTS, SHOWN
+from twinspire.train.data.splits.parts import unusual_shares as unusual_shares_of
+
+
+def assign_parts(pairs: pl.DataFrame, config: SplitConfig) -> pl.DataFrame:
+    return assign.assign_parts(Partitions.of(pairs), config).collect()
+
+
+def unusual_shares(divided: pl.DataFrame, config: SplitConfig) -> list[str]:
+    return unusual_shares_of(Partitions.of(divided), config)
+
+
+def split_hash(pairs: pl.DataFrame, item_ids: pl.Series, query_columns: Collection[str]) -> str:
+    typed = Partitions.of(pairs.cast({"part": PART, "item_row": pl.UInt32}))
+    return hashing.split_hash(typed, item_ids, query_columns)
 
 
 def pairs_of(groups: list[str], times: list[float] | None = None) -> pl.DataFrame:
@@ -281,7 +292,7 @@ def test_the_hash_is_that_of_sorted_lines_of_json_however_few_are_in_memory(
     ]
     known = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
     for at_once in (1, 7, 1_000):
-        monkeypatch.setattr(splits, "HASHED_AT_ONCE", at_once)
+        monkeypatch.setattr(hashing, "HASHED_AT_ONCE", at_once)
         assert split_hash(pl.DataFrame(rows), pl.Series(ids), names) == known
 
 

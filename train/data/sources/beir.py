@@ -53,6 +53,7 @@ from twinspire.train.data.judged import (
     match_qrels,
     read_queries,
 )
+from twinspire.train.data.partitions import Partitions
 from twinspire.train.data.source import (
     RESERVED,
     Source,
@@ -177,7 +178,7 @@ class BeirSource:
         pairs, dropped = self._titles(items) if self.by_titles else self._judgements(items["item_id"])
         origin = {"folder": data.folder, "trained_on": "titles" if self.by_titles else "qrels"}
         unit = "titles" if self.by_titles else "queries"
-        return Tables(items, pairs, data.display, dropped, origin=origin, unit=unit)
+        return Tables(items, Partitions.of(pairs), data.display, dropped, origin=origin, unit=unit)
 
     def _documents(self) -> Columns:
         """The corpus, with the columns `MADE`, whose texts may be empty."""

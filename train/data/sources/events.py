@@ -17,9 +17,11 @@ filtered events, repeats, users with few events.
 """
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -27,25 +29,25 @@ import polars as pl
 from twinspire.protos.errors import DataError
 from twinspire.protos.features import Side, TextFeature
 from twinspire.train.config.checks import at_least
-from twinspire.train.data.cleaning import Derived, clean, condition
+from twinspire.train.data.cleaning import Derived, clean, condition, reads_other_events
 from twinspire.train.data.columns import Columns, column_names, features_of, labels_of, rows_of, weights_of
 from twinspire.train.data.item_table import ItemTable
 from twinspire.train.data.source import (
     BY_FILE,
     BY_TIME,
     LOG_ROW,
-    POSITIVE,
     RESERVED_OF_EVENTS,
     Source,
     SourceContext,
     Tables,
-    add_positions,
     filter_events,
+    has_positive,
     keep_items,
     share_of_repeats,
     sort_events,
 )
 from twinspire.train.data.table_data import TableData
+from twinspire.train.data.table_files import find_data_file
 
 Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
 
@@ -162,7 +164,7 @@ class EventsSource:
         return self.context.identity_of(self.data.events, self.data.items)
 
     def read(self) -> Tables:
-        """Items, events in order, and the history of all users.
+        """Items, and events in order.
 
         Raises:
             DataError: a value is invalid; the text names file, row and column.
@@ -170,26 +172,19 @@ class EventsSource:
         data = self.data
         self._check_names()
         data.check_layouts(data.events, data.items)
-        required = [[name] for name in (data.user, data.item, data.time) if name and name not in data.derive]
-        log, blank = data.read_rows(self.context, data.events, self._names(), required)
-        log, filtered = clean(log, data.casts, data.derive, data.filters)
-        items, table = self._items(log)
-        if data.item_columns:
-            log = log.with_columns(pl.int_range(log.frame.height, dtype=pl.UInt32, eager=True).alias(LOG_ROW))
-        log, unknown = data.of_known_items(log, data.item, items["item_id"], "event of an unknown item")
-        events, path = self._events(log, items, table), log.path
-        from_events = partial(self.items_from_events, log) if data.item_columns else None
-        del log  # most of the memory
-        events = sort_events(events)
+        log = _Log(data, self.context)
+        events, users = sort_events(log.slices())
         share = share_of_repeats(events)
         repeats = self._repeats(share)
         events, left_out = filter_events(events, repeats, data.min_user_events)
-        dropped = blank | filtered | unknown | left_out
-        if events.filter(POSITIVE).is_empty():
+        dropped = {**log.dropped, **left_out}
+        if not has_positive(events):
+            path = find_data_file(self.context.base, data.events)
             raise DataError(f"{path}: no positive event is left; dropped: {dropped}")
+        items = log.items()
         if not data.items:
-            items, events = keep_items(items, events, events["item_row"].unique().sort())
-        pairs, history = add_positions(events)
+            rows = pl.concat(each["item_row"].unique() for each in events.select("item_row"))
+            items, events = keep_items(items, events, rows.unique().sort())
         if not data.time:
             self.context.console.print(f"{data.events}: data.time is not set; events are in file order")
         origin = {"events_file": data.events}
@@ -197,15 +192,15 @@ class EventsSource:
         order = BY_TIME if data.time else BY_FILE
         return Tables(
             items,
-            pairs,
+            events,
             data.display,
             dropped,
             origin=origin,
-            history=history,
+            users=users,
             order=order,
             repeats=repeats,
             share_of_repeats=share,
-            items_from_events=from_events,
+            items_from_events=None if log.whole is None else partial(self.items_from_events, log.whole),
         )
 
     def items_from_events(self, log: Columns, rows: pl.Series) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -275,30 +270,92 @@ class EventsSource:
                     "data.item_columns"
                 )
 
+
+class _Log:
+    """The table of events, which is read once, some events at a time, and its items.
+
+    Events are in memory together where values of items are built from them, or a filter compares them.
+
+    Args:
+        dropped: reason -> number of events that were left out, of those that have been read.
+        whole: the events that pass the filters, where items are built from them; known once they are read.
+    """
+
+    def __init__(self, data: EventsData, context: SourceContext) -> None:
+        self.dropped = Counter[str]()
+        self.whole: Columns | None = None
+        self._data, self._context = data, context
+        self._items: pl.DataFrame | None = None
+        self._table = data.events  # the items' table, for error texts
+        self._ids = pl.Series("item_id", [], pl.String)  # of known items; without a table they become more
+        if data.items:
+            self._items, self._table = context.read_items(data.item_table(), data.display)
+            self._ids = self._items["item_id"]
+
+    def slices(self) -> Iterator[pl.DataFrame]:
+        """The columns that `sort_events` takes, and those of query features; of some events at a time.
+
+        Raises:
+            DataError: a value is invalid, or no event passes the filters.
+        """
+        data, passed = self._data, 0
+        for read, blank in self._read():
+            rows, filtered = clean(read, data.casts, data.derive, data.filters)
+            self.dropped.update({**blank, **filtered})
+            passed += rows.frame.height
+            if data.filters and rows.frame.is_empty():
+                continue
+            if data.item_columns:
+                rows = rows.with_columns(
+                    pl.int_range(rows.frame.height, dtype=pl.UInt32, eager=True).alias(LOG_ROW)
+                )
+                self.whole = rows
+                built = build_items(rows, data.item, data.item_columns, data.time)
+                self._items = self._context.items_of(built, "item_id", data.display)
+                self._ids = self._items["item_id"]
+            elif not data.items:
+                found = rows.required(data.item, "an item id").unique(maintain_order=True)
+                self._ids = self._ids.append(found.filter(~found.is_in(self._ids.implode())))
+            rows, unknown = data.of_known_items(rows, data.item, self._ids, "event of an unknown item")
+            self.dropped.update(unknown)
+            yield self._events(rows)
+        if data.filters and not passed:
+            path = find_data_file(self._context.base, data.events)
+            raise DataError(f"{path}: no event passes the filters; dropped: {dict(self.dropped)}")
+
+    def items(self) -> pl.DataFrame:
+        """The items, once all events have been read."""
+        if self._items is None:
+            ids = Columns(Path(self._data.events), self._ids.alias("item_id").to_frame())
+            self._items = self._context.items_of(ids, "item_id", self._data.display)
+        return self._items
+
+    def _read(self) -> Iterator[tuple[Columns, dict[str, int]]]:
+        """Slices of the table, or all of it, and the number of rows left out by reason."""
+        data = self._data
+        required = [[name] for name in (data.user, data.item, data.time) if name and name not in data.derive]
+        arguments = (self._context, data.events, self._names(), required)
+        if data.item_columns or any(map(reads_other_events, data.filters)):
+            yield data.read_rows(*arguments)
+        else:
+            yield from data.read_row_slices(*arguments)
+
     def _names(self) -> list[str]:
         """The distinct columns that are read from a log."""
-        data = self.data
+        data = self._data
         roles = [data.user, data.item, data.time, data.session, data.label, data.weight]
         cleaned = [*data.casts, *(each.of for each in data.derive.values())]
         tested = [name for text in data.filters for name in condition(text).meta.root_names()]
-        needed = [*roles, *cleaned, *tested, *column_names(self.context.query), *data.item_columns]
+        needed = [*roles, *cleaned, *tested, *column_names(self._context.query), *data.item_columns]
         return [name for name in dict.fromkeys(needed) if name and name not in data.derive]
 
-    def _items(self, log: Columns) -> tuple[pl.DataFrame, str]:
-        """The items, and the name of their table for error texts."""
-        data = self.data
-        if data.items:
-            return self.context.read_items(data.item_table(), data.display)
-        built = build_items(log, data.item, data.item_columns, data.time)
-        return self.context.items_of(built, "item_id", data.display), data.events
-
-    def _events(self, log: Columns, items: pl.DataFrame, table: str) -> pl.DataFrame:
-        """The columns of the log that `train.data.source` describes, and those of query features."""
-        data = self.data
-        read = features_of(log, self.context.query)
+    def _events(self, log: Columns) -> pl.DataFrame:
+        """The columns of some events that `train.data.source` describes, and those of query features."""
+        data = self._data
+        read = features_of(log, self._context.query)
         if data.item_columns:
             read[LOG_ROW] = log.frame[LOG_ROW]
-        read["item_row"] = rows_of(log, data.item, items["item_id"], table)
+        read["item_row"] = rows_of(log, data.item, self._ids, self._table)
         read["weight"] = weights_of(log, data.weight)
         read["label"] = labels_of(log, data.label, data.positive_from)
         read["group"] = log.required(data.user, "a user")

@@ -22,6 +22,7 @@ from twinspire.protos.features import Side
 from twinspire.train.data.cleaning import cast_columns
 from twinspire.train.data.columns import column_names, features_of, labels_of, rows_of, weights_of
 from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.partitions import Partitions
 from twinspire.train.data.source import RESERVED, Source, SourceContext, Tables
 from twinspire.train.data.table_data import TableData
 
@@ -103,7 +104,7 @@ class FilesSource:
             )
         origin = {"items_file": data.items, "pairs_file": data.pairs}
         unit = "groups" if data.group else "items"
-        return Tables(items, pairs, data.display, dropped, origin=origin, unit=unit)
+        return Tables(items, Partitions.of(pairs), data.display, dropped, origin=origin, unit=unit)
 
     def _warn(self, text: str) -> None:
         show_warnings([f"{self.data.pairs}: {text}"], self.context.console)

@@ -28,8 +28,8 @@ from twinspire.train.data.source import (
     SourceConfig,
     SourceContext,
     Tables,
-    add_positions,
     filter_events,
+    has_positive,
     sort_events,
 )
 
@@ -104,12 +104,12 @@ class MovielensSource:
         items, changed = _items(self.path)
         positive_from = self.data.positive_from
         events = _ratings(self.path, items["item_id"], positive_from)
-        events, dropped = filter_events(sort_events(events), min_user_events=self.data.min_user_events)
-        pairs, history = add_positions(events)
-        if history.is_empty():
+        sorted_events, users = sort_events([events])
+        pairs, dropped = filter_events(sorted_events, min_user_events=self.data.min_user_events)
+        if not has_positive(pairs):
             raise DataError(f"data: no rating is left that is at least {positive_from:g}; dropped: {dropped}")
         origin = {"licence": LICENCE, "package": REQUIREMENT, "wheel_sha256": record(self.path).sha256}
-        return Tables(items, pairs, ("title", "year"), dropped, changed, origin, history, BY_TIME)
+        return Tables(items, pairs, ("title", "year"), dropped, changed, origin, users, BY_TIME)
 
 
 def _ratings(path: Path, item_ids: pl.Series, positive_from: float) -> pl.DataFrame:

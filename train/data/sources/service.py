@@ -12,7 +12,7 @@
 With texts or other features, a pair is a logged query and an item that was clicked after it. With a history,
 each event of a user is a pair, as of kind `events`, also where no answer was logged. Where the loss learns
 from negative pairs, items that were shown and not clicked are pairs with label 0. Where it does not,
-validation and test leave out the clicks on what a ranking alone had chosen to show (`splits.py`).
+validation and test leave out the clicks on what a ranking alone had chosen to show (`train/data/splits`).
 `train/data/impressions.py` says how clicks are attributed, and how pairs are weighted. The weights of the new
 pairs have mean 1, so a pair of `before` counts `before_weight` times as much as one of the service.
 
@@ -54,6 +54,7 @@ from twinspire.train.data.impressions import (
     time_text,
 )
 from twinspire.train.data.item_table import ItemTable
+from twinspire.train.data.partitions import Partitions
 from twinspire.train.data.source import (
     BY_RANKING,
     BY_TIME,
@@ -61,7 +62,6 @@ from twinspire.train.data.source import (
     SourceConfig,
     SourceContext,
     Tables,
-    add_positions,
     filter_events,
     share_of_repeats,
     sort_events,
@@ -204,7 +204,7 @@ class ServiceSource:
         if old is not None and old.items_from_events is not None:
             raise DataError(f"{self.data.before}: data.items: expected a table of items, got none")
         by_user = any(isinstance(spec, HistoryFeature) for spec in self.context.query.values())
-        by_user |= old is not None and old.history is not None
+        by_user |= old is not None and old.users is not None
         items, display = self._items_of(old)
         period = self.period
         events = collected(scan_events(self.events, self.types, period), self.events)
@@ -230,21 +230,20 @@ class ServiceSource:
         report |= mixed
         origin = {"service": report, "notes": _notes(report), "before": dict(old.origin) if old else {}}
         dropped = {reason: count for reason, count in dropped.items() if count}
-        tables = Tables(items, pairs, display, dropped, origin=origin, unit="queries")
+        tables = Tables(items, Partitions.of(pairs), display, dropped, origin=origin, unit="queries")
         if not by_user:
             return tables
-        repeats = old.repeats if old is not None and old.history is not None else "keep"
-        pairs = sort_events(pairs)
-        placed, counts = filter_events(pairs, repeats)
-        placed, history = add_positions(placed)
+        repeats = old.repeats if old is not None and old.users is not None else "keep"
+        sorted_pairs, users = sort_events([pairs])
+        filtered, counts = filter_events(sorted_pairs, repeats)
         return replace(
             tables,
-            pairs=placed,
+            pairs=filtered,
             dropped={**dropped, **counts},
-            history=history,
+            users=users,
             order=BY_TIME,
             repeats=repeats,
-            share_of_repeats=share_of_repeats(pairs),
+            share_of_repeats=share_of_repeats(sorted_pairs),
         )
 
     @property
@@ -352,7 +351,10 @@ class ServiceSource:
         mixed: dict[str, Any] = {"pairs": made.height, "before_pairs": 0, "before_share": 0.0}
         if old is None or self.data.before_weight == 0:
             return made, mixed
-        pairs = old.pairs.with_columns(old.items["item_id"].gather(old.pairs["item_row"]).alias("item_id"))
+        pairs = old.pairs.collect()
+        pairs = pairs.with_columns(old.items["item_id"].gather(pairs["item_row"]).alias("item_id"))
+        if old.users is not None:
+            pairs = pairs.with_columns(old.users.gather(pairs["group"]).alias("group"))
         earlier = pairs.drop("item_row").join(known, on="item_id", how="inner", maintain_order="left")
         dropped["pair of before with an unknown item"] = pairs.height - earlier.height
         if "time" not in earlier.columns:  # all are a second older than what the service has seen
@@ -360,7 +362,7 @@ class ServiceSource:
         if has_label and "label" not in earlier.columns:
             earlier = earlier.with_columns(pl.lit(1.0, pl.Float32).alias("label"))
         earlier = earlier.with_columns(weight * self.data.before_weight, pl.lit(False).alias(BY_RANKING))
-        earlier = earlier.select(names).cast({"group": pl.String})
+        earlier = earlier.select(names)
         first, second = (float(each["weight"].sum()) for each in (earlier, made))
         mixed |= {"before_pairs": earlier.height, "before_share": first / (first + second)}
         return pl.concat([earlier, made], how="vertical_relaxed"), mixed

@@ -52,7 +52,7 @@ def read(
 
 def test_without_a_train_split_titles_are_the_queries(tmp_path: Path) -> None:
     tables = read(tmp_path)
-    assert tables.pairs.select("query", "item_row", "group").rows() == [
+    assert tables.pairs.collect().select("query", "item_row", "group").rows() == [
         ("Wing flutter", 0, "wing flutter"),
         ("Heat", 1, "heat"),
         ("WING FLUTTER", 4, "wing flutter"),  # of one group: a split keeps both together
@@ -93,7 +93,7 @@ TRAIN = [
 
 def test_a_train_split_gives_the_pairs(tmp_path: Path) -> None:
     tables = read(tmp_path, train=TRAIN)
-    assert tables.pairs.select("query", "item_row", "weight", "group").rows() == [
+    assert tables.pairs.collect().select("query", "item_row", "weight", "group").rows() == [
         ("why do wings flutter", 0, 1.0, "why do wings flutter"),
         ("how slow is heat", 1, 1.0, "how slow is heat"),
     ]

@@ -83,7 +83,7 @@ def tables(tmp_path: Path) -> Tables:
 
 
 def test_a_short_description_is_the_query_for_the_long_one(tables: Tables) -> None:
-    item, pair = tables.items.row(0, named=True), tables.pairs.row(0, named=True)
+    item, pair = tables.items.row(0, named=True), tables.pairs.collect().row(0, named=True)
     assert item == {
         "item_id": "eigen-tool",
         "name": "eigen-tool",

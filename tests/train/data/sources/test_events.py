@@ -52,33 +52,31 @@ def read(folder: Path, log: str = LOG, items: str = "", **others: Any) -> Tables
 
 def rows(tables: Tables, *columns: str) -> list[tuple[Any, ...]]:
     """User and item of every event, and other columns."""
-    ids = tables.items["item_id"].gather(tables.pairs["item_row"])
-    return tables.pairs.select("group", ids.alias("id"), *columns).rows()
+    pairs, users = tables.pairs.collect(), tables.users
+    assert users is not None
+    ids = tables.items["item_id"].gather(pairs["item_row"])
+    return pairs.select(users.gather(pairs["group"]).alias("user"), ids.alias("id"), *columns).rows()
 
 
 def history(tables: Tables) -> list[str]:
-    assert tables.history is not None
-    return tables.items["item_id"].gather(tables.history).to_list()
+    """The items of positive events."""
+    return [item for _, item, label in rows(tables, "label") if label > 0]
 
 
 def test_events_are_sorted_by_user_and_time(tmp_path: Path) -> None:
     tables = read(tmp_path, time="at")
-    assert rows(tables, "time", "position", "user_start") == [
-        ("a", "z", 1.0, 0, 0),
-        ("a", "y", 3.0, 1, 0),
-        ("a", "x", 3.0, 2, 0),
-        ("b", "y", 1.0, 0, 3),
-        ("b", "x", 5.0, 1, 3),
+    assert rows(tables, "time") == [
+        ("a", "z", 1.0),
+        ("a", "y", 3.0),
+        ("a", "x", 3.0),
+        ("b", "y", 1.0),
+        ("b", "x", 5.0),
     ]
-    assert history(tables) == ["z", "y", "x", "y", "x"]
     assert tables.items.rows() == [("x",), ("y",), ("z",)]
     assert tables.order == "time"
     assert tables.dropped == {}
-    types = {"item_row": pl.UInt32, "weight": pl.Float32, "label": pl.Float32, "group": pl.Enum(["a", "b"])}
-    types |= {"time": pl.Float64, "position": pl.Int64, "user_start": pl.Int64}
-    assert dict(tables.pairs.schema) == types
-    assert tables.history is not None
-    assert tables.history.dtype == pl.UInt32
+    types = {"item_row": pl.UInt32, "weight": pl.Float32, "label": pl.Float32, "group": pl.UInt32}
+    assert dict(tables.pairs.schema) == {**types, "time": pl.Float64}
 
 
 def test_without_a_time_events_are_in_file_order_and_a_message_says_so(tmp_path: Path) -> None:
@@ -94,15 +92,10 @@ def test_without_a_time_events_are_in_file_order_and_a_message_says_so(tmp_path:
 def test_only_positives_enter_the_history(tmp_path: Path) -> None:
     log = "user_id,item_id,stars\na,x,4\na,y,3.5\na,z,5\na,y,1\n"
     tables = read(tmp_path, log, label="stars", positive_from=4.0)
-    assert rows(tables, "label", "position") == [
-        ("a", "x", 1.0, 0),
-        ("a", "y", 0.0, 1),
-        ("a", "z", 1.0, 1),
-        ("a", "y", 0.0, 2),
-    ]
+    assert rows(tables, "label") == [("a", "x", 1.0), ("a", "y", 0.0), ("a", "z", 1.0), ("a", "y", 0.0)]
     assert history(tables) == ["x", "z"]
     tables = read(tmp_path, log.replace("3.5", "0").replace("y,1", "y,-1"), label="stars")
-    assert tables.pairs["label"].to_list() == [1, 0, 1, 0]
+    assert tables.pairs.collect()["label"].to_list() == [1, 0, 1, 0]
     assert history(tables) == ["x", "z"]
 
 
@@ -205,11 +198,9 @@ def test_a_sample_takes_whole_users_with_their_histories(tmp_path: Path) -> None
     whole = read(tmp_path, log)
     small = sample_groups(whole, 30, seed=0)
     assert small.items.height == 30
-    assert small.pairs["group"].n_unique() == 3
-    kept = set(small.pairs["group"])
-    assert rows(small, "position") == [row for row in rows(whole, "position") if row[0] in kept]
-    assert history(small) == [row[1] for row in rows(small)]
-    assert small.pairs["user_start"].unique().sort().to_list() == [0, 10, 20]
+    kept = {user for user, _ in rows(small)}
+    assert len(kept) == 3
+    assert rows(small) == [row for row in rows(whole) if row[0] in kept]
 
 
 def test_a_file_may_be_in_the_folder_that_the_environment_names(
@@ -224,7 +215,7 @@ def test_a_file_may_be_in_the_folder_that_the_environment_names(
         absent.identity()
     monkeypatch.setenv("TWINSPIRE_DATA", str(elsewhere))
     assert absent.identity() == log.identity()
-    assert absent.read().pairs.equals(log.read().pairs)
+    assert absent.read().pairs.collect().equals(log.read().pairs.collect())
     (base / "log.csv").write_text("user_id,item_id\na,x\na,y\n")
     assert absent.identity() != log.identity(), "the file beside the TOML comes first"
 
@@ -238,6 +229,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "negative time": (
         {"log": "user_id,item_id,at\na,x,4\na,y,-1\n", "time": "at"},
         r"log\.csv: row 2, column 'at': expected a time of at least 0 \(1970-01-01\), got '-1'",
+    ),
+    "filtered": (
+        {"filters": ["item_id = 'v'"]},
+        r"no event passes the filters; dropped: .*item_id = 'v'.*: 5",
     ),
     "only short users": ({"min_user_events": 9}, r"no positive event is left; dropped: .*fewer than 9.*: 5"),
     "reserved": (

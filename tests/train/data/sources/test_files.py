@@ -40,7 +40,7 @@ def test_ids_are_unchanged_strings(tmp_path: Path) -> None:
     tables = read(tmp_path, display=("price",))
     assert tables.items.rows() == [("007", "Walther, PPK", "12.5"), ("7", "Seven", "")]
     assert tables.items.columns == ["item_id", "title", "price"]
-    assert tables.pairs.rows() == [("spy gun", 0, 1.0, "007"), ("lucky number", 1, 1.0, "7")]
+    assert tables.pairs.collect().rows() == [("spy gun", 0, 1.0, "007"), ("lucky number", 1, 1.0, "7")]
     assert tables.pairs.schema["item_row"] == pl.UInt32
     assert tables.pairs.schema["weight"] == pl.Float32
     assert tables.dropped == {}
@@ -87,7 +87,7 @@ def test_all_formats_give_the_same_tables(tmp_path: Path) -> None:
     parquet = read(tmp_path, items, pairs, ("items.parquet", "pairs.parquet"))
     for tables in (tsv, jsonl, parquet):
         assert tables.items.equals(expected.items)
-        assert tables.pairs.equals(expected.pairs)
+        assert tables.pairs.collect().equals(expected.pairs.collect())
 
 
 def test_csv_is_quoted_as_in_rfc_4180(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_csv_is_quoted_as_in_rfc_4180(tmp_path: Path) -> None:
 
 def test_repeats_without_a_label_are_merged_and_counted(tmp_path: Path) -> None:
     tables = read(tmp_path, pairs="query,item_id\na,7\na,7\na,007\n")
-    assert tables.pairs.select("query", "item_row").rows() == [("a", 1), ("a", 0)]
+    assert tables.pairs.collect().select("query", "item_row").rows() == [("a", 1), ("a", 0)]
     assert tables.dropped == {"pair merged with an equal one": 1}
     data = FilesData("files", "items.csv", "pairs.csv", pair_item_id="item", label="liked")
     assert data.target_columns("query") == {"item": "data.pair_item_id", "liked": "data.label"}
@@ -107,11 +107,11 @@ def test_repeats_without_a_label_are_merged_and_counted(tmp_path: Path) -> None:
 def test_each_labelled_row_is_an_impression(tmp_path: Path) -> None:
     pairs = "query,item_id,clicked\na,7,1\nb,7,0\nc,7,-1\na,7,1\na,7,2\na,007,1\n"
     tables = read(tmp_path, pairs=pairs, label="clicked")
-    assert tables.pairs["query"].to_list() == ["a", "b", "c", "a", "a", "a"]
-    assert tables.pairs["label"].to_list() == [1, 0, 0, 1, 1, 1]
+    assert tables.pairs.collect()["query"].to_list() == ["a", "b", "c", "a", "a", "a"]
+    assert tables.pairs.collect()["label"].to_list() == [1, 0, 0, 1, 1, 1]
     assert tables.dropped == {}
     tables = read(tmp_path, pairs=pairs, label="clicked", positive_from=2.0)
-    assert tables.pairs["label"].to_list() == [0, 0, 0, 0, 1, 0]
+    assert tables.pairs.collect()["label"].to_list() == [0, 0, 0, 0, 1, 0]
 
 
 def test_features_have_the_type_of_their_kind(tmp_path: Path) -> None:
@@ -138,16 +138,16 @@ def test_features_have_the_type_of_their_kind(tmp_path: Path) -> None:
 def test_weight_group_and_time_are_read(tmp_path: Path) -> None:
     pairs = "query,item_id,w,session,at\na,7,0.5,s1,1970-01-02\nb,7,2,s2,1970-01-01T01:00:00+01:00\n"
     tables = read(tmp_path, pairs=pairs, weight="w", group="session", time="at")
-    assert tables.pairs.rows() == [("a", 1, 0.5, "s1", 86400.0), ("b", 1, 2.0, "s2", 0.0)]
+    assert tables.pairs.collect().rows() == [("a", 1, 0.5, "s1", 86400.0), ("b", 1, 2.0, "s2", 0.0)]
     numbers = "query,item_id,at\na,7,3\nb,7,1.5\n"
-    assert read(tmp_path, pairs=numbers, time="at").pairs["time"].to_list() == [3.0, 1.5]
+    assert read(tmp_path, pairs=numbers, time="at").pairs.collect()["time"].to_list() == [3.0, 1.5]
 
 
 def test_the_pairs_table_may_have_another_name_for_the_id(tmp_path: Path) -> None:
     items, pairs = "sku,title\na,A\n", "query,product\nq,a\n"
     tables = read(tmp_path, items, pairs, item_id="sku", pair_item_id="product")
     assert tables.items.columns == ["item_id", "title"]
-    assert tables.pairs["group"].to_list() == ["a"]
+    assert tables.pairs.collect()["group"].to_list() == ["a"]
 
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
@@ -249,7 +249,7 @@ def test_pairs_of_unknown_items_are_refused_or_left_out_and_counted(tmp_path: Pa
     with pytest.raises(DataError, match="row 3, column 'item_id'"):
         read(tmp_path, pairs=pairs)
     tables = read(tmp_path, pairs=pairs, unknown_items="drop")
-    assert tables.pairs["query"].to_list() == ["spy gun", "lucky number"]
+    assert tables.pairs.collect()["query"].to_list() == ["spy gun", "lucky number"]
     assert tables.dropped == {"pair of an unknown item": 1}
     with pytest.raises(DataError, match="row 3, column 'item_id': expected an item id"):
         read(tmp_path, pairs=PAIRS_CSV + "nothing,\n", unknown_items="drop")
@@ -273,7 +273,7 @@ def test_blank_rows_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"row 1, column 'query': {advice}"):
         read(tmp_path, pairs=pairs, time="at")
     tables = read(tmp_path, pairs=pairs, time="at", blank_rows="drop")
-    assert tables.pairs["query"].to_list() == ["spy gun", "lucky"]
+    assert tables.pairs.collect()["query"].to_list() == ["spy gun", "lucky"]
     assert tables.dropped == {"blank row": 4}
     with pytest.raises(DataError, match="row 3, column 'item_id': expected the id of an item"):
         read(tmp_path, pairs="query,item_id\n,\na,7\nb,8\n", blank_rows="drop")  # rows as in the file

@@ -50,16 +50,15 @@ def test_the_tables_of_the_wheel_are_read(tmp_path: Path) -> None:
     ]
     assert tables.items.columns == ["item_id", "title", "year", "released", "genres"]
     assert tables.display == ("title", "year")
-    wanted = ["group", "item_row", "label", "time", "age", "gender", "occupation", "position", "user_start"]
-    assert tables.pairs.select(wanted).rows() == [
-        ("1", 0, 1.0, 10.0, 24.0, "M", "technician", 0, 0),
-        ("1", 1, 1.0, 20.0, 24.0, "M", "technician", 1, 0),
-        ("2", 2, 1.0, 20.0, 53.0, "F", "other", 0, 2),
-        ("2", 0, 1.0, 30.0, 53.0, "F", "other", 1, 2),
-        ("2", 1, 1.0, 40.0, 53.0, "F", "other", 2, 2),
+    wanted = ["group", "item_row", "label", "time", "age", "gender", "occupation"]
+    assert tables.pairs.collect().select(wanted).rows() == [
+        (0, 0, 1.0, 10.0, 24.0, "M", "technician"),
+        (0, 1, 1.0, 20.0, 24.0, "M", "technician"),
+        (1, 2, 1.0, 20.0, 53.0, "F", "other"),
+        (1, 0, 1.0, 30.0, 53.0, "F", "other"),
+        (1, 1, 1.0, 40.0, 53.0, "F", "other"),
     ]
-    assert tables.history is not None
-    assert tables.history.to_list() == [0, 1, 2, 0, 1]
+    assert tables.users is not None and tables.users.to_list()[:2] == ["1", "2"]
     assert tables.dropped == {"event of a user with fewer than 2 events": 1}
     assert tables.changed == {"release year that is no number, taken as absent": 1}
     assert "Harper and Konstan" in tables.origin["licence"]
@@ -68,9 +67,7 @@ def test_the_tables_of_the_wheel_are_read(tmp_path: Path) -> None:
 
 def test_ratings_below_positive_from_are_negative(tmp_path: Path) -> None:
     tables = read(make_wheel(tmp_path), MovielensData("movielens", positive_from=4.0))
-    assert tables.pairs["label"].to_list() == [1.0, 0.0, 0.0, 1.0, 0.0]
-    assert tables.history is not None
-    assert tables.history.to_list() == [0, 0]
+    assert tables.pairs.collect()["label"].to_list() == [1.0, 0.0, 0.0, 1.0, 0.0]
     with pytest.raises(DataError, match="no rating is left that is at least 6"):
         read(make_wheel(tmp_path), MovielensData("movielens", positive_from=6.0))
 

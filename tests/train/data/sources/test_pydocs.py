@@ -81,7 +81,7 @@ def tables(tmp_path: Path) -> Tables:
 
 def rows(tables: Tables) -> dict[str, dict[str, Any]]:
     """Item id -> the item and its pair as one row."""
-    pairs = tables.pairs.rows(named=True)
+    pairs = tables.pairs.collect().rows(named=True)
     items = tables.items.rows(named=True)
     return {items[pair["item_row"]]["item_id"]: {**items[pair["item_row"]], **pair} for pair in pairs}
 
