@@ -8,14 +8,30 @@ A filter is a condition in Polars' SQL; an event for which it is false or null i
 keys belong to `[data]` of kind `events`; `files` has `casts`, too.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
 from twinspire.protos.errors import DataError
 from twinspire.train.data.columns import Columns
+
+# Of expressions as Polars writes them as JSON: kind of node -> its parts; and functions of one row.
+_PARTS = {"BinaryExpr": ("left", "right"), "Cast": ("expr",), "Ternary": ("predicate", "truthy", "falsy")}
+_FUNCTIONS = (
+    "Abs",
+    "Boolean",
+    "Ceil",
+    "Coalesce",
+    "FillNull",
+    "Floor",
+    "MaxHorizontal",
+    "MinHorizontal",
+    "Pow",
+)
+_FUNCTIONS_OF_ONE_EVENT = frozenset([*_FUNCTIONS, "Sql", "StringExpr", "TemporalExpr"])
 
 Cast = Literal["string", "id", "integer", "number", "time", "lower", "strip"]
 
@@ -48,14 +64,28 @@ def condition(text: str) -> pl.Expr:
 
 
 def reads_other_events(text: str) -> bool:
-    """Whether a filter is about more than its own event, as `price > AVG(price)` is."""
-    expression = condition(text)
-    parts, is_total = [expression], False
-    while parts and not is_total:
-        part = parts.pop()
-        is_total = part.meta.is_scalar() and not part.meta.is_literal()
-        parts += part.meta.pop()
-    return is_total or '"Over"' in expression.meta.serialize(format="json")
+    """Whether a filter may be about more than its own event, as `price > AVG(price)` is.
+
+    It also is of an expression that is not known to be about one event.
+    """
+    return not _is_of_one_event(json.loads(condition(text).meta.serialize(format="json")))
+
+
+def _is_of_one_event(node: Any) -> bool:
+    """Whether an expression, as Polars writes it as JSON, is known to read one row at a time."""
+    if not isinstance(node, dict):
+        return False
+    [(kind, content)] = node.items()
+    if kind in ("Column", "Literal"):
+        return True
+    if kind == "Function":
+        function = content["function"]
+        name = function if isinstance(function, str) else next(iter(function))
+        is_total = name == "Boolean" and not isinstance(function[name], str)  # such as whether any is true
+        return (
+            name in _FUNCTIONS_OF_ONE_EVENT and not is_total and all(map(_is_of_one_event, content["input"]))
+        )
+    return kind in _PARTS and all(_is_of_one_event(content[part]) for part in _PARTS[kind])
 
 
 def clean(

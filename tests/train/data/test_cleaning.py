@@ -9,7 +9,7 @@ import pytest
 
 from twinspire.protos.errors import DataError
 from twinspire.protos.toml_config import parse
-from twinspire.train.data.cleaning import clean
+from twinspire.train.data.cleaning import clean, reads_other_events
 from twinspire.train.data.columns import Columns
 from twinspire.train.data.sources.events import EventsData, build_items
 
@@ -106,6 +106,34 @@ def test_filters_apply_in_order_and_read_derived_columns() -> None:
 def test_a_filter_that_is_no_test_is_refused(test: str, said: str) -> None:
     with pytest.raises(DataError, match=rf"log\.csv: .*{said}"):
         cleaned({"n": [1, 2], "s": ["1", "2"]}, filters=[test])
+
+
+@pytest.mark.parametrize(
+    ("test", "others"),
+    [
+        ("price > 3", False),
+        ("price > 3 AND price < 2 * 9", False),
+        ("LENGTH(TRIM(name)) > 1", False),
+        ("name IN ('a', 'b')", False),
+        ("CASE WHEN price > 3 THEN name = 'a' ELSE TRUE END", False),
+        ("TRUE", False),
+        ("name IS NOT NULL AND NOT (price IS NULL)", False),
+        ("COALESCE(price, 0) > 1 AND ABS(price) < 9 AND FLOOR(price) < 8", False),
+        ("name ~ '^[0-9]{5}' AND name LIKE '%a%'", False),
+        ("EXTRACT(YEAR FROM at) > 2000", False),
+        ("price > AVG(price)", True),
+        ("name = 'a' OR price > 2 * MAX(price) - 1", True),
+        ("price > AVG(price) OVER (PARTITION BY name)", True),
+        ("COUNT(*) > 3", True),
+        ("SUM(price) > 0 AND name = 'a'", True),
+        ("ROW_NUMBER() OVER (ORDER BY price) > 3", True),
+        ("CORR(price, at) > 0.5", True),
+        ("price < QUANTILE_CONT(price, 0.5)", True),
+        ("COUNT(DISTINCT name) > 2", True),
+    ],
+)
+def test_a_filter_on_other_events_is_recognised(test: str, others: bool) -> None:
+    assert reads_other_events(test) == others
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,10 @@ def test_a_log_larger_than_memory_gives_the_same_data_set(
     ]
     (base / "log.csv").write_text("user_id,item_id,at,visit,stars,title\n" + "".join(lines))
     data = replace(DATA, casts={"stars": "number", "at": "number"}, **LOGS[log])
-    item = EXPERIMENT.item if data.items or data.item_columns else {"id": IdFeature("id")}
     history: dict[str, FeatureSpec] = {"history": HistoryFeature("history")}
+    ids: dict[str, FeatureSpec] = {"id": IdFeature("id")}
     query = EXPERIMENT.query if data.time else history
+    item = EXPERIMENT.item if data.items or data.item_columns else ids
     experiment = replace(EXPERIMENT, data=data, query=query, item=item, split=SPLITS[split])
 
     def build(cache: str, most: int = 0) -> Dataset:

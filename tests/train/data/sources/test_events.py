@@ -20,6 +20,7 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.protos.toml_config import parse
+from twinspire.train.data import columns
 from twinspire.train.data.source import Tables, sample_groups, share_of_repeats
 from twinspire.train.data.sources.events import EventsData, EventsSource
 
@@ -259,3 +260,51 @@ def test_an_error_names_its_place(tmp_path: Path, fault: str) -> None:
     arguments, message = FAULTS[fault]
     with pytest.raises(DataError, match=message):
         read(tmp_path, **arguments)
+
+
+SLICED: dict[str, tuple[dict[str, Any], str]] = {
+    "another unit": (
+        {"log": "user_id,item_id,at\na,x,1700000000\na,y,1700000001\na,z,1700000000000\n", "time": "at"},
+        r"log\.csv: row 3, column 'at': .* in seconds since 1970 as in row 1, got '1700000000000'",
+    ),
+    "a number after dates": (
+        {"log": "user_id,item_id,at\na,x,2026-01-01\na,y,2026-01-02\na,z,5\n", "time": "at"},
+        r"log\.csv: row 3, column 'at': expected a number or an ISO date, got '5'",
+    ),
+    "a date after numbers": (
+        {"log": "user_id,item_id,at\na,x,1\na,y,2\na,z,2026-01-01\n", "time": "at"},
+        r"log\.csv: row 3, column 'at': expected a number or an ISO date, got '2026-01-01'",
+    ),
+    "a user that is blank": (
+        {"log": "user_id,item_id\na,x\na,y\n ,z\n"},
+        r"log\.csv: row 3, column 'user_id': expected a user, got ' '",
+    ),
+    "an unknown item": (
+        {"log": "user_id,item_id\na,x\na,y\na,v\n", "items": ITEMS},
+        r"log\.csv: row 3, column 'item_id': expected the id of an item",
+    ),
+    "no event that passes": (
+        {"filters": ["item_id = 'v'"]},
+        r"no event passes the filters; dropped: .*item_id = 'v'.*: 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SLICED)
+def test_an_error_in_a_later_slice_names_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(columns, "ROWS_AT_ONCE", 2)
+    arguments, message = SLICED[fault]
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, **arguments)
+
+
+def test_a_filter_on_other_events_compares_those_of_all_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = "user_id,item_id,price\na,x,1\na,y,1\na,z,9\na,w,9\n"
+    arguments: dict[str, Any] = {"filters": ["price > AVG(price)"], "casts": {"price": "number"}}
+    whole = rows(read(tmp_path, log, **arguments))
+    monkeypatch.setattr(columns, "ROWS_AT_ONCE", 2)
+    assert rows(read(tmp_path, log, **arguments)) == whole == [("a", "z"), ("a", "w")]
