@@ -40,11 +40,12 @@ class ProgressLines(Progress):
 
     def _show(self, task_id: TaskID) -> None:
         now, task = self.get_time(), self._tasks[task_id]
-        if now < self._shown_at + LINE_SECONDS or task.total is None:
+        if now < self._shown_at + LINE_SECONDS:
             return
         self._shown_at = now
+        total = "" if task.total is None else f" of {task.total:,.0f}"
         left = "" if task.time_remaining is None else f", {task.time_remaining:.0f} s left"
-        text = f"{task.description} {task.completed:,.0f} of {task.total:,.0f}{left}"
+        text = f"{task.description} {task.completed:,.0f}{total}{left}"
         self.console.print(text, highlight=False, markup=False)
 
 

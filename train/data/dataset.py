@@ -66,6 +66,7 @@ from twinspire.train.data.splits.parts import COLD, PARTS, SHOWN, part_sizes, un
 from twinspire.train.data.splits.split_hash import split_hash
 from twinspire.train.data.table_files import identity_of
 from twinspire.train.fingerprint import code_fingerprint
+from twinspire.train.progress import progress_bar
 
 CACHE = paths.CACHE / "data"
 DESCRIBED = 100_000  # pairs whose columns tell MLflow the schema
@@ -249,22 +250,26 @@ def prepare(
             "run the command again"
         )
     _check_columns(experiment, tables)
-    pairs = assign_parts(tables.pairs, experiment.split, tables.users)
-    tables, pairs, by_ranking = _without_marks(tables, pairs)
-    show_warnings(unusual_shares(pairs, experiment.split), console)
-    tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
-    tables, pairs = _with_training_values(tables, pairs)
-    filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
-    tables = dataclasses.replace(tables, items=filtered)
-    report = _report(experiment, tables, pairs, fingerprint) | by_ranking
-    if config is not None and judged is not None:
-        report |= _report_of_judged(config, judged, pairs, _query_texts(experiment))
-        report["dropped"] |= {f"judged: {reason}": count for reason, count in left_out.items()}
-    frames = {ITEMS: tables.items.lazy(), **_written_pairs(pairs, experiment.split.by, tables.users)}
-    frames |= {} if judged is None else {JUDGED: judged.lazy()}
-    if answers is not None:
-        frames[ANSWERS], report["answers"] = answers.lazy(), answers.height
-    _write(folder, frames, report, refresh)
+    with progress_bar(console, transient=True) as progress:
+        task = progress.add_task("splitting", total=3, note="")
+        pairs = assign_parts(tables.pairs, experiment.split, tables.users)
+        tables, pairs, by_ranking = _without_marks(tables, pairs)
+        show_warnings(unusual_shares(pairs, experiment.split), console)
+        tables, pairs, answers = _without_known_queries(experiment, tables, pairs, console)
+        tables, pairs = _with_training_values(tables, pairs)
+        filtered = with_filter_columns(tables.items, experiment.data.kind, experiment.filter, experiment.item)
+        tables = dataclasses.replace(tables, items=filtered)
+        progress.update(task, description="hashing the split", completed=1)
+        report = _report(experiment, tables, pairs, fingerprint) | by_ranking
+        if config is not None and judged is not None:
+            report |= _report_of_judged(config, judged, pairs, _query_texts(experiment))
+            report["dropped"] |= {f"judged: {reason}": count for reason, count in left_out.items()}
+        progress.update(task, description="writing", completed=2)
+        frames = {ITEMS: tables.items.lazy(), **_written_pairs(pairs, experiment.split.by, tables.users)}
+        frames |= {} if judged is None else {JUDGED: judged.lazy()}
+        if answers is not None:
+            frames[ANSWERS], report["answers"] = answers.lazy(), answers.height
+        _write(folder, frames, report, refresh)
     return load(folder)
 
 

@@ -48,6 +48,7 @@ from twinspire.train.data.source import (
 )
 from twinspire.train.data.table_data import TableData
 from twinspire.train.data.table_files import find_data_file
+from twinspire.train.progress import progress_bar
 
 Rule = Literal["first", "last", "most_common", "mean", "median", "min", "max"]
 
@@ -298,6 +299,13 @@ class _Log:
         Raises:
             DataError: a value is invalid, or no event passes the filters.
         """
+        with progress_bar(self._context.console, transient=True) as progress:
+            task = progress.add_task(f"{self._data.events}: events", total=None, note="")
+            for events in self._slices():
+                yield events
+                progress.advance(task, events.height)
+
+    def _slices(self) -> Iterator[pl.DataFrame]:
         data, passed = self._data, 0
         for read, blank in self._read():
             rows, filtered = clean(read, data.casts, data.derive, data.filters)
