@@ -201,7 +201,7 @@ def test_one_bundle_answers_all_queries_of_a_batch_whatever_is_swapped_in_meanwh
         for each in (slow, other)
     ]
     with RetrievalServer(slow, metrics=metrics) as server, lone_stub(server) as stub:
-        for _ in range(10):
+        for _ in range(50):
             swap(server, lineups[0])
             before = searched(metrics)
             running = stub.SearchBatch.future(LARGEST, timeout=60)
