@@ -517,8 +517,8 @@ def _report_of_users(tables: Tables, pairs: Partitions) -> dict[str, Any]:
     if tables.share_of_repeats is not None:
         report["share_of_repeats"] = tables.share_of_repeats
     if tables.order == BY_TIME:
-        times = [each["time"].to_numpy() for each in tables.pairs.select("time") if each.height]
-        report["times"] = [float(min(map(np.min, times))), float(max(map(np.max, times)))]
+        bounds = tables.pairs.lazy().select(pl.min("time").alias("first"), pl.max("time").alias("last"))
+        report["times"] = list(bounds.collect(engine="streaming").row(0))
     users_by_part, without_history = Counter[str](), Counter[str]()
     cold, cold_records = set[int](), 0
     for each in pairs.select("group", "item_row", "part", "begin", "end"):
@@ -547,7 +547,7 @@ def _report_of_judged(
     asked = judged.unique("query_id")
     words = np.zeros(0, np.int64)  # of queries without a text
     if texts:
-        trained = [each.filter(pl.col("part") == "train") for each in pairs.select("part", *texts)]
+        trained = (each.filter(pl.col("part") == "train") for each in pairs.select("part", *texts))
         queries = pl.concat([asked.select(texts), *(each.select(texts).unique() for each in trained)])
         words = words_of(queries, texts)
     known = np.isin(words[: asked.height], words[asked.height :]) & (words[: asked.height] >= 0)

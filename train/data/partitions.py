@@ -60,7 +60,7 @@ class _Frames:
             frame = self._frames[number]
             return frame if columns is None else frame.select(columns)
         at, size = self._ranges[number]
-        return pl.read_parquet(os.pread(self._file.fileno(), size, at), columns=columns)
+        return pl.read_parquet(_read(self._file, at, size), columns=columns)
 
 
 def _close(file: BinaryIO) -> None:
@@ -73,6 +73,14 @@ def _append(file: BinaryIO, frame: pl.DataFrame) -> Range:
     buffer = io.BytesIO()
     frame.write_parquet(buffer, compression="lz4", statistics=False)
     return at, file.write(buffer.getbuffer())
+
+
+def _read(file: BinaryIO, at: int, size: int) -> bytes:
+    pieces = []
+    while piece := os.pread(file.fileno(), size, at):  # Linux reads at most 2 GiB at once
+        pieces.append(piece)
+        at, size = at + len(piece), size - len(piece)
+    return b"".join(pieces)
 
 
 class Partitions:

@@ -224,6 +224,7 @@ def sort_events(slices: Iterable[pl.DataFrame]) -> tuple[Partitions, pl.Series]:
         joined = each.join(numbers, on="group", how="left", maintain_order="left")
         writer.distribute(joined.with_columns(group=pl.col("__user")).drop("__user"), "__partition")
     timed = ["time"] if "time" in unsorted.columns else []
+    del unsorted  # its file need not be there beside the next two
     sorted_ = writer.finish().map(lambda events: events.sort("group", *timed, maintain_order=True))
     return sorted_, counts["group"]
 

@@ -134,7 +134,10 @@ def read_table(
 def read_long_slices(
     path: Path, columns: Sequence[str], size: int, layout: Layout | None = None, name: str = ""
 ) -> Iterator[pl.DataFrame]:
-    """Slices of `size` rows, about, that may be larger than `SLICE`; at least one.
+    """Slices of `size` rows, about, as one frame each; at least one.
+
+    Text is read `SLICE` rows at a time, because its cells are Python objects until a frame holds them. JSONL
+    is one slice: its columns have the types of their values, which other slices may lack.
 
     Arguments and errors are those of `read_table`.
     """
@@ -145,7 +148,7 @@ def read_long_slices(
     for each in read_slices(path, columns, step, layout=layout, name=name):
         is_empty = False
         slices.append(each)
-        if sum(part.height for part in slices) + step > size:
+        if path.suffix.lower() != ".jsonl" and sum(part.height for part in slices) + step > size:
             yield _concatenated(path, slices)
             slices = []
     if slices:

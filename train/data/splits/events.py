@@ -121,8 +121,10 @@ def _negative_end(events: pl.DataFrame) -> pl.Series:
 
 def _cold_items(events: Partitions, config: SplitConfig) -> pl.Series:
     """The items that are kept out of training."""
+    if not config.cold_items:
+        return pl.Series([], dtype=pl.UInt32)
     items = pl.concat(each["item_row"].unique() for each in events.select("item_row")).unique().sort()
-    count = max(1, round(config.cold_items * len(items))) if config.cold_items else 0
+    count = max(1, round(config.cold_items * len(items)))
     # A random stream of its own, so that the same groups are drawn with and without cold items.
     drawn = np.random.default_rng([config.seed, 1]).permutation(len(items))[:count]
     return items[np.sort(drawn)]

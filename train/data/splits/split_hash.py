@@ -29,9 +29,9 @@ def split_hash(
     ids = _json(item_ids)
     groups = None if users is None else _json(users)
     places = ids.rank("ordinal")
-    counts = pl.DataFrame(schema={"part": PART, "item_row": pl.UInt32, "count": pl.UInt32})
+    counts = pl.DataFrame(schema={"part": PART, "item_row": pl.UInt32, "count": pl.Int64})
     for each in pairs.select("part", "item_row"):
-        counted = each.group_by("part", "item_row").agg(pl.len().alias("count"))
+        counted = each.group_by("part", "item_row").agg(pl.len().cast(pl.Int64).alias("count"))
         counts = pl.concat([counts, counted]).group_by("part", "item_row").agg(pl.col("count").sum())
     ordered = counts.with_columns(place=places.gather(counts["item_row"])).sort("part", "place")
     before = pl.col("count").cum_sum() - pl.col("count")
