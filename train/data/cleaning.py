@@ -18,20 +18,12 @@ import polars as pl
 from twinspire.protos.errors import DataError
 from twinspire.train.data.columns import Columns
 
-# Of expressions as Polars writes them as JSON: kind of node -> its parts; and functions of one row.
-_PARTS = {"BinaryExpr": ("left", "right"), "Cast": ("expr",), "Ternary": ("predicate", "truthy", "falsy")}
-_FUNCTIONS = (
-    "Abs",
-    "Boolean",
-    "Ceil",
-    "Coalesce",
-    "FillNull",
-    "Floor",
-    "MaxHorizontal",
-    "MinHorizontal",
-    "Pow",
+# Nodes of an expression as Polars writes it as JSON: kind -> keys of its operands.
+_OPERANDS = {"BinaryExpr": ("left", "right"), "Cast": ("expr",), "Ternary": ("predicate", "truthy", "falsy")}
+_FUNCTIONS_OF_NUMBERS = ("Abs", "Ceil", "Floor", "MaxHorizontal", "MinHorizontal", "Pow")
+_FUNCTIONS_OF_ONE_EVENT = frozenset(
+    [*_FUNCTIONS_OF_NUMBERS, "Boolean", "Coalesce", "FillNull", "Sql", "StringExpr", "TemporalExpr"]
 )
-_FUNCTIONS_OF_ONE_EVENT = frozenset([*_FUNCTIONS, "Sql", "StringExpr", "TemporalExpr"])
 
 Cast = Literal["string", "id", "integer", "number", "time", "lower", "strip"]
 
@@ -66,12 +58,12 @@ def condition(text: str) -> pl.Expr:
 def reads_other_events(text: str) -> bool:
     """Whether a filter may be about more than its own event, as `price > AVG(price)` is.
 
-    It also is of an expression that is not known to be about one event.
+    True, too, for an expression that is not known to read one event at a time.
     """
-    return not _is_of_one_event(json.loads(condition(text).meta.serialize(format="json")))
+    return not _reads_one_event(json.loads(condition(text).meta.serialize(format="json")))
 
 
-def _is_of_one_event(node: Any) -> bool:
+def _reads_one_event(node: Any) -> bool:
     """Whether an expression, as Polars writes it as JSON, is known to read one row at a time."""
     if not isinstance(node, dict):
         return False
@@ -80,12 +72,12 @@ def _is_of_one_event(node: Any) -> bool:
         return True
     if kind == "Function":
         function = content["function"]
-        name = function if isinstance(function, str) else next(iter(function))
-        is_total = name == "Boolean" and not isinstance(function[name], str)  # such as whether any is true
-        return (
-            name in _FUNCTIONS_OF_ONE_EVENT and not is_total and all(map(_is_of_one_event, content["input"]))
-        )
-    return kind in _PARTS and all(_is_of_one_event(content[part]) for part in _PARTS[kind])
+        name, options = (function, "") if isinstance(function, str) else next(iter(function.items()))
+        # "Any" and "All" have options. The format of a date that has none is that of the first rows.
+        reads_others = isinstance(options, dict) and (name == "Boolean" or "Strptime" in options)
+        inputs = all(map(_reads_one_event, content["input"]))
+        return name in _FUNCTIONS_OF_ONE_EVENT and not reads_others and inputs
+    return kind in _OPERANDS and all(_reads_one_event(content[key]) for key in _OPERANDS[kind])
 
 
 def clean(

@@ -130,6 +130,7 @@ def test_a_filter_that_is_no_test_is_refused(test: str, said: str) -> None:
         ("CORR(price, at) > 0.5", True),
         ("price < QUANTILE_CONT(price, 0.5)", True),
         ("COUNT(DISTINCT name) > 2", True),
+        ("DATE(day) > DATE '2020-01-01'", True),
     ],
 )
 def test_a_filter_on_other_events_is_recognised(test: str, others: bool) -> None:

@@ -1,6 +1,7 @@
 """Tables in partitions, in memory or in a file without a name."""
 
 import gc
+import os
 from pathlib import Path
 
 import polars as pl
@@ -116,3 +117,15 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     with files_limited_to(500), pytest.raises(DataError, match="data cannot be kept there for now: File too"):
         written()
+
+
+def test_a_frame_is_read_whole_though_the_system_reads_less_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux reads at most 2 GiB at once."""
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(partitions, "LARGE", 0)
+    table = Partitions.of(frame := pl.DataFrame({"n": range(1000)}))
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, at: pread(file, min(size, 100), at))
+    assert table.collect().equals(frame)

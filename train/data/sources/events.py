@@ -18,10 +18,9 @@ filtered events, repeats, users with few events.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -174,7 +173,9 @@ class EventsSource:
         self._check_names()
         data.check_layouts(data.events, data.items)
         log = _Log(data, self.context)
-        events, users = sort_events(log.slices())
+        with progress_bar(self.context.console, transient=True) as progress:
+            task = progress.add_task(f"{data.events}: rows", total=None, note="")
+            events, users = sort_events(log.slices(lambda count: progress.advance(task, count)))
         share = share_of_repeats(events)
         repeats = self._repeats(share)
         events, left_out = filter_events(events, repeats, data.min_user_events)
@@ -289,27 +290,25 @@ class _Log:
         self._items: pl.DataFrame | None = None
         self._table = data.events  # the items' table, for error texts
         self._ids = pl.Series("item_id", [], pl.String)  # of known items; without a table they become more
+        self._first_rows = pl.Series([], dtype=pl.Int64)  # without a table: of each item's first event
         if data.items:
             self._items, self._table = context.read_items(data.item_table(), data.display)
             self._ids = self._items["item_id"]
 
-    def slices(self) -> Iterator[pl.DataFrame]:
+    def slices(self, on_read: Callable[[int], None]) -> Iterator[pl.DataFrame]:
         """The columns that `sort_events` takes, and those of query features; of some events at a time.
+
+        Args:
+            on_read: called with the number of rows that have just been read.
 
         Raises:
             DataError: a value is invalid, or no event passes the filters.
         """
-        with progress_bar(self._context.console, transient=True) as progress:
-            task = progress.add_task(f"{self._data.events}: events", total=None, note="")
-            for events in self._slices():
-                yield events
-                progress.advance(task, events.height)
-
-    def _slices(self) -> Iterator[pl.DataFrame]:
         data, passed = self._data, 0
         for read, blank in self._read():
             rows, filtered = clean(read, data.casts, data.derive, data.filters)
             self.dropped.update({**blank, **filtered})
+            on_read(read.frame.height)
             passed += rows.frame.height
             if data.filters and rows.frame.is_empty():
                 continue
@@ -322,8 +321,10 @@ class _Log:
                 self._items = self._context.items_of(built, "item_id", data.display)
                 self._ids = self._items["item_id"]
             elif not data.items:
-                found = rows.required(data.item, "an item id").unique(maintain_order=True)
-                self._ids = self._ids.append(found.filter(~found.is_in(self._ids.implode())))
+                found = rows.required(data.item, "an item id")
+                is_new = found.is_first_distinct() & ~found.is_in(self._ids.implode())
+                self._ids = self._ids.append(found.filter(is_new))
+                self._first_rows = self._first_rows.append(rows.row_numbers.filter(is_new).cast(pl.Int64))
             rows, unknown = data.of_known_items(rows, data.item, self._ids, "event of an unknown item")
             self.dropped.update(unknown)
             yield self._events(rows)
@@ -334,7 +335,8 @@ class _Log:
     def items(self) -> pl.DataFrame:
         """The items, once all events have been read."""
         if self._items is None:
-            ids = Columns(Path(self._data.events), self._ids.alias("item_id").to_frame())
+            path = find_data_file(self._context.base, self._data.events)
+            ids = Columns(path, self._ids.alias("item_id").to_frame(), self._first_rows)
             self._items = self._context.items_of(ids, "item_id", self._data.display)
         return self._items
 

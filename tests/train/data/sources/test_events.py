@@ -1,6 +1,7 @@
 """A log is read in order; an error names its place, and dropped events are counted."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from twinspire.protos.features import (
     TextFeature,
 )
 from twinspire.protos.toml_config import parse
+from twinspire.train.config.data import FilterConfig
 from twinspire.train.data import columns
 from twinspire.train.data.source import Tables, sample_groups, share_of_repeats
 from twinspire.train.data.sources.events import EventsData, EventsSource
@@ -37,6 +39,7 @@ def source(
     query: dict[str, FeatureSpec] = HISTORY,
     item: dict[str, FeatureSpec] = ID,
     name: str = "log.csv",
+    filter_by: FilterConfig | None = None,
     **data: Any,
 ) -> EventsSource:
     (folder / name).write_bytes(log if isinstance(log, bytes) else log.encode())
@@ -44,7 +47,7 @@ def source(
         (folder / "items.csv").write_text(items)
         data["items"] = "items.csv"
     section = parse({"kind": "events", "events": name, **data}, EventsData)
-    return EventsSource(section, source_context(folder, query, item))
+    return EventsSource(section, source_context(folder, query, item, filter_by))
 
 
 def read(folder: Path, log: str = LOG, items: str = "", **others: Any) -> Tables:
@@ -283,6 +286,13 @@ SLICED: dict[str, tuple[dict[str, Any], str]] = {
         {"log": "user_id,item_id\na,x\na,y\na,v\n", "items": ITEMS},
         r"log\.csv: row 3, column 'item_id': expected the id of an item",
     ),
+    "an item id that is no number": (
+        {
+            "log": "user_id,item_id\na,1\na,1\na,1\na,x\na,2\n",
+            "filter_by": FilterConfig(fields=("item_id",), types={"item_id": "number"}),
+        },
+        r"/log\.csv: row 4, column 'item_id': expected a finite number, got 'x'",
+    ),
     "no event that passes": (
         {"filters": ["item_id = 'v'"]},
         r"no event passes the filters; dropped: .*item_id = 'v'.*: 5",
@@ -308,3 +318,15 @@ def test_a_filter_on_other_events_compares_those_of_all_slices(
     whole = rows(read(tmp_path, log, **arguments))
     monkeypatch.setattr(columns, "ROWS_AT_ONCE", 2)
     assert rows(read(tmp_path, log, **arguments)) == whole == [("a", "z"), ("a", "w")]
+
+
+def test_a_column_of_json_has_one_type_in_all_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "ROWS_AT_ONCE", 2)
+    values = [None, None, "b", " ", None]
+    lines = [json.dumps({"user_id": "a", "item_id": f"i{n}", "s": s}) for n, s in enumerate(values)]
+    log = "\n".join(lines)
+    assert rows(read(tmp_path, log, name="log.jsonl", filters=["TRIM(s) = 'b'"], min_user_events=1)) == [
+        ("a", "i2")
+    ]
+    with pytest.raises(DataError, match="column 'visitor' is missing; columns present: user_id, item_id, s"):
+        read(tmp_path, log, name="log.jsonl", user="visitor")
