@@ -29,7 +29,7 @@ Times = npt.NDArray[np.float64]
 PARTS = ("train", "validation", "test", "cold")
 MOST = np.iinfo(np.int32).max  # pairs that arrays of int32 number
 # Events, about, of users that are drawn with a seed where there are more:
-MOST_READ = 20_000_000  # training events that baselines are fitted to
+MOST_READ = 10_000_000  # training events that baselines are fitted to
 MOST_TESTED = 200_000  # of each other part
 READ_SEED, TESTED_SEED = 1, 0  # different, so that baselines are not fitted to the tested users above all
 _FLOATS = {"weight": np.float32, "label": np.float32, "time": np.float64}  # columns of pairs
